@@ -1,0 +1,227 @@
+"""JSON in both directions: a record's bytes to an event or a refusal, an answer to a prediction.
+
+Decoding is `orjson` plus the four things it lets pass: members named twice, integers beyond 64 bits,
+nulls among the features, and members of the wrong kind. The common event is proved clean by counting
+(see `_may_hide`); only a record that fails the count is parsed again, slowly, by the standard library.
+"""
+
+import json
+import re
+from typing import Any, Final, NoReturn
+
+import orjson
+
+from streamlearn.core.events import (
+    MAX_EVENT_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_OUTPUT_BYTES,
+    REASONS,
+    Event,
+    EventSpec,
+    Refusal,
+)
+from streamlearn.core.records import Headers, Output, Record
+
+_MAX_DEPTH: Final = 400
+_INT_LIMIT: Final = 2**63
+_STRINGS: Final = re.compile(rb'"(?:\\.|[^"\\])*"?', re.DOTALL)
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+_PLAIN: Final = frozenset((float, int, str, bool))
+_NULLABLE: Final = frozenset((float, int, str, bool, type(None)))
+
+
+def decode(spec: EventSpec, record: Record) -> Event | Refusal:
+    """The event in `record.value`, which must not be None, or why there is none.
+
+    What depends on the stream so far (time unit, label type) is the shard's to check.
+    """
+    value = record.value
+    assert value is not None, "a tombstone is a skip and never decoded"
+    if len(value) > MAX_EVENT_BYTES:
+        return Refusal("decode", "too_large")
+    try:
+        doc = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return Refusal("decode", _why_not_json(value))
+    if type(doc) is not dict:
+        return Refusal("decode", "not_object")
+    x = doc.get(spec.features)
+    if type(x) is not dict:
+        return Refusal("guard", _strictly(value) or "no_features")
+    if _may_hide(value, doc, x) and (reason := _strictly(value)):
+        return Refusal("decode", reason)
+    kinds = set(map(type, x.values()))
+    if not kinds <= _PLAIN:
+        if not kinds <= _NULLABLE:
+            return Refusal("guard", "bad_feature")
+        x = {name: feature for name, feature in x.items() if feature is not None}
+    return _members(spec, record, doc, x)
+
+
+def _members(spec: EventSpec, record: Record, doc: dict[str, Any], x: dict[str, Any]) -> Event | Refusal:
+    """The event once its features are known to be good."""
+    ident = doc.get(spec.id)
+    if ident is None:
+        ident = f"{record.topic}-{record.partition}-{record.offset}"
+    elif type(ident) is not str and type(ident) is not int:
+        return Refusal("guard", "bad_id")
+    if spec.key:
+        key = doc.get(spec.key)
+        if key is not None and type(key) is not str and type(key) is not int:
+            return Refusal("guard", "bad_key")
+    else:
+        # A key that is not text stays itself on the prediction's record; in the JSON its odd bytes
+        # are spelled out, because JSON has no bytes.
+        key = None if record.key is None else record.key.decode("utf-8", "backslashreplace")
+    ts = doc.get(spec.time)
+    if ts is not None and type(ts) is not float and type(ts) is not int and type(ts) is not str:
+        return Refusal("guard", "bad_time")
+    y = doc.get(spec.label)
+    if y is not None and type(y) not in _PLAIN:
+        return Refusal("label", "label_type")
+    return Event(ident, key, ts, x, y)
+
+
+def _may_hide(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> bool:
+    """False only when `value` surely names no member twice and holds no integer beyond 64 bits.
+
+    Without escapes, the colons of a JSON text are one per member plus those inside strings. Counting
+    the members that survived decoding and the colons inside the strings we know gives at most that
+    number, and one less for every member that was overwritten: equal counts mean that none was.
+    orjson turns integers past 2**64 or below -2**63 into floats, so any huge number is looked at again.
+    """
+    members = len(doc) + len(x)
+    for part in doc.values():
+        kind = type(part)
+        if kind is str:
+            members += part.count(":")
+        elif (kind is float or kind is int) and not -_INT_LIMIT < part < _INT_LIMIT:
+            return True
+    if value.count(b":") != members or b"\\" in value:
+        return True
+    for feature in x.values():
+        kind = type(feature)
+        if (kind is float or kind is int) and not -_INT_LIMIT < feature < _INT_LIMIT:
+            return True
+    return False
+
+
+class _RefusedError(Exception):
+    """Carries a reason out of the standard library's JSON parser."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _RefusedError("duplicate_key")
+    return members
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -_INT_LIMIT <= int(text) < _INT_LIMIT:
+        raise _RefusedError("int_too_large")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _RefusedError("not_finite")
+    return number
+
+
+def _constant(_text: str) -> NoReturn:
+    raise _RefusedError("not_finite")
+
+
+def _strictly(value: bytes) -> str:
+    """The reason to refuse `value`, found by a slow and strict parse; "" when there is none."""
+    if _too_deep(value):
+        return "too_deep"
+    try:
+        json.loads(
+            value.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_int64,
+            parse_float=_finite,
+            parse_constant=_constant,
+        )
+    except _RefusedError as refused:
+        return str(refused)
+    except UnicodeDecodeError:
+        return "not_utf8"
+    except json.JSONDecodeError:
+        return "not_json"
+    return ""
+
+
+def _why_not_json(value: bytes) -> str:
+    """The reason for bytes that orjson refused."""
+    if not value:
+        return "empty"
+    reason = _strictly(value)
+    return reason if reason in ("not_utf8", "not_finite", "too_deep") else "not_json"
+
+
+def _too_deep(value: bytes) -> bool:
+    """Whether brackets outside strings nest past the limit: decided by a scan, not by a stack, so that
+    the answer does not depend on how deep the caller stands.
+    """
+    if value.count(b"[") + value.count(b"{") <= _MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", value)):
+        depth += 1 if bracket[0] in (b"[", b"{") else -1
+        if depth > _MAX_DEPTH:
+            return True
+    return False
+
+
+def passed_on(headers: Headers) -> Headers:
+    """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all."""
+    if not headers:
+        return headers
+    kept: list[tuple[str, bytes | None]] = []
+    room = MAX_HEADER_BYTES
+    for name, value in headers:
+        room -= len(name.encode()) + len(value or b"")
+        if room >= 0:
+            kept.append((name, value))
+    return tuple(kept)
+
+
+def dead_letter(record: Record, refusal: Refusal) -> Output:
+    """The refused record with its bytes untouched and the reason in headers.
+
+    Header names are Kafka Connect's (KIP-298), which existing tools show. A record too large to publish
+    loses its value (and its key, when that alone is too large) and says so in `streamlearn.truncated`.
+    """
+    reasons: list[tuple[str, bytes | None]] = [
+        ("__connect.errors.topic", record.topic.encode()),
+        ("__connect.errors.partition", b"%d" % record.partition),
+        ("__connect.errors.offset", b"%d" % record.offset),
+        ("__connect.errors.exception.class.name", f"streamlearn.{refusal.reason}".encode()),
+        ("__connect.errors.exception.message", REASONS[refusal.reason].encode()),
+        ("streamlearn.stage", refusal.stage.encode()),
+    ]
+    key, value = record.key, record.value
+    size = len(key or b"") + len(value or b"")
+    if size > MAX_OUTPUT_BYTES:
+        reasons.append(("streamlearn.truncated", b"%d" % size))
+        value = None
+        if key is not None and len(key) > MAX_OUTPUT_BYTES:
+            key = None
+    return Output("dlq", record.partition, key, value, passed_on(record.headers) + tuple(reasons))
+
+
+def label_text(label: Any) -> str:
+    """A label's JSON text without quotes: how it is written as a key of `probabilities`.
+
+    >>> label_text(True), label_text(3), label_text("walk")
+    ('true', '3', 'walk')
+    """
+    if label is True:
+        return "true"
+    if label is False:
+        return "false"
+    return str(label)

@@ -1,0 +1,124 @@
+"""An event and the rules that make a record one: the envelope's members, event time, and refusals.
+
+Invariants:
+- Whatever reaches the model passed here: finite numbers, ints within 64 bits, one label type.
+- A refusal is a value. Its reason comes from the closed list below, never from an exception's text, so
+  that a dead letter is the same bytes on every run and machine.
+"""
+
+import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+Feature = bool | int | float | str
+Label = bool | int | float | str
+
+MAX_EVENT_BYTES: Final = 1_000_000
+"""A record over this is refused: Kafka's default `max.message.bytes` is 1,048,588 with overhead."""
+
+MAX_OUTPUT_BYTES: Final = 1_000_000
+"""Nothing larger is published: key, value and headers together."""
+
+MAX_HEADER_BYTES: Final = 8192
+"""Headers passed on from the input; those past the limit are dropped."""
+
+MAX_AHEAD_MS: Final = 3_600_000
+"""An event further ahead of its record's timestamp is refused: its clock is broken."""
+
+REASONS: Final[dict[str, str]] = {
+    "too_large": f"the record is larger than {MAX_EVENT_BYTES:,} bytes",
+    "empty": "the value is empty; an event is a JSON object",
+    "not_utf8": "the value is not UTF-8",
+    "not_json": "the value is not JSON",
+    "not_finite": "the value holds NaN, an infinity or a number too large for a double",
+    "too_deep": "the value is nested too deeply",
+    "duplicate_key": "an object in the value names a member twice",
+    "int_too_large": "an integer does not fit in 64 bits",
+    "not_object": "the value is JSON but not an object",
+    "no_features": "the member for features is missing or not an object",
+    "bad_feature": "a feature is neither a number, a string, true, false nor null",
+    "bad_id": "the id is neither a string nor an integer",
+    "bad_key": "the key is neither a string nor an integer",
+    "bad_time": "the event time is not in the stream's time unit",
+    "future": "the event time is more than one hour ahead of the record's timestamp",
+    "label_type": "the label is not of the type that this model's labels have",
+    "label_value": "the label is not one this model can learn",
+    "raised": "the model raised",
+    "output_not_finite": "the model answered NaN or an infinity",
+    "output_type": "the model answered with something that is neither a label nor a number",
+    "output_too_large": "the prediction would be larger than a record may be",
+}
+"""Every reason of a dead letter, with the sentence that goes into its headers."""
+
+
+class EventSpec(msgspec.Struct, frozen=True):
+    """Where things stand in an event's JSON object (`[event]` in the configuration)."""
+
+    id: str = "id"
+    key: str = ""
+    time: str = "ts"
+    time_unit: str = "auto"
+    features: str = "features"
+    label: str = "label"
+
+
+class Event(msgspec.Struct, gc=False):
+    """A decoded record. `ts` stays as it came, to be echoed, and is None when the event has no time of
+    its own: then its record's timestamp is its time. `key` is text for the prediction.
+    """
+
+    id: str | int
+    key: str | int | None
+    ts: str | int | float | None
+    x: dict[str, Feature]
+    y: Label | None
+
+
+class Refusal(NamedTuple):
+    """Why a record is a dead letter: the stage that refused it, and a reason of `REASONS`."""
+
+    stage: str
+    reason: str
+
+
+MS_PER_UNIT: Final[dict[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+
+
+def unit_of(ts: str | int | float) -> str:
+    """The time unit that makes `ts` a plausible date: what `time_unit = "auto"` settles on.
+
+    A number of seconds since 1970 has up to 11 digits until the year 5138, and each finer unit has
+    three more.
+
+    >>> unit_of(1_700_000_000.5), unit_of(1_700_000_000_500), unit_of("2026-01-01T00:00:00Z")
+    ('s', 'ms', 'rfc3339')
+    """
+    if isinstance(ts, str):
+        return "rfc3339"
+    size = abs(ts)
+    for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)):
+        if size < limit:
+            return unit
+    return "ns"
+
+
+def event_time_ms(ts: str | int | float, unit: str) -> float | None:
+    """`ts` in milliseconds since 1970, or None when it is not of `unit`.
+
+    >>> event_time_ms(1.5, "s"), event_time_ms("1970-01-01T00:00:01+00:00", "rfc3339")
+    (1500.0, 1000.0)
+    """
+    if unit == "rfc3339":
+        if not isinstance(ts, str):
+            return None
+        try:
+            moment = datetime.datetime.fromisoformat(ts)
+            if moment.tzinfo is None:  # RFC 3339 demands an offset; without one it would be a guess
+                return None
+            return moment.timestamp() * 1e3
+        except (ValueError, OverflowError):
+            return None
+    if isinstance(ts, str):
+        return None
+    return ts * MS_PER_UNIT[unit]

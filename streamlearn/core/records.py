@@ -1,0 +1,143 @@
+"""The nouns of the log: record, range, output, skip, entry, era; and the digest that chains entries.
+
+Invariants:
+- Everything here is a value. Nothing refers to a client, a clock or a file.
+- An entry's bytes are a pure function of the records it covers: no wall clock, host or process id.
+- `digest(entry n) = BLAKE2b-256(digest(entry n-1), outputs of n)`, so equal digests mean that every
+  output since the genesis was equal, byte for byte.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+TopicPartition = tuple[str, int]
+Positions = dict[TopicPartition, int]
+"""The next offset to step, by topic and partition."""
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class Record(msgspec.Struct, gc=False):
+    """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Output(msgspec.Struct, gc=False):
+    """One record to publish. `role` names the topic (`predictions`, `dlq`, ...) in the configuration;
+    `partition` is the *source's*: the adapter places the output on `partition mod n`.
+    """
+
+    role: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Range(NamedTuple):
+    """A contiguous run of records: offsets `first <= offset < next` (Kafka may leave gaps inside)."""
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+
+
+class Skip(NamedTuple):
+    """A record that made the model raise, so that it never reaches the model again, live or in redo."""
+
+    topic: str
+    partition: int
+    offset: int
+    stage: str
+    reason: str
+
+
+class Era(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What `step` depends on besides the records, from one entry on until the next era.
+
+    `config`: the part of the configuration that changes what a step does, and its hash.
+    `topics`: id and partition count by input topic. `start`: where each input partition begins
+    (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
+    `why`: `genesis`, or what changed.
+    """
+
+    why: str
+    config: dict[str, object]
+    config_hash: str
+    model_version: str
+    revision: int
+    versions: dict[str, str]
+    topics: dict[str, tuple[str, int]]
+    start: list[tuple[str, int, int]]
+    fingerprint: str
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one transaction did, written inside that transaction.
+
+    `ranges` are in the order in which they were applied. `change` stands only in an era entry: entry 0
+    (the genesis) and each later one that changes what `step` depends on.
+    """
+
+    seq: int
+    era: int
+    digest: str
+    ranges: list[Range] = []
+    outputs: int = 0
+    skips: list[Skip] = []
+    change: Era | None = None
+    format: int = 1
+
+
+_entry_encoder = msgspec.json.Encoder()
+_entry_decoder = msgspec.json.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry as it stands in the journal (JSON)."""
+    return _entry_encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The inverse of `encode_entry`. Raises `msgspec.MsgspecError` when `data` is not an entry."""
+    return _entry_decoder.decode(data)
+
+
+def chain(previous: str, outputs: Iterable[Output]) -> str:
+    """The next digest (64 hex digits) after `previous`, over `outputs` in their order.
+
+    Every field is length-prefixed and null is distinct from empty, so that no two different lists of
+    outputs have the same preimage. Partition and timestamp are left out: they are placement, not content.
+    """
+    parts: list[bytes] = [bytes.fromhex(previous)]
+    add = parts.append
+    for output in outputs:
+        for field in (output.role.encode(), output.key, output.value):
+            if field is None:
+                add(b"-")
+            else:
+                add(b"%d:" % len(field))
+                add(field)
+        add(b"%d;" % len(output.headers))
+        for name, value in output.headers:
+            raw = name.encode()
+            add(b"%d:" % len(raw))
+            add(raw)
+            add(b"-" if value is None else b"%d:" % len(value))
+            add(value or b"")
+    return hashlib.blake2b(b"".join(parts), digest_size=32).hexdigest()
+
+
+GENESIS = hashlib.blake2b(b"streamlearn journal 1", digest_size=32).hexdigest()
+"""The digest before entry 0."""

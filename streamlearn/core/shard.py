@@ -1,0 +1,220 @@
+"""The pure function at the centre: one record and a state in, outputs and the next state out.
+
+Invariants:
+- `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
+- Every record that is stepped has exactly one outcome: a prediction, a dead letter, or a tombstone's
+  skip, and `Memory.outcomes` counts it.
+- A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
+  raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
+"""
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from streamlearn.core.codec import dead_letter, decode, passed_on
+from streamlearn.core.events import (
+    MAX_AHEAD_MS,
+    MAX_OUTPUT_BYTES,
+    Event,
+    EventSpec,
+    Label,
+    Refusal,
+    event_time_ms,
+    unit_of,
+)
+from streamlearn.core.learner import Answer, Learner
+from streamlearn.core.records import Output, Record
+from streamlearn.errors import ModelRaised
+
+UNDO_LIMIT: Final = 3
+"""A model that raised more often than this within `UNDO_WINDOW` records stops learning."""
+
+UNDO_WINDOW: Final = 100_000
+
+FAILING_LIMIT: Final = 100
+"""So many predict failures in a row, and the service stops rather than drain a topic into dead letters."""
+
+Outputs = tuple[Output, ...]
+
+_LABEL_KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
+_JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+
+
+class ShardSpec(msgspec.Struct, frozen=True):
+    """What a step depends on besides its state; part of an era. `model_*` go into each prediction."""
+
+    model_name: str
+    model_version: str
+    revision: int
+    event: EventSpec = EventSpec()
+
+
+class Memory(msgspec.Struct):
+    """All of the state that is not the model: saved in every checkpoint."""
+
+    records: int = 0
+    learned: int = 0
+    time_unit: str = ""
+    """Fixed by the first event that was accepted; "" until then."""
+    label_type: str = ""
+    """`bool`, `int`, `str` or `number`, fixed by the first label learned; "" until then."""
+    frozen: str = ""
+    """Why learning stopped; "" while it goes on."""
+    raised_at: list[int] = []
+    """Record numbers of the newest undos, at most `UNDO_LIMIT` of them."""
+    failing: int = 0
+    """Predict failures in a row."""
+    outcomes: dict[str, int] = {}
+    """Records by outcome: `prediction`, `skip.tombstone`, `dlq.<stage>.<reason>`."""
+
+
+class Shard:
+    """One state. `learner` and `memory` together are everything it knows."""
+
+    def __init__(self, spec: ShardSpec, learner: Learner, memory: Memory) -> None:
+        self.spec = spec
+        self.learner = learner
+        self.memory = memory
+
+    def step(self, record: Record) -> Outputs:
+        """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined."""
+        self.memory.records += 1
+        if record.value is None:
+            self._count("skip.tombstone")
+            return ()
+        event = decode(self.spec.event, record)
+        if type(event) is Event:
+            refusal = self._check(event, record.timestamp_ms)
+            if refusal is None:
+                return (self._apply(event, record),)
+        else:
+            assert isinstance(event, Refusal)
+            refusal = event
+        return (self._refuse(record, refusal),)
+
+    def skip(self, record: Record, stage: str, reason: str) -> Outputs:
+        """Apply a record that made the model raise: its dead letter, and the model never sees it."""
+        memory = self.memory
+        memory.records += 1
+        memory.raised_at = [
+            *(at for at in memory.raised_at if at > memory.records - UNDO_WINDOW),
+            memory.records,
+        ]
+        if len(memory.raised_at) > UNDO_LIMIT:
+            memory.raised_at = memory.raised_at[-UNDO_LIMIT:]
+            memory.frozen = memory.frozen or "raised"
+        memory.failing = memory.failing + 1 if stage == "predict" else 0
+        return (self._refuse(record, Refusal(stage, reason)),)
+
+    def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
+        """What depends on the stream so far. Fixes time unit and label type by the first good event."""
+        memory = self.memory
+        unit = memory.time_unit
+        if event.ts is not None:
+            unit = unit or self._first_unit(event.ts)
+            time_ms = event_time_ms(event.ts, unit)
+            if time_ms is None:
+                return Refusal("guard", "bad_time")
+            if time_ms > arrived_ms + MAX_AHEAD_MS:
+                return Refusal("guard", "future")
+        if event.y is not None and not self.learner.learns_unlabelled:
+            kind = self._label_kind(event.y)
+            if not kind or kind != (memory.label_type or kind):
+                return Refusal("label", "label_type")
+            if self.learner.binary and event.y not in (0, 1):
+                return Refusal("label", "label_value")
+            memory.label_type = kind
+        memory.time_unit = unit
+        return None
+
+    def _first_unit(self, ts: str | int | float) -> str:
+        declared = self.spec.event.time_unit
+        return unit_of(ts) if declared == "auto" else declared
+
+    def _label_kind(self, y: Label) -> str:
+        """The label's type in the vocabulary of `Memory.label_type`; "" when the task has no such label."""
+        if self.learner.task != "classification":
+            return "number" if type(y) is float or type(y) is int else ""
+        kind = _LABEL_KINDS.get(type(y), "")
+        return "" if self.learner.binary and kind == "str" else kind
+
+    def _apply(self, event: Event, record: Record) -> Output:
+        """Predict, then learn, then encode. The prediction is made before the label is seen."""
+        memory = self.memory
+        learner = self.learner
+        learned = memory.learned
+        try:
+            answer = learner.predict(event.x, event.y)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as error:  # the model is the user's code: whatever it raises is its failure
+            raise ModelRaised("predict") from error
+        output = self._prediction(event, record, answer, learned)
+        if type(output) is Refusal:
+            if output.stage == "predict":
+                memory.failing += 1
+                memory.frozen = memory.frozen or output.reason
+            return self._refuse(record, output)
+        assert isinstance(output, Output)
+        memory.failing = 0
+        if (event.y is not None or learner.learns_unlabelled) and not memory.frozen:
+            try:
+                learner.learn(event.x, event.y)
+            except (MemoryError, RecursionError):
+                raise
+            except Exception as error:  # as above
+                raise ModelRaised("learn") from error
+            memory.learned += 1
+        self._count("prediction")
+        return output
+
+    def _prediction(self, event: Event, record: Record, answer: Answer, learned: int) -> Output | Refusal:
+        """The published prediction; members in the order of the contract."""
+        if not answer.finite:
+            return Refusal("predict", "output_not_finite")
+        spec = self.spec
+        prediction, detail = answer.prediction, answer.detail
+        if self.memory.label_type == "int" and self.learner.binary and type(prediction) is bool:
+            prediction = int(prediction)
+            detail = detail and {"0": detail["false"], "1": detail["true"]}
+        body: dict[str, Any] = {
+            "id": event.id,
+            "key": event.key,
+            "ts": record.timestamp_ms if event.ts is None else event.ts,
+            "prediction": prediction,
+        }
+        if answer.member:
+            body[answer.member] = detail
+        body["model"] = {
+            "name": spec.model_name,
+            "version": spec.model_version,
+            "revision": spec.revision,
+            "learned": learned,
+        }
+        body["source"] = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+        }
+        try:
+            value = orjson.dumps(body, option=_JSON_OPTIONS)
+        except orjson.JSONEncodeError:
+            return Refusal("predict", "output_type")
+        key = record.key if not spec.event.key else _key_bytes(event.key)
+        if len(value) + len(key or b"") > MAX_OUTPUT_BYTES:
+            return Refusal("guard", "output_too_large")
+        return Output("predictions", record.partition, key, value, passed_on(record.headers))
+
+    def _refuse(self, record: Record, refusal: Refusal) -> Output:
+        self._count(f"dlq.{refusal.stage}.{refusal.reason}")
+        return dead_letter(record, refusal)
+
+    def _count(self, outcome: str) -> None:
+        outcomes = self.memory.outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+
+def _key_bytes(key: str | int | None) -> bytes | None:
+    return None if key is None else str(key).encode()

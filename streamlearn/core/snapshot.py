@@ -1,0 +1,293 @@
+"""A shard's state as bytes, and back: the checkpoint format.
+
+    magic (8) | header length (4, big endian) | header (JSON) | seal (32) | payload (zstd)
+
+The header says where the state stands (`seq`, `digest`, positions), under which era and versions, and
+lists the sections of the payload, each with its length and hash. The seal covers everything before and
+after it: SHA-256, or HMAC-SHA-256 when a key is set.
+
+Invariants:
+- Nothing is decompressed before the seal, and nothing unpickled before the sections' hashes, are found
+  right; a checkpoint that is off in any way is refused with its reason (`BadCheckpoint`).
+- The unpickler makes only what river's models are made of, and the classes of the user's own model.
+- Loading continues exactly where dumping stood: 90 % of a tree's plain pickle is random generators
+  inside its Gaussians which nothing draws from, and those alone are left out.
+"""
+
+import hashlib
+import hmac
+import io
+import pickle
+import random
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import zstandard
+
+from streamlearn.core.records import Era, Positions
+from streamlearn.core.shard import Memory
+from streamlearn.errors import BadCheckpoint
+
+MAGIC: Final = b"STRMLRN1"
+MAX_STATE_BYTES: Final = 4 << 30
+
+
+class Section(msgspec.Struct, frozen=True):
+    """One part of the state inside the payload."""
+
+    name: str
+    size: int
+    hash: str
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Where a checkpoint stands, and the era that holds there. `positions`: (topic, partition, next)."""
+
+    seq: int
+    digest: str
+    era: int
+    under: Era
+    positions: list[tuple[str, int, int]]
+    learned: int
+    sections: list[Section] = []
+    sealed: str = "sha256"
+    format: int = 1
+
+    def next_offsets(self) -> Positions:
+        """The positions as the loop holds them."""
+        return {(topic, partition): offset for topic, partition, offset in self.positions}
+
+
+def dump_state(model: Any, memory: Memory) -> dict[str, bytes]:
+    """The sections of a state. Raises whatever pickling the model raises."""
+    return {"champion": dump_model(model), "memory": msgspec.json.encode(memory)}
+
+
+def load_state(sections: Mapping[str, bytes], trusted: frozenset[str]) -> tuple[Any, Memory]:
+    """The inverse of `dump_state`. `trusted`: see `trusted_by`."""
+    try:
+        memory = msgspec.json.decode(sections["memory"], type=Memory)
+        return load_model(sections["champion"], trusted), memory
+    except KeyError as missing:
+        raise BadCheckpoint(f"the section {missing} is missing") from missing
+    except msgspec.MsgspecError as error:
+        raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
+
+
+def seal(header: Header, sections: Mapping[str, bytes], key: bytes = b"") -> bytes:
+    """A whole checkpoint. Compression frees the interpreter, so a writer thread can do this."""
+    table = [
+        Section(name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest())
+        for name, data in sections.items()
+    ]
+    header = msgspec.structs.replace(header, sections=table, sealed="hmac-sha256" if key else "sha256")
+    head = msgspec.json.encode(header)
+    prefix = MAGIC + len(head).to_bytes(4, "big") + head
+    payload = zstandard.ZstdCompressor(level=1).compress(b"".join(sections.values()))
+    return prefix + _seal(prefix, payload, key) + payload
+
+
+def open_header(data: bytes, key: bytes = b"") -> Header:
+    """The header of a checkpoint whose seal holds. Raises `BadCheckpoint`."""
+    header, _payload = _unseal(data, key)
+    return header
+
+
+def unseal(data: bytes, key: bytes = b"") -> tuple[Header, dict[str, bytes]]:
+    """Header and sections of a checkpoint that is whole. Raises `BadCheckpoint` with the reason."""
+    header, payload = _unseal(data, key)
+    total = sum(section.size for section in header.sections)
+    if total > MAX_STATE_BYTES:
+        raise BadCheckpoint(f"it claims a state of {total:,} bytes, over the limit of {MAX_STATE_BYTES:,}")
+    try:
+        plain = zstandard.ZstdDecompressor().decompress(payload, max_output_size=total)
+    except zstandard.ZstdError as error:
+        raise BadCheckpoint("its payload does not decompress") from error
+    if len(plain) != total:
+        raise BadCheckpoint(f"its payload has {len(plain):,} bytes and its sections claim {total:,}")
+    sections: dict[str, bytes] = {}
+    at = 0
+    for section in header.sections:
+        part = plain[at : at + section.size]
+        at += section.size
+        if hashlib.blake2b(part, digest_size=16).hexdigest() != section.hash:
+            raise BadCheckpoint(f"its section {section.name!r} does not have the hash of its header")
+        sections[section.name] = part
+    return header, sections
+
+
+def _seal(prefix: bytes, payload: bytes, key: bytes) -> bytes:
+    if key:
+        return hmac.digest(key, prefix + payload, "sha256")
+    return hashlib.sha256(prefix + payload).digest()
+
+
+def _unseal(data: bytes, key: bytes) -> tuple[Header, bytes]:
+    if not data.startswith(MAGIC):
+        raise BadCheckpoint("it does not begin as a streamlearn checkpoint does")
+    end = len(MAGIC) + 4 + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "big")
+    prefix, found, payload = data[:end], data[end : end + 32], data[end + 32 :]
+    if len(found) != 32:
+        raise BadCheckpoint("it is cut short")
+    if not hmac.compare_digest(_seal(prefix, payload, key), found):
+        raise BadCheckpoint(
+            "its seal does not hold: it was damaged, changed, or written with another [checkpoint] key"
+        )
+    try:
+        return msgspec.json.decode(prefix[len(MAGIC) + 4 :], type=Header), payload
+    except msgspec.MsgspecError as error:
+        raise BadCheckpoint(f"its header cannot be read: {error}") from error
+
+
+# --- the model's pickle -------------------------------------------------------------------------------
+
+_UNUSED_RNG: Final = random.Random(0)
+_BUILTINS: Final = frozenset(
+    (
+        *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),
+        *("list", "object", "range", "set", "slice", "str", "tuple"),
+    )
+)
+_ALLOWED: Final = frozenset(
+    {
+        ("collections", "Counter"),
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("collections", "deque"),
+        ("copy", "deepcopy"),
+        ("copyreg", "_reconstructor"),
+        ("copyreg", "__newobj__"),
+        ("datetime", "date"),
+        ("datetime", "datetime"),
+        ("datetime", "timedelta"),
+        ("datetime", "timezone"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+        ("functools", "partial"),
+        ("random", "Random"),
+        ("re", "_compile"),
+        ("sortedcontainers.sortedlist", "SortedList"),
+        ("sortedcontainers.sorteddict", "SortedDict"),
+        ("statistics", "NormalDist"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("numpy.random._generator", "Generator"),
+        ("numpy.random._mt19937", "MT19937"),
+        ("numpy.random._pcg64", "PCG64"),
+        ("numpy.random._pickle", "__bit_generator_ctor"),
+        ("numpy.random._pickle", "__generator_ctor"),
+        ("numpy.random._pickle", "__randomstate_ctor"),
+        ("numpy.random.bit_generator", "SeedSequence"),
+        ("numpy.random.mtrand", "RandomState"),
+    }
+)
+
+
+def blank_distribution(cls: Any) -> Any:
+    """A `river.proba` distribution without its state, whose generator nothing draws from."""
+    blank = cls.__new__(cls)
+    blank._rng = _UNUSED_RNG
+    return blank
+
+
+class _SlimPickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj).__module__ == "river.proba.gaussian" and getattr(obj, "seed", 0) is None:
+            state = {name: value for name, value in vars(obj).items() if name != "_rng"}
+            return blank_distribution, (type(obj),), state
+        return NotImplemented
+
+
+def dump_model(model: Any) -> bytes:
+    """The model's slim pickle. Raises what pickling raises, for example on a lambda."""
+    buffer = io.BytesIO()
+    _SlimPickler(buffer, protocol=5).dump(model)
+    return buffer.getvalue()
+
+
+class _Collector(pickle.Unpickler):
+    """Notes what a pickle asks for. Only for bytes that this process has just made itself."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.asked: set[tuple[str, str]] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.asked.add((module, name))
+        return super().find_class(module, name)
+
+
+def trusted_by(fresh: bytes) -> frozenset[str]:
+    """What a checkpoint of this model may ask for besides river, from the model's own fresh pickle.
+
+    A package of the user's is trusted whole (its name stands in the set), because a model that has
+    learned may hold classes that a fresh one does not. From the standard library, numpy and scipy only
+    the very objects the fresh model holds (`module:name`).
+    """
+    collector = _Collector(fresh)
+    collector.load()
+    trusted: set[str] = set()
+    for module, name in collector.asked:
+        package = module.split(".", maxsplit=1)[0]
+        if package in ("river", "streamlearn", "builtins"):
+            continue
+        exact = package in sys.stdlib_module_names or package in ("numpy", "scipy")
+        trusted.add(f"{module}:{name}" if exact and package != "__main__" else package)
+    return frozenset(trusted)
+
+
+def _safe_getattr(owner: Any, name: str) -> Any:
+    """What a pickled bound method needs, for river's classes alone."""
+    cls = owner if isinstance(owner, type) else type(owner)
+    if name.startswith("__") or cls.__module__.split(".")[0] != "river":
+        raise BadCheckpoint(f"it asks for {cls.__module__}.{cls.__qualname__}.{name}, which is not allowed")
+    return getattr(owner, name)
+
+
+class _AllowListUnpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, trusted: frozenset[str]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._trusted = trusted
+
+    def find_class(self, module: str, name: str) -> Any:
+        package = module.split(".", maxsplit=1)[0]
+        if module == "streamlearn.core.snapshot" and name == "blank_distribution":
+            return blank_distribution
+        if module == "builtins":
+            if name == "getattr":
+                return _safe_getattr
+            if name in _BUILTINS:
+                return super().find_class(module, name)
+        elif (module, name) in _ALLOWED or f"{module}:{name}" in self._trusted:
+            return super().find_class(module, name)
+        elif package == "river" or package in self._trusted:
+            return self._own(package, module, name)
+        raise BadCheckpoint(f"it asks for {module}.{name}, which a model is not made of")
+
+    def _own(self, package: str, module: str, name: str) -> Any:
+        """A class or function that is really defined in `package`, not merely imported there."""
+        if not any(part.startswith("__") for part in name.split(".")):
+            found = super().find_class(module, name)
+            home = str(getattr(found, "__module__", "")).split(".")[0]
+            if home == package and isinstance(found, type | types.FunctionType | types.BuiltinFunctionType):
+                return found
+        raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in {package}")
+
+
+def load_model(data: bytes, trusted: frozenset[str] = frozenset()) -> Any:
+    """The inverse of `dump_model`. Raises `BadCheckpoint` for anything a model is not made of.
+
+    `trusted` is what `trusted_by` found in the user's own, freshly built model.
+    """
+    try:
+        return _AllowListUnpickler(data, trusted).load()
+    except BadCheckpoint:
+        raise
+    except Exception as error:  # a pickle can fail in any way at all; each means the same here
+        raise BadCheckpoint(f"the model in it cannot be restored: {type(error).__name__}: {error}") from error

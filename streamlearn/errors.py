@@ -1,0 +1,63 @@
+"""Every error streamlearn raises on purpose, named by what happens next.
+
+Two audiences read these names. The *user* reads the message: it says what happened, where, and what
+to do. The *loop* reads the class: it decides between dropping a shard, asking the journal, and
+stopping. This module lies below everything else and imports nothing.
+"""
+
+
+class StreamlearnError(Exception):
+    """Base of the errors that end a command with one clear message and an exit code."""
+
+    exit_code = 1
+
+
+class Stop(StreamlearnError):
+    """A guarantee can no longer be kept: stop, and let a person decide. Never go on with a guess."""
+
+    exit_code = 1
+
+
+class ConfigError(StreamlearnError):
+    """The configuration or the command line must be changed before this can run."""
+
+    exit_code = 2
+
+
+class CheckFailed(StreamlearnError):
+    """A check that the user asked for said no."""
+
+    exit_code = 3
+
+
+class Unreachable(StreamlearnError):
+    """Something that is needed (a broker, a file, a store) could not be reached in time."""
+
+    exit_code = 4
+
+
+class Fenced(Exception):
+    """Another owner holds this shard now: drop it, then ask the election again."""
+
+
+class Unknown(Exception):
+    """Nobody can say yet whether the last publish was committed: read the journal, which can."""
+
+
+class Gone(Exception):
+    """Records or entries that are needed are no longer retained."""
+
+
+class BadCheckpoint(Exception):
+    """A checkpoint that must not be loaded; the message is the reason. Take the one before it."""
+
+
+class ModelRaised(Exception):
+    """The model raised in the middle of a step; its state can no longer be trusted: undo.
+
+    `stage` is `predict` or `learn`. The original exception is the cause; it never reaches an output.
+    """
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage

@@ -1,0 +1,167 @@
+"""The log port: all that the service and the command line know of a backend.
+
+Small protocols: `Log` (ownership and topics), `ShardLog` (one owned shard: its journal, its
+input, its publish) and `Admin` (what the command line needs), and `Store` for checkpoints. Each
+adapter passes the same conformance suite, `tests/test_log_conformance.py`.
+
+Invariants every adapter keeps:
+- `publish` is all or nothing, and only the newest `open` of a shard can succeed with it: an older one
+  raises `Fenced`. When the outcome cannot be known it raises `Unknown`; it never guesses.
+- Reads see committed records only, in offset order within a partition.
+- An adapter holds no position: the loop passes positions in.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, TopicPartition
+
+
+class Polled(NamedTuple):
+    """Records by partition, in offset order; `behind`: asked-for partitions with more known to wait."""
+
+    records: dict[TopicPartition, list[Record]]
+    behind: frozenset[TopicPartition]
+
+
+class TopicInfo(NamedTuple):
+    """`id` changes when a topic is deleted and made again. One start and end offset per partition:
+    the first retained offset, and the offset the next committed record can have at the earliest.
+    """
+
+    id: str
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+
+    @property
+    def partitions(self) -> int:
+        return len(self.end)
+
+
+class TopicSpec(NamedTuple):
+    """A topic to create: settings in Kafka's own names (`cleanup.policy`, ...)."""
+
+    name: str
+    partitions: int
+    settings: Mapping[str, str] = {}
+
+
+class Names(NamedTuple):
+    """What a service's log connection is about. `roles` maps an output's role (`predictions`, `dlq`,
+    `journal`, `checkpoints`) to its topic. `replica` is the static membership, "" for none.
+    """
+
+    app: str
+    replica: str
+    inputs: tuple[str, ...]
+    roles: Mapping[str, str]
+
+
+class Row(NamedTuple):
+    """A record to append. `partition` None: by key, or spread evenly without a key."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class ShardLog(Protocol):
+    """One owned shard. Made by `Log.open`, which has fenced every earlier owner."""
+
+    end: Entry | None
+    """The last committed entry of the journal when the shard was opened; None in an empty journal."""
+
+    seen: Positions
+    """Input positions an owner once reported after a commit (group offsets): a witness only."""
+
+    def entries(self, after: int) -> Iterator[Entry]:
+        """Committed entries with `seq > after`, in order, up to the end.
+
+        Raises `Gone` when entry `after + 1` is no longer retained.
+        """
+
+    def poll(
+        self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float
+    ) -> Polled:
+        """What has arrived at `positions` (only those partitions), waiting up to `timeout_s` for the
+        first record. Raises `Gone` when a position is no longer retained.
+        """
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
+
+    def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
+        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`.
+
+        `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
+        """
+
+    def sync(self) -> None:
+        """Return when everything published so far survives a power cut."""
+
+    def trim(self, seq: int) -> None:
+        """Entries before `seq` are no longer needed: forget them when convenient."""
+
+    def close(self) -> None:
+        """Let go of the shard without committing anything."""
+
+
+class Log(Protocol):
+    """A connection of one service process to the log."""
+
+    def owned(self, timeout_s: float) -> frozenset[int]:
+        """The shards this process should hold now, a level and not an event; also the heartbeat, so
+        call it often. A hint only: the lock is what `ShardLog.publish` checks.
+        """
+
+    def open(self, shard: int) -> ShardLog:
+        """Fence the previous owner, settle its open transaction, and read the journal's end."""
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic of the configuration that exists."""
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """Per partition, the first offset whose record timestamp is `>= timestamp_ms` (else the end)."""
+
+    def close(self) -> None:
+        """Leave the election at once, so that another replica need not wait."""
+
+
+class Admin(Protocol):
+    """What the command line does to a log. Not transactional; durable when a call returns."""
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic there is, by name (internal ones of the backend excluded)."""
+
+    def settings(self, topic: str) -> dict[str, str]:
+        """The settings of a topic, in Kafka's names; embedded keeps those given at creation."""
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make topics that do not exist."""
+
+    def append(self, topic: str, rows: Sequence[Row]) -> None:
+        """Append rows with arrival time now; returns when all are durable, raises when any is not."""
+
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`."""
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Where one shard's checkpoints live, as named bytes. Names sort by age: the newest is last."""
+
+    def names(self) -> list[str]:
+        """The complete checkpoints, oldest first."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one. Raises `BadCheckpoint` when it is missing or not whole."""
+
+    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+        """Durable under `name` when it returns; only then the names in `drop` are forgotten."""
+
+    def close(self) -> None: ...

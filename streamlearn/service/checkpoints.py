@@ -1,0 +1,142 @@
+"""When checkpoints are written, which are kept, and the thread that writes them.
+
+Invariants:
+- A checkpoint is written only for an entry whose commit is known.
+- The loop pays for the pickle alone; sealing, compressing and writing happen in one writer thread, one
+  checkpoint at a time. When one is still being written, the next is not due.
+- Kept are the newest few, then one per doubling of age, for as long as the input after it is retained.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from streamlearn.core.records import Positions
+from streamlearn.core.snapshot import Header, open_header, seal
+from streamlearn.errors import BadCheckpoint, StreamlearnError
+from streamlearn.log.port import Store
+
+log = structlog.get_logger()
+
+
+def name_of(seq: int) -> str:
+    """A checkpoint's name: its entry's number, so that names sort by age.
+
+    >>> name_of(42)
+    '000000000042'
+    """
+    return f"{seq:012d}"
+
+
+def to_drop(names: Sequence[str], keep: int) -> list[str]:
+    """Which of `names` (oldest first) are no longer kept, by number and age.
+
+    The newest `keep` stay; of the older ones, the oldest in each doubling of distance from the newest.
+
+    >>> to_drop([name_of(n) for n in range(0, 100, 10)], keep=2)
+    ['000000000070', '000000000050', '000000000040', '000000000020', '000000000010']
+    """
+    if len(names) <= keep:
+        return []
+    newest = int(names[-1])
+    dropped: list[str] = []
+    seen: set[int] = set()
+    for name in names[:-keep]:  # oldest first, so that the oldest of each doubling stays
+        age = (newest - int(name)).bit_length()
+        if age in seen:
+            dropped.append(name)
+        seen.add(age)
+    return sorted(dropped, reverse=True)
+
+
+class Written(NamedTuple):
+    """What became of one checkpoint. `oldest_seq`: no entry before it is needed any more."""
+
+    seq: int
+    size_bytes: int
+    duration_s: float
+    oldest_seq: int
+
+
+class Checkpointer:
+    """Writes one shard's checkpoints. All methods are for the loop's thread."""
+
+    def __init__(self, store: Store, interval_s: float, keep: int, key: bytes) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._keep = keep
+        self._key = key
+        self._last_s = time.monotonic()
+        self._last_seq = -1
+        self._thread: threading.Thread | None = None
+        self._written: list[Written] = []
+        self._failed: BaseException | None = None
+        self._positions: dict[str, Positions] = {}
+
+    def due(self, seq: int) -> bool:
+        """Whether it is time for a checkpoint at entry `seq`."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        return seq > self._last_seq and time.monotonic() - self._last_s >= self._interval_s
+
+    def write(self, header: Header, sections: Mapping[str, bytes], starts: Positions) -> None:
+        """Begin to write. `starts`: the first retained offset of each input partition."""
+        self.wait()
+        self._last_s = time.monotonic()
+        self._last_seq = header.seq
+        self._thread = threading.Thread(
+            target=self._write, args=(header, sections, starts), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def collect(self) -> list[Written]:
+        """What was written since the last call. A failure is logged once; the next interval tries again."""
+        if self._thread is not None and self._thread.is_alive():
+            return []
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            log.error("checkpoint.failed", reason=str(failed), next_try_s=self._interval_s)
+            self._last_seq = -1
+        written, self._written = self._written, []
+        return written
+
+    def _write(self, header: Header, sections: Mapping[str, bytes], starts: Positions) -> None:
+        began_s = time.monotonic()
+        try:
+            data = seal(header, sections, self._key)
+            name = name_of(header.seq)
+            names = [*(n for n in self._store.names() if n != name), name]
+            drop = self._obsolete(names, header, starts)
+            self._store.write(name, data, drop)
+            kept = [n for n in names if n not in set(drop)]
+            self._written.append(Written(header.seq, len(data), time.monotonic() - began_s, int(kept[0])))
+        except (StreamlearnError, OSError) as error:
+            self._failed = error
+
+    def _obsolete(self, names: list[str], header: Header, starts: Positions) -> list[str]:
+        """What to drop: by number and age, and those after which the input is no longer retained."""
+        self._positions[names[-1]] = header.next_offsets()
+        drop = to_drop(names, self._keep)
+        kept = [name for name in names if name not in set(drop)]
+        while len(kept) > 1 and self._is_stranded(kept[0], starts):
+            drop.append(kept.pop(0))
+        for name in drop:
+            self._positions.pop(name, None)
+        return drop
+
+    def _is_stranded(self, name: str, starts: Positions) -> bool:
+        if name not in self._positions:
+            try:
+                self._positions[name] = open_header(self._store.read(name), self._key).next_offsets()
+            except BadCheckpoint as reason:
+                log.warning("checkpoint.refused", name=name, reason=str(reason), action="dropped")
+                return True
+        return any(starts.get(tp, 0) > offset for tp, offset in self._positions[name].items())

@@ -1,0 +1,140 @@
+"""What a stretch of the journal was made under, and what a start may change about it.
+
+Invariants:
+- An era holds everything `step` depends on besides the records, so an entry is always redone under the
+  era it was written in, whatever the configuration says today.
+- A changed champion is never replaced silently.
+"""
+
+import hashlib
+import platform
+import re
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from streamlearn.core.events import EventSpec
+from streamlearn.core.fingerprint import fingerprint
+from streamlearn.core.records import Era, Positions
+from streamlearn.core.shard import ShardSpec
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.log.port import Log, TopicInfo
+from streamlearn.service.models import FreshModel
+from streamlearn.settings import Config, duration_s, rfc3339_ms
+
+
+def versions() -> dict[str, str]:
+    """The code that decides what a step does, by name."""
+    found = {name: metadata.version(name) for name in ("streamlearn", "river", "numpy", "orjson")}
+    return {"python": platform.python_version(), **found}
+
+
+def spec_of(era: Era) -> ShardSpec:
+    """What the shard needs to know of an era."""
+    return ShardSpec(
+        model_name=str(era.config["model_name"]),
+        model_version=era.model_version,
+        revision=era.revision,
+        event=msgspec.convert(era.config["event"], EventSpec),
+    )
+
+
+def event_spec(config: Config) -> EventSpec:
+    """`[event]` as the core takes it."""
+    event = config.event
+    return EventSpec(
+        id=event.id,
+        key=event.key,
+        time=event.time,
+        time_unit=event.time_unit,
+        features=event.features,
+        label=event.label,
+    )
+
+
+def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], why: str) -> Era:
+    """The era that the configuration, the code and the machine of this process would make; it starts no
+    partition yet, and its revision is the first.
+    """
+    missing = [name for name in config.topics.input if name not in topics]
+    if missing:
+        raise ConfigError(
+            f"the input topic {', '.join(missing)} does not exist. Make it with "
+            "`streamlearn topics ensure`, or correct [topics] input."
+        )
+    inside: dict[str, Any] = {
+        "event": msgspec.to_builtins(event_spec(config)),
+        "model_name": fresh.name,
+        "inputs": sorted(config.topics.input),
+    }
+    return Era(
+        why=why,
+        config=inside,
+        config_hash=hashlib.blake2b(msgspec.json.encode(inside), digest_size=8).hexdigest(),
+        model_version=fresh.version,
+        revision=1,
+        versions=versions(),
+        topics={name: (topics[name].id, topics[name].partitions) for name in sorted(config.topics.input)},
+        start=[],
+        fingerprint=fingerprint(),
+    )
+
+
+def check_topics(before: Era, now: Era) -> None:
+    """Raise `Stop` when an input topic is not the one the journal knows."""
+    for name, (ident, partitions) in now.topics.items():
+        known, count = before.topics.get(name, (ident, partitions))
+        if known != ident:
+            raise Stop(
+                f"the input topic {name} was deleted and made again (its id was {known}, now {ident}): its "
+                "offsets mean other records than the journal says. Give the app a new [app] name, or "
+                "bring the old topic back."
+            )
+        if count > partitions:
+            raise Stop(f"the input topic {name} had {count} partitions and now has {partitions}.")
+
+
+def what_changed(before: Era, now: Era) -> str:
+    """Why a new era must begin, in words; "" when the era goes on."""
+    changed = []
+    if before.model_version != now.model_version:
+        changed.append("model")
+    if before.config_hash != now.config_hash:
+        changed.append("configuration")
+    if before.versions != now.versions:
+        changed.append("versions")
+    if before.topics != now.topics:
+        changed.append("topics")
+    if before.fingerprint != now.fingerprint:
+        changed.append("floating point")
+    return ", ".join(changed)
+
+
+def start_of(log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo], known: Positions) -> Era:
+    """`era` with the starting offset of each partition that `known` does not have yet.
+
+    In the genesis, `[topics] start` is resolved, once; partitions and topics that come later begin at
+    their first record, because nothing of them has been seen.
+    """
+    start: list[tuple[str, int, int]] = []
+    for name in era.topics:
+        offsets = topics[name].start if known else _resolved(log, config.topics.start, name, topics[name])
+        start.extend(
+            (name, partition, offset)
+            for partition, offset in enumerate(offsets)
+            if (name, partition) not in known
+        )
+    return msgspec.structs.replace(era, start=start)
+
+
+def _resolved(log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, ...]:
+    if start == "earliest":
+        return info.start
+    if start == "latest":
+        return info.end
+    if re.fullmatch(r"-.+", start):
+        return log.offsets_at(topic, int((time.time() - duration_s(start[1:])) * 1e3))
+    return log.offsets_at(topic, rfc3339_ms(start))

@@ -1,0 +1,275 @@
+"""From `[model]` in the configuration to a fresh river model, its name and its version.
+
+Invariants:
+- A fresh model is built once, made deterministic (`seed=None` replaced), and kept as its own pickle:
+  every shard starts from a copy of those bytes, so that "fresh" means the same everywhere.
+- The version is a hash of structure, parameters and source; the same model gives the same version in
+  every process, and any change to it gives another.
+"""
+
+import copy
+import hashlib
+import importlib
+import inspect
+import pickle
+import random
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from streamlearn.core.learner import Learner, final_step, task_of
+from streamlearn.core.snapshot import dump_model, load_model, trusted_by
+from streamlearn.errors import BadCheckpoint, ConfigError
+
+
+class FreshModel(NamedTuple):
+    """A model as it is before its first event. `trusted`: see `core.snapshot.trusted_by`."""
+
+    name: str
+    version: str
+    pickled: bytes
+    trusted: frozenset[str]
+
+    def learner(self) -> Learner:
+        """A learner of its own around a new copy of the model."""
+        return Learner(load_model(self.pickled, self.trusted))
+
+
+def fresh_model(
+    app: str, use: str, args: Mapping[str, Any], steps: list[Any], model: Any = None
+) -> FreshModel:
+    """The model of the configuration, or `model` when the caller has one already.
+
+    Raises `ConfigError`, naming the key and what would be right, when it cannot be built or served.
+    """
+    if model is not None:
+        name = type(final_step(model)).__name__
+    elif steps:
+        model = _pipeline(steps)
+        name = type(final_step(model)).__name__
+    else:
+        model = _used(use, args)
+        name = use
+    try:
+        task_of(model)
+    except TypeError as error:
+        raise ConfigError(f"[model] use = {use!r}: {error}. Give one of these three.") from error
+    fill_seeds(model, app)
+    pickled = _pickled(model)
+    trusted = trusted_by(pickled) | _package_of(use)
+    try:
+        restored = load_model(pickled, trusted)
+    except BadCheckpoint as error:
+        raise ConfigError(f"the model {name} cannot be restored from a checkpoint: {error}.") from error
+    return FreshModel(name, version_of(restored), pickled, trusted)
+
+
+# --- building -----------------------------------------------------------------------------------------
+
+
+def _used(use: str, args: Mapping[str, Any]) -> Any:
+    """What `use` names: a preset, or `module:attribute` that is a model, a class or a factory."""
+    kind, _, preset = use.partition(":")
+    if kind == "preset":
+        return _preset(preset, args)
+    found = _attribute(use)
+    if not callable(found) or (hasattr(found, "learn_one") and not isinstance(found, type)):
+        if args:
+            raise ConfigError(f"[model] args: {use!r} is a model already, so it takes no arguments.")
+        return copy.deepcopy(found)
+    return _called(found, args, f"[model] use = {use!r}")
+
+
+def _called(factory: Any, args: Mapping[str, Any], where: str) -> Any:
+    built = {name: _nested(value, where) for name, value in args.items()}
+    try:
+        return factory(**built)
+    except ConfigError:
+        raise
+    except Exception as error:  # the factory is the user's code: whatever it raises is a wrong model
+        raise ConfigError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+def _attribute(use: str) -> Any:
+    module_name, _, attribute = use.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(
+            f"[model] use = {use!r} is not a model. Give preset:classification, module:attribute "
+            "(for example my_models:build), or river.tree:HoeffdingTreeClassifier."
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's module: whatever it raises is a wrong model
+        raise ConfigError(
+            f"[model] use = {use!r}: importing {module_name} raised {type(error).__name__}: {error}. "
+            "Modules are looked for in the working directory (--app-dir) and the installed packages."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"[model] use = {use!r}: {module_name} has no {attribute!r}.")
+        found = getattr(found, part)
+    return found
+
+
+def _pipeline(steps: list[Any]) -> Any:
+    from river import compose
+
+    return compose.Pipeline(*(_nested(step, f"[model] steps[{n}]") for n, step in enumerate(steps)))
+
+
+def _nested(value: Any, where: str) -> Any:
+    """A value in which each table with a `use` has become the object it describes."""
+    if isinstance(value, Mapping) and "use" in value:
+        use = str(value["use"])
+        path = use if ":" in use else "river." + ":".join(use.rsplit(".", 1))
+        args = {name: part for name, part in value.items() if name != "use"}
+        return _called(_attribute(path), args, f"{where} use = {use!r}")
+    if isinstance(value, list):
+        return [_nested(part, where) for part in value]
+    return value
+
+
+def _preset(name: str, args: Mapping[str, Any]) -> Any:
+    """Models that do well on sensor-like streams without tuning."""
+    from river import anomaly, preprocessing, tree
+
+    # Seeds are written out, so that a plain river loop over `PRESETS` gives the same bits.
+    presets: dict[str, Any] = {
+        # A Hoeffding tree that replaces its branches on drift (Bifet and Gavalda, 2009).
+        "classification": lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1),
+        "regression": lambda: preprocessing.StandardScaler() | tree.HoeffdingAdaptiveTreeRegressor(seed=1),
+        # Half-space trees expect features between 0 and 1 (Tan, Ting and Liu, 2011).
+        "anomaly": lambda: preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(seed=1),
+    }
+    if name not in presets:
+        raise ConfigError(f"[model] use = 'preset:{name}': there are the presets {', '.join(presets)}.")
+    if args:
+        raise ConfigError(
+            f"[model] args: preset:{name} takes no arguments; use steps for a model of your own."
+        )
+    return presets[name]()
+
+
+def _package_of(use: str) -> frozenset[str]:
+    package = use.partition(":")[0].split(".")[0]
+    known = package in sys.stdlib_module_names or package in ("preset", "river", "")
+    return frozenset() if known else frozenset({package})
+
+
+def _pickled(model: Any) -> bytes:
+    try:
+        return dump_model(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"the model cannot be saved in a checkpoint: {error}. Replace lambdas and functions defined "
+            "inside functions by functions at the top of a module; keep open files, locks and clients "
+            "out of the model."
+        ) from error
+
+
+# --- determinism --------------------------------------------------------------------------------------
+
+
+def fill_seeds(model: Any, app: str) -> None:
+    """Give every part of `model` whose `seed` is None one that follows from the app and the part's path.
+
+    Generators made from that None are seeded again too. Must run before the model has learned.
+    """
+    from river import base
+
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("model", model)]
+    while pending:
+        path, part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Mapping):
+            pending.extend((f"{path}.{name}", value) for name, value in part.items())
+        elif isinstance(part, list | tuple):
+            pending.extend((f"{path}[{n}]", value) for n, value in enumerate(part))
+        elif isinstance(part, base.Base) and hasattr(part, "__dict__"):
+            if vars(part).get("seed", 0) is None:
+                _seed(part, f"{app}/{path}")
+            pending.extend((f"{path}.{name}", value) for name, value in vars(part).items())
+
+
+def _seed(part: Any, path: str) -> None:
+    import numpy as np
+
+    seed = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=4).digest(), "big")
+    part.seed = seed
+    for name, value in vars(part).items():
+        if isinstance(value, random.Random):
+            setattr(part, name, random.Random(seed))
+        elif isinstance(value, np.random.RandomState):
+            setattr(part, name, np.random.RandomState(seed))
+        elif isinstance(value, np.random.Generator):
+            setattr(part, name, np.random.default_rng(seed))
+
+
+# --- version ------------------------------------------------------------------------------------------
+
+
+def version_of(model: Any) -> str:
+    """12 hex digits over the structure and parameters of a fresh model, and the source of every module
+    outside river that defines a part of it.
+    """
+    sources: set[str] = set()
+    text = repr(_canonical(model, {}, sources))
+    digest = hashlib.blake2b(text.encode(), digest_size=6)
+    for name in sorted(sources):
+        digest.update(_source(name))
+    return digest.hexdigest()
+
+
+def _canonical(part: Any, seen: dict[int, int], sources: set[str]) -> Any:
+    """A value whose `repr` is equal for equal parts, in every process."""
+    if part is None or isinstance(part, bool | int | float | str | bytes):
+        return part
+    if id(part) in seen:
+        return f"again {seen[id(part)]}"
+    seen[id(part)] = len(seen)
+    if isinstance(part, type | types.FunctionType | types.BuiltinFunctionType):
+        _note(part, sources)
+        return f"{part.__module__}.{part.__qualname__}"
+    if isinstance(part, random.Random):
+        return "Random"
+    if isinstance(part, Mapping):
+        return [
+            "dict",
+            *((_canonical(k, seen, sources), _canonical(v, seen, sources)) for k, v in part.items()),
+        ]
+    if isinstance(part, list | tuple):
+        return [type(part).__name__, *(_canonical(value, seen, sources) for value in part)]
+    if isinstance(part, set | frozenset):
+        return ["set", *sorted(repr(_canonical(value, seen, sources)) for value in part)]
+    _note(type(part), sources)
+    reduced = part.__reduce_ex__(4)
+    if isinstance(reduced, str):
+        return reduced
+    rest = [
+        list(more) if n > 1 and more is not None else more
+        for n, more in enumerate(reduced[1:5], start=1)
+        if n != 2
+    ]
+    state = reduced[2] if len(reduced) > 2 else None
+    return [
+        f"{type(part).__module__}.{type(part).__qualname__}",
+        _canonical(state, seen, sources),
+        *(_canonical(value, seen, sources) for value in rest),
+    ]
+
+
+def _note(part: Any, sources: set[str]) -> None:
+    package = str(part.__module__).split(".", maxsplit=1)[0]
+    if package not in ("river", "numpy", "scipy") and package not in sys.stdlib_module_names - {"__main__"}:
+        sources.add(part.__module__)
+
+
+def _source(module: str) -> bytes:
+    try:
+        return inspect.getsource(sys.modules[module]).encode()
+    except (OSError, TypeError, KeyError):  # a notebook cell or an extension module has no source file
+        return module.encode()

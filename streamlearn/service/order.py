@@ -1,0 +1,75 @@
+"""In which order live records of several partitions are stepped: oldest head first.
+
+After an outage a day of events and labels waits on several partitions. Taking them block by block would
+let the model see the future of one before the past of another; so the partition whose next record is
+oldest goes first (timestamp, then topic, partition, offset), in runs with a second of slack. A partition
+that is known to hold more is waited for, though not for ever; one at its end counts as idle.
+
+Only live stepping is ordered here. Redo follows the journal, never the clock.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from streamlearn.core.records import Positions, Record, TopicPartition
+from streamlearn.log.port import Polled
+
+SLACK_MS: Final = 1000
+PATIENCE_S: Final = 1.0
+"""How long a partition that is behind but yields nothing holds up the others."""
+
+
+class Merge:
+    """Buffers of what was polled and not yet stepped. Bounded: a partition is asked for more only when
+    its buffer is empty, and each poll is bounded.
+    """
+
+    def __init__(self, positions: Positions) -> None:
+        self._next = dict(positions)
+        self._buffers: dict[TopicPartition, deque[Record]] = {tp: deque() for tp in positions}
+        self._awaited_since: dict[TopicPartition, float] = {}
+
+    def wanted(self) -> Positions:
+        """The partitions to poll now, each from the record after the last one buffered."""
+        return {tp: self._next[tp] for tp, buffer in self._buffers.items() if not buffer}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is buffered."""
+        return not any(self._buffers.values())
+
+    def add(self, polled: Polled, now_s: float) -> None:
+        """Buffer what `wanted()` brought, and note who is still behind."""
+        for tp, records in polled.records.items():
+            if records:
+                self._buffers[tp].extend(records)
+                self._next[tp] = records[-1].offset + 1
+        for tp, buffer in self._buffers.items():
+            if buffer or tp not in polled.behind:
+                self._awaited_since.pop(tp, None)
+            else:
+                self._awaited_since.setdefault(tp, now_s)
+
+    def take(self, limit: int, now_s: float) -> list[Record]:
+        """The next run of at most `limit` records of one partition; [] when it is better to wait."""
+        if any(now_s - since < PATIENCE_S for since in self._awaited_since.values()):
+            return []
+        heads = sorted((buffer[0].timestamp_ms, tp) for tp, buffer in self._buffers.items() if buffer)
+        if not heads:
+            return []
+        buffer = self._buffers[heads[0][1]]
+        until_ms = None if len(heads) == 1 else heads[1][0] + SLACK_MS
+        return list(_run(buffer, limit, until_ms))
+
+    def put_back(self, records: list[Record]) -> None:
+        """Return records of the last `take` that were not stepped."""
+        if records:
+            self._buffers[(records[0].topic, records[0].partition)].extendleft(reversed(records))
+
+
+def _run(buffer: deque[Record], limit: int, until_ms: int | None) -> Iterable[Record]:
+    for _ in range(min(limit, len(buffer))):
+        if until_ms is not None and buffer[0].timestamp_ms > until_ms:
+            return
+        yield buffer.popleft()

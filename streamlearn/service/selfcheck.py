@@ -1,0 +1,106 @@
+"""Does this model come back the same from its own pickle? Asked before it is trusted with a stream.
+
+Two shards step the same records, one of them through a checkpoint every few records. If their outputs
+differ, no recovery could ever be right, and the service refuses to go on.
+"""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Era, Output, Record
+from streamlearn.core.shard import Memory, Shard
+from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised
+from streamlearn.service.eras import spec_of
+from streamlearn.service.models import FreshModel
+
+ENOUGH_RECORDS = 1000
+BUDGET_S = 2.0
+_CHECKPOINTS = 8
+
+
+def check_model(fresh: FreshModel, era: Era, values: Sequence[bytes]) -> None:
+    """Check on `values` (the stream's own records), or on made-up events when there are few.
+
+    Raises `ConfigError` saying what to change in the model.
+    """
+    if len(values) < 50:
+        values = _made_up(era, fresh.learner().task)
+    records = [Record("self-check", 0, n, 1 << 50, None, value) for n, value in enumerate(values)]
+    straight = _straight(fresh, era, records[:ENOUGH_RECORDS])
+    n = len(straight)
+    if _through_checkpoints(fresh, era, records[:n]) == straight:
+        return
+    again = _straight(fresh, era, records[:n])
+    if again != straight:
+        raise ConfigError(
+            f"the model {fresh.name} does not give the same answers twice for the same {n} events. Give "
+            "every part a seed, and draw from no global generator (random, numpy.random), clock or file."
+        )
+    raise ConfigError(
+        f"the model {fresh.name} does not come back the same from a checkpoint: after saving and loading "
+        f"it, the answers to the same {n} events differ. Keep all of its state in attributes that pickle "
+        "(see __getstate__, __reduce__ and class or module variables)."
+    )
+
+
+def _shard(fresh: FreshModel, era: Era) -> Shard:
+    return Shard(spec_of(era), fresh.learner(), Memory())
+
+
+def _straight(fresh: FreshModel, era: Era, records: Sequence[Record]) -> list[tuple[Output, ...]]:
+    """Outputs record by record, until the model raises or the time for the check is up."""
+    shard = _shard(fresh, era)
+    outputs: list[tuple[Output, ...]] = []
+    deadline_s = time.monotonic() + BUDGET_S
+    for record in records:
+        try:
+            outputs.append(shard.step(record))
+        except ModelRaised:  # the loop's undo deals with it; there is nothing to compare from here on
+            break
+        if time.monotonic() > deadline_s:
+            break
+    return outputs
+
+
+def _through_checkpoints(fresh: FreshModel, era: Era, records: Sequence[Record]) -> list[tuple[Output, ...]]:
+    shard = _shard(fresh, era)
+    outputs: list[tuple[Output, ...]] = []
+    every = max(1, len(records) // _CHECKPOINTS)
+    for n, record in enumerate(records):
+        if n % every == every - 1:
+            shard = _reloaded(fresh, shard)
+        try:
+            outputs.append(shard.step(record))
+        except ModelRaised:
+            break
+    return outputs
+
+
+def _reloaded(fresh: FreshModel, shard: Shard) -> Shard:
+    try:
+        model, memory = load_state(dump_state(shard.learner.model, shard.memory), fresh.trusted)
+    except BadCheckpoint as error:
+        raise ConfigError(f"the model {fresh.name} cannot be restored from a checkpoint: {error}.") from error
+    except Exception as error:  # pickling runs the user's code: whatever it raises, it cannot be saved
+        raise ConfigError(
+            f"the model {fresh.name} cannot be saved once it has learned: {type(error).__name__}: {error}. "
+            "Keep lambdas, open files, locks and clients out of it."
+        ) from error
+    return Shard(shard.spec, Learner(model), memory)
+
+
+def _made_up(era: Era, task: str) -> list[bytes]:
+    """Events with eight numbers, and a label that follows from them."""
+    spec = spec_of(era).event
+    values = []
+    for n in range(400):
+        x = {f"x{i}": ((n * (i + 3) * 7919) % 997) / 997 for i in range(8)}
+        label: object = x["x0"] + x["x1"] > 1
+        if task != "classification":
+            label = 3 * x["x0"] - x["x1"]
+        values.append(msgspec.json.encode({spec.features: x, spec.label: label}))
+    return values

@@ -1,0 +1,145 @@
+"""Where an owned shard stands: its state, its place in the journal, and how to get back to either.
+
+Invariants:
+- `positions`, `seq`, `digest` and the shard's state belong together, except while a batch is being
+  stepped: then the state is ahead by that batch, and `restored` makes it again.
+- The snapshot plus the entries in `since` give the state at `seq`, always.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Entry, Era, Output, Positions, Record, chain
+from streamlearn.core.shard import Memory, Shard
+from streamlearn.core.snapshot import Header, dump_state, load_state
+from streamlearn.errors import ModelRaised
+from streamlearn.log.port import ShardLog
+from streamlearn.service.eras import spec_of
+from streamlearn.service.models import FreshModel
+
+ALIVE_EVERY_RECORDS = 256
+
+Alive = Callable[[], None]
+"""Called now and then during long work: keeps the membership, and raises `Fenced` when it is lost."""
+
+
+def shard_under(era: Era, learner: Learner, memory: Memory) -> Shard:
+    """A shard that steps by the rules of `era`."""
+    return Shard(spec_of(era), learner, memory)
+
+
+def positions_under(era: Era, before: Positions) -> Positions:
+    """The positions when `era` begins: of its topics only, with its new partitions at their start."""
+    positions = {tp: offset for tp, offset in before.items() if tp[0] in era.topics}
+    for topic, partition, offset in era.start:
+        positions[topic, partition] = offset
+    return positions
+
+
+class Standing:
+    """One shard's state at one entry of its journal."""
+
+    def __init__(self, fresh: FreshModel, header: Header, sections: Mapping[str, bytes]) -> None:
+        """Stand where a checkpoint stands. Raises `BadCheckpoint` when its state cannot be loaded."""
+        self.fresh = fresh
+        self.era_number = header.era
+        self.era = header.under
+        self.seq = header.seq
+        self.digest = header.digest
+        self.positions: Positions = header.next_offsets()
+        self.since: list[Entry] = []
+        self.era_began = False
+        """Whether this process wrote the era's entry: a checkpoint of it is then due at once."""
+        self._snapshot = dict(sections)
+        self._snapshot_digest = header.digest
+        self.shard = self._loaded()
+
+    @classmethod
+    def at_genesis(cls, fresh: FreshModel, entry: Entry) -> "Standing":
+        """Stand at an era entry with a fresh model: the genesis, or a changed model."""
+        assert entry.change is not None
+        sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+        positions = [
+            (topic, partition, offset)
+            for (topic, partition), offset in positions_under(entry.change, {}).items()
+        ]
+        header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
+        return cls(fresh, header, sections)
+
+    def header(self) -> Header:
+        """The header of a checkpoint taken now."""
+        positions = [(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
+        learned = self.shard.memory.learned
+        return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
+
+    def take_snapshot(self) -> Mapping[str, bytes]:
+        """The state as sections; later undos start from here. Raises what pickling the model raises."""
+        self._snapshot = dump_state(self.shard.learner.model, self.shard.memory)
+        self._snapshot_digest = self.digest
+        self.since = []
+        return self._snapshot
+
+    def advance(self, entry: Entry) -> None:
+        """The state is the one after `entry`: move the place in the journal there too."""
+        for run in entry.ranges:
+            self.positions[run.topic, run.partition] = run.next
+        self.seq = entry.seq
+        self.digest = entry.digest
+        self.since.append(entry)
+
+    def begin_era(self, entry: Entry) -> None:
+        """Apply an era entry: its rules and its new partitions; the state is carried on."""
+        era = entry.change
+        assert era is not None
+        assert era.model_version == self.era.model_version, "another model begins with at_genesis"
+        self.shard = shard_under(era, self.shard.learner, self.shard.memory)
+        self.positions = positions_under(era, self.positions)
+        self.era = era
+        self.era_number = entry.era
+        self.advance(entry)
+        self.take_snapshot()
+
+    def redo(self, entry: Entry, shard_log: ShardLog, alive: Alive) -> bool:
+        """Step what `entry` covers again and stand after it. False when its outputs came out different:
+        the state is then of no use.
+        """
+        if not self._restep(entry, self.digest, shard_log, alive):
+            return False
+        self.advance(entry)
+        return True
+
+    def restored(self, shard_log: ShardLog, batch: Sequence[Record], alive: Alive) -> list[Output] | None:
+        """Make the state at `seq` again, then step `batch`: its outputs.
+
+        None when anything came out other than the journal has it: the model is not deterministic.
+        """
+        self.shard = self._loaded()
+        digest = self._snapshot_digest
+        for entry in self.since:
+            if not self._restep(entry, digest, shard_log, alive):
+                return None
+            digest = entry.digest
+        try:
+            return [output for record in batch for output in self.shard.step(record)]
+        except ModelRaised:
+            return None
+
+    def _loaded(self) -> Shard:
+        model, memory = load_state(self._snapshot, self.fresh.trusted)
+        return shard_under(self.era, Learner(model), memory)
+
+    def _restep(self, entry: Entry, digest: str, shard_log: ShardLog, alive: Alive) -> bool:
+        skips = {(s.topic, s.partition, s.offset): (s.stage, s.reason) for s in entry.skips}
+        outputs: list[Output] = []
+        try:
+            for run in entry.ranges:
+                for n, record in enumerate(shard_log.read(run)):
+                    if n % ALIVE_EVERY_RECORDS == 0:
+                        alive()
+                    skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
+                    outputs += self.shard.skip(record, *skip) if skip else self.shard.step(record)
+        except ModelRaised:
+            return False
+        return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
