@@ -1,0 +1,389 @@
+"""The embedded backend: the log port on one SQLite file, for a first minute, a laptop, an edge box, a test.
+
+Invariants:
+- The newest `open` of a shard holds its epoch; `publish` checks the epoch inside its own transaction, so
+  that nothing of an older owner can become visible.
+- The journal is an ordinary topic, one partition per shard, in which an entry's offset is its `seq`.
+- A committed transaction survives kill -9 at once, and a power cut after `sync`. What a power cut takes is
+  a suffix of the whole file: never an input without the outputs made from it.
+- Retention never takes input that the newest checkpoint may still need (see `trim`).
+
+One shard (0) today. The file's write lock is held by one process at a time, for milliseconds: a process
+that is stopped (SIGSTOP) inside those blocks the others until it goes on or dies.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+
+from streamlearn.core.records import (
+    Entry,
+    Output,
+    Positions,
+    Range,
+    Record,
+    TopicPartition,
+    decode_entry,
+    encode_entry,
+)
+from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
+from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded_topics import Topics, now_ms
+from streamlearn.log.port import Names, Polled, Row, TopicInfo, TopicSpec
+
+BEAT_MS = 1_000
+SILENT_MS = 10_000
+"""A holder that has been silent for so long is taken to be gone."""
+
+_REPORT_S = 2.0
+_TRIM_S = 0.5
+_WAIT_S = 0.05
+_ADMIN_POLL_BYTES = 1 << 24
+
+_Triples = list[tuple[str, int, int]]
+_triples = msgspec.json.Decoder(_Triples)
+
+
+def _encode_positions(positions: Positions) -> str:
+    triples = [(topic, partition, offset) for (topic, partition), offset in sorted(positions.items())]
+    return msgspec.json.encode(triples).decode()
+
+
+def _decode_positions(text: str) -> Positions:
+    return {(topic, partition): offset for topic, partition, offset in _triples.decode(text)}
+
+
+class EmbeddedLog:
+    """`Log` on the SQLite file at `path`, which is made when it is missing.
+
+    `retention_s`: records older than that are deleted at `trim`, in every topic without a
+    `retention.ms` of its own. Raises `ConfigError` for a file that is not ours, `Unreachable` for one that
+    cannot be opened or written.
+    """
+
+    def __init__(self, names: Names, path: str | Path, retention_s: float) -> None:
+        self._names = names
+        self._retention_s = retention_s
+        self._file = LogFile(path)
+        self._topics = Topics(self._file)
+        self._epoch: int | None = None
+        self._beat_at_ms = 0
+
+    def owned(self, timeout_s: float) -> frozenset[int]:
+        """{0} at once for a process that has not opened the shard yet, so that a second service fences the
+        first, and for the one that holds it. A fenced one waits until the holder closed or fell silent.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._may_hold():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return frozenset()
+            time.sleep(min(_WAIT_S, left_s))
+        return frozenset({0})
+
+    def _may_hold(self) -> bool:
+        if self._epoch is None:
+            return True
+        with self._file.snapshot():
+            epoch, holder, beat_ms = self._file.db.execute(
+                "SELECT epoch, holder, beat_ms FROM owners WHERE app = ? AND shard = 0", (self._names.app,)
+            ).fetchone()
+        now = now_ms()
+        if epoch != self._epoch:
+            # A clock that was set back must not keep a standby waiting for hours: hence the absolute value.
+            return bool(holder == "" or abs(now - beat_ms) > SILENT_MS)
+        if abs(now - self._beat_at_ms) >= BEAT_MS:
+            self._beat_at_ms = now
+            with self._file.transaction():
+                self._file.db.execute(
+                    "UPDATE owners SET beat_ms = ? WHERE app = ? AND shard = 0 AND epoch = ?",
+                    (now, self._names.app, self._epoch),
+                )
+        return True
+
+    def open(self, shard: int) -> "EmbeddedShardLog":
+        """Fence the previous owner. Nothing of it is ever half done: SQLite has rolled it back."""
+        file, app = self._file, self._names.app
+        with file.transaction():
+            end = self._last_entry(shard)
+            row = file.db.execute(
+                "SELECT epoch, positions, floor FROM owners WHERE app = ? AND shard = ?", (app, shard)
+            ).fetchone()
+            epoch, seen, floor = row or (0, "[]", "[]")
+            self._epoch = epoch + 1
+            self._beat_at_ms = now_ms()
+            file.db.execute(
+                "INSERT OR REPLACE INTO owners(app, shard, epoch, holder, beat_ms, positions, floor)"
+                " VALUES(?, ?, ?, ?, ?, ?, ?)",
+                (app, shard, self._epoch, f"{socket.gethostname()}:{os.getpid()}", self._beat_at_ms, seen,
+                 _encode_positions(self._input_floor(_decode_positions(floor)))),
+            )  # fmt: skip
+        return EmbeddedShardLog(
+            self._topics,
+            self._names,
+            shard,
+            epoch=self._epoch,
+            end=end,
+            seen=_decode_positions(seen),
+            retention_s=self._retention_s,
+        )
+
+    def _last_entry(self, shard: int) -> Entry | None:
+        journal = self._names.roles["journal"]
+        _, end, _ = self._topics.bounds(journal, shard)
+        if end == 0:
+            return None
+        # Trimming never takes the last entry, so this one is there.
+        (last,) = self._topics.read_now(Range(journal, shard, end - 1, end))
+        return _decode(self._file, journal, last.offset, last.value)
+
+    def _input_floor(self, stored: Positions) -> Positions:
+        """Where retention must stop in each input partition: at the log's start until a trim knows better."""
+        floor: Positions = {}
+        for topic in self._names.inputs:
+            for partition in range(self._topics.number(topic)[1]):
+                at = (topic, partition)
+                floor[at] = stored.get(at, self._topics.bounds(*at)[0])
+        return floor
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic of the configuration that exists."""
+        ours = {*self._names.inputs, *self._names.roles.values()}
+        return {name: info for name, info in self._topics.topics().items() if name in ours}
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """Per partition, the first offset that arrived at `timestamp_ms` or later (else the end)."""
+        return self._topics.offsets_at(topic, timestamp_ms)
+
+    def close(self) -> None:
+        """Give the shard back, so that a standby takes over at once, and close the file."""
+        try:
+            if self._epoch is not None:
+                with self._file.transaction():
+                    self._file.db.execute(
+                        "UPDATE owners SET holder = '' WHERE app = ? AND shard = 0 AND epoch = ?",
+                        (self._names.app, self._epoch),
+                    )
+        finally:
+            self._epoch = None
+            self._file.close()
+
+
+class EmbeddedShardLog:
+    """`ShardLog` on the file of the `EmbeddedLog` that opened it, with the epoch it was given."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        names: Names,
+        shard: int,
+        *,
+        epoch: int,
+        end: Entry | None,
+        seen: Positions,
+        retention_s: float,
+    ) -> None:
+        self.end = end
+        self.seen = seen
+        self._topics = topics
+        self._file = topics.file
+        self._names = names
+        self._journal = names.roles["journal"]
+        self._shard = shard
+        self._epoch = epoch
+        self._retention_s = retention_s
+        self._positions = dict(seen)
+        self._reported_s = time.monotonic()
+        self._closed = False
+
+    def entries(self, after: int) -> Iterator[Entry]:
+        """Committed entries with `seq > after`, in order. Raises `Gone`."""
+        with self._file.snapshot():
+            _, end, _ = self._topics.bounds(self._journal, self._shard)
+        for record in self._topics.read(Range(self._journal, self._shard, after + 1, end)):
+            yield _decode(self._file, self._journal, record.offset, record.value)
+
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+        """What has arrived at `positions`; each waiting partition gets a fair share of the limits."""
+        return self._topics.poll(positions, max_records, max_bytes, timeout_s)
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """The records of a journalled range, in order. Raises `Gone`."""
+        return self._topics.read(run)
+
+    def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
+        """Commit `outputs` and `entry` in one transaction. Raises `Fenced`, or `Unknown` when the disk
+        failed inside the commit. A full disk is a `Stop`: SQLite knows that nothing was written.
+        """
+        assert not self._closed, "publish after close"
+        with self._file.transaction(unclear=Unknown):
+            self._check_epoch()
+            _, next_seq, _ = self._topics.bounds(self._journal, self._shard)
+            assert entry.seq == next_seq, f"entry {entry.seq} published where {next_seq} is next"
+            for (topic, partition), rows in self._placed(outputs).items():
+                self._topics.insert(topic, partition, rows)
+            self._topics.insert(self._journal, self._shard, [Row(None, encode_entry(entry))])
+            report = time.monotonic() - self._reported_s > _REPORT_S
+            if report:
+                self._update("positions", _encode_positions(positions))
+        self._positions = positions
+        if report:
+            self._reported_s = time.monotonic()
+
+    def _placed(self, outputs: Sequence[Output]) -> dict[TopicPartition, list[Output]]:
+        """Outputs by the partition they go to, `source mod n`, in their order."""
+        placed: dict[TopicPartition, list[Output]] = {}
+        by_source: dict[tuple[str, int], list[Output]] = {}
+        for output in outputs:
+            source = (output.role, output.partition)
+            rows = by_source.get(source)
+            if rows is None:
+                topic = self._names.roles[output.role]
+                target = (topic, output.partition % self._topics.number(topic)[1])
+                rows = by_source[source] = placed.setdefault(target, [])
+            rows.append(output)
+        return placed
+
+    def _check_epoch(self) -> None:
+        epoch, holder = self._file.db.execute(
+            "SELECT epoch, holder FROM owners WHERE app = ? AND shard = ?", (self._names.app, self._shard)
+        ).fetchone()
+        if epoch != self._epoch:
+            raise Fenced(
+                f"shard {self._shard} of {self._names.app} was taken over by {holder or 'another process'}"
+            )
+
+    def _update(self, column: str, value: str) -> None:
+        self._file.db.execute(
+            f"UPDATE owners SET {column} = ? WHERE app = ? AND shard = ?",
+            (value, self._names.app, self._shard),
+        )
+
+    def sync(self) -> None:
+        """One small commit that is synced: it takes every earlier one in the write-ahead log with it, and
+        those no longer there were synced into the file. Unlike a checkpoint of the write-ahead log it costs
+        one fsync and never waits for a reader.
+        """
+        with self._file.synced():
+            # A value that changes: SQLite writes no page, and so syncs nothing, for an equal one.
+            self._file.db.execute(
+                "UPDATE owners SET syncs = syncs + 1 WHERE app = ? AND shard = ?",
+                (self._names.app, self._shard),
+            )
+
+    def trim(self, seq: int) -> None:
+        """Forget entries before `seq` (never the last one) and what retention no longer keeps; at most half
+        a second of it, the rest at the next trim. An owner that was fenced trims nothing.
+
+        Call it once per checkpoint. Input stays from the positions of the *trim before* on: the newest
+        checkpoint was made after that trim, so that whatever it needs is there, even when the service was
+        down for longer than the retention.
+        """
+        with self._file.transaction():
+            try:
+                self._check_epoch()
+            except Fenced:
+                return
+            _, end, _ = self._topics.bounds(self._journal, self._shard)
+            cuts = {(self._journal, self._shard): min(seq, end - 1), **self._expired()}
+            self._update("positions", _encode_positions(self._positions))
+            self._update("floor", _encode_positions({**self._floor(), **self._positions}))
+        self._topics.cut(cuts, time.monotonic() + _TRIM_S)
+
+    def _floor(self) -> Positions:
+        (text,) = self._file.db.execute(
+            "SELECT floor FROM owners WHERE app = ? AND shard = ?", (self._names.app, self._shard)
+        ).fetchone()
+        return _decode_positions(text)
+
+    def _expired(self) -> Positions:
+        """Where retention cuts each partition, of every application in the file."""
+        floors: Positions = {}
+        for (text,) in self._file.db.execute("SELECT floor FROM owners").fetchall():
+            for at, offset in _decode_positions(text).items():
+                floors[at] = min(offset, floors.get(at, offset))
+        cuts: Positions = {}
+        for name, text in self._file.db.execute("SELECT name, settings FROM topics").fetchall():
+            settings = msgspec.json.decode(text, type=dict[str, str])
+            kept_ms = int(settings.get("retention.ms", self._retention_s * 1000))
+            if name == self._journal or kept_ms < 0 or settings.get("cleanup.policy") == "compact":
+                continue
+            for partition in range(self._topics.number(name)[1]):
+                at = (name, partition)
+                offset = self._topics.first_since(at, now_ms() - kept_ms)
+                cuts[at] = min(offset, floors.get(at, offset))
+        return cuts
+
+    def close(self) -> None:
+        """Let go of the shard. The election is left with `EmbeddedLog.close`."""
+        self._closed = True
+
+
+def _decode(file: LogFile, journal: str, seq: int, value: bytes | None) -> Entry:
+    try:
+        entry = decode_entry(value or b"")
+    except msgspec.MsgspecError as error:
+        raise Stop(
+            f"entry {seq} of {journal} in {file.path} cannot be read ({error}): restore the file"
+        ) from error
+    if entry.seq != seq:
+        raise Stop(f"entry {seq} of {journal} in {file.path} says that it is {entry.seq}: restore the file")
+    return entry
+
+
+class EmbeddedAdmin:
+    """`Admin` on the SQLite file at `path`, which is made when it is missing. Any number of processes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = LogFile(path, durable=True)
+        self._topics = Topics(self._file)
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic in the file."""
+        return self._topics.topics()
+
+    def settings(self, topic: str) -> dict[str, str]:
+        """The settings given when the topic was made."""
+        found = self._topics.settings().get(topic)
+        if found is None:
+            raise ConfigError(f"{self._file.path} has no topic {topic!r}")
+        return found
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make topics that do not exist."""
+        self._topics.create(specs)
+
+    def append(self, topic: str, rows: Sequence[Row]) -> None:
+        """Append rows in one transaction, all or nothing, durable when it returns."""
+        with self._file.transaction():
+            count = self._topics.number(topic)[1]
+            # Without a key rows take turns, going on from where the last writer of any process ended.
+            turn = sum(self._topics.bounds(topic, partition)[1] for partition in range(count))
+            placed: dict[int, list[Row]] = {}
+            for row in rows:
+                partition = row.partition
+                if partition is None and row.key is not None:
+                    partition = crc32(row.key) % count
+                elif partition is None:
+                    partition = turn % count
+                    turn += 1
+                placed.setdefault(partition, []).append(row)
+            for partition, some in placed.items():
+                self._topics.insert(topic, partition, some)
+
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`."""
+        return self._topics.poll(positions, max_records, _ADMIN_POLL_BYTES, timeout_s)
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+        return self._topics.offsets_at(topic, timestamp_ms)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

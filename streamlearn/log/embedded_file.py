@@ -1,0 +1,196 @@
+"""One SQLite file: opening it, refusing a foreign one, transactions, and errors that a user can act on.
+
+Invariants:
+- Writers begin with BEGIN IMMEDIATE and readers fetch everything inside one short snapshot: nobody is
+  refused with "database is locked", and the write-ahead log can be reset at any time.
+- Every SQLite error leaves here as an error of `streamlearn.errors` that names the file.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from streamlearn.errors import ConfigError, Stop, StreamlearnError, Unreachable
+
+APPLICATION_ID = 0x73746C6E  # "stln": tells our files from those of other programs
+SCHEMA_VERSION = 1
+BUSY_S = 30.0
+"""How long to wait for another process's write lock, which is held for milliseconds."""
+
+IDLE_S = 0.005
+
+_SCHEMA = """
+CREATE TABLE topics(
+  number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, id TEXT NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE partitions(
+  topic INTEGER NOT NULL, partition INTEGER NOT NULL, log_start INTEGER NOT NULL DEFAULT 0,
+  next_offset INTEGER NOT NULL DEFAULT 0, last_ms INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(topic, partition)) WITHOUT ROWID;
+CREATE TABLE packs(
+  topic INTEGER NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL,
+  timestamp_ms INTEGER NOT NULL, records BLOB NOT NULL,
+  PRIMARY KEY(topic, partition, next_offset)) WITHOUT ROWID;
+CREATE TABLE owners(
+  app TEXT NOT NULL, shard INTEGER NOT NULL, epoch INTEGER NOT NULL, holder TEXT NOT NULL,
+  beat_ms INTEGER NOT NULL, positions TEXT NOT NULL, floor TEXT NOT NULL,
+  syncs INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(app, shard)) WITHOUT ROWID;
+"""
+
+
+class LogFile:
+    """An open file. For one thread; not for use across a fork.
+
+    `durable`: each transaction survives a power cut when it returns (otherwise: a crash of the process).
+    """
+
+    def __init__(self, path: str | Path, durable: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            # The fixed isolation level turns off the module's own, implicit transactions.
+            self.db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        except sqlite3.Error as error:
+            self.fail(error)
+        try:
+            self._prepare("FULL" if durable else "NORMAL")
+        except BaseException:
+            self.db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        self.db.close()
+
+    def _prepare(self, synchronous: str) -> None:
+        self._refuse_foreign()
+        self._use_wal()
+        self.pragma(f"synchronous = {synchronous}")
+        # Some builds overwrite what retention deletes with zeros, which doubles what it writes.
+        self.pragma("secure_delete = OFF")
+        with self.transaction():
+            if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _SCHEMA.split(";"):
+                    self.db.execute(statement)
+                self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _use_wal(self) -> None:
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.Error as error:
+                # SQLite does not wait here, however long the timeout, when two processes make the file.
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    self.fail(error)
+                time.sleep(IDLE_S)
+
+    def pragma(self, text: str) -> int:
+        """Run a pragma; its first value, 0 without one."""
+        try:
+            row = self.db.execute(f"PRAGMA {text}").fetchone()
+        except sqlite3.Error as error:
+            self.fail(error)
+        return int(row[0]) if row else 0
+
+    def _refuse_foreign(self) -> None:
+        with self.snapshot():
+            application_id = self.db.execute("PRAGMA application_id").fetchone()[0]
+            version = self.db.execute("PRAGMA user_version").fetchone()[0]
+            empty = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if empty and application_id == version == 0:
+            return
+        if application_id != APPLICATION_ID:
+            raise ConfigError(
+                f"{self.path} is an SQLite file of another program and was not touched:"
+                " choose another log.path"
+            )
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self.path} has layout {version}; this streamlearn reads layout {SCHEMA_VERSION}:"
+                " use the streamlearn that wrote it, or another log.path"
+            )
+
+    @contextmanager
+    def transaction(self, unclear: type[Exception] = Stop) -> Iterator[None]:
+        """A write transaction: all of it or nothing. `unclear` is raised when a commit's outcome is not
+        known, which is so for an I/O error inside the commit only: after any other error SQLite has
+        written no commit mark, and the transaction is certainly void.
+        """
+        with self._scope("BEGIN IMMEDIATE", unclear):
+            yield
+
+    @contextmanager
+    def synced(self) -> Iterator[None]:
+        """A write transaction that survives a power cut when it ends, and with it all before it."""
+        self.pragma("synchronous = FULL")
+        try:
+            with self.transaction():
+                yield
+        finally:
+            self.pragma("synchronous = NORMAL")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads that see one state of the file. Fetch everything before it ends."""
+        with self._scope("BEGIN", Stop):
+            yield
+
+    @contextmanager
+    def _scope(self, begin: str, unclear: type[Exception]) -> Iterator[None]:
+        committing = False
+        try:
+            try:
+                self.db.execute(begin)
+                yield
+                committing = True
+                self.db.execute("COMMIT")
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            if committing and _primary_code(error) == sqlite3.SQLITE_IOERR:
+                raise unclear(f"{self.path}: the commit may or may not have been written: {error}") from error
+            self.fail(error)
+
+    def fail(self, error: sqlite3.Error) -> NoReturn:
+        """Raise what a user can act on instead of `error`."""
+        raise _explain(self.path, error) from error
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; 0 for an error that is the sqlite3 module's own."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+_REMEDIES: dict[int, tuple[type[StreamlearnError], str]] = {
+    sqlite3.SQLITE_NOTADB: (
+        ConfigError,
+        "it is not an SQLite file and was not touched: choose another log.path",
+    ),
+    sqlite3.SQLITE_FULL: (
+        Stop,
+        "its disk is full and nothing of this transaction was written: make room, restart",
+    ),
+    sqlite3.SQLITE_CORRUPT: (Stop, "it is damaged: restore it from a copy, or start with another log.path"),
+    sqlite3.SQLITE_BUSY: (
+        Unreachable,
+        f"another process has held its write lock for {BUSY_S:.0f} s: end that process if it is stuck",
+    ),
+    sqlite3.SQLITE_READONLY: (Unreachable, "make the file and its folder writable for this user"),
+    sqlite3.SQLITE_PERM: (Unreachable, "make the file and its folder writable for this user"),
+    sqlite3.SQLITE_CANTOPEN: (
+        Unreachable,
+        "its folder must exist, and be readable and writable for this user",
+    ),
+    sqlite3.SQLITE_TOOBIG: (ConfigError, "a record is larger than SQLite takes (1 GB): send smaller ones"),
+}
+
+
+def _explain(path: Path, error: sqlite3.Error) -> StreamlearnError:
+    kind, remedy = _REMEDIES.get(_primary_code(error), (Stop, "check the disk, then restart"))
+    return kind(f"the log file {path} cannot be used ({error}): {remedy}")

@@ -1,0 +1,305 @@
+"""Topics, partitions and records in an SQLite file.
+
+Invariants:
+- Records that arrive together in a partition are stored together, as a *pack*: one row per record costs 4 us,
+  a record in a pack about a quarter of that. A pack is named by the offset after its last record.
+- Offsets of a partition are contiguous from `log_start` to `next_offset`; both are stored, so that
+  neither retention nor a restart ever gives an offset out twice.
+- Timestamps are arrival times and never decrease within a partition, so that a time is found by bisection.
+"""
+
+import re
+import time
+import uuid
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+
+import msgspec
+
+from streamlearn.core.records import Headers, Output, Positions, Range, Record, TopicPartition
+from streamlearn.errors import ConfigError, Gone
+from streamlearn.log.embedded_file import IDLE_S, LogFile
+from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+
+_PACK_RECORDS = 256
+_PACK_BYTES = 1 << 20  # a larger pack holds a single record
+_CUT_PACKS = 256
+_READ_RECORDS = 2000
+_READ_BYTES = 1 << 24
+
+_INSERT = "INSERT INTO packs VALUES(?, ?, ?, ?, ?)"
+_SELECT = (
+    "SELECT next_offset, timestamp_ms, records FROM packs"
+    " WHERE topic = ? AND partition = ? AND next_offset > ? ORDER BY next_offset"
+)
+_ARRIVAL = (
+    "SELECT timestamp_ms FROM packs"
+    " WHERE topic = ? AND partition = ? AND next_offset > ? ORDER BY next_offset LIMIT 1"
+)
+_BOUNDS = "SELECT log_start, next_offset, last_ms FROM partitions WHERE topic = ? AND partition = ?"
+
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+_Columns = tuple[list[bytes | None], list[bytes | None], list[Headers] | None]
+"""Keys, values, and headers (None when there are none at all) of a pack."""
+
+_encode_pack = msgspec.msgpack.Encoder().encode
+_decode_pack = msgspec.msgpack.Decoder(_Columns).decode
+
+
+def now_ms() -> int:
+    """Wall clock, milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Topics:
+    """The topics of `file`. Numbers and partition counts never change, so they are asked for once."""
+
+    def __init__(self, file: LogFile) -> None:
+        self.file = file
+        self._numbers: dict[str, tuple[int, int]] = {}
+        self._turn = 0
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make the topics that do not exist."""
+        with self.file.transaction():
+            for spec in specs:
+                if not _TOPIC_NAME.fullmatch(spec.name) or spec.partitions < 1:
+                    raise ConfigError(
+                        f"cannot make topic {spec.name!r} with {spec.partitions} partitions:"
+                        " a name has 1 to 249 of A-Z a-z 0-9 . _ - and there is at least one partition"
+                    )
+                kept = spec.settings.get("retention.ms", "-1")
+                if not re.fullmatch(r"-1|[0-9]{1,18}", kept):
+                    raise ConfigError(
+                        f"retention.ms of topic {spec.name!r} is {kept!r}: use milliseconds, or -1 (for ever)"
+                    )
+                settings = msgspec.json.encode(dict(spec.settings)).decode()
+                made = self.file.db.execute(
+                    "INSERT OR IGNORE INTO topics(name, id, settings) VALUES(?, ?, ?)",
+                    (spec.name, str(uuid.uuid4()), settings),
+                )
+                if made.rowcount:
+                    rows = [(made.lastrowid, partition) for partition in range(spec.partitions)]
+                    self.file.db.executemany("INSERT INTO partitions(topic, partition) VALUES(?, ?)", rows)
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """Every topic, by name."""
+        bounds: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        with self.file.snapshot():
+            rows = self.file.db.execute(
+                "SELECT name, id, log_start, next_offset FROM topics JOIN partitions ON topic = number"
+                " ORDER BY name, partition"
+            ).fetchall()
+        for name, topic_id, start, end in rows:
+            bounds.setdefault((name, topic_id), []).append((start, end))
+        return {
+            name: TopicInfo(topic_id, tuple(start for start, _ in pairs), tuple(end for _, end in pairs))
+            for (name, topic_id), pairs in bounds.items()
+        }
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        """The settings given at creation, by topic."""
+        with self.file.snapshot():
+            rows = self.file.db.execute("SELECT name, settings FROM topics").fetchall()
+        return {name: msgspec.json.decode(text, type=dict[str, str]) for name, text in rows}
+
+    def number(self, topic: str) -> tuple[int, int]:
+        """A topic's number and partition count, which never change. Call it inside a scope."""
+        known = self._numbers.get(topic)
+        if known is None:
+            known = self.file.db.execute(
+                "SELECT number, count(*) FROM topics JOIN partitions ON topic = number WHERE name = ?",
+                (topic,),
+            ).fetchone()
+            if known[0] is None:
+                raise ConfigError(
+                    f"{self.file.path} has no topic {topic!r}: make it with `streamlearn topics ensure`"
+                )
+            self._numbers[topic] = known
+        return known
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int, int]:
+        """First retained offset, next offset, newest timestamp. Call it inside a scope."""
+        number, count = self.number(topic)
+        if not 0 <= partition < count:
+            raise ConfigError(
+                f"topic {topic!r} in {self.file.path} has {count} partitions, so no partition {partition}"
+            )
+        row: tuple[int, int, int] = self.file.db.execute(_BOUNDS, (number, partition)).fetchone()
+        return row
+
+    def insert(self, topic: str, partition: int, rows: Sequence[Row | Output]) -> None:
+        """Append rows to one partition, arriving now. Call it inside a transaction."""
+        _, start, last_ms = self.bounds(topic, partition)
+        number, _ = self.number(topic)
+        at_ms = max(now_ms(), last_ms)
+        packs = []
+        next_offset = start
+        for count, packed in _packs(rows):
+            next_offset += count
+            packs.append((number, partition, next_offset, at_ms, packed))
+        self.file.db.executemany(_INSERT, packs)
+        self.file.db.execute(
+            "UPDATE partitions SET next_offset = ?, last_ms = ? WHERE topic = ? AND partition = ?",
+            (next_offset, at_ms, number, partition),
+        )
+
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            # SQLite changes this number when another process has committed; asking costs a microsecond.
+            version = self.file.pragma("data_version")
+            polled = self._poll_once(positions, max_records, max_bytes)
+            if polled.records:
+                return polled
+            while self.file.pragma("data_version") == version:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return polled
+                time.sleep(min(IDLE_S, left_s))
+
+    def _poll_once(self, positions: Positions, max_records: int, max_bytes: int) -> Polled:
+        records: dict[TopicPartition, list[Record]] = {}
+        with self.file.snapshot():
+            ends = {at: self._end(at, position) for at, position in positions.items()}
+            ready = [at for at, position in positions.items() if position < ends[at]]
+            # Each waiting partition gets its share, and another one is first each time, so that a long
+            # backlog in one never hides what has arrived in another.
+            self._turn += 1
+            shift = self._turn % len(ready) if ready else 0
+            for index, at in enumerate(ready[shift:] + ready[:shift]):
+                waiting = len(ready) - index
+                if max_records <= 0 or max_bytes <= 0:
+                    break
+                taken, size = self._take(
+                    at, positions[at], -(-max_records // waiting), -(-max_bytes // waiting)
+                )
+                records[at] = taken
+                max_records -= len(taken)
+                max_bytes -= size
+        behind = [at for at in ready if at not in records or records[at][-1].offset + 1 < ends[at]]
+        return Polled(records, frozenset(behind))
+
+    def _end(self, at: TopicPartition, position: int) -> int:
+        first, end, _ = self.bounds(*at)
+        if not first <= position <= end:
+            raise Gone(
+                f"{_name(at)} holds offsets {first} to {end} (exclusive) in {self.file.path}, not {position}"
+            )
+        return end
+
+    def _take(
+        self, at: TopicPartition, position: int, max_records: int, max_bytes: int
+    ) -> tuple[list[Record], int]:
+        topic, partition = at
+        number, _ = self.number(topic)
+        cursor = self.file.db.execute(_SELECT, (number, partition, position))
+        taken: list[Record] = []
+        size = 0
+        for next_offset, at_ms, packed in cursor:
+            keys, values, headers = _decode_pack(packed)
+            base = next_offset - len(keys)
+            offsets = range(base, next_offset)
+            pack = list(
+                map(Record, repeat(topic), repeat(partition), offsets, repeat(at_ms), keys, values,
+                    headers or repeat(()))
+            )  # fmt: skip
+            first = max(0, position - base)
+            for record in pack[first : first + max_records - len(taken)]:
+                taken.append(record)
+                size += (len(record.value) if record.value else 0) + (len(record.key) if record.key else 0)
+                if size >= max_bytes:
+                    break
+            if size >= max_bytes or len(taken) >= max_records:
+                break
+        cursor.close()
+        return taken, size
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """As `ShardLog.read`."""
+        while run.first < run.next:
+            with self.file.snapshot():
+                chunk = self.read_now(run)
+            yield from chunk
+            run = run._replace(first=chunk[-1].offset + 1)
+
+    def read_now(self, run: Range) -> list[Record]:
+        """The first records of `run`. Raises `Gone` when it is not there whole. Call it inside a scope."""
+        at = (run.topic, run.partition)
+        end = self._end(at, run.first)
+        if end < run.next:
+            raise Gone(
+                f"{_name(at)} ends at {end} in {self.file.path}, before {run.next}, which was journalled"
+            )
+        return self._take(at, run.first, min(_READ_RECORDS, run.next - run.first), _READ_BYTES)[0]
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+        with self.file.snapshot():
+            return tuple(self.first_since((topic, p), timestamp_ms) for p in range(self.number(topic)[1]))
+
+    def first_since(self, at: TopicPartition, timestamp_ms: int) -> int:
+        """The first offset that arrived at `timestamp_ms` or later, else the end. Call it inside a scope."""
+        number, _ = self.number(at[0])
+        first, end, _ = self.bounds(*at)
+
+        def arrival_ms(offset: int) -> int:
+            arrived: int = self.file.db.execute(_ARRIVAL, (number, at[1], offset)).fetchone()[0]
+            return arrived
+
+        return first + bisect_left(range(first, end), timestamp_ms, key=arrival_ms)
+
+    def cut(self, cuts: Mapping[TopicPartition, int], deadline_s: float) -> None:
+        """Delete the packs that end at or before the given offsets, until `deadline_s` (monotonic); the rest
+        may wait. In short transactions, so that producers get their turn.
+        """
+        for at, before in cuts.items():
+            while time.monotonic() < deadline_s and self._cut_some(at, before):
+                pass
+
+    def _cut_some(self, at: TopicPartition, before: int) -> bool:
+        """Delete the oldest few packs; False when none is left to delete."""
+        with self.file.transaction():
+            number, _ = self.number(at[0])
+            ends = self.file.db.execute(
+                "SELECT next_offset FROM packs WHERE topic = ? AND partition = ? AND next_offset <= ?"
+                " ORDER BY next_offset LIMIT ?",
+                (number, at[1], before, _CUT_PACKS),
+            ).fetchall()
+            if not ends:
+                return False
+            last = ends[-1][0]
+            self.file.db.execute(
+                "DELETE FROM packs WHERE topic = ? AND partition = ? AND next_offset <= ?",
+                (number, at[1], last),
+            )
+            self.file.db.execute(
+                "UPDATE partitions SET log_start = ? WHERE topic = ? AND partition = ?", (last, number, at[1])
+            )
+        return True
+
+
+def _packs(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
+    """The packs of `rows`: how many records, and their bytes."""
+    for start in range(0, len(rows), _PACK_RECORDS):
+        yield from _split(rows[start : start + _PACK_RECORDS])
+
+
+def _split(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
+    headers = [row.headers for row in rows]
+    packed = _encode_pack(
+        ([row.key for row in rows], [row.value for row in rows], headers if any(headers) else None)
+    )
+    if len(packed) <= _PACK_BYTES or len(rows) == 1:
+        yield len(rows), packed
+        return
+    middle = len(rows) // 2
+    yield from _split(rows[:middle])
+    yield from _split(rows[middle:])
+
+
+def _name(at: TopicPartition) -> str:
+    return f"{at[0]}-{at[1]}"

@@ -1,0 +1,100 @@
+"""Checkpoints as files of one folder.
+
+Invariants:
+- A file `<name>.ckpt` is whole: its bytes were synced before it got that name, and the name was synced
+  before `write` returned.
+- While a writer lives it holds a lock on its temporary file, so that only leftovers of dead ones are removed.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamlearn.errors import BadCheckpoint, Unreachable
+
+_SUFFIX = ".ckpt"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+class FolderStore:
+    """`Store` in `folder`, which is made by the first write."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def names(self) -> list[str]:
+        """The complete checkpoints, oldest first. Raises `Unreachable` when the folder cannot be read."""
+        try:
+            found = [path.stem for path in self._folder.iterdir() if path.suffix == _SUFFIX]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unreachable("read", error) from error
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one. Raises `BadCheckpoint`."""
+        path = self._path(name)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from error
+
+    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+        """Durable under `name` when it returns; only then the names in `drop` are removed."""
+        path = self._path(name)
+        dropped = [self._path(old) for old in drop]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            self._write_whole(path, data)
+            for old in dropped:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unreachable("written", error) from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise BadCheckpoint(f"{name!r} is not a checkpoint's name: use A-Z a-z 0-9 . _ -")
+        return self._folder / f"{name}{_SUFFIX}"
+
+    def _write_whole(self, path: Path, data: bytes) -> None:
+        temporary = self._folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with temporary.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _remove_leftovers(self) -> None:
+        for path in self._folder.glob(".*.tmp"):
+            # It may have been renamed or removed by its owner meanwhile, or be locked: then it lives.
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+    def _unreachable(self, what: str, error: OSError) -> Unreachable:
+        return Unreachable(
+            f"the checkpoint folder {self._folder} cannot be {what} ({error.strerror}):"
+            " make it writable for this user, make room on its disk, or set checkpoint.url to another folder"
+        )
