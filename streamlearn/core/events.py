@@ -18,7 +18,7 @@ MAX_EVENT_BYTES: Final = 1_000_000
 """A record over this is refused: Kafka's default `max.message.bytes` is 1,048,588 with overhead."""
 
 MAX_OUTPUT_BYTES: Final = 1_000_000
-"""Nothing larger is published: key, value and headers together."""
+"""No key and value that are larger together are published; headers have `MAX_HEADER_BYTES` of their own."""
 
 MAX_HEADER_BYTES: Final = 8192
 """Headers passed on from the input; those past the limit are dropped."""
@@ -113,7 +113,7 @@ def event_time_ms(ts: str | int | float, unit: str) -> float | None:
         if not isinstance(ts, str):
             return None
         try:
-            moment = datetime.datetime.fromisoformat(ts)
+            moment = datetime.datetime.fromisoformat(ts.upper())  # RFC 3339 allows "t" and "z"
             if moment.tzinfo is None:  # RFC 3339 demands an offset; without one it would be a guess
                 return None
             return moment.timestamp() * 1e3

@@ -7,14 +7,16 @@ it; whoever compares with a plain river loop finds the same bits.
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from streamlearn.core.codec import label_text
 
 Task = Literal["classification", "regression", "anomaly"]
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, gc=False):
     """What a model said: `member` and `detail` are an extra member of the prediction, "" for none.
     `finite` is False when a number in it is NaN or an infinity.
     """
@@ -34,14 +36,10 @@ class Learner:
         self.binary = self.task == "classification" and _is_binary(model)
         self.learns_unlabelled = self.task == "anomaly" and not model._supervised
         self.predict: Callable[[dict[str, Any], Any], Answer] = _predictor(model, self.task)
-        self._learn: Callable[..., None] = model.learn_one
-
-    def learn(self, x: dict[str, Any], y: Any) -> None:
+        self.learn: Callable[[dict[str, Any], Any], None] = model.learn_one
         """One learning step; `y` is ignored by a model that learns without labels."""
         if self.learns_unlabelled:
-            self._learn(x)
-        else:
-            self._learn(x, y)
+            self.learn = lambda x, _y: model.learn_one(x)
 
 
 def task_of(model: Any) -> Task:
@@ -125,7 +123,8 @@ def _classification(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
 
 def _labels_only(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
     def predict(x: dict[str, Any], _y: Any) -> Answer:
-        return Answer(model.predict_one(x), "", None, True)
+        label = model.predict_one(x)
+        return Answer(label, "", None, not isinstance(label, float) or isfinite(label))
 
     return predict
 

@@ -114,6 +114,10 @@ def decode_entry(data: bytes) -> Entry:
     return _entry_decoder.decode(data)
 
 
+def _prefixed(field: bytes | None) -> bytes:
+    return b"-" if field is None else b"%d:%b" % (len(field), field)
+
+
 def chain(previous: str, outputs: Iterable[Output]) -> str:
     """The next digest (64 hex digits) after `previous`, over `outputs` in their order.
 
@@ -121,21 +125,19 @@ def chain(previous: str, outputs: Iterable[Output]) -> str:
     outputs have the same preimage. Partition and timestamp are left out: they are placement, not content.
     """
     parts: list[bytes] = [bytes.fromhex(previous)]
-    add = parts.append
     for output in outputs:
-        for field in (output.role.encode(), output.key, output.value):
-            if field is None:
-                add(b"-")
-            else:
-                add(b"%d:" % len(field))
-                add(field)
-        add(b"%d;" % len(output.headers))
-        for name, value in output.headers:
-            raw = name.encode()
-            add(b"%d:" % len(raw))
-            add(raw)
-            add(b"-" if value is None else b"%d:" % len(value))
-            add(value or b"")
+        key, value = output.key, output.value
+        parts.append(
+            b"%b%b%b%d;"
+            % (
+                _prefixed(output.role.encode()),
+                b"-" if key is None else b"%d:%b" % (len(key), key),
+                b"-" if value is None else b"%d:%b" % (len(value), value),
+                len(output.headers),
+            )
+        )
+        for name, content in output.headers:
+            parts += (_prefixed(name.encode()), _prefixed(content))
     return hashlib.blake2b(b"".join(parts), digest_size=32).hexdigest()
 
 

@@ -4,14 +4,37 @@
 checkpoints, models, selfcheck.
 """
 
+import gc
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamlearn.service.loop import Loop
     from streamlearn.settings import Config
+
+
+class _Signals:
+    """SIGTERM and the first Ctrl-C finish the transaction in hand; the second Ctrl-C ends the process.
+
+    Before there is a loop there is nothing to finish, and the process just ends, with success.
+    """
+
+    def __init__(self) -> None:
+        self.loop: Loop | None = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.loop is None:
+            sys.exit(0)
+        if self.loop.stopping and number == signal.SIGINT:
+            os._exit(130)
+        self.loop.stop()
 
 
 def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
@@ -20,29 +43,23 @@ def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
     `model`: a river model to use instead of `[model]`. `model_change`: what to do when the journal was
     written by another model: "" refuses, "fresh" begins anew. Raises `StreamlearnError`.
     """
+    signals = _Signals()
+
     import structlog
 
     from streamlearn.log.connect import open_log, open_store
     from streamlearn.service.loop import SHARD, Loop
     from streamlearn.service.models import fresh_model
 
+    log = structlog.get_logger()
     section = config.model
     fresh = fresh_model(config.app.name, section.use, section.args, list(section.steps), model)
     service_log = open_log(config)
     store = open_store(config, SHARD)
-    loop = Loop(config, fresh, service_log, store, model_change)
-    log = structlog.get_logger()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if loop.stopping:
-            os._exit(130)
-        log.info("service.stopping", signal=signal.Signals(number).name)
-        loop.stop()
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+    # What was imported lives as long as the process: the collector need not look at it again.
+    gc.freeze()
     log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)
+    signals.loop = loop = Loop(config, fresh, service_log, store, model_change)
     try:
         loop.run()
     finally:

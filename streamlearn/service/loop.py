@@ -79,6 +79,7 @@ class Loop:
         self._probation: list[bytes] | None = None
         self._published_s = 0.0
         self._reported = (0.0, 0)
+        self._frozen = ""
         self.stopping = False
 
     def stop(self) -> None:
@@ -241,7 +242,6 @@ class Loop:
 
     def _publish(self, shard_log: ShardLog, batch: Batch) -> None:
         standing = self._standing
-        frozen = standing.shard.memory.frozen
         entry = Entry(
             seq=standing.seq + 1,
             era=standing.era_number,
@@ -263,7 +263,7 @@ class Loop:
             standing.take_snapshot()
         if self._probation is not None:
             self._observe(batch.records)
-        self._report(frozen)
+        self._report()
 
     def _settle(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
         """Find out from the journal whether `entry` was committed; if not, publish the same bytes again.
@@ -341,10 +341,11 @@ class Loop:
             check_model(self._fresh, self._standing.era, self._probation)
         self._probation = None
 
-    def _report(self, frozen: str) -> None:
+    def _report(self) -> None:
         """Say what a person must know, and now and then how fast it goes."""
         memory = self._standing.shard.memory
-        if memory.frozen and not frozen:
+        if memory.frozen != self._frozen:
+            self._frozen = memory.frozen
             log.error("learning.frozen", reason=memory.frozen, records=memory.records)
         if memory.failing >= FAILING_LIMIT:
             raise Stop(

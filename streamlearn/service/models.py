@@ -70,9 +70,11 @@ def fresh_model(
 
 def _used(use: str, args: Mapping[str, Any]) -> Any:
     """What `use` names: a preset, or `module:attribute` that is a model, a class or a factory."""
-    kind, _, preset = use.partition(":")
+    kind, _, rest = use.partition(":")
     if kind == "preset":
-        return _preset(preset, args)
+        if args:
+            raise ConfigError(f"[model] args: {use} takes no arguments; use steps for a model of your own.")
+        return preset(rest)
     found = _attribute(use)
     if not callable(found) or (hasattr(found, "learn_one") and not isinstance(found, type)):
         if args:
@@ -130,11 +132,11 @@ def _nested(value: Any, where: str) -> Any:
     return value
 
 
-def _preset(name: str, args: Mapping[str, Any]) -> Any:
-    """Models that do well on sensor-like streams without tuning."""
+def preset(name: str) -> Any:
+    """A fresh model of the kind `name`: one that does well on sensor-like streams without tuning."""
     from river import anomaly, preprocessing, tree
 
-    # Seeds are written out, so that a plain river loop over `PRESETS` gives the same bits.
+    # Seeds are written out, so that a plain river loop over a preset gives the same bits.
     presets: dict[str, Any] = {
         # A Hoeffding tree that replaces its branches on drift (Bifet and Gavalda, 2009).
         "classification": lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1),
@@ -144,10 +146,6 @@ def _preset(name: str, args: Mapping[str, Any]) -> Any:
     }
     if name not in presets:
         raise ConfigError(f"[model] use = 'preset:{name}': there are the presets {', '.join(presets)}.")
-    if args:
-        raise ConfigError(
-            f"[model] args: preset:{name} takes no arguments; use steps for a model of your own."
-        )
     return presets[name]()
 
 
@@ -224,13 +222,16 @@ def version_of(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _canonical(part: Any, seen: dict[int, int], sources: set[str]) -> Any:
-    """A value whose `repr` is equal for equal parts, in every process."""
+def _canonical(part: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -> Any:
+    """A value whose `repr` is equal for equal parts, in every process.
+
+    `seen` holds the parts themselves too: the id of one that is gone would be given to another.
+    """
     if part is None or isinstance(part, bool | int | float | str | bytes):
         return part
     if id(part) in seen:
-        return f"again {seen[id(part)]}"
-    seen[id(part)] = len(seen)
+        return f"again {seen[id(part)][0]}"
+    seen[id(part)] = (len(seen), part)
     if isinstance(part, type | types.FunctionType | types.BuiltinFunctionType):
         _note(part, sources)
         return f"{part.__module__}.{part.__qualname__}"

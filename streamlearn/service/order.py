@@ -28,6 +28,7 @@ class Merge:
     def __init__(self, positions: Positions) -> None:
         self._next = dict(positions)
         self._buffers: dict[TopicPartition, deque[Record]] = {tp: deque() for tp in positions}
+        self._behind: set[TopicPartition] = set()
         self._awaited_since: dict[TopicPartition, float] = {}
 
     def wanted(self) -> Positions:
@@ -41,19 +42,20 @@ class Merge:
 
     def add(self, polled: Polled, now_s: float) -> None:
         """Buffer what `wanted()` brought, and note who is still behind."""
+        asked = self.wanted()
         for tp, records in polled.records.items():
             if records:
                 self._buffers[tp].extend(records)
                 self._next[tp] = records[-1].offset + 1
-        for tp, buffer in self._buffers.items():
-            if buffer or tp not in polled.behind:
-                self._awaited_since.pop(tp, None)
+        for tp in asked:
+            if tp in polled.behind:
+                self._behind.add(tp)
             else:
-                self._awaited_since.setdefault(tp, now_s)
+                self._behind.discard(tp)
 
     def take(self, limit: int, now_s: float) -> list[Record]:
         """The next run of at most `limit` records of one partition; [] when it is better to wait."""
-        if any(now_s - since < PATIENCE_S for since in self._awaited_since.values()):
+        if self._awaits(now_s):
             return []
         heads = sorted((buffer[0].timestamp_ms, tp) for tp, buffer in self._buffers.items() if buffer)
         if not heads:
@@ -61,6 +63,12 @@ class Merge:
         buffer = self._buffers[heads[0][1]]
         until_ms = None if len(heads) == 1 else heads[1][0] + SLACK_MS
         return list(_run(buffer, limit, until_ms))
+
+    def _awaits(self, now_s: float) -> bool:
+        """Whether a partition that holds more has nothing buffered, and had not yet time to bring it."""
+        empty = {tp for tp in self._behind if not self._buffers[tp]}
+        self._awaited_since = {tp: self._awaited_since.get(tp, now_s) for tp in empty}
+        return any(now_s - since < PATIENCE_S for since in self._awaited_since.values())
 
     def put_back(self, records: list[Record]) -> None:
         """Return records of the last `take` that were not stepped."""

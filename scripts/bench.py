@@ -1,0 +1,229 @@
+"""Benchmarks that print ratios. Each compares with a peer or a limit in the same run, in turns.
+
+    scripts/bench throughput [--events N] [--pairs N] [--backend embedded|kafka]
+    scripts/bench memory     [--events N]
+    scripts/bench restart    [--backend embedded|kafka]
+
+`throughput`: time per event of a service that works off a backlog, against a bare loop of
+`orjson.loads`, `predict_one` and `learn_one` over the same bytes. Both in processes of their own; the
+producer is done before either begins. `memory`: the service's RSS while it works through N events with
+unique ids and 1 % dead letters. `restart`: from kill -9 to the first new prediction, against the import
+of river alone. `--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import psutil
+
+from streamlearn.config import load
+from streamlearn.log.connect import open_admin
+from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.specs import wanted_topics
+from streamlearn.settings import Config
+
+MODEL = """
+from river import linear_model, preprocessing
+
+
+def build():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+
+BARE = """
+import sys, time
+import orjson
+from bench_model import build
+
+values = open(sys.argv[1], "rb").read().splitlines()
+model = build()
+began = time.perf_counter()
+for value in values:
+    event = orjson.loads(value)
+    x = event["features"]
+    model.predict_one(x)
+    model.learn_one(x, event["label"])
+print((time.perf_counter() - began) / len(values) * 1e6)
+"""
+
+
+def events(n: int, seed: int, dead_share: float = 0.0) -> Iterator[bytes]:
+    """Events with 8 numbers and a label; a share of them is not JSON."""
+    rng = random.Random(seed)
+    for i in range(n):
+        if rng.random() < dead_share:
+            yield b'{"id": "e%d", "features": {' % i
+            continue
+        x = {f"f{k}": rng.gauss(0, 1) for k in range(8)}
+        event = {"id": f"e{i}", "ts": 1.7e9 + i, "features": x, "label": x["f0"] + x["f1"] > 0}
+        yield orjson.dumps(event)
+
+
+class App:
+    """One app on one backend: its topics, and its service process."""
+
+    def __init__(self, folder: Path, backend: str, name: str, **extra: object) -> None:
+        (folder / "bench_model.py").write_text(MODEL)
+        self.folder = folder
+        flags: dict[str, object] = {
+            "app.name": name,
+            "app.replica": "bench",
+            "log.backend": backend,
+            "topics.input": f"{name}.events",
+            "model.use": "bench_model:build",
+            **extra,
+        }
+        if backend == "kafka":
+            flags["log.bootstrap_servers"] = os.environ["STREAMLEARN_TEST_KAFKA"]
+        else:
+            flags["log.path"] = str(folder / f"{name}.db")
+        self.config: Config = load(None, flags)
+        self._flags = flags
+        self.admin = open_admin(self.config)
+        self.input = f"{name}.events"
+        self.admin.create([TopicSpec(self.input, 1), *wanted_topics(self.config.names(), 1)])
+
+    def append(self, values: Iterator[bytes]) -> None:
+        rows = [Row(None, value) for value in values]
+        for at in range(0, len(rows), 5000):
+            self.admin.append(self.input, rows[at : at + 5000])
+
+    def serve(self) -> "subprocess.Popen[bytes]":
+        env = {**os.environ, "PYTHONHASHSEED": "0"}
+        for key, value in self._flags.items():
+            env["STREAMLEARN_" + key.replace(".", "__").upper()] = str(value)
+        log = (self.folder / "serve.log").open("ab")
+        command = [sys.executable, "-m", "streamlearn", "serve"]
+        return subprocess.Popen(command, env=env, stderr=log, cwd=self.folder)
+
+    def done(self) -> int:
+        """Predictions and dead letters so far (an upper bound on Kafka, whose offsets count markers)."""
+        topics = self.admin.topics()
+        roles = self.config.names().roles
+        return sum(sum(topics[roles[role]].end) for role in ("predictions", "dlq"))
+
+    def wait(self, process: "subprocess.Popen[bytes]", count: int, pause_s: float = 0.02) -> float:
+        """Seconds until `count` outcomes are there."""
+        began_s = time.monotonic()
+        while self.done() < count:
+            if process.poll() is not None:
+                sys.exit((self.folder / "serve.log").read_text()[-3000:])
+            time.sleep(pause_s)
+        return time.monotonic() - began_s
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+
+
+def throughput(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
+    """Steady state: the clock runs between the 20 % mark and the end of the backlog."""
+    values = list(events(n, seed=1))
+    (folder / "values").write_bytes(b"\n".join(values))
+    (folder / "bare.py").write_text(BARE)
+    (folder / "bench_model.py").write_text(MODEL)
+    ratios, ours_us, bare_us = [], [], []
+    for pair in range(pairs):
+        app = App(folder, backend, f"bench-{os.getpid()}-{pair}", **{"checkpoint.interval_s": 30})
+        app.append(iter(values))
+        process = app.serve()
+        app.wait(process, n // 5)
+        first, began_s = app.done(), time.monotonic()
+        app.wait(process, n)
+        ours_us.append((time.monotonic() - began_s) / (n - first) * 1e6)
+        stop(process)
+        command = [sys.executable, "bare.py", "values"]
+        bare_us.append(float(subprocess.check_output(command, cwd=folder)))
+        ratios.append(ours_us[-1] / bare_us[-1])
+        print(f"pair {pair}: ours {ours_us[-1]:.1f} us, bare {bare_us[-1]:.1f} us, ratio {ratios[-1]:.2f}")
+    return {
+        "backend": backend,
+        "ours_us": round(statistics.median(ours_us), 1),
+        "bare_us": round(statistics.median(bare_us), 1),
+        "ratio": round(statistics.median(ratios), 2),
+    }
+
+
+def memory(folder: Path, n: int) -> dict[str, object]:
+    """RSS of the service at each tenth of the stream, produced in pieces so that the file stays small."""
+    app = App(folder, "embedded", f"bench-{os.getpid()}", **{"checkpoint.interval_s": 2})
+    process = app.serve()
+    rss_mb: dict[int, float] = {}
+    piece = n // 10
+    for k in range(10):
+        app.append(events(piece, seed=k, dead_share=0.01))
+        app.wait(process, (k + 1) * piece)
+        rss_mb[(k + 1) * piece] = psutil.Process(process.pid).memory_info().rss / 1e6
+        print(f"{(k + 1) * piece:>9,} events: {rss_mb[(k + 1) * piece]:.1f} MB")
+    stop(process)
+    growth = rss_mb[n] - rss_mb[2 * piece]
+    return {
+        "rss_mb_at_20_percent": rss_mb[2 * piece],
+        "rss_mb_at_end": rss_mb[n],
+        "growth_mb": round(growth, 2),
+    }
+
+
+def restart(folder: Path, backend: str, tries: int) -> dict[str, object]:
+    """kill -9 in the middle of the stream; the first prediction that was not there before."""
+    n = 400_000
+    app = App(folder, backend, f"bench-{os.getpid()}", **{"checkpoint.interval_s": 5})
+    app.append(events(n, seed=1))
+    process = app.serve()
+    app.wait(process, 40_000)
+    imports_s, restarts_s = [], []
+    for _ in range(tries):
+        process.kill()
+        process.wait()
+        before = app.done()
+        process = app.serve()
+        restarts_s.append(app.wait(process, before + 1))
+        began_s = time.monotonic()
+        code = "import river.linear_model, river.preprocessing"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        imports_s.append(time.monotonic() - began_s)
+        print(f"first new prediction after {restarts_s[-1]:.2f} s; river's import {imports_s[-1]:.2f} s")
+    stop(process)
+    over = [a - b for a, b in zip(restarts_s, imports_s, strict=True)]
+    return {
+        "backend": backend,
+        "over_import_s": round(statistics.median(over), 2),
+        "worst_s": round(max(over), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", nargs="*", help="throughput, memory, restart (default: all, embedded)")
+    parser.add_argument("--events", type=int, default=0)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
+    args = parser.parse_args()
+    for what in args.what or ["throughput", "memory", "restart"]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if what == "throughput":
+                result = throughput(folder, args.backend, args.events or 100_000, args.pairs)
+            elif what == "memory":
+                result = memory(folder, args.events or 1_000_000)
+            elif what == "restart":
+                result = restart(folder, args.backend, args.pairs)
+            else:
+                parser.error(f"there is no benchmark {what!r}")
+            print(json.dumps({what: result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""A real app for tests: topics on a real backend, `streamlearn serve` as a process that can be killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from streamlearn.config import load
+from streamlearn.core.records import Record
+from streamlearn.log.connect import open_admin
+from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.specs import wanted_topics
+
+MODELS = '''
+from river import linear_model, preprocessing, tree
+
+
+class Touchy(linear_model.LogisticRegression):
+    """Raises in the middle of learning, after it has changed."""
+
+    def learn_one(self, x, y):
+        super().learn_one(x, y)
+        if "poison" in x:
+            raise RuntimeError("poisoned")
+
+
+class Blind(linear_model.LogisticRegression):
+    """Cannot predict what it has not seen a feature of."""
+
+    def predict_proba_one(self, x):
+        x["f0"]
+        return super().predict_proba_one(x)
+
+
+def logistic():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def tree_model():
+    return tree.HoeffdingTreeClassifier(grace_period=50)
+
+
+def touchy():
+    return preprocessing.StandardScaler() | Touchy()
+
+
+def blind():
+    return Blind()
+'''
+START_S = 60.0
+
+
+class App:
+    """One app. `serve` starts a service; `produce` and `consume` use a client of their own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        bootstrap: str,
+        inputs: Sequence[tuple[str, int]] = (("events", 1),),
+        **extra: object,
+    ) -> None:
+        (folder / "test_models.py").write_text(MODELS)
+        self.folder = folder
+        self.inputs = [f"{name}.{topic}" for topic, _ in inputs]
+        where = (
+            {"log.backend": "kafka", "log.bootstrap_servers": bootstrap}
+            if bootstrap
+            else {"log.backend": "embedded", "log.path": str(folder / "log.db")}
+        )
+        self.flags: dict[str, object] = {
+            "app.name": name,
+            "app.replica": "one",
+            "topics.input": self.inputs,
+            "model.use": "test_models:logistic",
+            "checkpoint.interval_s": 0.3,
+            "transaction.max_records": 500,
+            **where,
+            **extra,
+        }
+        self.config = load(None, self.flags)
+        self.admin = open_admin(self.config)
+        most = max(partitions for _, partitions in inputs)
+        specs = [TopicSpec(f"{name}.{topic}", partitions) for topic, partitions in inputs]
+        self.admin.create([*specs, *wanted_topics(self.config.names(), most)])
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "serve.log").read_text()
+
+    def serve(self, *words: str, **flags: object) -> "subprocess.Popen[bytes]":
+        env = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLEARN_")}
+        for key, value in {**self.flags, **flags}.items():
+            text = orjson.dumps(value).decode() if isinstance(value, list) else str(value)
+            env["STREAMLEARN_" + key.replace(".", "__").upper()] = text
+        command = [sys.executable, "-m", "streamlearn", "serve", *words]
+        with (self.folder / "serve.log").open("ab") as log:
+            process = subprocess.Popen(command, env=env, stderr=log, cwd=self.folder)
+        self._running.append(process)
+        return process
+
+    def produce(
+        self, values: Iterable[bytes | None | dict[str, Any]], topic: int = 0, partition: int | None = None
+    ) -> None:
+        rows = [
+            Row(None, orjson.dumps(value) if isinstance(value, dict) else value, (), partition)
+            for value in values
+        ]
+        self.admin.append(self.inputs[topic], rows)
+
+    def records(self, topic: str) -> list[Record]:
+        """Everything committed in a topic now, by partition and offset."""
+        ends = self.admin.topics()[topic]
+        found: list[Record] = []
+        for partition, (start, end) in enumerate(zip(ends.start, ends.end, strict=True)):
+            position, idle = start, 0
+            while position < end and idle < 3:
+                polled = self.admin.poll({(topic, partition): position}, 10_000, 0.5).records
+                records = polled.get((topic, partition), [])
+                idle = 0 if records else idle + 1  # transaction markers at the end are no records
+                found += records
+                position = records[-1].offset + 1 if records else position
+        return found
+
+    def predictions(self) -> list[dict[str, Any]]:
+        return [orjson.loads(r.value or b"") for r in self.records(self.config.topics.predictions)]
+
+    def dead_letters(self) -> list[Record]:
+        return self.records(self.config.topics.dlq)
+
+    def outcomes(self) -> int:
+        return len(self.records(self.config.topics.predictions)) + len(self.dead_letters())
+
+    def wait(self, process: "subprocess.Popen[bytes]", outcomes: int, within_s: float = START_S) -> None:
+        """Until so many predictions and dead letters are committed."""
+        deadline_s = time.monotonic() + within_s
+        while (there := self.outcomes()) < outcomes:
+            assert process.poll() is None, self.log[-3000:]
+            assert time.monotonic() < deadline_s, f"{there} of {outcomes} outcomes; {self.log[-3000:]}"
+            time.sleep(0.05)
+
+    def stop(self, process: "subprocess.Popen[bytes]") -> None:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_S) == 0, self.log[-3000:]
+
+    def close(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.admin.close()
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The bootstrap address of the real broker, or "" for the embedded log."""
+    return "" if request.param == "embedded" else os.environ["STREAMLEARN_TEST_KAFKA"]
+
+
+class Apps:
+    """Makes apps, and ends their processes after the test."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._made: list[App] = []
+
+    def __call__(self, bootstrap: str, **extra: Any) -> App:
+        app = App(self._folder, self._name, bootstrap, **extra)
+        self._made.append(app)
+        return app
+
+    def close(self) -> None:
+        for app in self._made:
+            app.close()
+
+
+@pytest.fixture
+def apps(tmp_path: Path, topic_prefix: str) -> Iterator[Apps]:
+    made = Apps(tmp_path, topic_prefix)
+    yield made
+    made.close()

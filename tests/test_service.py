@@ -1,0 +1,336 @@
+"""The promises, on real backends with real processes: nothing lost, repeated or different, whatever dies."""
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from river import linear_model, preprocessing, tree
+
+from tests.service_process import App, Apps, apps, backend
+
+__all__ = ["apps", "backend"]
+
+Event = dict[str, Any]
+
+
+def events(n: int, seed: int = 1, start: int = 0) -> list[Event]:
+    rng = random.Random(seed)
+    made = []
+    for i in range(start, start + n):
+        x = {f"f{k}": rng.gauss(0, 1) for k in range(4)}
+        made.append({"id": f"e{i}", "ts": 1.7e9 + i, "features": x, "label": x["f0"] + x["f1"] > 0})
+    return made
+
+
+def logistic() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def plain_loop(model: Any, stream: list[Event]) -> list[tuple[Any, ...]]:
+    """What everybody writes, over the same events: the truth that a service must reproduce."""
+    answers = []
+    for learned, event in enumerate(stream):
+        proba = model.predict_proba_one(event["features"])
+        best = max(proba, key=proba.get) if proba else None
+        answers.append((event["id"], best, {str(k).lower(): p for k, p in proba.items()}, learned))
+        model.learn_one(event["features"], event["label"])
+    return answers
+
+
+def answers(predictions: list[Event]) -> list[tuple[Any, ...]]:
+    return [(p["id"], p["prediction"], p["probabilities"], p["model"]["learned"]) for p in predictions]
+
+
+def test_five_kills_lose_repeat_and_change_nothing(apps: Apps, backend: str) -> None:
+    app = apps(backend)
+    stream = events(12_000)
+    rng = random.Random(7)
+    app.produce(stream[:4000])
+    seen = 0
+    for kill in range(5):
+        process = app.serve()
+        app.wait(process, seen + 1)
+        app.produce(stream[4000 + kill * 1600 : 5600 + kill * 1600])
+        time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        seen = min(app.outcomes(), 4000 + kill * 1600)
+    process = app.serve()
+    last = events(100, seed=2, start=12_000)
+    app.produce(last)
+    app.wait(process, 12_100)
+    app.stop(process)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream + last)
+
+
+def test_a_tree_killed_between_checkpoints_answers_as_if_nothing_happened(apps: Apps, backend: str) -> None:
+    app = apps(backend, **{"model.use": "test_models:tree_model", "checkpoint.interval_s": 3600})
+    stream = events(3000)
+    app.produce(stream[:2000])
+    process = app.serve()
+    app.wait(process, 2000)
+    process.kill()
+    app.produce(stream[2000:])
+    process = app.serve()
+    app.wait(process, len(stream))
+    assert '"offsets":2000' in app.log
+    assert answers(app.predictions()) == plain_loop(tree.HoeffdingTreeClassifier(grace_period=50), stream)
+
+
+def test_events_that_make_the_model_raise_become_dead_letters_and_leave_no_trace(
+    apps: Apps, backend: str
+) -> None:
+    app = apps(backend, **{"model.use": "test_models:touchy"})
+    stream = events(600)
+    poisoned = {100, 101, 400}
+    for i in poisoned:
+        stream[i]["features"]["poison"] = 1
+    app.produce(stream[:300])
+    process = app.serve()
+    app.wait(process, 300)
+    process.kill()
+    app.produce(stream[300:])
+    process = app.serve()
+    app.wait(process, 600)
+    app.stop(process)
+    good = [event for i, event in enumerate(stream) if i not in poisoned]
+    assert answers(app.predictions()) == plain_loop(logistic(), good)
+    stages = [dict(letter.headers)["streamlearn.stage"] for letter in app.dead_letters()]
+    assert stages == [b"learn"] * 3
+
+
+def test_learning_freezes_at_the_fourth_event_that_makes_the_model_raise(apps: Apps, backend: str) -> None:
+    app = apps(backend, **{"model.use": "test_models:touchy"})
+    stream = events(400)
+    for i in (50, 100, 150, 200, 250):
+        stream[i]["features"]["poison"] = 1
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, 400)
+    app.stop(process)
+    assert len(app.dead_letters()) == 4, "a frozen model learns nothing, so it cannot raise while learning"
+    assert "learning.frozen" in app.log
+    assert {p["model"]["learned"] for p in app.predictions()[200:]} == {197}
+
+
+def test_a_model_that_cannot_predict_stops_the_service_instead_of_draining_the_topic(
+    apps: Apps, backend: str
+) -> None:
+    app = apps(backend, **{"model.use": "test_models:blind"})
+    app.produce(events(10))
+    app.produce([{"id": str(i), "features": {"other": 1.0}} for i in range(300)])
+    process = app.serve()
+    assert process.wait(60) == 1
+    assert len(app.dead_letters()) == 100
+    assert "failed to predict 100 times in a row" in app.log
+
+
+def test_a_changed_model_is_refused_and_begins_fresh_only_on_the_users_word(apps: Apps, backend: str) -> None:
+    app = apps(backend)
+    stream = events(900)
+    app.produce(stream[:500])
+    process = app.serve()
+    app.wait(process, 500)
+    app.stop(process)
+    changed = {"model.use": "test_models:tree_model"}
+    process = app.serve(**changed)
+    assert process.wait(60) == 2
+    assert "--model-change fresh" in app.log
+    app.produce(stream[500:])
+    process = app.serve("--model-change", "fresh", **changed)
+    app.wait(process, 900)
+    process.kill()
+    process = app.serve("--model-change", "fresh", **changed)  # as a supervisor would start it again
+    app.produce(events(100, seed=2, start=900))
+    app.wait(process, 1000)
+    app.stop(process)
+    predictions = app.predictions()
+    assert {p["model"]["revision"] for p in predictions[500:]} == {2}
+    fresh = tree.HoeffdingTreeClassifier(grace_period=50)
+    assert answers(predictions)[500:] == plain_loop(fresh, stream[500:] + events(100, seed=2, start=900))
+
+
+def test_a_changed_mapping_carries_the_model_on_under_a_new_era(apps: Apps, backend: str) -> None:
+    app = apps(backend)
+    stream = events(600)
+    app.produce(stream[:300])
+    process = app.serve()
+    app.wait(process, 300)
+    process.kill()
+    app.produce(
+        [
+            {("uid" if name == "id" else name): value for name, value in event.items()}
+            for event in stream[300:]
+        ]
+    )
+    renamed = {"event.id": "uid"}
+    process = app.serve(**renamed)
+    app.wait(process, 600)
+    process.kill()
+    app.serve(**renamed)
+    assert '"event":"era.began","era":1,"why":"configuration"' in app.log
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_graceful_stop_leaves_a_checkpoint_at_the_end_so_that_nothing_is_redone(
+    apps: Apps, backend: str
+) -> None:
+    app = apps(backend, **{"checkpoint.interval_s": 3600})
+    stream = events(800)
+    app.produce(stream[:500])
+    process = app.serve()
+    app.wait(process, 500)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    app.produce(stream[500:])
+    process = app.serve()
+    app.wait(process, 800)
+    app.stop(process)
+    assert '"event":"redo.finished"' in app.log and '"offsets":500' not in app.log
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_a_second_service_fences_the_first_and_the_first_takes_over_when_it_leaves(apps: Apps) -> None:
+    app = apps("")
+    stream = events(900)
+    app.produce(stream[:300])
+    first = app.serve()
+    app.wait(first, 300)
+    second = app.serve()
+    time.sleep(4)
+    app.produce(stream[300:600])
+    app.wait(second, 600)
+    assert '"event":"shard.fenced"' in app.log
+    assert first.poll() is None
+    app.stop(second)
+    app.produce(stream[600:])
+    app.wait(first, 900)
+    app.stop(first)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+@pytest.mark.kafka
+def test_on_kafka_a_standby_waits_and_takes_over_when_the_owner_is_killed(apps: Apps) -> None:
+    import os
+
+    app = apps(os.environ["STREAMLEARN_TEST_KAFKA"])
+    stream = events(900)
+    app.produce(stream[:300])
+    first = app.serve()
+    app.wait(first, 300)
+    second = app.serve(**{"app.replica": "two"})
+    time.sleep(5)
+    app.produce(stream[300:600])
+    app.wait(first, 600)
+    (first if first.poll() is None else second).kill()
+    app.produce(stream[600:])
+    app.wait(second, 900)
+    app.stop(second)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_a_paused_owner_publishes_nothing_after_another_took_over(apps: Apps, backend: str) -> None:
+    app = apps(backend)
+    stream = events(1200)
+    app.produce(stream[:400])
+    first = app.serve()
+    app.wait(first, 400)
+    first.send_signal(signal.SIGSTOP)
+    app.produce(stream[400:800])
+    second = app.serve()
+    app.wait(second, 800)
+    first.send_signal(signal.SIGCONT)
+    app.produce(stream[800:])
+    app.wait(second, 1200)
+    time.sleep(2)
+    app.stop(second)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_every_record_of_several_partitions_and_topics_has_exactly_one_outcome(
+    apps: Apps, backend: str
+) -> None:
+    app = apps(backend, inputs=(("a", 3), ("b", 1)))
+    rng = random.Random(3)
+    sent: set[str] = set()
+    process = app.serve()
+    for k in range(12):
+        batch = events(100, seed=k, start=k * 100)
+        sent |= {event["id"] for event in batch}
+        app.produce(batch, topic=rng.choice([0, 0, 0, 1]))
+        if k in (4, 8):
+            process.kill()
+            process = app.serve()
+    app.wait(process, 1200)
+    process.kill()
+    process = app.serve()
+    app.produce(events(50, seed=99, start=5000), topic=1)
+    app.wait(process, 1250)
+    app.stop(process)
+    predictions = app.predictions()
+    by_learned = sorted(predictions, key=lambda p: p["model"]["learned"])
+    assert [p["model"]["learned"] for p in by_learned] == list(range(1250)), "the order that was learned"
+    sources = {(p["source"]["topic"], p["source"]["partition"], p["source"]["offset"]) for p in predictions}
+    assert len(sources) == 1250
+    assert "redo.diverged" not in app.log
+
+
+def damage(app: App, how: str) -> None:
+    """Spoil what is on disk, as a fault or a person would."""
+    folder = next(Path(f"{app.config.log.path}.checkpoints").rglob("*.ckpt")).parent
+    files = sorted(folder.glob("*.ckpt"))
+    assert len(files) > 1
+    if how == "newest cut short":
+        files[-1].write_bytes(files[-1].read_bytes()[:-10])
+    elif how == "newest flipped":
+        data = bytearray(files[-1].read_bytes())
+        data[-20] ^= 1
+        files[-1].write_bytes(data)
+    elif how == "newest foreign":
+        files[-1].write_bytes(b"\x80\x05K\x01.")
+    elif how == "all but the first gone":
+        for file in files[1:]:
+            file.unlink()
+    else:
+        for file in files:
+            file.unlink()
+
+
+DAMAGES = ["newest cut short", "newest flipped", "newest foreign", "all but the first gone", "all gone"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_checkpoints_are_refused_and_the_log_replaces_them(apps: Apps, how: str) -> None:
+    app = apps("")
+    stream = events(1500)
+    app.produce(stream[:1000])
+    process = app.serve()
+    app.wait(process, 1000)
+    time.sleep(0.5)
+    app.stop(process)
+    damage(app, how)
+    app.produce(stream[1000:])
+    process = app.serve()
+    app.wait(process, 1500)
+    app.stop(process)
+    assert ("checkpoint.refused" in app.log) == how.startswith("newest")
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_checkpoints_beyond_the_journal_prove_that_it_lost_data(apps: Apps) -> None:
+    app = apps("")
+    app.produce(events(1000))
+    process = app.serve()
+    app.wait(process, 1000)
+    app.stop(process)
+    Path(app.config.log.path).unlink()
+    app.admin.close()
+    again = App(app.folder, app.config.app.name, "")
+    again.produce(events(10))
+    process = again.serve()
+    assert process.wait(60) == 1
+    assert "the journal lost its data" in again.log
+    again.close()
