@@ -1,0 +1,24 @@
+"""The table of commands. Each command's module imports what it needs when it runs."""
+
+import typer
+
+from streamlearn.cli import checkpoints, data, demo, serve, show, topics
+
+app = typer.Typer(
+    name="streamlearn",
+    help="Models that keep learning on a live stream, and can be trusted with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(short_help="See it learn, be killed, and come back.")(demo.demo)
+app.command(short_help="Read events, predict, learn, publish.")(serve.serve)
+app.command(short_help="Send a stream of the past to a topic.")(data.replay)
+app.command(short_help="Write a range of a topic to a file.")(data.record)
+app.command(short_help="Print what is in a topic.")(data.tail)
+app.command(short_help="Make or check the topics of a service.")(topics.topics)
+app.add_typer(checkpoints.app, name="checkpoints", short_help="List, inspect and verify saved states.")
+app.add_typer(show.app, name="config", short_help="Show the configuration, or a template.")
+app.command(short_help="What is installed.")(show.version)

@@ -1,0 +1,130 @@
+"""`streamlearn checkpoints`: which states are saved, what one holds, and whether all are whole."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common
+from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Store
+
+SHARD = 0
+
+app = typer.Typer(help="List, inspect and verify saved states.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    *,
+    as_json: common.AsJson = False,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """The checkpoints, oldest first: where each stands, and its size."""
+    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    for found in _summaries(settings):
+        if as_json:
+            common.print_json(found)
+        elif "bad" in found:
+            print(f"{found['name']}  BAD: {found['bad']}")
+        else:
+            print(f"{found['name']}  era {found['era']}  learned {found['learned']}  {found['bytes']} bytes")
+
+
+@app.command()
+def inspect(
+    *,
+    checkpoint: Annotated[str, typer.Argument(metavar="NAME", help="A name that `list` prints.")],
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """The header of one checkpoint as JSON: entry, digest, era, versions, positions, sections."""
+    import msgspec
+
+    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    store = _open(settings)
+    try:
+        if checkpoint not in (names := store.names()):
+            raise ConfigError(
+                f"there is no checkpoint {checkpoint!r}; there are: {', '.join(names) or 'none yet'}"
+            )
+        header = _header(settings, store, checkpoint)
+        print(msgspec.json.format(msgspec.json.encode(header), indent=2).decode())
+    except BadCheckpoint as reason:
+        raise CheckFailed(f"checkpoint {checkpoint} must not be loaded: {reason}") from reason
+    finally:
+        store.close()
+
+
+@app.command()
+def verify(
+    *,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Read every checkpoint and check its seal; exit 3 when one must not be loaded."""
+    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    summaries = _summaries(settings)
+    bad = [found for found in summaries if "bad" in found]
+    for found in summaries:
+        print(f"{found['name']}  {'BAD: ' + found['bad'] if 'bad' in found else 'ok'}")
+    if bad:
+        raise CheckFailed(
+            f"{len(bad)} of {len(summaries)} checkpoints must not be loaded; a start takes the one before"
+        )
+    print(f"{len(summaries)} checkpoints, all whole")
+
+
+def _settings(config: Any, given: dict[str, object]) -> "Config":
+    from streamlearn.config import load
+
+    return load(config, given, need_input=False)
+
+
+def _open(settings: "Config") -> "Store":
+    from streamlearn.log.connect import open_store
+
+    return open_store(settings, SHARD)
+
+
+def _header(settings: "Config", store: "Store", checkpoint: str) -> Any:
+    from streamlearn.core.snapshot import open_header
+
+    return open_header(store.read(checkpoint), settings.checkpoint.key.encode())
+
+
+def _summaries(settings: "Config") -> list[dict[str, Any]]:
+    from streamlearn.core.snapshot import open_header
+
+    store = _open(settings)
+    found: list[dict[str, Any]] = []
+    try:
+        for name in store.names():
+            try:
+                data = store.read(name)
+                header = open_header(data, settings.checkpoint.key.encode())
+            except BadCheckpoint as reason:
+                found.append({"name": name, "bad": str(reason)})
+            else:
+                found.append(
+                    {"name": name, "seq": header.seq, "era": header.era, "learned": header.learned,
+                     "bytes": len(data), "digest": header.digest}
+                )  # fmt: skip
+    finally:
+        store.close()
+    return found

@@ -1,0 +1,109 @@
+"""What the commands share: the options for the connection, and from words to configuration and log."""
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+
+from streamlearn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Admin
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="TOML file. [default: streamlearn.toml, else pyproject.toml]"
+    ),
+]
+Servers = Annotated[
+    str | None, typer.Option("--bootstrap-servers", "-b", metavar="HOST:PORT", help="The Kafka brokers.")
+]
+Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="kafka or embedded.")]
+Db = Annotated[
+    str | None, typer.Option("--db", metavar="FILE", help="Use the embedded log in this SQLite file.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("-X", metavar="KEY=VALUE", help="Kafka client option, e.g. security.protocol=SSL."),
+]
+Inputs = Annotated[
+    list[str] | None, typer.Option("--input", "-i", metavar="TOPIC", help="A topic to read; may be repeated.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", "-n", metavar="NAME", help="The service's name. [default: streamlearn]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def flags(
+    servers: str | None,
+    backend: str | None,
+    db: str | None,
+    options: list[str] | None,
+    **more: object,
+) -> dict[str, object]:
+    """The flags that were given, by dotted configuration key (`app_name` stands for `app.name`)."""
+    given: dict[str, object] = {"log.bootstrap_servers": servers, "log.backend": backend, "log.path": db}
+    given |= {key.replace("_", ".", 1): value for key, value in more.items()}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"-X {option}: write KEY=VALUE, for example -X security.protocol=SSL")
+        given[f"log.options.{key}"] = value
+    return {key: value for key, value in given.items() if value is not None and value != []}
+
+
+@contextlib.contextmanager
+def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
+    """The log to work on. `make`: the embedded file may be made; without it a missing one is an error."""
+    from streamlearn.log.connect import open_admin
+
+    path = config.log.path
+    if config.log.backend == "embedded" and not make and not Path(path).is_file():
+        raise ConfigError(f"there is no file {path}: name the service's file with --db FILE")
+    # Errors carry the client's last complaint; its log lines would only repeat it.
+    logging.getLogger("kafka").addHandler(logging.NullHandler())
+    admin = open_admin(config)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def note(message: str) -> None:
+    """Tell a person something, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on standard output."""
+    print(orjson.dumps(value, default=str).decode(), flush=True)

@@ -1,0 +1,121 @@
+"""`streamlearn serve`: prepare the process (environment, path, logs), then hand over to the service."""
+
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamlearn.cli import common, topics
+from streamlearn.errors import ConfigError, Stop
+
+_MARK = "STREAMLEARN_STARTED_AGAIN"
+_NO_FMA = "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F"
+# NumPy has kernels of its own for exp, log and the like, chosen by CPU; these are all the kinds that its
+# versions from 1.26 on know. It disables those it has and passes over the rest.
+_NUMPY_KERNELS = (
+    "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V3 X86_V4"
+)
+_CORE_TYPES = {"x86_64": "Nehalem", "amd64": "Nehalem", "aarch64": "ARMV8", "arm64": "ARMV8"}
+
+
+def serve(
+    *,
+    inputs: common.Inputs = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="TOPIC", help="Where predictions go.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="preset:NAME, my_module:build, river.tree:Class."
+        ),
+    ] = None,
+    name: common.Name = None,
+    replica: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This replica's own name, for a quick restart.")
+    ] = None,
+    model_change: Annotated[
+        str, typer.Option(metavar="HOW", help="What to do when the model was changed: fresh.")
+    ] = "",
+    app_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where your modules are. [default: here]")
+    ] = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Read events, predict, learn, publish predictions; until stopped."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(0)
+    )  # until the service, which has more to do, sets its own
+
+    from streamlearn.config import load
+
+    _check_model_change(model_change)
+    if app_dir and not app_dir.is_dir():
+        raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
+    more = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
+    given = common.flags(bootstrap_servers, backend, db, option, **more, app_name=name, app_replica=replica)
+    settings = load(config, given)
+    _start_again(settings.app.portable_math)
+    sys.path.insert(0, str((app_dir or Path()).resolve()))
+
+    from streamlearn.observe import logs
+
+    logs.setup()
+    if settings.log.backend == "embedded":
+        topics.make_in_file(settings)
+    from streamlearn.service import serve as run
+
+    run(settings, model_change=model_change)
+
+
+def _check_model_change(how: str) -> None:
+    if how in ("rival", "relearn"):
+        raise ConfigError(f"--model-change {how} comes in a later version; this one knows: fresh")
+    if how not in ("", "fresh"):
+        raise ConfigError(f"--model-change {how}: must be fresh (drop the old model, begin a new one)")
+
+
+def _start_again(portable_math: bool) -> None:
+    """Execute this very command again under the environment that makes its arithmetic repeatable.
+
+    These variables work only from the start of a process, so this comes before numpy and river.
+    """
+    wanted = repeatable_environment(portable_math, os.environ, platform.machine())
+    again = os.environ.pop(_MARK, "")  # not for the processes that we start
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return
+    if again:
+        raise Stop(f"something resets {', '.join(wanted)} when python starts: set them as {wanted} yourself")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted, _MARK: "1"})
+
+
+def repeatable_environment(
+    portable_math: bool, environment: "os._Environ[str] | dict[str, str]", machine: str
+) -> dict[str, str]:
+    """The variables under which the same records give the same bits: on this host by a fixed order of
+    sets, with `portable_math` also on CPUs of other kinds, by code paths that all of them have.
+    """
+    wanted = {"PYTHONHASHSEED": "0"}
+    if not portable_math:
+        return wanted
+    core_type = _CORE_TYPES.get(machine.lower())
+    if core_type is None:
+        known = ", ".join(sorted(_CORE_TYPES))
+        raise ConfigError(f"app.portable_math = true: known for {known}, not for this machine, {machine}")
+    wanted |= {"OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1"}
+    if core_type == "Nehalem":
+        tunables = environment.get("GLIBC_TUNABLES", "").split(":")
+        others = [one for one in tunables if one and not one.startswith("glibc.cpu.hwcaps=")]
+        wanted["GLIBC_TUNABLES"] = ":".join([*others, _NO_FMA])
+        wanted["NPY_DISABLE_CPU_FEATURES"] = _NUMPY_KERNELS
+    return wanted

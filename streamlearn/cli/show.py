@@ -1,0 +1,65 @@
+"""`streamlearn config` and `streamlearn version`: what is set, from where, and what is installed."""
+
+import platform
+from importlib import metadata
+
+import typer
+
+from streamlearn.cli import common
+
+PARTS = ("streamlearn", "river", "numpy", "kafka-python")
+
+app = typer.Typer(help="Show the configuration, a template for it, or its schema.", no_args_is_help=True)
+
+
+@app.command()
+def show(
+    *,
+    as_json: common.AsJson = False,
+    inputs: common.Inputs = None,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Every value and where it came from. Secrets read ***."""
+    from streamlearn.config import explain
+
+    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
+    settings = explain(config, given)
+    if as_json:
+        common.print_json({one.key: {"value": one.value, "source": one.source} for one in settings})
+        return
+    import orjson
+
+    for one in settings:
+        assignment = f"{one.key} = {orjson.dumps(one.value).decode()}"
+        print(f"{assignment.ljust(52)} # {one.source}")
+
+
+@app.command()
+def init() -> None:
+    """A commented TOML file with every default, to redirect into streamlearn.toml."""
+    from streamlearn.config import template
+
+    print(template(), end="")
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of the configuration, for editors."""
+    from streamlearn.config import schema as json_schema
+
+    common.print_json(json_schema())
+
+
+def version(as_json: common.AsJson = False) -> None:
+    """What is installed: streamlearn, Python, and the parts that decide its results."""
+    found = {part: metadata.version(part) for part in PARTS} | {"python": platform.python_version()}
+    if as_json:
+        common.print_json(found)
+    else:
+        for part, number in found.items():
+            print(f"{part} {number}")

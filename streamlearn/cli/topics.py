@@ -1,0 +1,170 @@
+"""`streamlearn topics`: make the topics a service needs, check them, or print the commands for it."""
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamlearn.cli import common
+from streamlearn.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Admin, TopicInfo, TopicSpec
+
+REPLICAS = "min.insync.replicas"
+"""Right or wrong only together with the number of brokers: `ensure` decides, `check` does not judge."""
+
+
+def topics(
+    *,
+    action: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ensure|check]", help="ensure: make what is missing. check: name what is wrong."
+        ),
+    ] = "",
+    print_only: Annotated[
+        bool, typer.Option("--print", help="Print kafka-topics and kafka-acls commands, do nothing.")
+    ] = False,
+    partitions: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="Partitions of input topics that are made.")
+    ] = 1,
+    principal: Annotated[
+        str, typer.Option(metavar="USER", help="For --print: who runs the service, e.g. User:streamlearn.")
+    ] = "",
+    inputs: common.Inputs = None,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Make or check the topics of a service, or print the commands for whoever may."""
+    from streamlearn.config import load
+
+    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
+    settings = load(config, given)
+    if print_only:
+        for line in [*_topic_commands(settings, partitions), *_acl_commands(settings, principal)]:
+            print(line)
+    elif action == "ensure":
+        with common.admin_of(settings, make=True) as admin:
+            _ensure(admin, settings, partitions)
+    elif action == "check":
+        with common.admin_of(settings) as admin:
+            _check(admin, settings)
+    else:
+        raise ConfigError(f"topics {action}: say `topics ensure`, `topics check` or `topics --print`")
+
+
+def _wanted(settings: "Config", existing: "dict[str, TopicInfo]", partitions: int) -> "list[TopicSpec]":
+    """All topics of the service: the inputs as they are or shall be, and what streamlearn writes."""
+    from streamlearn.log.port import TopicSpec
+    from streamlearn.log.specs import wanted_topics
+
+    inputs = [
+        TopicSpec(topic, existing[topic].partitions if topic in existing else partitions)
+        for topic in settings.topics.input
+    ]
+    ours = wanted_topics(settings.names(), max(spec.partitions for spec in inputs))
+    if settings.log.backend == "embedded":  # its checkpoints are in a folder
+        ours = [spec for spec in ours if spec.name != settings.topics.checkpoints]
+    return inputs + ours
+
+
+def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
+    existing = admin.topics()
+    missing = [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
+    for spec in missing:
+        details = " ".join(f"{key}={value}" for key, value in spec.settings.items())
+        plural = "" if spec.partitions == 1 else "s"
+        print(f"making {spec.name} with {spec.partitions} partition{plural} {details}".rstrip())
+    admin.create(missing)
+    print(f"made {len(missing)} topics" if missing else "all topics exist; nothing to do")
+    if differences := _differences(admin, settings):
+        raise CheckFailed(
+            "topics that exist are not as they should be, and are left as they are:\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def make_in_file(settings: "Config") -> None:
+    """Make what is missing in the embedded file, where nobody's permission is needed for it."""
+    import structlog
+
+    with common.admin_of(settings, make=True) as admin:
+        existing = admin.topics()
+        missing = [spec for spec in _wanted(settings, existing, partitions=1) if spec.name not in existing]
+        admin.create(missing)
+    for spec in missing:
+        structlog.get_logger().info("topic.made", topic=spec.name, partitions=spec.partitions)
+
+
+def _check(admin: "Admin", settings: "Config") -> None:
+    if differences := _differences(admin, settings):
+        raise CheckFailed(
+            "the topics are not as they should be:\n  "
+            + "\n  ".join(differences)
+            + "\n`streamlearn topics ensure` makes those that are missing"
+        )
+    print("all topics are as they should be")
+
+
+def _differences(admin: "Admin", settings: "Config") -> list[str]:
+    existing = admin.topics()
+    found = []
+    for spec in _wanted(settings, existing, partitions=1):
+        if spec.name not in existing:
+            found.append(f"{spec.name} is missing")
+            continue
+        count = existing[spec.name].partitions
+        if count != spec.partitions:
+            found.append(f"{spec.name} has {count} partitions, not {spec.partitions}")
+        actual = admin.settings(spec.name)
+        found += [
+            f"{spec.name}: {key} is {actual.get(key, 'not set')}, not {value}"
+            for key, value in spec.settings.items()
+            if key != REPLICAS and actual.get(key) != value
+        ]
+    return found
+
+
+def _topic_commands(settings: "Config", partitions: int) -> list[str]:
+    lines = [f"# with fewer than 3 brokers: a smaller --replication-factor, and no {REPLICAS}"]
+    for spec in _wanted(settings, {}, partitions):
+        words = ["--create", "--if-not-exists", "--topic", spec.name, "--partitions", str(spec.partitions)]
+        if REPLICAS in spec.settings:
+            words += ["--replication-factor", "3"]
+        for key, value in spec.settings.items():
+            words += ["--config", f"{key}={value}"]
+        lines.append(_command("kafka-topics.sh", settings, words))
+    return lines
+
+
+def _acl_commands(settings: "Config", principal: str) -> list[str]:
+    """What the service's principal must be allowed, and no more."""
+    who = ["--add", "--allow-principal", principal or "User:streamlearn"]
+    roles = settings.names().roles
+    prefix = f"streamlearn.{settings.app.name}"
+    resources = [
+        *(("--topic", topic, "literal", "Read Describe DescribeConfigs") for topic in settings.topics.input),
+        ("--topic", roles["predictions"], "literal", "Write Describe DescribeConfigs"),
+        ("--topic", roles["dlq"], "literal", "Write Describe DescribeConfigs"),
+        ("--topic", roles["journal"], "literal", "Read Write Delete Describe DescribeConfigs"),
+        ("--topic", roles["checkpoints"], "literal", "Read Write Delete Describe DescribeConfigs"),
+        ("--group", prefix, "literal", "Read Describe"),
+        ("--transactional-id", f"{prefix}.", "prefixed", "Write Describe"),
+    ]
+    lines = []
+    for kind, name, pattern, operations in resources:
+        words = [*who, kind, name, "--resource-pattern-type", pattern]
+        for operation in operations.split():
+            words += ["--operation", operation]
+        lines.append(_command("kafka-acls.sh", settings, words))
+    return lines
+
+
+def _command(tool: str, settings: "Config", words: list[str]) -> str:
+    return shlex.join([tool, "--bootstrap-server", settings.log.bootstrap_servers, *words])

@@ -1,0 +1,45 @@
+"""From the configuration to an adapter: the one place that knows which backend is behind which name.
+
+Invariant: an adapter's module is imported only when it is asked for, so that the embedded log works
+without ever loading a Kafka client.
+"""
+
+from pathlib import Path
+
+from streamlearn.config import Config, duration_s
+from streamlearn.log.port import Admin, Log, Store
+
+
+def open_log(config: Config) -> Log:
+    """The connection of a service process. Raises `Unreachable` or `ConfigError`."""
+    if config.log.backend == "embedded":
+        from streamlearn.log.embedded import EmbeddedLog
+
+        return EmbeddedLog(config.names(), config.log.path, duration_s(config.log.retention))
+    from streamlearn.log.kafka import KafkaLog
+
+    return KafkaLog(config.names(), config.log.bootstrap_servers, config.log.options)
+
+
+def open_admin(config: Config) -> Admin:
+    """The connection of a command. Raises `Unreachable` or `ConfigError`."""
+    if config.log.backend == "embedded":
+        from streamlearn.log.embedded import EmbeddedAdmin
+
+        return EmbeddedAdmin(config.log.path)
+    from streamlearn.log.kafka import KafkaAdmin
+
+    return KafkaAdmin(config.log.bootstrap_servers, config.log.options)
+
+
+def open_store(config: Config, shard: int) -> Store:
+    """Where the checkpoints of `shard` are: `checkpoint.url`, else the backend's own place."""
+    if config.checkpoint.url or config.log.backend == "embedded":
+        from streamlearn.log.folder import FolderStore
+
+        folder = config.checkpoint.url.removeprefix("file:") or f"{config.log.path}.checkpoints"
+        return FolderStore(Path(folder) / config.app.name / str(shard))
+    from streamlearn.log.kafka import TopicStore
+
+    log = config.log
+    return TopicStore(log.bootstrap_servers, log.options, config.topics.checkpoints, shard)

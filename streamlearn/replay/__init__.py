@@ -1,0 +1,1 @@
+"""Historical streams: sources, pacing, producing, and recording a topic to a file."""

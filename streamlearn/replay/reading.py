@@ -1,0 +1,117 @@
+"""Read a topic's records from here to there, or as they arrive, without any group.
+
+Invariants:
+- Committed records only, each once, in offset order within a partition.
+- Memory holds one poll per partition, however long the range is.
+"""
+
+import heapq
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+from streamlearn.config import rfc3339_ms
+from streamlearn.core.records import Positions, Record
+from streamlearn.errors import CheckFailed, ConfigError, Gone, Unreachable
+from streamlearn.log.port import Admin, Polled, TopicInfo
+
+_POLL_RECORDS = 1000
+_POLL_S = 0.2
+_SILENCE_S = 10.0
+
+Offsets = tuple[int, ...]
+"""One offset per partition."""
+
+
+def topic_info(admin: Admin, topic: str) -> TopicInfo:
+    """The topic, or a `ConfigError` that names those there are."""
+    found = admin.topics()
+    if topic not in found:
+        names = ", ".join(sorted(found)) or "none"
+        raise ConfigError(f"there is no topic {topic!r}; the topics are: {names}")
+    return found[topic]
+
+
+def offsets_of(admin: Admin, topic: str, where: str) -> Offsets:
+    """The offsets that `where` means, within what is retained.
+
+    `beginning`, `end`, an offset, `-N` (N before the end), or an RFC 3339 time (arrival), each for every
+    partition. Raises `ConfigError`.
+    """
+    info = topic_info(admin, topic)
+    if where == "beginning":
+        return info.start
+    if where == "end":
+        return info.end
+    if re.fullmatch(r"-?\d+", where):
+        number = int(where)
+        wanted = tuple(end + number for end in info.end) if where[0] == "-" else (number,) * len(info.end)
+    else:
+        try:
+            wanted = admin.offsets_at(topic, rfc3339_ms(where))
+        except ValueError:
+            raise ConfigError(
+                f"{where!r} is no place in a topic: give beginning, end, an offset, -N for N before the end,"
+                " or an RFC 3339 time with a zone, like 2026-01-31T08:00:00Z"
+            ) from None
+    return tuple(
+        min(max(offset, first), end) for offset, first, end in zip(wanted, info.start, info.end, strict=True)
+    )
+
+
+def between(admin: Admin, topic: str, first: Offsets, upto: Offsets) -> Iterator[Record]:
+    """The records with `first <= offset < upto`, partitions merged by arrival time."""
+    runs = [
+        _run(admin, topic, partition, *ends) for partition, ends in enumerate(zip(first, upto, strict=True))
+    ]
+    return heapq.merge(*runs, key=lambda record: (record.timestamp_ms, record.partition))
+
+
+def _run(admin: Admin, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
+    at = (topic, partition)
+    silent_since_s: float | None = None
+    at_end = False
+    while position < upto:
+        records, behind = _poll(admin, {at: position})
+        if at in records:
+            silent_since_s, at_end = None, False
+            for record in records[at]:
+                if record.offset >= upto:
+                    return
+                yield record
+            position = records[at][-1].offset + 1
+            continue
+        # What is left may be the marks of transactions, which never come as records: then a second look,
+        # after the log was seen to answer, finds the end again.
+        topic_info(admin, topic)
+        if at_end and at not in behind:
+            return
+        at_end = at not in behind
+        silent_since_s = silent_since_s or time.monotonic()
+        if time.monotonic() - silent_since_s > _SILENCE_S:
+            raise Unreachable(
+                f"{topic}-{partition} gives nothing from offset {position} on for {_SILENCE_S:.0f} s, and is"
+                f" wanted up to {upto}: check its leader, and for a producer that holds a transaction open"
+            )
+
+
+def arriving(admin: Admin, topic: str, first: Offsets, stop: threading.Event) -> Iterator[Record]:
+    """The records from `first` on, and those that arrive, until `stop` is set."""
+    positions = {(topic, partition): offset for partition, offset in enumerate(first)}
+    while not stop.is_set():
+        arrived, _ = _poll(admin, positions)
+        for at, records in arrived.items():
+            positions[at] = records[-1].offset + 1
+        yield from sorted(
+            (record for records in arrived.values() for record in records),
+            key=lambda record: (record.timestamp_ms, record.partition, record.offset),
+        )
+
+
+def _poll(admin: Admin, positions: Positions) -> Polled:
+    try:
+        polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
+    except Gone as error:
+        raise CheckFailed(f"{error}; retention took it meanwhile: start from a later offset") from error
+    return polled._replace(records={at: some for at, some in polled.records.items() if some})

@@ -1,0 +1,257 @@
+"""The shape of the configuration: every section, key, default and bound, as frozen values.
+
+Invariants:
+- A `Config` that exists is valid as a whole: each number is bounded, each name can be a topic, and no
+  two roles share a topic.
+- Every field's description says what would be right. It is what an error message, the template of
+  `streamlearn config init` and the JSON Schema show, so the three cannot disagree.
+- Where values come from (flags, environment, file) is not known here; see `streamlearn.config`.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from streamlearn.log.port import Names
+
+ROLES = ("predictions", "dlq", "journal", "checkpoints")
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def duration_s(text: str) -> float:
+    """Seconds in a duration such as `7d`, `1h`, `15m`, `30s` or `500ms`. Raises `ValueError`."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError("is not a duration like 7d, 1h, 15m, 30s or 500ms")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def rfc3339_ms(text: str) -> int:
+    """Milliseconds since 1970 of an RFC 3339 time with a zone (`2026-01-31T08:00:00Z`).
+
+    Raises `ValueError`, also for a time without a zone: which one was meant would be a guess.
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = datetime.min
+    if when.tzinfo is None:
+        raise ValueError("is not an RFC 3339 time with a zone, like 2026-01-31T08:00:00Z")
+    return round((when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+
+
+def _check_duration(text: str) -> str:
+    if duration_s(text) <= 0:
+        raise ValueError("must be longer than nothing")
+    return text
+
+
+def _check_start(text: str) -> str:
+    if text in ("earliest", "latest"):
+        return text
+    if text.startswith("-"):
+        duration_s(text[1:])
+    else:
+        rfc3339_ms(text)
+    return text
+
+
+def _check_topic(text: str) -> str:
+    if not _TOPIC.fullmatch(text) or text in (".", ".."):
+        raise ValueError("is not a topic name: 1 to 249 of the characters A-Z a-z 0-9 . _ -")
+    return text
+
+
+def _check_member(text: str) -> str:
+    if "." in text:
+        raise ValueError("names a path; this version reads members of the envelope's top level only")
+    return text
+
+
+def _check_use(text: str) -> str:
+    if text and not all(text.partition(":")):
+        raise ValueError("must be preset:NAME or module:attribute")
+    return text
+
+
+def _check_url(text: str) -> str:
+    if text and (not text.startswith("file:") or text == "file:"):
+        raise ValueError('must be "" or file:DIR')
+    return text
+
+
+def _as_names(value: object) -> object:
+    """One name, a comma-separated text (environment variables have no lists) or a list of names."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+Topic = Annotated[str, AfterValidator(_check_topic)]
+Member = Annotated[str, AfterValidator(_check_member)]
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class App(Section):
+    """What this service is called, and how it computes."""
+
+    name: str = Field(
+        default="streamlearn",
+        pattern=r"^[a-z0-9._-]{1,64}$",
+        description="prefix of topics, group and transactional ids: 1 to 64 of a-z 0-9 . _ -",
+    )
+    replica: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description='unique name of this replica (the pod\'s name), so that a restart is quick; "" = none',
+    )
+    portable_math: bool = Field(
+        default=False, description="true: the same bits on CPUs of different kinds, a little slower"
+    )
+
+
+class LogSection(Section):
+    """Where records come from and go to."""
+
+    backend: Literal["kafka", "embedded"] = Field(
+        default="kafka", description="kafka | embedded (one SQLite file)"
+    )
+    bootstrap_servers: str = Field(
+        default="127.0.0.1:9092",
+        pattern=r"^[^\s,:]+:\d{1,5}(,[^\s,:]+:\d{1,5})*$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
+        description="kafka: HOST:PORT, several separated by commas",
+    )
+    path: str = Field(default="streamlearn.db", min_length=1, description="embedded: the SQLite file")
+    retention: Annotated[str, AfterValidator(_check_duration)] = Field(
+        default="7d", description="embedded: how long records are kept, like 7d or 12h"
+    )
+    options: dict[str, str] = Field(
+        default={},
+        repr=False,
+        description='kafka: client options by Kafka\'s names, like "security.protocol"',
+    )
+
+
+class Topics(Section):
+    """Topics by role. An empty output topic means `<app.name>.<role>`."""
+
+    input: Annotated[tuple[Topic, ...], BeforeValidator(_as_names)] = Field(
+        default=(), description="the topics to read events from: a name or a list of names"
+    )
+    start: Annotated[str, AfterValidator(_check_start)] = Field(
+        default="earliest",
+        description="where a new service begins: earliest | latest | 2026-01-31T08:00:00Z | -1h",
+    )
+    predictions: Topic = Field(default="", description='where predictions go; "" = <name>.predictions')
+    dlq: Topic = Field(default="", description='where dead letters go; "" = <name>.dlq')
+    journal: Topic = Field(default="", description='the order of what was applied; "" = <name>.journal')
+    checkpoints: Topic = Field(default="", description='kafka: the saved states; "" = <name>.checkpoints')
+
+
+class EventSection(Section):
+    """Where things stand in a record's value."""
+
+    format: Literal["json"] = Field(default="json", description="json (the only one in this version)")
+    id: Member = Field(default="id", description="member with the event's id")
+    key: Member = Field(default="", description="member with the event's key; \"\" = the record's key")
+    time: Member = Field(default="ts", description="member with the event's time")
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "rfc3339"] = Field(
+        default="auto", description="auto | s | ms | us | ns | rfc3339; auto is fixed by the first event"
+    )
+    features: Member = Field(default="features", description="member with the features, an object")
+    label: Member = Field(default="label", description="member with the label")
+
+
+class ModelSection(Section):
+    """The river model."""
+
+    use: Annotated[str, AfterValidator(_check_use)] = Field(
+        default="preset:classification",
+        description="preset:NAME, my_module:factory_or_model, or river.tree:HoeffdingTreeClassifier",
+    )
+    args: dict[str, Any] = Field(default={}, description="arguments for a factory or class")
+    steps: tuple[dict[str, Any], ...] = Field(
+        default=(), description='instead of `use`, a pipeline: [{use = "preprocessing.StandardScaler"}, ...]'
+    )
+
+
+class TransactionSection(Section):
+    """How much one transaction may hold; the first limit reached cuts it."""
+
+    max_records: int = Field(default=2000, ge=1, le=100_000, description="1 to 100000 records")
+    max_bytes: int = Field(
+        default=16_777_216, ge=1024, le=1_073_741_824, description="1024 to 1073741824 bytes"
+    )
+    max_ms: int = Field(default=100, ge=1, le=60_000, description="1 to 60000 ms of stepping")
+    min_interval_ms: int = Field(
+        default=0, ge=0, le=60_000, description="0 to 60000 ms between commits; more = fewer, larger commits"
+    )
+
+
+class CheckpointSection(Section):
+    """Saved states: how often, how many, where."""
+
+    url: Annotated[str, AfterValidator(_check_url)] = Field(
+        default="", description='"" = topic on kafka, folder beside the file on embedded; or file:DIR'
+    )
+    interval_s: float = Field(
+        default=30, ge=0.1, le=86_400, description="0.1 to 86400 seconds between checkpoints"
+    )
+    keep: int = Field(default=5, ge=1, le=1000, description="1 to 1000 newest checkpoints are kept")
+    key: str = Field(
+        default="", repr=False, description="secret that signs checkpoints, like ${file:/run/secrets/x}"
+    )
+
+
+class Config(Section):
+    """The whole configuration, resolved and checked."""
+
+    app: App = App()
+    log: LogSection = LogSection()
+    topics: Topics = Topics()
+    event: EventSection = EventSection()
+    model: ModelSection = ModelSection()
+    transaction: TransactionSection = TransactionSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_topics(cls, data: dict[str, Any]) -> dict[str, Any]:
+        name = data.get("app", {}).get("name", App.model_fields["name"].default)
+        topics = dict(data.get("topics", {}))
+        for role in ROLES:
+            topics[role] = topics.get(role) or f"{name}.{role}"
+        model = dict(data.get("model", {}))
+        if model.get("steps"):
+            model.setdefault("use", "")
+        return {**data, "topics": topics, "model": model}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        used: dict[str, str] = {}
+        for role, topic in [("input", name) for name in self.topics.input] + [
+            (role, getattr(self.topics, role)) for role in ROLES
+        ]:
+            if topic in used:
+                raise ValueError(
+                    f"topics.{role} and topics.{used[topic]} are both {topic!r}; each needs its own topic"
+                )
+            used[topic] = role
+        if self.model.use and self.model.steps:
+            raise ValueError("model.use and model.steps are both given; keep one of them")
+        return self
+
+    def names(self) -> Names:
+        """What the log adapters need to know."""
+        roles = {role: getattr(self.topics, role) for role in ROLES}
+        return Names(self.app.name, self.app.replica, self.topics.input, roles)

@@ -1,0 +1,250 @@
+"""The configuration: sources in their order, every problem in one message, secrets never shown."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from streamlearn.config import duration_s, explain, load, rfc3339_ms, schema, template
+from streamlearn.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+
+
+def write(text: str, name: str = "streamlearn.toml") -> Path:
+    path = Path(name)
+    path.write_text(text)
+    return path
+
+
+def refusal(text: str, **flags: object) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(write(text), flags)
+    return str(refused.value)
+
+
+def test_defaults_resolve_topics_from_the_name() -> None:
+    config = load(None, {"topics.input": ["events"], "app.name": "shuttle"})
+    assert config.topics.input == ("events",)
+    assert config.topics.predictions == "shuttle.predictions"
+    assert config.log.backend == "kafka"
+    names = config.names()
+    assert (names.app, names.inputs) == ("shuttle", ("events",))
+    assert names.roles == {
+        "predictions": "shuttle.predictions",
+        "dlq": "shuttle.dlq",
+        "journal": "shuttle.journal",
+        "checkpoints": "shuttle.checkpoints",
+    }
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = load(None, {"topics.input": ["events"]})
+    with pytest.raises(ValueError, match="frozen"):
+        config.app.name = "other"
+
+
+def test_flag_beats_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    write('[log]\nbootstrap_servers = "file:1"\n[topics]\ninput = "a"\n')
+
+    def servers(**flags: object) -> str:
+        return load(
+            None, {key.replace("__", "."): value for key, value in flags.items()}
+        ).log.bootstrap_servers
+
+    assert servers() == "file:1"
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "alias:2")
+    assert servers() == "alias:2"
+    monkeypatch.setenv("STREAMLEARN_LOG__BOOTSTRAP_SERVERS", "env:3")
+    assert servers() == "env:3"
+    assert servers(log__bootstrap_servers="flag:4") == "flag:4"
+
+
+def test_pyproject_is_read_when_there_is_no_file_of_our_own() -> None:
+    write('[tool.streamlearn.topics]\ninput = "a"\n[tool.streamlearn.app]\nname = "py"\n', "pyproject.toml")
+    assert load(None, {}).app.name == "py"
+    write('[topics]\ninput = "b"\n')
+    assert load(None, {}).app.name == "streamlearn"
+
+
+def test_environment_reaches_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMLEARN_TOPICS__INPUT", "a, b")
+    monkeypatch.setenv("STREAMLEARN_TRANSACTION__MAX_RECORDS", "7")
+    monkeypatch.setenv("STREAMLEARN_APP__PORTABLE_MATH", "true")
+    monkeypatch.setenv("STREAMLEARN_LOG__OPTIONS", '{"security.protocol": "SSL"}')
+    monkeypatch.setenv("STREAMLEARN_MODEL__ARGS", '{"seed": 1}')
+    monkeypatch.setenv("STREAMLEARN_SERVICE_HOST", "set by Kubernetes, and none of our business")
+    config = load(None, {})
+    assert config.topics.input == ("a", "b")
+    assert config.transaction.max_records == 7
+    assert config.app.portable_math is True
+    assert config.log.options == {"security.protocol": "SSL"}
+    assert config.model.args == {"seed": 1}
+
+
+def test_unknown_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMLEARN_LOG__BOOTSTRAP_SERVER", "x:1")
+    with pytest.raises(ConfigError, match=r"env STREAMLEARN_LOG__BOOTSTRAP_SERVER.*log\.bootstrap_servers"):
+        load(None, {"topics.input": ["a"]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "backend"),
+    [
+        ({}, "kafka"),
+        ({"log.path": "x.db"}, "embedded"),
+        ({"log.backend": "embedded"}, "embedded"),
+        ({"log.bootstrap_servers": "h:1"}, "kafka"),
+    ],
+)
+def test_what_is_given_chooses_the_backend(flags: dict[str, object], backend: str) -> None:
+    assert load(None, {"topics.input": ["a"], **flags}).log.backend == backend
+
+
+def test_flags_choose_the_backend_against_the_file() -> None:
+    write('[log]\nbackend = "kafka"\n[topics]\ninput = "a"\n')
+    assert load(None, {"log.path": "x.db"}).log.backend == "embedded"
+    write('[log]\nbackend = "embedded"\n[topics]\ninput = "a"\n')
+    assert load(None, {"log.bootstrap_servers": "h:1"}).log.backend == "kafka"
+    write('[log]\npath = "x.db"\n[topics]\ninput = "a"\n')
+    assert load(None, {}).log.backend == "embedded"
+
+
+def test_options_merge_one_by_one_and_are_text() -> None:
+    write(
+        '[topics]\ninput = "a"\n[log.options]\n"security.protocol" = "SSL"\nfetch.max.bytes = 5\nx = true\n'
+    )
+    options = load(None, {"log.options.x": "no"}).log.options
+    assert options == {"security.protocol": "SSL", "fetch.max.bytes": "5", "x": "no"}
+
+
+def test_references_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD", "pod-1")
+    Path("secret").write_text("hunter2\n")
+    write('[topics]\ninput = "a"\n[app]\nreplica = "${env:POD}"\n[checkpoint]\nkey = "${file:secret}"\n')
+    config = load(None, {})
+    assert (config.app.replica, config.checkpoint.key) == ("pod-1", "hunter2")
+
+
+def test_all_problems_come_in_one_message_with_key_value_source_and_what_is_right() -> None:
+    message = refusal(
+        """
+[app]
+name = "Shuttle"
+nme = 3
+[topics]
+input = "a"
+[transaction]
+max_records = 0
+[event]
+id = "meta.id"
+format = "csv"
+[model]
+per = "key"
+[labels]
+join = "id"
+[checkpoint]
+key = "${env:NOT_THERE}"
+""",
+        **{"log.retention": "soon"},
+    )
+    expected = [
+        ('app.name = "Shuttle" (streamlearn.toml:3)', "1 to 64 of a-z 0-9 . _ -"),
+        ("app.nme = 3 (streamlearn.toml:4)", "did you mean app.name?"),
+        ("transaction.max_records = 0 (streamlearn.toml:8)", "1 to 100000 records"),
+        ('event.id = "meta.id" (streamlearn.toml:10)', "names a path"),
+        ('event.format = "csv" (streamlearn.toml:11)', "json"),
+        ('model.per = "key" (streamlearn.toml:13)', "not in this version yet"),
+        ('labels.join = "id" (streamlearn.toml:15)', "not in this version yet"),
+        ("checkpoint.key = *** (streamlearn.toml:17)", "no variable NOT_THERE"),
+        ('log.retention = "soon" (flag log.retention)', "7d"),
+    ]
+    lines = message.splitlines()[1:]
+    assert len(lines) == len(expected), message
+    for start, right in expected:
+        assert any(line.strip().startswith(start) and right in line for line in lines), (start, message)
+
+
+def test_the_input_must_be_given_where_it_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"topics\.input is not given"):
+        load(None, {})
+    assert load(None, {}, need_input=False).topics.input == ()
+
+
+def test_a_topic_cannot_have_two_roles() -> None:
+    message = refusal('[topics]\ninput = "a"\npredictions = "a"\n')
+    assert "topics.predictions and topics.input are both 'a'" in message
+
+
+def test_a_broken_or_missing_file_is_named() -> None:
+    assert "streamlearn.toml is not TOML" in refusal("[topics\n")
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
+        load(Path("none.toml"), {})
+
+
+def test_secrets_are_never_shown() -> None:
+    Path("secret").write_text("hunter2")
+    write(
+        '[log.options]\nsasl.password = "hunter2"\nssl.key.password = "hunter2"\nssl.cafile = "ca"\n'
+        '[checkpoint]\nkey = "hunter2"\n[app]\nreplica = "${file:secret}"\n'
+    )
+    shown = {one.key: one.value for one in explain(None, {})}
+    assert shown["log.options.ssl.cafile"] == "ca"
+    assert shown["app.replica"] == "***"
+    assert "hunter2" not in repr(shown)
+    assert "hunter2" not in repr(load(None, {"app.replica": ""}, need_input=False))
+    assert "hunter2" not in refusal('[topics]\ninput="a"\n[checkpoint]\nkey = ["hunter2"]\n')
+
+
+def test_explain_says_where_each_value_is_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMLEARN_CHECKPOINT__KEEP", "9")
+    write('[app]\nname = "x"\n')
+    sources = {one.key: one.source for one in explain(None, {"log.path": "x.db"})}
+    assert sources["app.name"] == "streamlearn.toml:2"
+    assert sources["checkpoint.keep"] == "env STREAMLEARN_CHECKPOINT__KEEP"
+    assert sources["log.path"] == sources["log.backend"] == "flag --db"
+    assert sources["transaction.max_ms"] == "default"
+
+
+def test_the_template_loads_and_changes_nothing_but_the_input() -> None:
+    config = load(write(template()), {})
+    assert config == load(None, {"topics.input": ["events"]})
+    uncommented = "\n".join(
+        line.removeprefix("# ") if " = " in line else line for line in template().splitlines()[4:]
+    )
+    assert load(write(uncommented, "all.toml"), {"model.use": "preset:classification"}).topics.input == (
+        "events",
+    )
+
+
+def test_the_schema_accepts_what_load_returns() -> None:
+    config = load(None, {"topics.input": ["events"]})
+    jsonschema.validate(json.loads(config.model_dump_json()), schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"transaction": {"max_records": 0}}, schema())
+
+
+def test_durations_and_times() -> None:
+    assert [duration_s(text) for text in ("7d", "1h", "15m", "30s", "500ms")] == [604800, 3600, 900, 30, 0.5]
+    assert rfc3339_ms("1970-01-01T00:00:01Z") == 1000
+    assert rfc3339_ms("1970-01-01T01:00:00+01:00") == 0
+    for text in ("2026-01-01T00:00:00", "yesterday"):
+        with pytest.raises(ValueError, match="RFC 3339"):
+            rfc3339_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("start", "good"),
+    [("latest", True), ("-1h", True), ("2026-01-31T08:00:00Z", True), ("-x", False), ("now", False)],
+)
+def test_start(start: str, good: bool) -> None:
+    if good:
+        assert load(None, {"topics.input": ["a"], "topics.start": start}).topics.start == start
+    else:
+        with pytest.raises(ConfigError, match=r"topics\.start"):
+            load(None, {"topics.input": ["a"], "topics.start": start})

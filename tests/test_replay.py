@@ -1,0 +1,442 @@
+"""Replay, record and tail: what goes in comes out byte for byte, at its pace, in its order."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from command import Command, command
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamlearn.core.records import Record
+from streamlearn.errors import ConfigError, Unreachable
+from streamlearn.log.embedded import EmbeddedAdmin
+from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
+from streamlearn.replay import lines, reading
+from streamlearn.replay.pacing import Lateness, Pace, Pacer
+from streamlearn.replay.produce import BATCH_RECORDS, Producer
+from streamlearn.replay.sources import Item, Members, Source, _pipe_items, open_source
+
+__all__ = ["command"]
+
+MEMBERS = Members("key", "ts", "auto")
+AWKWARD = [b"", b"{}", b"not json", b"\xff\x00", b'{"a":"\xc3\xa9"}', b"with \r return", None]
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[EmbeddedAdmin]:
+    opened = EmbeddedAdmin(tmp_path / "log.db")
+    opened.create([TopicSpec("one", 1), TopicSpec("three", 3)])
+    yield opened
+    opened.close()
+
+
+def contents(admin: Admin, topic: str) -> list[Record]:
+    return list(
+        reading.between(admin, topic, *(reading.offsets_of(admin, topic, at) for at in ("beginning", "end")))
+    )
+
+
+def send(admin: Admin, name: str, topic: str = "one", **options: int | bool) -> dict[str, float]:
+    stop, limit, loop = threading.Event(), options.get("limit"), bool(options.get("loop"))
+    return Producer(admin, topic, Pace(), stop, lambda _: None).run(open_source(name, MEMBERS), limit, loop)
+
+
+optional_bytes = st.none() | st.binary() | st.text().map(str.encode)
+
+
+@given(key=optional_bytes, value=optional_bytes, headers=st.lists(st.tuples(st.text(), optional_bytes)))
+def test_a_record_is_the_same_after_a_line(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
+    record = Record("t", 1, 2, 3, key, value, tuple(headers))
+    text = lines.line(record)
+    assert b"\n" not in text
+    assert lines.parse(text) == record
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b'{"topic":1}',
+        b'{"topic":"t","partition":0,"offset":0,"timestamp":0,"key":null,"value":"x","headers":[],"more":1}',
+        b'{"topic":"t","partition":0,"offset":0,"timestamp":0,"key":null,"value_base64":"?","headers":[]}',
+        b'{"topic":"t","partition":"0","offset":0,"timestamp":0,"key":null,"value":"x","headers":[]}',
+        b'{"topic":"t","partition":0,"offset":0,"timestamp":0,"key":null,"value":"x","headers":[{}]}',
+        b'{"topic":"t","partition":0,"offset":0,"timestamp":0,"key":7,"value":"x","headers":[]}',
+    ],
+)
+def test_any_other_line_is_plain(text: bytes) -> None:
+    assert lines.parse(text) is None
+
+
+def test_a_file_is_sent_byte_for_byte_and_blank_lines_are_no_records(
+    admin: EmbeddedAdmin, tmp_path: Path
+) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"id":"1"}\n\nnot json\n\xff\xfe\n{"key":"k"} \r\n{"key":7}')
+    assert send(admin, str(path))["sent"] == 5
+    sent = [(record.key, record.value) for record in contents(admin, "one")]
+    assert sent == [
+        (None, b'{"id":"1"}'),
+        (None, b"not json"),
+        (None, b"\xff\xfe"),
+        (b"k", b'{"key":"k"} \r'),
+        (b"7", b'{"key":7}'),
+    ]
+
+
+def test_what_record_wrote_is_sent_as_it_was(admin: EmbeddedAdmin, tmp_path: Path) -> None:
+    rows = [
+        Row(key, value, (("h", key), ("h", value)), partition)
+        for partition in range(3)
+        for key in AWKWARD
+        for value in AWKWARD
+    ]
+    admin.append("three", rows)
+    recorded = contents(admin, "three")
+    assert len(recorded) == len(rows)
+    path = tmp_path / "recorded.jsonl"
+    path.write_bytes(b"".join(lines.line(record) + b"\n" for record in recorded))
+
+    admin.create([TopicSpec("again", 3)])
+    send(admin, str(path), "again")
+
+    def by_partition(records: list[Record]) -> list[object]:
+        rows = [(r.partition, r.offset, r.key, r.value, r.headers) for r in records]
+        return sorted(rows, key=lambda row: row[:2])
+
+    assert by_partition(contents(admin, "again")) == by_partition(recorded)
+    send(admin, str(path), "one")
+    assert len(contents(admin, "one")) == len(rows)
+
+
+def test_limit_and_loop(admin: EmbeddedAdmin, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("1\n2\n3\n")
+    assert send(admin, str(path), limit=2)["sent"] == 2
+    assert send(admin, str(path), loop=True, limit=7)["sent"] == 7
+    assert [record.value for record in contents(admin, "one")][2:] == [
+        b"1",
+        b"2",
+        b"3",
+        b"1",
+        b"2",
+        b"3",
+        b"1",
+    ]
+
+
+def test_an_empty_source_does_not_loop_for_ever(admin: EmbeddedAdmin, tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n")
+    assert send(admin, str(path), loop=True)["sent"] == 0
+
+
+def test_batches_are_bounded(admin: EmbeddedAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("1\n" * (2 * BATCH_RECORDS + 1))
+    sizes = []
+    append = admin.append
+    monkeypatch.setattr(admin, "append", lambda topic, rows: (sizes.append(len(rows)), append(topic, rows)))
+    assert send(admin, str(path))["sent"] == sum(sizes) == 2 * BATCH_RECORDS + 1
+    assert max(sizes) == BATCH_RECORDS
+
+
+class SlowPipe(io.RawIOBase):
+    """Gives one chunk a read, as a pipe does whose writer is slow."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = list(chunks)
+
+    def read1(self, _size: int) -> bytes:
+        return self.chunks.pop(0) if self.chunks else b""
+
+
+def test_a_pipe_gives_whole_lines_at_once_and_the_rest_when_it_comes() -> None:
+    items = list(_pipe_items(SlowPipe(b"1\n2", b"2\n", b"\n3"), MEMBERS))
+    assert [item and item.row.value for item in items] == [b"1", None, b"22", None, None, b"3"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_a_pipe_in_pieces_of_any_size_gives_the_same_lines(size: int) -> None:
+    text = b'{"id":"1"}\n\n{"id":"2"}\nlast'
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    items = _pipe_items(SlowPipe(*pieces), MEMBERS)
+    assert [item.row.value for item in items if item] == [b'{"id":"1"}', b'{"id":"2"}', b"last"]
+
+
+def test_river_data_becomes_events() -> None:
+    source = open_source("river:waterflow", MEMBERS)
+    first = next(iter(source.items(0)))
+    assert first == Item(
+        Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'), 1647770400.0
+    )
+    phishing = open_source("river:Phishing", MEMBERS)
+    events = [json.loads(item.row.value or b"") for item in phishing.items(1) if item]
+    assert len(events) == phishing.total == 1250
+    assert events[0]["id"] == "1250"
+    assert set(events[0]) == {"id", "features", "label"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("river:HTTP", "Those are: AirlinePassengers, Bananas"),
+        ("river:SolarFlare", "one label per row"),
+        (
+            "none.jsonl",
+            "there is no such file; a source is a file of JSON lines, - for standard input, or river:",
+        ),
+        ("a.csv", "reads no .csv files"),
+        ("topic:events@0..5", "a source is a file of JSON lines"),
+    ],
+)
+def test_a_source_that_cannot_be_read_says_what_can(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=name) as refused:
+        open_source(name, MEMBERS)
+    assert said in str(refused.value)
+
+
+def test_deadlines_come_from_one_anchor() -> None:
+    pacer = Pacer(Pace(speed=10), anchor_s=100)
+    assert [pacer.due_s(time_s) for time_s in (50, 60, 55, None, 70)] == [100, 101, None, None, 102]
+    assert (pacer.out_of_order, pacer.without_time) == (1, 1)
+    by_rate = Pacer(Pace(rate=4), anchor_s=100)
+    assert [by_rate.due_s(None) for _ in range(3)] == [100, 100.25, 100.5]
+    assert Pacer(Pace(), anchor_s=100).due_s(50) is None
+
+
+def test_lateness_percentiles_are_within_five_percent() -> None:
+    lateness = Lateness()
+    for late_ms in range(1, 1001):
+        lateness.add(late_ms / 1000)
+    assert lateness.percentile_ms(0.5) == pytest.approx(500, rel=0.06)
+    assert lateness.percentile_ms(0.99) == pytest.approx(990, rel=0.06)
+    assert lateness.summary()["late_max_ms"] == 1000
+    assert Lateness().summary() == {}
+
+
+class FakeTime:
+    """A clock that only waiting moves, so that a paced replay can be watched without waiting for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr("streamlearn.replay.produce.time.monotonic", lambda: self.now_s)
+
+    def stop(self) -> threading.Event:
+        event = threading.Event()
+        event.wait = self._wait  # type: ignore[method-assign, assignment]
+        return event
+
+    def _wait(self, seconds: float) -> bool:
+        self.now_s += seconds
+        return False
+
+
+def test_records_go_out_when_they_are_due(
+    admin: EmbeddedAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeTime(monkeypatch)
+    path = tmp_path / "events.jsonl"
+    times = [1700000000, 1700000060, 1700000030, None, 1700000120]
+    path.write_text("".join(json.dumps({"id": str(n), "ts": ts}) + "\n" for n, ts in enumerate(times)))
+    sent: list[tuple[float, list[str]]] = []
+    append = admin.append
+
+    def watch(topic: str, rows: Sequence[Row]) -> None:
+        sent.append((clock.now_s - 1000, [json.loads(row.value or b"")["id"] for row in rows]))
+        append(topic, rows)
+
+    monkeypatch.setattr(admin, "append", watch)
+    report = Producer(admin, "one", Pace(speed=60), clock.stop(), lambda _: None).run(
+        Source(str(path), MEMBERS, None), None, False
+    )
+    assert sent == [(0, ["0"]), (1, ["1", "2", "3"]), (2, ["4"])]
+    assert (report["sent"], report["out_of_order"], report["without_time"], report["late_max_ms"]) == (
+        5,
+        1,
+        1,
+        0,
+    )
+
+
+def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"ts": 1700000000}\n{"ts": 1800000000}\n{"ts": 1800000001}\n')
+    stop = threading.Event()
+    producer = Producer(admin, "one", Pace(speed=1), stop, lambda _: stop.set())
+    report = producer.run(open_source(str(path), MEMBERS), None, False)
+    assert report["sent"] == 1
+    assert len(contents(admin, "one")) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "offsets"),
+    [
+        ("beginning", (0,)),
+        ("end", (5,)),
+        ("2", (2,)),
+        ("-2", (3,)),
+        ("-99", (0,)),
+        ("99", (5,)),
+        ("1970-01-01T00:00:00Z", (0,)),
+        ("2999-01-01T00:00:00Z", (5,)),
+    ],
+)
+def test_places_in_a_topic(admin: EmbeddedAdmin, where: str, offsets: tuple[int, ...]) -> None:
+    admin.append("one", [Row(None, b"x")] * 5)
+    assert reading.offsets_of(admin, "one", where) == offsets
+
+
+@pytest.mark.parametrize("where", ["middle", "2026-01-01T00:00:00", "1.5"])
+def test_no_place_in_a_topic(admin: EmbeddedAdmin, where: str) -> None:
+    with pytest.raises(ConfigError, match="is no place in a topic"):
+        reading.offsets_of(admin, "one", where)
+
+
+class Scripted(Admin):
+    """A log of one topic, `t`, that answers polls as it is told."""
+
+    def __init__(self, end: int, polls: list[Callable[[int], Polled]]) -> None:
+        self.end = end
+        self.polls = polls
+
+    def topics(self) -> dict[str, TopicInfo]:
+        return {"t": TopicInfo("id", (0,), (self.end,))}
+
+    def poll(self, positions: dict[tuple[str, int], int], max_records: int, timeout_s: float) -> Polled:
+        answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        return answer(positions["t", 0])
+
+
+def gives(*offsets: int, behind: bool = False) -> Callable[[int], Polled]:
+    found = [Record("t", 0, offset, 0, None, b"x") for offset in offsets]
+    waiting = frozenset({("t", 0)}) if behind else frozenset()
+    return lambda _position: Polled({("t", 0): found} if found else {}, waiting)
+
+
+def offsets_read(admin: Admin, upto: int) -> list[int]:
+    return [record.offset for record in reading.between(admin, "t", (0,), (upto,))]
+
+
+def test_marks_of_transactions_at_the_end_are_no_records() -> None:
+    assert offsets_read(Scripted(4, [gives(0, 1, behind=True), gives(2), gives()]), 4) == [0, 1, 2]
+
+
+def test_one_empty_answer_is_no_end() -> None:
+    assert offsets_read(Scripted(3, [gives(0, 1), gives(), gives(2), gives()]), 3) == [0, 1, 2]
+
+
+def test_records_past_the_range_are_left() -> None:
+    assert offsets_read(Scripted(9, [gives(0, 1, 5, 6)]), 4) == [0, 1]
+
+
+def test_silence_before_the_end_is_an_error_and_not_a_short_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_SILENCE_S", 0.0)
+    with pytest.raises(Unreachable, match="t-0 gives nothing from offset 1 on"):
+        offsets_read(Scripted(3, [gives(0, behind=True), gives(behind=True)]), 3)
+
+
+def test_partitions_are_merged_by_arrival(admin: EmbeddedAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, partition in enumerate([0, 2, 1, 1, 0, 2]):
+        monkeypatch.setattr("time.time_ns", lambda number=number: (1000 + number) * 1_000_000)
+        admin.append("three", [Row(None, b"%d" % number, (), partition)])
+    assert [record.value for record in contents(admin, "three")] == [b"%d" % number for number in range(6)]
+
+
+def test_commands_carry_records_there_and_back(command: Command) -> None:
+    sent = json.loads(
+        command.ok("replay", "river:Shuttle", "-t", "events", "--db", "s.db", "--limit", 500, "--json")
+    )
+    assert sent["sent"] == 500
+    command.ok("record", "-t", "events", "--db", "s.db", "-o", "all.jsonl")
+    assert len(Path("all.jsonl").read_bytes().splitlines()) == 500
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+    command.ok("replay", "all.jsonl", "-t", "copy", "--db", "s.db")
+    values = command.ok("tail", "events", "--db", "s.db", "-o", "beginning")
+    assert values == command.ok("tail", "copy", "--db", "s.db", "-o", "beginning")
+    assert len(values.splitlines()) == 500
+    assert len(command.ok("tail", "events", "--db", "s.db").splitlines()) == 10
+    assert (
+        command.ok("tail", "events", "--db", "s.db", "-o", "-3", "-n", "2")
+        == "\n".join(values.splitlines()[497:499]) + "\n"
+    )
+    part = command.ok("record", "-t", "events", "--db", "s.db", "--from", "10", "--to", "12")
+    assert [json.loads(line)["offset"] for line in part.splitlines()] == [10, 11]
+    assert command.ok("tail", "events", "--db", "s.db", "-o", "10", "-n", "2", "--json") == part
+
+
+def test_an_error_says_how_much_was_sent_before_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = EmbeddedAdmin.append
+
+    def fails_at_the_second(self: EmbeddedAdmin, topic: str, rows: Sequence[Row]) -> None:
+        if self.topics()[topic].end[0]:
+            raise Unreachable("the disk went away")
+        append(self, topic, rows)
+
+    monkeypatch.setattr(EmbeddedAdmin, "append", fails_at_the_second)
+    result = command("replay", "river:Shuttle", "-t", "events", "--db", "s.db")
+    assert (result.code, result.out) == (4, "")
+    assert result.err.endswith("2000 records were sent to events before this:\nerror: the disk went away\n")
+
+
+def test_a_recording_that_fails_leaves_the_old_file(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.ok("replay", "river:Shuttle", "-t", "events", "--db", "s.db", "--limit", 5)
+    Path("out.jsonl").write_text("old")
+
+    def fails(_record: Record) -> bytes:
+        raise Unreachable("the disk went away")
+
+    monkeypatch.setattr(lines, "line", fails)
+    assert command("record", "-t", "events", "--db", "s.db", "-o", "out.jsonl").code == 4
+    assert Path("out.jsonl").read_text() == "old"
+    assert sorted(path.name for path in Path().iterdir() if "out" in path.name) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["replay", "none", "-t", "e", "--db", "s.db"], 2, "there is no such file"),
+        (["replay", "-", "-t", "e", "--db", "s.db", "--loop"], 2, "standard input cannot begin again"),
+        (["replay", "river:Phishing", "-t", "e", "--db", "s.db", "--speed", "0"], 2, "--speed 0: must be"),
+        (["replay", "river:Phishing", "-t", "e", "--db", "s.db", "--speed", "fast"], 2, "or max"),
+        (
+            ["replay", "river:Phishing", "-t", "e", "--db", "s.db", "--speed", "2", "--rate", "5"],
+            2,
+            "keep one",
+        ),
+        (["replay", "river:Phishing", "-t", "e", "--db", "s.db", "--rate", "-1"], 2, "must be above 0"),
+        (["tail", "e", "--db", "none.db"], 2, "there is no file none.db"),
+        (["record", "-t", "e", "--db", "none.db"], 2, "there is no file none.db"),
+    ],
+)
+def test_what_cannot_be_done_is_said(command: Command, words: list[str], code: int, said: str) -> None:
+    result = command(*words)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("error: ")
+    assert said in result.err
+
+
+@pytest.mark.kafka
+def test_kafka_gives_back_what_was_sent(command: Command, kafka: str, topic_prefix: str) -> None:
+    topic = f"{topic_prefix}.events"
+    missing = command("replay", "river:Phishing", "-t", topic, "-b", kafka)
+    assert missing.code == 2
+    assert f"streamlearn topics ensure -i {topic}" in missing.err
+    command.ok("topics", "ensure", "-i", topic, "--partitions", 3, "-n", topic_prefix, "-b", kafka)
+    command.ok("replay", "river:Shuttle", "-t", topic, "--limit", 5000, "-b", kafka)
+    command.ok("record", "-t", topic, "-b", kafka, "-o", "all.jsonl")
+    recorded = [lines.parse(line) for line in Path("all.jsonl").read_bytes().splitlines()]
+    ids = [int(json.loads(record.value or b"")["id"]) for record in recorded if record]
+    assert sorted(ids) == list(range(5000))
+    command.ok("replay", "all.jsonl", "-t", topic, "-b", kafka)
+    again = command.ok("tail", topic, "-b", kafka, "-o", "beginning").splitlines()
+    assert sorted(again) == sorted(2 * [(record.value or b"").decode() for record in recorded if record])
+    assert len(command.ok("tail", topic, "-b", kafka, "-o", "-1").splitlines()) == 3
