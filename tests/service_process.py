@@ -109,7 +109,7 @@ class App:
         return process
 
     def produce(
-        self, values: Iterable[bytes | None | dict[str, Any]], topic: int = 0, partition: int | None = None
+        self, values: Iterable[bytes | dict[str, Any] | None], topic: int = 0, partition: int | None = None
     ) -> None:
         rows = [
             Row(None, orjson.dumps(value) if isinstance(value, dict) else value, (), partition)

@@ -35,6 +35,7 @@ class TopicInfo(NamedTuple):
 
     @property
     def partitions(self) -> int:
+        """How many there are."""
         return len(self.end)
 
 
@@ -81,9 +82,7 @@ class ShardLog(Protocol):
         Raises `Gone` when entry `after + 1` is no longer retained.
         """
 
-    def poll(
-        self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float
-    ) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
         """What has arrived at `positions` (only those partitions), waiting up to `timeout_s` for the
         first record. Raises `Gone` when a position is no longer retained.
         """
@@ -92,7 +91,8 @@ class ShardLog(Protocol):
         """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
 
     def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
-        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`.
+        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`, or `Stop` when it is certain
+        that nothing was written and trying again would not help (a full disk, a record over the limit).
 
         `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
         """
@@ -149,7 +149,8 @@ class Admin(Protocol):
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the backend."""
 
 
 class Store(Protocol):
@@ -164,4 +165,5 @@ class Store(Protocol):
     def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
         """Durable under `name` when it returns; only then the names in `drop` are forgotten."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the backend."""

@@ -21,6 +21,11 @@ from streamlearn.log.port import Store
 
 log = structlog.get_logger()
 
+REDO_S = 1.0
+"""So much model work may have to be redone after a crash before a checkpoint is due ahead of its time."""
+
+WORK_PER_COST = 20
+
 
 def name_of(seq: int) -> str:
     """A checkpoint's name: its entry's number, so that names sort by age.
@@ -71,20 +76,32 @@ class Checkpointer:
         self._key = key
         self._last_s = time.monotonic()
         self._last_seq = -1
+        self._cost_s = 0.0
         self._thread: threading.Thread | None = None
         self._written: list[Written] = []
         self._failed: BaseException | None = None
         self._positions: dict[str, Positions] = {}
 
-    def due(self, seq: int) -> bool:
-        """Whether it is time for a checkpoint at entry `seq`."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        return seq > self._last_seq and time.monotonic() - self._last_s >= self._interval_s
+    def due(self, seq: int, stepped_s: float) -> bool:
+        """Whether it is time for a checkpoint at entry `seq`, `stepped_s` of model work after the last one.
 
-    def write(self, header: Header, sections: Mapping[str, bytes], starts: Positions) -> None:
-        """Begin to write. `starts`: the first retained offset of each input partition."""
+        By the clock every `interval_s`; under a backlog also as soon as redoing would take longer than a
+        second, but never so often that checkpoints cost more than a twentieth of the work.
+        """
+        if seq <= self._last_seq or (self._thread is not None and self._thread.is_alive()):
+            return False
+        if time.monotonic() - self._last_s >= self._interval_s:
+            return True
+        return stepped_s >= max(REDO_S, WORK_PER_COST * self._cost_s)
+
+    def write(
+        self, header: Header, sections: Mapping[str, bytes], starts: Positions, dumped_s: float
+    ) -> None:
+        """Begin to write. `starts`: the first retained offset of each input partition; `dumped_s`: what
+        the sections took the loop.
+        """
         self.wait()
+        self._cost_s = dumped_s
         self._last_s = time.monotonic()
         self._last_seq = header.seq
         self._thread = threading.Thread(
@@ -117,7 +134,9 @@ class Checkpointer:
             drop = self._obsolete(names, header, starts)
             self._store.write(name, data, drop)
             kept = [n for n in names if n not in set(drop)]
-            self._written.append(Written(header.seq, len(data), time.monotonic() - began_s, int(kept[0])))
+            wrote_s = time.monotonic() - began_s
+            self._cost_s += wrote_s
+            self._written.append(Written(header.seq, len(data), round(wrote_s, 4), int(kept[0])))
         except (StreamlearnError, OSError) as error:
             self._failed = error
 

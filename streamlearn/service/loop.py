@@ -78,6 +78,7 @@ class Loop:
         self._merge: Merge
         self._probation: list[bytes] | None = None
         self._published_s = 0.0
+        self._stepped_s = 0.0
         self._reported = (0.0, 0)
         self._frozen = ""
         self.stopping = False
@@ -168,7 +169,9 @@ class Loop:
             run = self._merge.take(limits.max_records - len(batch.records), began_s)
             if run:
                 self._step_run(shard_log, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
-                stepping_s += time.monotonic() - began_s
+                stepped_s = time.monotonic() - began_s
+                stepping_s += stepped_s
+                self._stepped_s += stepped_s
             elif not self._polled(shard_log, batch, until_s):
                 break
         return batch
@@ -303,9 +306,10 @@ class Loop:
         if now:
             checkpointer.wait()
         self._collect(shard_log)
-        if not (now or checkpointer.due(standing.seq)):
+        if not (now or checkpointer.due(standing.seq, self._stepped_s)):
             return
         shard_log.sync()
+        began_s = time.monotonic()
         try:
             sections = standing.take_snapshot()
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
@@ -313,12 +317,14 @@ class Loop:
                 f"the model can no longer be saved: {type(error).__name__}: {error}. Keep lambdas, open "
                 "files, locks and clients out of it. Nothing is lost: what was published stays published."
             ) from error
+        dumped_s = time.monotonic() - began_s
         starts = {
             (name, partition): offset
             for name, info in self._log.topics().items()
             for partition, offset in enumerate(info.start)
         }
-        checkpointer.write(standing.header(), sections, starts)
+        checkpointer.write(standing.header(), sections, starts, dumped_s)
+        self._stepped_s = 0.0
         if now:
             checkpointer.wait()
             self._collect(shard_log)

@@ -1,0 +1,62 @@
+"""The log on Kafka with kafka-python: how the parts in `kafka_*.py` make one connection of a service.
+
+Invariants:
+- One admin connection and one group membership per process; a producer and two readers per open shard.
+- Making a `KafkaLog` proves that a broker answers; everything else is connected when first needed.
+"""
+
+from collections.abc import Mapping
+
+from streamlearn.errors import ConfigError
+from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
+from streamlearn.log.kafka_client import client_options
+from streamlearn.log.kafka_election import Election
+from streamlearn.log.kafka_shard import KafkaShardLog
+from streamlearn.log.kafka_store import TopicStore
+from streamlearn.log.port import Names, TopicInfo
+
+__all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]
+
+
+class KafkaLog:
+    """`Log` on Kafka. `options` are the client's, by their dotted Kafka names."""
+
+    def __init__(self, names: Names, bootstrap: str, options: Mapping[str, str]) -> None:
+        self._names = names
+        self._options = client_options(options)
+        self._cluster = Cluster(bootstrap, self._options)
+        self._election: Election | None = None
+
+    def owned(self, timeout_s: float) -> frozenset[int]:
+        """As `Log.owned`. The first call joins the group."""
+        return self._member().owned(timeout_s)
+
+    def open(self, shard: int) -> KafkaShardLog:
+        """As `Log.open`. Raises `Unreachable`, `Fenced` (a newer owner meanwhile) or `Stop`."""
+        return KafkaShardLog(self._cluster, self._options, self._names, self._member(), shard)
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """As `Log.topics`."""
+        return self._cluster.topics([*self._names.inputs, *self._names.roles.values()])
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+        return self._cluster.offsets_at(topic, timestamp_ms)
+
+    def close(self) -> None:
+        """As `Log.close`: leaves the group at once, also as a static member."""
+        if self._election is not None:
+            self._election.close(self._cluster)
+            self._election = None
+        self._cluster.close()
+
+    def _member(self) -> Election:
+        if self._election is None:
+            journal = self._names.roles["journal"]
+            if journal not in self._cluster.topics([journal]):
+                raise ConfigError(
+                    f"Kafka at {self._cluster.bootstrap} has no topic {journal}. "
+                    "Run `streamlearn topics ensure`, or create it."
+                )
+            self._election = Election(self._cluster.bootstrap, self._options, self._names)
+        return self._election

@@ -1,0 +1,241 @@
+"""Questions to a Kafka cluster (`Cluster`) and what the command line does to it (`KafkaAdmin`).
+
+Invariants:
+- Every question has a deadline; while a cluster moves (elections, restarts) it is asked again until then.
+- `append` returns only when every single record was acknowledged by all in-sync replicas.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
+from kafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
+from kafka.protocol.consumer import IsolationLevel
+
+from streamlearn.core.records import Positions
+from streamlearn.core.records import TopicPartition as Place
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.log.kafka_client import (
+    CONNECT_S,
+    append,
+    ask,
+    client_options,
+    connect,
+    destroy,
+    explained,
+)
+from streamlearn.log.kafka_reader import Reader
+from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+
+_REPLICAS = 3
+_ROWS = 5000
+"""Rows in flight at once: it bounds the memory of the producer's buffer."""
+
+
+class Cluster:
+    """An admin client, connected when made. Raises `Unreachable` and `ConfigError` as `connect` does."""
+
+    def __init__(self, bootstrap: str, options: Mapping[str, Any]) -> None:
+        self.bootstrap = bootstrap
+        self._client = connect(KafkaAdminClient, bootstrap, options)
+
+    def topics(self, names: Iterable[str] | None = None) -> dict[str, TopicInfo]:
+        """The topics that exist, of `names` or of all, Kafka's internal ones excluded."""
+        wanted = None if names is None else sorted(set(names))
+
+        def described() -> dict[str, tuple[str, int]]:
+            found = {}
+            for topic in self._client.describe_topics(wanted):
+                error = for_code(topic["error_code"])
+                if error.errno == 0 and not topic["is_internal"]:
+                    found[topic["name"]] = (str(topic["topic_id"]), len(topic["partitions"]))
+                elif error.__name__ not in ("NoError", "UnknownTopicOrPartitionError", "InvalidTopicError"):
+                    raise error(topic["name"])
+            return found
+
+        found = ask(self.bootstrap, "describing topics", described)
+        places = [(name, index) for name, (_, count) in found.items() for index in range(count)]
+        start = self.offsets(places, OffsetSpec.EARLIEST)
+        end = self.offsets(places, OffsetSpec.LATEST, committed=True)
+        return {
+            name: TopicInfo(
+                topic_id,
+                tuple(start[name, index] for index in range(count)),
+                tuple(end[name, index] for index in range(count)),
+            )
+            for name, (topic_id, count) in found.items()
+        }
+
+    def offsets(self, places: Sequence[Place], spec: Any, committed: bool = False) -> dict[Place, int]:
+        """Offsets by `OffsetSpec` or by timestamp in ms; -1 where no record is that young."""
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        specs = {TopicPartition(*place): spec for place in places}
+        if not specs:
+            return {}
+        found = ask(
+            self.bootstrap,
+            "asking for offsets",
+            lambda: self._client.list_partition_offsets(specs, isolation_level=level),
+        )
+        return {(place.topic, place.partition): int(at.offset) for place, at in found.items()}
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+        info = self.topics([topic]).get(topic)
+        if info is None:
+            raise ConfigError(f"Kafka at {self.bootstrap}: there is no topic {topic}.")
+        places = [(topic, index) for index in range(info.partitions)]
+        found = self.offsets(places, timestamp_ms)
+        return tuple(info.end[i] if found[topic, i] < 0 else found[topic, i] for i in range(info.partitions))
+
+    def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """All settings of each topic, also those that are defaults."""
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        found = ask(
+            self.bootstrap,
+            "reading topic settings",
+            lambda: self._client.describe_configs(resources, config_filter="all"),
+        )
+        return {
+            topic: {name: setting["value"] for name, setting in settings.items()}
+            for topic, settings in found.get("topic", {}).items()
+        }
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make the topics that do not exist, replicated as far as the cluster allows."""
+        brokers = ask(self.bootstrap, "counting brokers", self._client.describe_cluster)["brokers"]
+        replicas = min(_REPLICAS, len(brokers))
+        for spec in specs:
+            settings = dict(spec.settings)
+            if replicas < _REPLICAS:
+                # Two in-sync replicas of two would stop everything whenever one broker is away.
+                settings.pop("min.insync.replicas", None)
+            topic = {
+                spec.name: {
+                    "num_partitions": spec.partitions,
+                    "replication_factor": replicas,
+                    "configs": settings,
+                }
+            }
+            try:
+                self._client.create_topics(topic, timeout_ms=int(CONNECT_S * 1000), wait_for_metadata=True)
+            except TopicAlreadyExistsError:
+                continue
+            except KafkaError as error:
+                raise explained(self.bootstrap, f"creating topic {spec.name}", error) from error
+
+    def delete_before(self, place: Place, offset: int) -> None:
+        """Delete the records of a partition before `offset`."""
+        ask(
+            self.bootstrap,
+            f"deleting old records of {place[0]}-{place[1]}",
+            lambda: self._client.delete_records({TopicPartition(*place): offset}),
+        )
+
+    def open_transactions(self, place: Place) -> str:
+        """A sentence naming the producers that hold a transaction open in a partition."""
+        tp = TopicPartition(*place)
+        try:
+            producers = self._client.describe_producers([tp])[tp].active_producers
+        except KafkaError as error:
+            return f"Kafka does not say by whom: {error}."
+        holders = [
+            f"producer id {p.producer_id}, epoch {p.producer_epoch}, open since offset "
+            f"{p.current_transaction_start_offset}"
+            for p in producers
+            if p.current_transaction_start_offset is not None and p.current_transaction_start_offset >= 0
+        ]
+        return f"Open in {place[0]}-{place[1]}: {'; '.join(holders) or 'none any more'}."
+
+    def remove_member(self, group: str, replica: str, member_id: str) -> None:
+        """Take a static member out of its group, which it does not leave by itself. With its `member_id`, so
+        that a process which replaced it stays.
+        """
+        member = MemberToRemove(member_id, replica, reason="graceful stop")
+        ask(self.bootstrap, "leaving", lambda: self._client.remove_group_members(group, [member]), 2.0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+class KafkaAdmin:
+    """`Admin` on Kafka."""
+
+    def __init__(self, bootstrap: str, options: Mapping[str, str]) -> None:
+        self._bootstrap = bootstrap
+        self._options = client_options(options)
+        self._cluster = Cluster(bootstrap, self._options)
+        self._reader = Reader(bootstrap, self._options)
+        self._producer: Any = None
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """As `Admin.topics`."""
+        return self._cluster.topics()
+
+    def settings(self, topic: str) -> dict[str, str]:
+        """As `Admin.settings`."""
+        return self._cluster.settings([topic])[topic]
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """As `Admin.create`; `min.insync.replicas` only where there are three replicas."""
+        self._cluster.create(specs)
+
+    def append(self, topic: str, rows: Sequence[Row]) -> None:
+        """As `Admin.append`. What was acknowledged before an error stays."""
+        if self._producer is None:
+            self._producer = connect(
+                KafkaProducer,
+                self._bootstrap,
+                self._options,
+                enable_idempotence=True,
+                acks="all",
+                delivery_timeout_ms=int(CONNECT_S * 1000),
+                max_block_ms=int(CONNECT_S * 1000),
+                linger_ms=5,
+                batch_size=262144,
+            )
+        try:
+            for first in range(0, len(rows), _ROWS):
+                self._append(topic, rows[first : first + _ROWS])
+        except KafkaError as error:
+            destroy(self._producer)
+            self._producer = None
+            raise explained(self._bootstrap, f"appending to {topic}", error) from error
+
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        """As `Admin.poll`."""
+        return self._reader.poll(positions, max_records, 1 << 62, timeout_s)
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Admin.offsets_at`."""
+        return self._cluster.offsets_at(topic, timestamp_ms)
+
+    def close(self) -> None:
+        """Close every client."""
+        if self._producer is not None:
+            destroy(self._producer)
+            self._producer = None
+        self._reader.close()
+        self._cluster.close()
+
+    def _append(self, topic: str, rows: Sequence[Row]) -> None:
+        producer = self._producer
+        count = len(producer.partitions_for(topic))
+        futures = []
+        for row in rows:
+            partition = row.partition
+            if partition is not None and not 0 <= partition < count:
+                raise Stop(f"{topic} has {count} partitions; there is no partition {partition} to append to.")
+            if partition is None:
+                partition = producer._partition(topic, None, row.key, row.value, row.key, row.value)
+            place = TopicPartition(topic, partition)
+            futures.append(append(producer, place, row.key, row.value, row.headers))
+        producer.flush(CONNECT_S)
+        for future in futures:
+            future.get(timeout=CONNECT_S)

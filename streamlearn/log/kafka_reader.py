@@ -1,0 +1,271 @@
+"""Reading committed records from Kafka at the positions the caller asks for.
+
+Invariants:
+- A partition's records come in offset order and none is skipped: what the client has fetched and the caller
+  did not take (its limit, a partition it did not ask for) waits here or in the client.
+- The caller's position is the only truth. Each partition has a cursor: from `floor` to the next record there
+  are no records (markers, aborted or compacted data), so a position in that gap needs no seek.
+- There is no group, no automatic offset and no commit. A consumer that raised is closed, and a new one made.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import (
+    AuthorizationError,
+    CorruptRecordError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
+
+from streamlearn.core.records import Positions, Range, Record
+from streamlearn.core.records import TopicPartition as Place
+from streamlearn.errors import Gone, Stop, Unreachable
+from streamlearn.log.kafka_client import CONNECT_S, ask, connect, explained
+from streamlearn.log.port import Polled
+
+_NO_LIMIT = 1 << 62
+_ALL = 1 << 40
+_BATCH = 2000
+_AGAIN_MS = 2000
+"""A client that is made anew during an outage must not keep the loop from its heartbeat for long."""
+
+
+class _Cursor:
+    """One partition's place: `floor` as above, and `ahead`, fetched but not handed out."""
+
+    __slots__ = ("ahead", "floor", "place")
+
+    def __init__(self, place: Place) -> None:
+        self.place = TopicPartition(*place)
+        self.floor = -1
+        self.ahead: list[Record] = []
+
+
+class Reader:
+    """A consumer by position. Not safe for two threads.
+
+    `patient`: a broker has answered this process before, so that polls give nothing while none does.
+    """
+
+    def __init__(
+        self, bootstrap: str, options: Mapping[str, Any], *, wait_ms: int = 500, patient: bool = False
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._options = options
+        self._wait_ms = wait_ms
+        self._consumer: Any = None
+        self._patient = patient
+        self._cursors: dict[Place, _Cursor] = {}
+        self._active: frozenset[Place] = frozenset()
+        self._starts: dict[Place, int] = {}
+        self._ends: dict[Place, int] = {}
+
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`. While no broker answers: empty if patient, else raises `Unreachable`."""
+        try:
+            self._seek(positions)
+            hungry = self._resume(positions)
+            if hungry:
+                # Whoever has nothing waiting may have something by now; only wait when nobody has.
+                self._fetch(timeout_s if len(hungry) == len(positions) else 0)
+            found = self._ready(positions, max_records, max_bytes)
+            behind = frozenset(tp for tp in positions if self._position(tp) < self._end(tp))
+        except KafkaError as error:
+            self._failed(error)
+            return Polled({}, frozenset())
+        except Unreachable:
+            if not self._patient:
+                raise
+            return Polled({}, frozenset())
+        return Polled(found, behind)
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """The records of a range, which must be retained whole and committed. Raises `Gone` when not."""
+        tp = (run.topic, run.partition)
+        if tp not in self._starts or run.next > self._ends[tp]:
+            self.bounds(tp)
+        # The start may have moved on since it was asked for: then the fetch itself raises `Gone`.
+        if self._starts[tp] > run.first or self._ends[tp] < run.next:
+            raise Gone(
+                f"{run.topic}-{run.partition}: the offsets {run.first} to {run.next} are needed, "
+                f"{self._starts[tp]} to {self._ends[tp]} are there"
+            )
+        return self.between(tp, run.first, run.next)
+
+    def last(self, tp: Place, start: int, end: int, wanted: Callable[[Record], bool]) -> Record | None:
+        """The last wanted record of a partition in `start <= offset < end`, read back in growing windows:
+        after many aborted transactions the last offsets hold no record at all.
+        """
+        window, upper = 8, end
+        while upper > start:
+            lower = max(start, end - window)
+            found = None
+            for record in self.between(tp, lower, upper):
+                if wanted(record):
+                    found = record
+            if found is not None:
+                return found
+            window, upper = window * 2, lower
+        return None
+
+    def bounds(self, tp: Place) -> tuple[int, int]:
+        """The first retained offset and the last stable one of a partition, asked for now."""
+        place = TopicPartition(*tp)
+
+        def offsets() -> tuple[int, int]:
+            consumer = self._connected()
+            timeout_ms = int(CONNECT_S * 1000)
+            start = consumer.beginning_offsets([place], timeout_ms=timeout_ms)[place]
+            return start, consumer.end_offsets([place], timeout_ms=timeout_ms)[place]
+
+        self._starts[tp], self._ends[tp] = found = ask(
+            self._bootstrap, f"offsets of {tp[0]}-{tp[1]}", offsets
+        )
+        return found
+
+    def close(self) -> None:
+        """Close the consumer; a later call makes a new one."""
+        consumer, self._consumer = self._consumer, None
+        self._cursors.clear()
+        self._starts.clear()
+        self._ends.clear()
+        self._active = frozenset()
+        if consumer is not None:
+            consumer.close(autocommit=False, timeout_ms=0)
+
+    def between(self, tp: Place, first: int, next_: int) -> Iterator[Record]:
+        """The records at `first <= offset < next_`; done by position, since the last offsets may be gaps."""
+        at, until = first, time.monotonic() + CONNECT_S
+        while at < next_:
+            records = self.poll({tp: at}, min(next_ - at, _BATCH), _NO_LIMIT, 0.02).records.get(tp, [])
+            for index, record in enumerate(records):
+                if record.offset >= next_:
+                    self._put_back(tp, records[index:], next_)
+                    return
+                yield record
+            before, at = at, records[-1].offset + 1 if records else max(at, self._position(tp))
+            if at > before:
+                until = time.monotonic() + CONNECT_S
+            elif time.monotonic() > until:
+                raise Unreachable(
+                    f"Kafka at {self._bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {at} on for "
+                    f"{CONNECT_S:.0f} s, while {next_} is its known end. Check that its leader is up."
+                )
+
+    def _connected(self) -> Any:
+        if self._consumer is None:
+            self._consumer = connect(
+                KafkaConsumer,
+                self._bootstrap,
+                self._options,
+                group_id=None,
+                isolation_level="read_committed",
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                fetch_max_wait_ms=self._wait_ms,
+                bootstrap_timeout_ms=_AGAIN_MS if self._patient else int(CONNECT_S * 1000),
+            )
+            self._patient = True
+        return self._consumer
+
+    def _seek(self, positions: Positions) -> None:
+        """Put every cursor asked for at its position."""
+        consumer = self._connected()
+        fresh = positions.keys() - self._cursors.keys()
+        if fresh:
+            self._cursors.update({tp: _Cursor(tp) for tp in fresh})
+            consumer.assign([cursor.place for cursor in self._cursors.values()])
+            ends = consumer.end_offsets([self._cursors[tp].place for tp in fresh])
+            self._ends.update({(place.topic, place.partition): end for place, end in ends.items()})
+        for tp, position in positions.items():
+            cursor = self._cursors[tp]
+            if not cursor.floor <= position <= self._position(tp):
+                cursor.ahead.clear()
+                consumer.seek(cursor.place, position)
+            cursor.floor = position
+        if fresh:
+            consumer.pause(*(self._cursors[tp].place for tp in fresh))
+
+    def _resume(self, positions: Positions) -> frozenset[Place]:
+        """Let the client fetch for the partitions that are asked for and have nothing waiting here: so no
+        partition's backlog hides another, and no more than one fetch of each is held.
+        """
+        hungry = frozenset(tp for tp in positions if not self._cursors[tp].ahead)
+        if hungry != self._active:
+            self._consumer.pause(*(self._cursors[tp].place for tp in self._active - hungry))
+            self._consumer.resume(*(self._cursors[tp].place for tp in hungry - self._active))
+            self._active = hungry
+        return hungry
+
+    def _fetch(self, timeout_s: float) -> None:
+        """Move all that the client has, or gets within `timeout_s`, to the cursors: a fetch's worth of each
+        partition. Taking less would let the client serve one partition until its backlog ends.
+        """
+        fetched = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_ALL)
+        for place, rows in fetched.items():
+            topic, partition = tp = (place.topic, place.partition)
+            self._cursors[tp].ahead += [
+                Record(topic, partition, row.offset, row.timestamp, row.key, row.value, tuple(row.headers))
+                for row in rows
+            ]
+
+    def _ready(self, positions: Positions, max_records: int, max_bytes: int) -> dict[Place, list[Record]]:
+        """Take what waits for `positions` up to the limits: in equal shares, and one record at least."""
+        found: dict[Place, list[Record]] = {}
+        left, room = max_records, max_bytes
+        waiting = sorted((tp for tp in positions if self._cursors[tp].ahead), key=self._waiting)
+        for index, tp in enumerate(waiting):
+            cursor = self._cursors[tp]
+            count = 0
+            for record in islice(cursor.ahead, max(1, left // (len(waiting) - index)) if left else 0):
+                room -= len(record.key or b"") + len(record.value or b"")
+                if room < 0 and (count or found):
+                    break
+                count += 1
+            if count:
+                found[tp] = cursor.ahead[:count]
+                del cursor.ahead[:count]
+                cursor.floor = found[tp][-1].offset + 1
+                left -= count
+        return found
+
+    def _waiting(self, tp: Place) -> int:
+        return len(self._cursors[tp].ahead)
+
+    def _put_back(self, tp: Place, records: list[Record], floor: int) -> None:
+        cursor = self._cursors[tp]
+        cursor.ahead[:0] = records
+        cursor.floor = floor
+
+    def _position(self, tp: Place) -> int:
+        """The offset of the next record to hand out, or of the next to fetch."""
+        cursor = self._cursors.get(tp)
+        if cursor is None:
+            return -1
+        if cursor.ahead:
+            return cursor.ahead[0].offset
+        # `consumer.position()` may wait for the network; this is the same number without that.
+        position = self._consumer._subscription.assignment[cursor.place].position
+        return -1 if position is None else int(position.offset)
+
+    def _end(self, tp: Place) -> int:
+        """The newest end of the partition that any answer has told."""
+        known = self._consumer.highwater(self._cursors[tp].place) or 0
+        self._ends[tp] = max(self._ends.get(tp, 0), known)
+        return self._ends[tp]
+
+    def _failed(self, error: KafkaError) -> None:
+        """Close the consumer (the next poll of one that raised may hang) and say what the error means."""
+        self.close()
+        if isinstance(error, OffsetOutOfRangeError):
+            raise Gone(f"no longer retained, or not there any more (partition: offset): {error}") from error
+        if isinstance(error, LogTruncationError | CorruptRecordError):
+            raise Stop(f"Records that were committed are lost or damaged in Kafka: {error}") from error
+        if isinstance(error, AuthorizationError) or not isinstance(error, RetriableError):
+            raise explained(self._bootstrap, "reading", error) from error

@@ -1,0 +1,175 @@
+"""Checkpoints in a compacted topic: chunks first, the manifest last.
+
+A shard's checkpoints lie in partition `shard`. One write appends, in this order:
+1. the chunks of the new checkpoint, each under a key of its own;
+2. tombstones for the chunks of what the manifest before had already dropped;
+3. the manifest, always under the same key: the index of every kept checkpoint (offsets of its chunks, size,
+   BLAKE2b-256), and what is dropped with it.
+
+Invariants:
+- A checkpoint exists from the moment its manifest is acknowledged; a writer that dies earlier leaves only
+  chunks that nothing names, and the manifest before them still stands.
+- No chunk gets its tombstone while any standing manifest names its checkpoint as kept.
+- The store holds no state between calls: it reads the last manifest anew, since another replica may have
+  written since. It has its own clients, and one lock, so that a writer thread may use it beside the loop.
+"""
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+
+from streamlearn.core.records import Range, Record
+from streamlearn.errors import BadCheckpoint, Gone
+from streamlearn.log.kafka_client import CONNECT_S, append, client_options, connect, destroy, explained
+from streamlearn.log.kafka_reader import Reader
+
+CHUNK_BYTES = 512 * 1024
+_CHUNKS_IN_FLIGHT = 16
+_MANIFEST_KEY = b"manifest"
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """One checkpoint: its chunks are the records keyed `<prefix>.<number>` in offsets `first..next - 1`."""
+
+    name: str
+    prefix: str
+    chunks: int
+    first: int
+    next: int
+    size: int
+    blake2b: str
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    kept: list[_Kept] = []
+    dropped: list[_Kept] = []
+    format: int = 1
+
+
+class TopicStore:
+    """`Store` in partition `shard` of `topic`. Connects when first used."""
+
+    def __init__(self, bootstrap: str, options: Mapping[str, str], topic: str, shard: int) -> None:
+        self._bootstrap = bootstrap
+        self._options = client_options(options)
+        self._place = TopicPartition(topic, shard)
+        self._name = f"{topic}-{shard}"
+        self._lock = threading.Lock()
+        self._reader = Reader(bootstrap, self._options, wait_ms=20)
+        self._producer: Any = None
+
+    def names(self) -> list[str]:
+        """As `Store.names`."""
+        return sorted(kept.name for kept in self._manifest().kept)
+
+    def read(self, name: str) -> bytes:
+        """As `Store.read`."""
+        kept = next((kept for kept in self._manifest().kept if kept.name == name), None)
+        if kept is None:
+            raise BadCheckpoint(f"{self._name} has no checkpoint {name}")
+        wanted = {_key(kept, number): number for number in range(kept.chunks)}
+        chunks: list[bytes] = [b""] * kept.chunks
+        try:
+            with self._lock:
+                for record in self._reader.read(
+                    Range(self._place.topic, self._place.partition, kept.first, kept.next)
+                ):
+                    number = wanted.get(record.key or b"")
+                    if number is not None:
+                        chunks[number] = record.value or b""
+        except Gone as error:
+            raise BadCheckpoint(f"{name} in {self._name}: {error}") from error
+        data = b"".join(chunks)
+        if len(data) != kept.size or _hash(data) != kept.blake2b:
+            raise BadCheckpoint(f"{name} in {self._name}: {len(data)} bytes, not the {kept.size} written")
+        return data
+
+    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+        """As `Store.write`. Raises `Unreachable`; then the checkpoint may or may not be there."""
+        before = self._manifest()
+        blake2b = _hash(data)
+        chunks = max(1, -(-len(data) // CHUNK_BYTES))
+        new = _Kept(name, f"{name}.{blake2b[:16]}", chunks, 0, 0, len(data), blake2b)
+        try:
+            first, last = self._write_chunks(new, data)
+            self._bury([old for old in before.dropped if old.prefix != new.prefix])
+            gone = {*drop, name}
+            manifest = _Manifest(
+                kept=[
+                    *(kept for kept in before.kept if kept.name not in gone),
+                    msgspec.structs.replace(new, first=first, next=last + 1),
+                ],
+                dropped=[kept for kept in before.kept if kept.name in gone],
+            )
+            self._append([(_MANIFEST_KEY, msgspec.json.encode(manifest))])
+        except KafkaError as error:
+            self._destroy()
+            raise explained(self._bootstrap, f"writing checkpoint {name} to {self._name}", error) from error
+
+    def close(self) -> None:
+        """Close every client."""
+        self._destroy()
+        with self._lock:
+            self._reader.close()
+
+    def _manifest(self) -> _Manifest:
+        """The last manifest: the last record of the partition, unless a writer died in the middle."""
+        tp = (self._place.topic, self._place.partition)
+        with self._lock:
+            start, end = self._reader.bounds(tp)
+            record = self._reader.last(tp, start, end, _is_manifest)
+        return _Manifest() if record is None else msgspec.json.decode(record.value or b"", type=_Manifest)
+
+    def _write_chunks(self, new: _Kept, data: bytes) -> tuple[int, int]:
+        """Append the chunks, a few at a time; returns the offsets of the first and the last."""
+        offsets: list[int] = []
+        for begin in range(0, new.chunks, _CHUNKS_IN_FLIGHT):
+            numbers = range(begin, min(begin + _CHUNKS_IN_FLIGHT, new.chunks))
+            offsets += self._append(
+                [(_key(new, n), data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]) for n in numbers]
+            )
+        return offsets[0], offsets[-1]
+
+    def _bury(self, dropped: Sequence[_Kept]) -> None:
+        for old in dropped:
+            self._append([(_key(old, number), None) for number in range(old.chunks)])
+
+    def _append(self, rows: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
+        """Append and wait until every row is acknowledged; returns their offsets."""
+        if self._producer is None:
+            self._producer = connect(
+                KafkaProducer,
+                self._bootstrap,
+                self._options,
+                enable_idempotence=True,
+                acks="all",
+                delivery_timeout_ms=int(CONNECT_S * 1000),
+                max_block_ms=int(CONNECT_S * 1000),
+                linger_ms=1000,
+            )
+            self._producer.partitions_for(self._place.topic)
+        futures = [append(self._producer, self._place, key, value, ()) for key, value in rows]
+        self._producer.flush(timeout=CONNECT_S)
+        return [int(future.get(timeout=CONNECT_S).offset) for future in futures]
+
+    def _destroy(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            destroy(producer)
+
+
+def _is_manifest(record: Record) -> bool:
+    return record.key == _MANIFEST_KEY and record.value is not None
+
+
+def _key(kept: _Kept, number: int) -> bytes:
+    return f"{kept.prefix}.{number}".encode()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()

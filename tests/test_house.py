@@ -1,0 +1,193 @@
+"""The house rules that a machine can check: which room may import which, purity of the core, size, style."""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "streamlearn"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PYTHON = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
+
+NEVER_IMPORTED_BY = {
+    "core": ("cli", "config", "features", "log", "observe", "replay", "service"),
+    "log": ("cli", "replay", "service"),
+    "observe": ("cli", "replay", "service"),
+    "service": ("cli",),
+    "config": ("cli", "replay", "service"),
+    "errors": ("cli", "config", "core", "features", "log", "observe", "replay", "service"),
+}
+CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "streamlearn"}
+IMPURE_MODULES = """
+    asyncio concurrent ctypes glob http logging multiprocessing os pathlib platform secrets select shutil
+    signal socket sqlite3 ssl subprocess tempfile threading time urllib uuid
+"""
+IMPURE = frozenset(IMPURE_MODULES.split())
+IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today"}
+SEEDED = {"Random", "RandomState", "Generator", "default_rng"}
+LATE = {"river", "pydantic_settings", "kafka", "confluent_kafka"}
+
+LINES_A_FUNCTION = 60
+LINES_A_MODULE = 400
+UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME)\b")
+MACHINE_PATH = re.compile(r"/(work|root)/|/tmp/(venv)\b")
+
+
+@cache
+def tree(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(), str(module))
+
+
+def room(module: Path) -> str:
+    """The first part of a module's name inside the package: `core`, `log`, `errors`, ..."""
+    return module.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(module: Path) -> Iterator[tuple[int, str]]:
+    """The line and the full dotted name of everything a module imports, also late in a function."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: write the full name of the module"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def place(file: Path, line: int, what: str) -> str:
+    return f"{file.relative_to(ROOT)}:{line}: {what}"
+
+
+def core() -> list[Path]:
+    return [module for module in MODULES if room(module) == "core"]
+
+
+def test_the_arrows_point_inward() -> None:
+    wrong = [
+        place(module, line, name)
+        for module in MODULES
+        for line, name in imports(module)
+        for forbidden in NEVER_IMPORTED_BY.get(room(module), ())
+        if f"{name}.".startswith(f"streamlearn.{forbidden}.")
+    ]
+    assert wrong == []
+
+
+def test_the_core_imports_little_and_nothing_impure() -> None:
+    wrong = [
+        place(module, line, name)
+        for module in core()
+        for line, name in imports(module)
+        if (top := name.partition(".")[0]) in IMPURE
+        or (top not in sys.stdlib_module_names and top not in CORE_MAY_IMPORT)
+        or (top == "streamlearn" and name.split(".")[1] not in {"core", "errors"})
+    ]
+    assert wrong == []
+
+
+def impurities(module: Path) -> Iterator[tuple[int, str]]:
+    """Calls that touch the outside or the clock, and uses of the global random state."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name.rpartition(".")[2] in IMPURE_CALLS:
+                yield node.lineno, f"{name}()"
+        elif isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if owner in {"random", "np.random", "numpy.random"} and node.attr not in SEEDED:
+                yield node.lineno, f"{owner}.{node.attr}"
+        elif isinstance(node, ast.ImportFrom) and node.module in {"random", "numpy.random"}:
+            names = (alias.name for alias in node.names)
+            yield from ((node.lineno, f"{node.module}.{name}") for name in names if name not in SEEDED)
+
+
+def test_the_core_reads_no_clock_no_file_and_no_global_randomness() -> None:
+    assert [place(module, *found) for module in core() for found in impurities(module)] == []
+
+
+def test_functions_fit_on_a_screen() -> None:
+    wrong = [
+        place(module, node.lineno, node.name)
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > LINES_A_FUNCTION
+    ]
+    assert wrong == []
+
+
+def test_a_module_is_one_idea() -> None:
+    lengths = ((module, len(module.read_text().splitlines())) for module in MODULES)
+    assert [place(module, lines, "too long") for module, lines in lengths if lines > LINES_A_MODULE] == []
+
+
+def reasons(module: Path) -> dict[int, str]:
+    """The comments of a module by line, without what they say to the linter."""
+    tokens = tokenize.generate_tokens(io.StringIO(module.read_text()).readline)
+    comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
+    return {line: re.sub(r"noqa(: [A-Z0-9, ]+\b)?|[#\s]", "", text) for line, text in comments.items()}
+
+
+def swallows(handler: ast.ExceptHandler) -> bool:
+    """Whether it catches more than it can know, and does not raise it again at its end."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return False
+    caught = ast.unparse(handler.type) if handler.type else "BaseException"
+    return bool(re.search(r"\b(Base)?Exception\b", caught))
+
+
+def test_a_broad_except_says_why() -> None:
+    wrong = [
+        place(file, node.lineno, "except without a reason")
+        for file in MODULES
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.ExceptHandler) and swallows(node)
+        if not any(reasons(file).get(line) for line in (node.lineno, node.lineno - 1))
+    ]
+    assert wrong == []
+
+
+def files() -> Iterator[Path]:
+    """The project's own text files: no caches, environments or brokers' data."""
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        own = not any(part.startswith(".") and part != ".ci" for part in parts[:-1])
+        if own and path.is_file() and not {"__pycache__", "dist"} & set(parts) and path.name != ".git":
+            yield path
+
+
+def test_nothing_is_left_unfinished() -> None:
+    lines = ((file, n, line) for file in PYTHON for n, line in enumerate(file.read_text().splitlines(), 1))
+    assert [place(file, n, line) for file, n, line in lines if UNFINISHED.search(line)] == []
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    wrong = [
+        place(file, n, line.strip())
+        for file in files()
+        for n, line in enumerate(file.read_text(errors="replace").splitlines(), 1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"]])
+def test_help_imports_nothing_slow(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['streamlearn', *{words!r}]\n"
+        "from streamlearn.cli import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print(*sorted({LATE!r} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "serve" in done.stdout
+    assert done.stderr.strip() == ""

@@ -1,0 +1,400 @@
+"""What is true of Kafka only: transactions, fencing, static members, gaps, options, the checkpoint topic.
+
+What every backend promises is in `test_log_conformance.py`.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from streamlearn.core.records import Entry, Headers, Output, Range
+from streamlearn.errors import BadCheckpoint, ConfigError, Stop, Unknown, Unreachable
+from streamlearn.log import kafka_shard, kafka_store
+from streamlearn.log.kafka import KafkaAdmin, KafkaLog, TopicStore
+from streamlearn.log.kafka_client import client_options
+from streamlearn.log.port import Names, Row, TopicSpec
+from streamlearn.log.specs import wanted_topics
+
+ONE_MB = 1 << 20
+NOBODY = "127.0.0.1:1"
+
+
+def service(app: str, replica: str = "") -> Names:
+    roles = {role: f"{app}.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
+    return Names(app, replica, (f"{app}.events",), roles)
+
+
+@pytest.fixture
+def names(kafka: str, topic_prefix: str) -> Names:
+    return service(topic_prefix)
+
+
+@pytest.fixture
+def admin(kafka: str, names: Names) -> Iterator[KafkaAdmin]:
+    admin = KafkaAdmin(kafka, {})
+    admin.create([TopicSpec(names.inputs[0], 2), *wanted_topics(names, 2)])
+    yield admin
+    admin.close()
+
+
+@pytest.fixture
+def log(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[KafkaLog]:
+    log = KafkaLog(names, kafka, {})
+    yield log
+    log.close()
+
+
+def entry(seq: int) -> Entry:
+    return Entry(seq=seq, era=0, digest="0" * 64)
+
+
+def prediction(value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> Output:
+    return Output("predictions", 0, key, value, headers)
+
+
+def transactional(kafka: str, transactional_id: str) -> Any:
+    producer = KafkaProducer(
+        bootstrap_servers=kafka,
+        transactional_id=transactional_id,
+        api_version=(2, 4),
+        retry_backoff_ms=5,
+        linger_ms=1000,
+    )
+    producer.init_transactions()
+    return producer
+
+
+def abort(producer: Any, topic: str, times: int) -> None:
+    for _ in range(times):
+        producer.begin_transaction()
+        producer.send(topic, b"aborted", partition=0)
+        producer.flush()
+        producer.abort_transaction()
+
+
+def committed(admin: KafkaAdmin, topic: str) -> list[tuple[bytes | None, bytes | None, Headers]]:
+    info = admin.topics()[topic]
+    positions = {(topic, index): start for index, start in enumerate(info.start)}
+    found = []
+    while True:
+        polled = admin.poll(positions, 1000, 0.5)
+        for at, records in polled.records.items():
+            found += [(record.key, record.value, record.headers) for record in records]
+            positions[at] = records[-1].offset + 1
+        if not polled.records and not polled.behind:
+            return found
+
+
+def wait_for_shard(log: KafkaLog) -> None:
+    for _ in range(30):
+        if 0 in log.owned(1.0):
+            return
+    pytest.fail("the election gave shard 0 to nobody")
+
+
+@pytest.mark.kafka
+def test_what_a_dead_owner_left_open_is_never_visible(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    dead = transactional(kafka, f"streamlearn.{names.app}.0")
+    dead.begin_transaction()
+    dead.send(names.roles["predictions"], b"never", partition=0)
+    dead.send(names.roles["journal"], b"never", partition=0)
+    dead.flush()
+    shard = log.open(0)
+    assert shard.end is None
+    shard.publish(entry(0), [prediction(b"seen")], {})
+    assert committed(admin, names.roles["predictions"]) == [(None, b"seen", ())]
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_the_last_entry_is_found_behind_forty_aborted_transactions(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    shard = log.open(0)
+    shard.publish(entry(0), [], {})
+    shard.close()
+    abort(transactional(kafka, f"streamlearn.{names.app}.0"), names.roles["journal"], 40)
+    shard = log.open(0)
+    assert shard.end == entry(0)
+    shard.publish(entry(1), [], {})
+    assert list(shard.entries(-1)) == [entry(0), entry(1)]
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_an_open_transaction_of_a_stranger_in_the_journal_stops_and_names_it(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    stranger = transactional(kafka, f"stranger.{names.app}")
+    stranger.begin_transaction()
+    stranger.send(names.roles["journal"], b"hides what follows", partition=0)
+    stranger.flush()
+    with pytest.raises(Stop, match=r"open transaction that is not ours.*producer id \d+"):
+        log.open(0)
+    stranger.abort_transaction()
+    log.open(0).close()
+
+
+@pytest.mark.kafka
+def test_a_journal_that_something_else_writes_to_stops(
+    names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    admin.append(names.roles["journal"], [Row(None, b"not an entry", (), 0)])
+    with pytest.raises(Stop, match="is not an entry"):
+        log.open(0)
+
+
+@pytest.mark.kafka
+def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    topic = names.inputs[0]
+    admin.append(topic, [Row(None, b"a", (), 0)])
+    producer = transactional(kafka, f"source.{names.app}")
+    abort(producer, topic, 10)
+    admin.append(topic, [Row(None, b"b", (), 0)])
+    abort(producer, topic, 10)
+    shard = log.open(0)
+    polled = shard.poll({(topic, 0): 0}, 10, ONE_MB, 30.0)
+    assert [record.value for record in polled.records[topic, 0]] == [b"a", b"b"]
+    end = log.topics()[topic].end[0]
+    assert [record.value for record in shard.read(Range(topic, 0, 0, end))] == [b"a", b"b"]
+    assert [record.value for record in shard.read(Range(topic, 0, 1, end))] == [b"b"]
+    assert list(shard.read(Range(topic, 0, 1, polled.records[topic, 0][1].offset))) == []
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_nulls_are_published_as_nulls(names: Names, admin: KafkaAdmin, log: KafkaLog) -> None:
+    shard = log.open(0)
+    outputs = [prediction(None), prediction(b"", b"", (("a", None), ("b", b""))), prediction(None, b"k")]
+    shard.publish(entry(0), outputs, {})
+    assert committed(admin, names.roles["predictions"]) == [
+        (None, None, ()),
+        (b"", b"", (("a", None), ("b", b""))),
+        (b"k", None, ()),
+    ]
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_a_record_that_is_too_large_is_refused_before_anything_is_begun(
+    names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    shard = log.open(0)
+    with pytest.raises(Stop, match=r"max\.message\.bytes"):
+        shard.publish(entry(0), [prediction(b"small"), prediction(bytes(2 * ONE_MB))], {})
+    shard.publish(entry(0), [prediction(b"after")], {})
+    assert committed(admin, names.roles["predictions"]) == [(None, b"after", ())]
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
+    names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = log.open(0)
+    shard.publish(entry(0), [prediction(b"0")], {})
+    monkeypatch.setattr(kafka_shard, "_COMMIT_S", 0)
+    with pytest.raises(Unknown):
+        shard.publish(entry(1), [prediction(b"1")], {})
+    with pytest.raises(Unknown):
+        shard.publish(entry(1), [prediction(b"1 again on a dead shard")], {})
+    shard.close()
+    shard = log.open(0)
+    assert shard.end in (entry(0), entry(1))
+    told = [(None, b"0", ()), (None, b"1", ())][: shard.end.seq + 1]
+    assert committed(admin, names.roles["predictions"]) == told
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_positions_are_reported_to_the_group_and_seen_by_the_next_owner(
+    kafka: str, names: Names, admin: KafkaAdmin
+) -> None:
+    first = KafkaLog(names, kafka, {})
+    wait_for_shard(first)
+    shard = first.open(0)
+    assert shard.seen == {}
+    shard.publish(entry(0), [], {(names.inputs[0], 1): 7})
+    shard.close()
+    first.close()
+    second = KafkaLog(names, kafka, {})
+    shard = second.open(0)
+    assert shard.seen == {(names.inputs[0], 1): 7}
+    shard.close()
+    second.close()
+
+
+@pytest.mark.kafka
+def test_a_replica_restarts_into_its_own_place_and_tells_whom_it_replaced(
+    kafka: str, admin: KafkaAdmin, topic_prefix: str
+) -> None:
+    names = service(topic_prefix, replica="pod-0")
+    old = KafkaLog(names, kafka, {})
+    wait_for_shard(old)
+    new = KafkaLog(names, kafka, {})
+    wait_for_shard(new)
+    with pytest.raises(Stop, match="pod-0"):
+        for _ in range(300):
+            old.owned(0.1)
+    old.close()
+    assert new.owned(0) == {0}, "the replaced one took its successor out of the group"
+    time.sleep(1.5)  # its next heartbeat would tell
+    assert new.owned(0) == {0}
+    new.close()
+
+
+@pytest.mark.kafka
+def test_a_replica_that_stops_gracefully_leaves_its_shard_to_another_at_once(
+    kafka: str, admin: KafkaAdmin, topic_prefix: str
+) -> None:
+    first = KafkaLog(service(topic_prefix, "pod-0"), kafka, {"session.timeout.ms": "30000"})
+    wait_for_shard(first)
+    first.close()
+    second = KafkaLog(service(topic_prefix, "pod-1"), kafka, {})
+    assert second.owned(10.0) == {0}, "it waits for a session timeout"
+    second.close()
+
+
+def test_a_broker_that_is_not_there_is_named_with_the_network_error() -> None:
+    with pytest.raises(Unreachable, match=f"{NOBODY}.*ECONNREFUSED"):
+        KafkaLog(service("app"), NOBODY, {"bootstrap.timeout.ms": "200"})
+
+
+@pytest.mark.kafka
+def test_a_missing_topic_is_named(kafka: str, names: Names) -> None:
+    log = KafkaLog(names, kafka, {})
+    with pytest.raises(ConfigError, match=names.roles["journal"]):
+        log.owned(0.1)
+    log.close()
+
+
+@pytest.mark.kafka
+def test_a_journal_that_kafka_would_delete_is_refused(kafka: str, names: Names, admin: KafkaAdmin) -> None:
+    vanishing = names._replace(
+        app=f"{names.app}-2", roles={**names.roles, "journal": f"{names.app}.vanishing"}
+    )
+    admin.create([TopicSpec(vanishing.roles["journal"], 1, {"cleanup.policy": "delete"})])
+    log = KafkaLog(vanishing, kafka, {})
+    with pytest.raises(ConfigError, match=r"retention\.ms = -1"):
+        log.open(0)
+    log.close()
+
+
+def test_options_have_kafkas_names_and_the_types_of_the_client() -> None:
+    options = {
+        "security.protocol": "SSL",
+        "ssl.ca.location": "ca.pem",
+        "ssl.check.hostname": "false",
+        "session.timeout.ms": "9000",
+        "sasl.username": "me",
+        "send.buffer.bytes": "1024",
+    }
+    assert client_options(options) == {
+        "security_protocol": "SSL",
+        "ssl_cafile": "ca.pem",
+        "ssl_check_hostname": False,
+        "session_timeout_ms": 9000,
+        "sasl_plain_username": "me",
+        "send_buffer_bytes": 1024,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "answer"),
+    [
+        ("security.protcol", "SSL", "did you mean security.protocol"),
+        ("acks", "1", "sets this itself"),
+        ("session.timeout.ms", "soon", "whole number"),
+        ("ssl.check.hostname", "maybe", "true or false"),
+        ("value.serializer", "x", "no such client option"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(name: str, value: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer) as refused:
+        client_options({name: value})
+    assert name in str(refused.value)
+
+
+# The checkpoint topic
+
+
+@pytest.fixture
+def store(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[TopicStore]:
+    store = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    yield store
+    store.close()
+
+
+def big(seed: int) -> bytes:
+    return bytes([seed]) * (kafka_store.CHUNK_BYTES * 2 + 17)
+
+
+@pytest.mark.kafka
+def test_another_replica_finds_every_kept_checkpoint_and_no_dropped_one(
+    kafka: str, names: Names, store: TopicStore
+) -> None:
+    assert store.names() == []
+    store.write("1", big(1), [])
+    store.write("2", b"", [])
+    store.write("3", big(3), ["1"])
+    store.write("4", big(4), ["2"])
+    other = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    assert other.names() == ["3", "4"]
+    assert (other.read("3"), other.read("4")) == (big(3), big(4))
+    with pytest.raises(BadCheckpoint):
+        other.read("1")
+    other.close()
+
+
+@pytest.mark.kafka
+def test_chunks_of_a_dropped_checkpoint_get_tombstones_with_the_next_write(
+    names: Names, admin: KafkaAdmin, store: TopicStore
+) -> None:
+    store.write("1", b"one", [])
+    (first_key, _, _), _ = committed(admin, names.roles["checkpoints"])
+    store.write("2", b"two", ["1"])
+    store.write("3", b"three", [])
+    rows = [(key, value) for key, value, _ in committed(admin, names.roles["checkpoints"])]
+    assert rows.count((first_key, None)) == 1
+    assert rows[-1][0] == b"manifest"
+
+
+@pytest.mark.kafka
+def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
+    kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("1", big(1), [])
+    dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dying.write("2", big(2) * 10, ["1"])
+    dying.close()
+    assert store.names() == ["1"]
+    assert store.read("1") == big(1)
+    store.write("3", big(3), ["1"])
+    assert store.names() == ["3"]
+
+
+@pytest.mark.kafka
+def test_a_checkpoint_that_is_not_what_was_written_is_refused(
+    store: TopicStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("1", big(1), [])
+    with monkeypatch.context() as damage:
+        damage.setattr(kafka_store, "_hash", lambda _: "0" * 64)
+        store.write("2", big(2), [])
+    with monkeypatch.context() as damage:
+        damage.setattr(kafka_store, "_key", lambda kept, number: b"all chunks under one key")
+        store.write("3", big(3), [])
+    assert store.names() == ["1", "2", "3"]
+    assert store.read("1") == big(1)
+    for name in ("2", "3"):
+        with pytest.raises(BadCheckpoint, match=f"{name} in"):
+            store.read(name)
