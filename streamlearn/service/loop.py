@@ -44,19 +44,21 @@ class Batch:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.outputs: list[Output] = []
+        self.ranges: list[Range] = []
         self.skips: list[Skip] = []
         self.size_bytes = 0
         self.full = False
 
-    def ranges(self) -> list[Range]:
-        """The runs of `records`, in order."""
-        runs: list[Range] = []
-        for record in self.records:
-            if runs and runs[-1][0] == record.topic and runs[-1][1] == record.partition:
-                runs[-1] = runs[-1]._replace(next=record.offset + 1)
+    def covers(self, run: Sequence[Record]) -> None:
+        """Note that `run`, records of one partition in offset order, was stepped."""
+        if run:
+            first, last = run[0], run[-1]
+            newest = self.ranges[-1] if self.ranges else None
+            if newest and newest[:2] == (first.topic, first.partition):
+                self.ranges[-1] = newest._replace(next=last.offset + 1)
             else:
-                runs.append(Range(record.topic, record.partition, record.offset, record.offset + 1))
-        return runs
+                self.ranges.append(Range(first.topic, first.partition, first.offset, last.offset + 1))
+            self.records += run
 
 
 class Loop:
@@ -201,21 +203,28 @@ class Loop:
         limits = self._config.transaction
         step = self._standing.shard.step
         clock = time.monotonic
-        for n, record in enumerate(run):
+        outputs = batch.outputs
+        size_bytes = batch.size_bytes
+        done = 0
+        for record in run:
             try:
-                batch.outputs += step(record)
+                outputs += step(record)
             except ModelRaised as raised:
+                batch.covers(run[:done])
                 self._undo(shard_log, batch, record, raised)
-                self._merge.put_back(run[n + 1 :])
-                return
-            batch.records.append(record)
-            if record.value is not None:
-                batch.size_bytes += len(record.value)
-            if batch.size_bytes >= limits.max_bytes or clock() >= until_s:
+                done += 1
+                break
+            done += 1
+            size_bytes += len(record.value or b"")
+            if clock() >= until_s or size_bytes >= limits.max_bytes:
                 batch.full = True
-                self._merge.put_back(run[n + 1 :])
-                return
-        batch.full = len(batch.records) >= limits.max_records
+                batch.covers(run[:done])
+                break
+        else:
+            batch.covers(run)
+            batch.full = len(batch.records) >= limits.max_records
+        batch.size_bytes = size_bytes
+        self._merge.put_back(run[done:])
 
     def _undo(self, shard_log: ShardLog, batch: Batch, record: Record, raised: ModelRaised) -> None:
         """The model raised on `record`: make the state again without it, and let it be a dead letter.
@@ -239,7 +248,7 @@ class Loop:
             )
         skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
         batch.outputs += standing.shard.skip(record, skip.stage, skip.reason)
-        batch.records.append(record)
+        batch.covers([record])
         batch.skips.append(skip)
         batch.full = True
 
@@ -249,7 +258,7 @@ class Loop:
             seq=standing.seq + 1,
             era=standing.era_number,
             digest=chain(standing.digest, batch.outputs),
-            ranges=batch.ranges(),
+            ranges=batch.ranges,
             outputs=len(batch.outputs),
             skips=batch.skips,
         )
