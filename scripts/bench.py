@@ -164,9 +164,7 @@ def throughput(folder: Path, backend: str, n: int, pairs: int) -> dict[str, obje
         bare, silent = subprocess.check_output([sys.executable, "bare.py", "values"], cwd=folder).split()
         bare_us.append(float(bare))
         silent_us.append(float(silent))
-        print(
-            f"pair {pair}: ours {ours_us[-1]:.1f} us, bare {bare_us[-1]:.1f} us, silent {silent_us[-1]:.1f} us"
-        )
+        print(f"pair {pair}: ours {ours_us[-1]:.1f}, bare {bare_us[-1]:.1f}, silent {silent_us[-1]:.1f} us")
     return {
         "backend": backend,
         "ours_us": round(statistics.median(ours_us), 1),

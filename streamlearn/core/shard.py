@@ -163,7 +163,7 @@ class Shard:
         except Exception as error:  # the model is the user's code: whatever it raises is its failure
             raise ModelRaised("predict") from error
         output = self._prediction(event, record, answer, learned)
-        if type(output) is not Output:
+        if isinstance(output, Refusal):
             return self._unusable(record, output)
         memory.failing = 0
         if (event.y is not None or learner.learns_unlabelled) and not memory.frozen:
