@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from river import base, (
+from river import (
     anomaly,
     base,
     compose,
