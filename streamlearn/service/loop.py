@@ -96,6 +96,8 @@ class Loop:
                 try:
                     self._round()
                 except Fenced:
+                    if self.stopping:
+                        break
                     log.warning("shard.fenced", shard=SHARD, action="dropped; asking the election again")
                     self._drop()
                     time.sleep(random.uniform(0.05, 0.5))
@@ -125,12 +127,18 @@ class Loop:
         if SHARD not in self._log.owned(0):
             raise Fenced
 
+    def _opening(self) -> None:
+        """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
+        if self.stopping:
+            raise Fenced
+        self._alive()
+
     # --- opening and closing --------------------------------------------------------------------------
 
     def _open(self) -> None:
         began_s = time.monotonic()
         self._shard_log = shard_log = self._log.open(SHARD)
-        recovery = Recovery(self._config, self._fresh, self._log, self._store, shard_log, self._alive)
+        recovery = Recovery(self._config, self._fresh, self._log, self._store, shard_log, self._opening)
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
         self._merge = Merge(standing.positions)
@@ -203,6 +211,7 @@ class Loop:
         limits = self._config.transaction
         step = self._standing.shard.step
         clock = time.monotonic
+        memory = self._standing.shard.memory
         outputs = batch.outputs
         size_bytes = batch.size_bytes
         done = 0
@@ -216,7 +225,7 @@ class Loop:
                 break
             done += 1
             size_bytes += len(record.value or b"")
-            if clock() >= until_s or size_bytes >= limits.max_bytes:
+            if clock() >= until_s or size_bytes >= limits.max_bytes or memory.failing >= FAILING_LIMIT:
                 batch.full = True
                 batch.covers(run[:done])
                 break
@@ -241,7 +250,14 @@ class Loop:
             action="undone; the record becomes a dead letter",
         )
         standing = self._standing
-        if standing.restored(shard_log, batch.records, self._alive) != batch.outputs:
+        try:
+            again = standing.restored(shard_log, batch.records, self._alive)
+        except Gone as error:
+            raise Stop(
+                f"the model raised, and undoing that needs input that is no longer retained ({error}). Keep "
+                "more (retention), and start again: recovery takes an older way if there is one."
+            ) from error
+        if again != batch.outputs:
             raise Stop(
                 "undoing a failed step gave other outputs than before: the model is not deterministic. "
                 "Give every part a seed, and keep all state in attributes that pickle."
@@ -327,9 +343,14 @@ class Loop:
                 "files, locks and clients out of it. Nothing is lost: what was published stays published."
             ) from error
         dumped_s = time.monotonic() - began_s
+        try:
+            topics = self._log.topics()
+        except Unreachable as error:
+            log.warning("checkpoint.postponed", reason=str(error))
+            return
         starts = {
             (name, partition): offset
-            for name, info in self._log.topics().items()
+            for name, info in topics.items()
             for partition, offset in enumerate(info.start)
         }
         checkpointer.write(standing.header(), sections, starts, dumped_s)
