@@ -79,20 +79,10 @@ def replay(
         raise ConfigError("--loop: standard input cannot begin again; replay a file")
     pace = _pace(speed, rate)
     late = _delay(topic, labels_topic, delay)
-    how = source_options.how(
-        settings,
-        roles={"id": id_column, "time": time_column, "key": key_column, "label": label},
-        features=features,
-        types=types,
-        missing=missing,
-        delimiter=delimiter,
-        decimal=decimal,
-        encoding=encoding,
-        header=header,
-        form=form,
-        timed=late is not None or pace.speed is not None,
-        delay=late,
-    )
+    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    timed = late is not None or pace.speed is not None
+    how = source_options.how(settings, columns, csv, form, timed, late)
     report = _send(settings, source, how, (topic, labels_topic), pace, late, limit, loop)
     if as_json:
         common.print_json(report)

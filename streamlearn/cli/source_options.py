@@ -1,6 +1,6 @@
 """The options that say how a SOURCE is read: the same words in every command that takes one."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -67,39 +67,56 @@ Format = Annotated[
 ]
 
 
+class Columns(NamedTuple):
+    """What was said about columns, as text."""
+
+    id: str
+    time: str
+    key: str
+    features: str
+    label: str
+    types: str
+    missing: list[str] | None
+
+
+class Csv(NamedTuple):
+    """What was said about CSV."""
+
+    delimiter: str
+    decimal: str
+    encoding: str
+    header: str
+
+
 def how(
-    settings: "Config",
-    *,
-    roles: dict[str, str],
-    features: str,
-    types: str,
-    missing: list[str] | None,
-    delimiter: str,
-    decimal: str,
-    encoding: str,
-    header: str,
-    form: str,
-    timed: bool,
-    delay: "Delay | None" = None,
+    settings: "Config", columns: Columns, csv: Csv, form: str, timed: bool, delay: "Delay | None" = None
 ) -> "How":
-    """The options as one value. `roles`: columns by `id time key label`. `timed`: event times are wanted."""
+    """The options as one value. `form`: of --format. `timed`: event times are wanted."""
     from streamlearn.replay import cells
     from streamlearn.replay.delimited import Dialect
     from streamlearn.replay.jsonlines import Members
     from streamlearn.replay.mapping import Meaning, Roles
     from streamlearn.replay.sources import How
 
-    if decimal not in (".", ","):
-        raise ConfigError(f"--decimal {decimal}: the decimal sign is . or a comma")
-    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+    if csv.decimal not in (".", ","):
+        raise ConfigError(f"--decimal {csv.decimal}: the decimal sign is . or a comma")
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(csv.delimiter, csv.delimiter)
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         raise ConfigError(f"--delimiter {delimiter}: give one sign, or the word tab")
     event = settings.event
-    group, due = (delay.group, delay.field) if delay else ("", "")
-    columns = Roles(**roles, features=tuple(cells.names(features)), group=group, due=due)
+    roles = Roles(
+        columns.id,
+        columns.time,
+        columns.key,
+        columns.label,
+        tuple(cells.names(columns.features)),
+        delay.group if delay else "",
+        delay.field if delay else "",
+    )
+    types, missing = cells.declared(columns.types), frozenset(columns.missing or ())
     return How(
         Members(event.key or "key", event.time, event.time_unit, event.id, event.label, event.features),
-        Meaning(columns, cells.declared(types), frozenset(missing or ()), decimal, event.time_unit, timed),
-        Dialect(delimiter, encoding, tuple(cells.names(header))),
+        Meaning(roles, types, missing, csv.decimal, event.time_unit, timed),
+        Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header))),
         form,
     )

@@ -100,7 +100,7 @@ class Texts:
 
     def __call__(self, cells: list[str]) -> Column:
         """One JSON text per cell. Raises `BadCell`."""
-        if self._rule.missing.isdisjoint(cells):
+        if not self._rule.missing or self._rule.missing.isdisjoint(cells):
             if self._as_it_stands:
                 text = ",".join(cells)
                 points = self._rule.kind != "float" or text.count(".") == len(cells)

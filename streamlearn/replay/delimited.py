@@ -10,13 +10,14 @@ Invariants:
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
 from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, chunks, shown
-from streamlearn.replay.mapping import Batch, Layout, Meaning
+from streamlearn.replay.mapping import Batch, Encoded, Layout, Meaning, batch_of
 
 _DELIMITERS = ",;\t|"
 _SNIFFED_ROWS = 50
@@ -55,12 +56,20 @@ def head_of(name: str, dialect: Dialect) -> Head:
 
 def batches(name: str, dialect: Dialect, meaning: Meaning, numbered: int) -> Iterator[Batch]:
     """The table's rows as events; rows without an id are numbered from `numbered` on."""
+    for found, places in encoded(name, dialect, meaning, numbered):
+        yield batch_of(found, places, pause=name == "-")
+
+
+def encoded(
+    name: str, dialect: Dialect, meaning: Meaning, numbered: int
+) -> Iterator[tuple[Encoded, Sequence[int]]]:
+    """The same as bytes, with the row numbers."""
     texts = _texts(name, dialect.encoding)
     head, text, row = _begin(name, dialect, texts)
     layout = layout_of(name, head, meaning)
     layout.begin(numbered)
     for block in _blocks(name, head, text, row, texts):
-        yield layout.batch(block.columns, block.places, pause=name == "-")
+        yield layout.encoded(block.columns, block.places), block.places
 
 
 def layout_of(name: str, head: Head, meaning: Meaning) -> Layout:
@@ -175,7 +184,8 @@ def _check_names(name: str, names: list[str], delimiter: str) -> None:
 def _blocks(name: str, head: Head, text: str, row: int, texts: Iterator[str]) -> Iterator[Block]:
     """`text` and then `texts` as blocks, cut at line ends that are not inside a quoted cell."""
     least = min(MAX_LINE_BYTES // 4, max(CHUNK_BYTES, len(head.names) * 256)) if name != "-" else 0
-    rest, size, enough, ended = [text], len(text), least, False
+    texts = itertools.chain([text], texts)
+    rest, size, enough, ended = [""], 0, least, False
     while not ended:
         more = next(texts, None)
         ended = more is None
@@ -185,7 +195,7 @@ def _blocks(name: str, head: Head, text: str, row: int, texts: Iterator[str]) ->
             continue
         whole = "".join(rest)
         cut = len(whole) if ended else whole.rfind("\n") + 1
-        block = _split(name, head, whole[:cut], row, ended)
+        block = _split(name, head, whole[:cut], row, ended) if cut else None
         if block is not None:
             if block.places:
                 yield block
@@ -202,17 +212,9 @@ def _blocks(name: str, head: Head, text: str, row: int, texts: Iterator[str]) ->
 
 def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | None:
     """The cells of whole lines; None when a quoted cell goes on after them, so that more is needed."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n")
-    if text and not text.endswith("\n"):
-        text += "\n"
-    width, count = len(head.names), text.count("\n")
-    if width > 1 and '"' not in text and "\r" not in text:
-        # Each line end becomes a cell of its own, which stands at the same distance in each row.
-        flat = text.replace("\n", f"{head.delimiter}\n{head.delimiter}").split(head.delimiter)
-        flat.pop()
-        if len(flat) == count * (width + 1) and flat[width :: width + 1] == ["\n"] * count:
-            return Block([flat[at :: width + 1] for at in range(width)], range(row, row + count), count)
+    width = len(head.names)
+    if width > 1 and '"' not in text and (columns := _cut(text, head.delimiter, width)):
+        return Block(columns, range(row, row + len(columns[0])), len(columns[0]))
     rows: list[list[str]] = []
     places = []
     number = row
@@ -232,6 +234,31 @@ def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | N
         ) from None
     columns = [list(column) for column in zip(*rows, strict=True)]
     return Block(columns, places, number + 1 - row if text else 0)
+
+
+def _cut(text: str, delimiter: str, width: int) -> list[list[str]] | None:
+    """The columns of rows without quotes, or None when that cannot be done at one stroke: a line is ragged or
+    blank, or line ends are mixed.
+
+    Cut at the delimiter, a row's last cell and the next row's first stand together, at equal distances.
+    """
+    ends = "\r\n" if "\r" in text else "\n"
+    count = text.count("\n")
+    if ends == "\r\n" and not (count == text.count("\r\n") == text.count("\r")):
+        return None
+    if text.endswith(ends):
+        text = text[: -len(ends)]
+    else:
+        count += 1
+    flat = text.split(delimiter)
+    step = width - 1
+    joints = flat[::step]
+    if len(flat) != count * step + 1 or any(joint.count("\n") != 1 for joint in joints[1:-1]):
+        return None
+    outer = ends.join(joints).split(ends)
+    if len(outer) != 2 * count:
+        return None
+    return [outer[::2], *(flat[at::step] for at in range(1, step)), outer[1::2]]
 
 
 def _ragged(name: str, row: int, width: int, found: int, delimiter: str) -> ConfigError:

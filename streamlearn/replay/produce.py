@@ -106,7 +106,7 @@ class Producer:
             for at in range(0, len(rows), BATCH_RECORDS):
                 if self._stop.is_set():
                     return taken
-                self._extend(rows[at : at + BATCH_RECORDS])
+                self._extend(rows[at : at + BATCH_RECORDS], batch.spread)
             taken += len(rows)
             if taken == limit:
                 break
@@ -114,9 +114,9 @@ class Producer:
                 self._flush()
         return taken
 
-    def _extend(self, rows: Sequence[Row]) -> None:
+    def _extend(self, rows: Sequence[Row], spread: bool) -> None:
         events = self._batches[0]
-        events += self._placed(rows, self._topics.events)
+        events += rows if spread else self._placed(rows, self._topics.events)
         self._batch_bytes += sum([len(row.value or b"") + len(row.key or b"") for row in rows])
         if len(events) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
             self._flush()
@@ -160,8 +160,6 @@ class Producer:
     def _placed(self, rows: Sequence[Row], topic: str) -> Sequence[Row]:
         """The rows, without partitions that the topic does not have."""
         count = self._partitions[topic]
-        if max([row.partition or 0 for row in rows], default=0) < count:
-            return rows
         return [
             row if row.partition is None or row.partition < count else row._replace(partition=None)
             for row in rows

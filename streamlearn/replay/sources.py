@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, Row
-from streamlearn.replay import columnar, delimited, iterables, jsonlines, reading
+from streamlearn.replay import ahead, columnar, delimited, iterables, jsonlines, reading
 from streamlearn.replay.delimited import Dialect
 from streamlearn.replay.files import PACKED, shown, suffix_of
 from streamlearn.replay.jsonlines import Members
@@ -137,8 +137,12 @@ def _file(name: str, how: How) -> Source:
             delimited.layout_of(name, head, meaning)
             notes = tuple(delimited.unnamed(name, head))
 
+        # Only what goes out at full speed, and is worth the start of a process, is read ahead.
+        early = not once and not meaning.timed and Path(name).stat().st_size >= ahead.WORTH_BYTES
+        read = ahead.batches if early else delimited.batches
+
         def rows(numbered: int) -> Iterator[Batch]:
-            return delimited.batches(name, how.dialect, meaning, numbered)
+            return read(name, how.dialect, meaning, numbered)
 
         return Source(name, rows, None, notes, once, tabular=True)
     if kind in ("parquet", "arrow"):
