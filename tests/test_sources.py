@@ -142,6 +142,7 @@ def test_declared_types() -> None:
     }
     row = features(text, told)[1]
     assert row == {"f": -1.5, "i": 3, "b": False, "s": "1.0", "t": "x"}
+    assert [type(row["f"]) for row in features("f,x\n5,1\n6.5,1\n", how(types="f=float"))] == [float, float]
     german = how(types="d=date:%d.%m.%Y,t=datetime:%d.%m.%Y %H:%M")
     assert features("d,t\n31.01.2026,31.01.2026 08:30\n", german) == [
         {"d": "2026-01-31", "t": "2026-01-31T08:30:00+00:00"}
@@ -306,6 +307,16 @@ def test_the_size_of_pieces_changes_nothing(chunk: int, monkeypatch: pytest.Monk
     assert [event["features"] for event in events("a.csv")] == wanted
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_rows_are_counted_as_an_editor_shows_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamlearn.replay.files.CHUNK_BYTES", 64)
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 64)
+    head, row = ("id,x", "1,2") if name == "a.csv" else ("", '{"id":1,"x":2}')
+    write(name, f"{head}\n" + f"{row}\n\n" * 500 + "bad\n")
+    with pytest.raises(ConfigError, match=f"{name} row 1002 "):
+        events(name, how(id="id"))
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
 def test_a_packed_file_and_one_cut_short(pack: Any) -> None:
     text = "a,b\n" + "".join(f"{n},{random.Random(n).random()}\n" for n in range(5000))
@@ -460,6 +471,9 @@ def pairs():
 def breaks():
     yield PAIRS[0]
     raise KeyError("sensor")
+def breaks_late():
+    yield from [({"a": 1}, 0)] * 1000
+    raise KeyError("late")
 """
 
 
@@ -489,6 +503,13 @@ def test_python_iterables(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         with pytest.raises(ConfigError) as refused:
             events(f"{module}:{name}")
         assert said in str(refused.value)
+
+
+def test_nothing_is_read_past_the_limit(command: Command) -> None:
+    write("stream_of_mine.py", PYTHON)
+    words = ("replay", "stream_of_mine:breaks_late", "-t", "e", "--db", "s.db")
+    assert json.loads(command.ok(*words, "--limit", 1000, "--json"))["sent"] == 1000
+    assert command(*words).code == 2
 
 
 def test_a_range_of_a_topic(command: Command) -> None:
@@ -591,7 +612,9 @@ def test_a_groups_label_follows_its_last_event_once(world: World) -> None:
 
 
 def test_a_limit_ends_groups_too(world: World) -> None:
-    assert world.replay(write("a.csv", TABLE), "end-of:s", how(features="x"), limit=2)["labels"] == 2
+    table = TABLE.replace("id,", "name,")
+    assert world.replay(write("a.csv", table), "end-of:s", how(features="x"), limit=2)["labels"] == 2
+    assert [event["id"] for event in world.of("e")] == ["0", "1"], "looking ahead uses up no numbers"
 
 
 def test_a_group_on_a_pipe_ends_where_the_next_begins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
