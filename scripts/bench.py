@@ -3,16 +3,21 @@
     scripts/bench throughput [--events N] [--pairs N] [--backend embedded|kafka]
     scripts/bench memory     [--events N]
     scripts/bench restart    [--backend embedded|kafka]
+    scripts/bench replay     [--events N] [--pairs N] [--backend embedded|kafka]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
 and against that loop without the answer's encoding (`ratio_silent`). All in processes of their own; the
 producer is done before they begin. `memory`: the service's RSS while it works through N events with
 unique ids and 1 % dead letters. `restart`: from kill -9 to the first new prediction, against the import
-of river alone. `--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
+of river alone. `replay`: a CSV of 11 columns at full speed, against the appending of the same rows, ready
+in memory, by the same client; the share of its speed that is reached. `--backend kafka` wants a broker at
+$STREAMLEARN_TEST_KAFKA (scripts/kafka start).
 """
 
 import argparse
+import csv
+import gc
 import json
 import os
 import random
@@ -21,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +38,13 @@ from streamlearn.config import load
 from streamlearn.log.connect import open_admin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
+from streamlearn.replay.mapping import Meaning
+from streamlearn.replay.pacing import Pace
+from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics
+from streamlearn.replay.sources import How, open_source
 from streamlearn.settings import Config
+
+FULL_SPEED = How(meaning=Meaning(timed=False))
 
 MODEL = """
 from river import linear_model, preprocessing
@@ -222,20 +234,63 @@ def restart(folder: Path, backend: str, tries: int) -> dict[str, object]:
     }
 
 
+def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
+    """Rows of a CSV file into a topic of one partition; every topic is new."""
+    path = folder / "events.csv"
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        for i, value in enumerate(events(n, seed=1)):
+            event = orjson.loads(value)
+            if i == 0:
+                out.writerow(["id", "ts", *event["features"], "label"])
+            out.writerow([event["id"], event["ts"], *event["features"].values(), int(event["label"])])
+    ready = [row for batch in open_source(str(path), FULL_SPEED).batches() for row in batch.rows]
+    gc.freeze()  # what the client needs ready must not cost the replay any collections
+    shares, ours_us, client_us = [], [], []
+    for pair in range(pairs):
+        app = App(folder, backend, f"bench-{os.getpid()}-{pair}")
+        topics = [f"{app.input}.{who}" for who in ("client", "replay")]
+        app.admin.create([TopicSpec(topic, 1) for topic in topics])
+        began_s = time.perf_counter()
+        for at in range(0, n, BATCH_RECORDS):
+            app.admin.append(topics[0], ready[at : at + BATCH_RECORDS])
+        client_us.append((time.perf_counter() - began_s) / n * 1e6)
+        source = open_source(str(path), FULL_SPEED)
+        producer = Producer(app.admin, Topics(topics[1]), Pace(), threading.Event(), lambda _: None)
+        began_s = time.perf_counter()
+        producer.run(source, None, loop=False)
+        ours_us.append((time.perf_counter() - began_s) / n * 1e6)
+        shares.append(client_us[-1] / ours_us[-1])
+        app.admin.close()
+        print(
+            f"pair {pair}: ours {ours_us[-1]:.2f} us, client {client_us[-1]:.2f} us, share {shares[-1]:.2f}"
+        )
+    return {
+        "backend": backend,
+        "ours_us": round(statistics.median(ours_us), 2),
+        "client_us": round(statistics.median(client_us), 2),
+        "share": round(statistics.median(shares), 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="*", help="throughput, memory, restart (default: all, embedded)")
+    parser.add_argument(
+        "what", nargs="*", help="throughput, memory, restart, replay (default: all, embedded)"
+    )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
     args = parser.parse_args()
-    for what in args.what or ["throughput", "memory", "restart"]:
+    for what in args.what or ["throughput", "memory", "restart", "replay"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
                 result = throughput(folder, args.backend, args.events or 100_000, args.pairs)
             elif what == "memory":
                 result = memory(folder, args.events or 1_000_000)
+            elif what == "replay":
+                result = replay(folder, args.backend, args.events or 500_000, args.pairs)
             elif what == "restart":
                 result = restart(folder, args.backend, args.pairs)
             else:

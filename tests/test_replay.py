@@ -16,13 +16,14 @@ from streamlearn.errors import ConfigError, Unreachable
 from streamlearn.log.embedded import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
 from streamlearn.replay import lines, reading
+from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.pacing import Lateness, Pace, Pacer
-from streamlearn.replay.produce import BATCH_RECORDS, Producer
-from streamlearn.replay.sources import Item, Members, Source, _pipe_items, open_source
+from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics
+from streamlearn.replay.sources import How, Item, open_source
 
 __all__ = ["command"]
 
-MEMBERS = Members("key", "ts", "auto")
+HOW = How(Members("key", "ts", "auto"))
 AWKWARD = [b"", b"{}", b"not json", b"\xff\x00", b'{"a":"\xc3\xa9"}', b"with \r return", None]
 
 
@@ -42,7 +43,9 @@ def contents(admin: Admin, topic: str) -> list[Record]:
 
 def send(admin: Admin, name: str, topic: str = "one", **options: int | bool) -> dict[str, float]:
     stop, limit, loop = threading.Event(), options.get("limit"), bool(options.get("loop"))
-    return Producer(admin, topic, Pace(), stop, lambda _: None).run(open_source(name, MEMBERS), limit, loop)
+    return Producer(admin, Topics(topic), Pace(), stop, lambda _: None).run(
+        open_source(name, HOW), limit, loop
+    )
 
 
 optional_bytes = st.none() | st.binary() | st.text().map(str.encode)
@@ -157,27 +160,43 @@ class SlowPipe(io.RawIOBase):
         return self.chunks.pop(0) if self.chunks else b""
 
 
-def test_a_pipe_gives_whole_lines_at_once_and_the_rest_when_it_comes() -> None:
-    items = list(_pipe_items(SlowPipe(b"1\n2", b"2\n", b"\n3"), MEMBERS))
-    assert [item and item.row.value for item in items] == [b"1", None, b"22", None, None, b"3"]
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bytes | None]]:
+    """Values that standard input gives when these chunks arrive in it, None where more is awaited."""
+
+    def read(*chunks: bytes) -> list[bytes | None]:
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": SlowPipe(*chunks)}))
+        return [item and item.row.value for item in open_source("-", HOW).items()]
+
+    return read
+
+
+def test_a_pipe_gives_whole_lines_at_once_and_the_rest_when_it_comes(
+    pipe: Callable[..., list[bytes | None]],
+) -> None:
+    assert pipe(b"1\n2", b"2\n", b"\n3") == [b"1", None, b"22", None, None, b"3", None]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_a_pipe_in_pieces_of_any_size_gives_the_same_lines(size: int) -> None:
+def test_a_pipe_in_pieces_of_any_size_gives_the_same_lines(
+    size: int, pipe: Callable[..., list[bytes | None]]
+) -> None:
     text = b'{"id":"1"}\n\n{"id":"2"}\nlast'
-    pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    items = _pipe_items(SlowPipe(*pieces), MEMBERS)
-    assert [item.row.value for item in items if item] == [b'{"id":"1"}', b'{"id":"2"}', b"last"]
+    values = pipe(*(text[at : at + size] for at in range(0, len(text), size)))
+    assert [value for value in values if value] == [b'{"id":"1"}', b'{"id":"2"}', b"last"]
 
 
 def test_river_data_becomes_events() -> None:
-    source = open_source("river:waterflow", MEMBERS)
-    first = next(iter(source.items(0)))
+    source = open_source("river:waterflow", HOW)
+    first = next(iter(source.items()))
     assert first == Item(
-        Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'), 1647770400.0
+        Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'),
+        1647770400.0,
+        "river:waterflow row 1",
     )
-    phishing = open_source("river:Phishing", MEMBERS)
-    events = [json.loads(item.row.value or b"") for item in phishing.items(1) if item]
+    phishing = open_source("river:Phishing", HOW)
+    assert len(list(phishing.items())) == 1250
+    events = [json.loads(item.row.value or b"") for item in phishing.items() if item]
     assert len(events) == phishing.total == 1250
     assert events[0]["id"] == "1250"
     assert set(events[0]) == {"id", "features", "label"}
@@ -188,17 +207,17 @@ def test_river_data_becomes_events() -> None:
     [
         ("river:HTTP", "Those are: AirlinePassengers, Bananas"),
         ("river:SolarFlare", "one label per row"),
-        (
-            "none.jsonl",
-            "there is no such file; a source is a file of JSON lines, - for standard input, or river:",
-        ),
-        ("a.csv", "reads no .csv files"),
-        ("topic:events@0..5", "a source is a file of JSON lines"),
+        ("none.jsonl", "there is no such file; a source is a file (.csv"),
+        ("https://host/a.csv", "bring it to this machine first"),
+        ("topic:events@0..5", "say where the log is"),
+        ("json:nothing", "json has no 'nothing'"),
+        ("no_such_module:x", "ModuleNotFoundError"),
+        (".", "it is a folder"),
     ],
 )
 def test_a_source_that_cannot_be_read_says_what_can(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=name) as refused:
-        open_source(name, MEMBERS)
+        open_source(name, HOW)
     assert said in str(refused.value)
 
 
@@ -253,8 +272,8 @@ def test_records_go_out_when_they_are_due(
         append(topic, rows)
 
     monkeypatch.setattr(admin, "append", watch)
-    report = Producer(admin, "one", Pace(speed=60), clock.stop(), lambda _: None).run(
-        Source(str(path), MEMBERS, None), None, False
+    report = Producer(admin, Topics("one"), Pace(speed=60), clock.stop(), lambda _: None).run(
+        open_source(str(path), HOW), None, False
     )
     assert sent == [(0, ["0"]), (1, ["1", "2", "3"]), (2, ["4"])]
     assert (report["sent"], report["out_of_order"], report["without_time"], report["late_max_ms"]) == (
@@ -269,8 +288,8 @@ def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tm
     path = tmp_path / "events.jsonl"
     path.write_text('{"ts": 1700000000}\n{"ts": 1800000000}\n{"ts": 1800000001}\n')
     stop = threading.Event()
-    producer = Producer(admin, "one", Pace(speed=1), stop, lambda _: stop.set())
-    report = producer.run(open_source(str(path), MEMBERS), None, False)
+    producer = Producer(admin, Topics("one"), Pace(speed=1), stop, lambda _: stop.set())
+    report = producer.run(open_source(str(path), HOW), None, False)
     assert report["sent"] == 1
     assert len(contents(admin, "one")) == 1
 

@@ -4,69 +4,145 @@ Invariants:
 - Records go out in the source's order. Their Kafka timestamps are arrival times; event time stays in
   the value, where it is safe from retention.
 - What is reported as sent is durable: `Admin.append` has returned for it.
+- Labels sent apart go out in smaller batches, each after the events before it: at full speed no label
+  arrives more than `LABELS_BATCH` records out of its place.
 """
 
-import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from streamlearn.log.port import Admin, Row
+from streamlearn.replay.late import Late, Sent
 from streamlearn.replay.pacing import Lateness, Pace, Pacer
 from streamlearn.replay.sources import Item, Source
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 1 << 20
+LABELS_BATCH = 200
+
+
+class Topics(NamedTuple):
+    """Where events go, and labels when they go apart ("" = they stay in the events)."""
+
+    events: str
+    labels: str = ""
 
 
 class Producer:
-    """One replay to one topic, until the source ends, the limit is reached, or `stop` is set.
+    """One replay, until the source ends, the limit is reached, or `stop` is set.
 
-    `progress` is told how many records each durable batch had; `sent` is their sum, also after an error.
+    `progress` is told how many events each durable batch had; `sent` is all records so far, labels
+    included, also after an error. `late` takes the labels out, for `topics.labels`.
     """
 
     def __init__(
-        self, admin: Admin, topic: str, pace: Pace, stop: threading.Event, progress: Callable[[int], None]
+        self,
+        admin: Admin,
+        topics: Topics,
+        pace: Pace,
+        stop: threading.Event,
+        progress: Callable[[int], None],
+        late: Late | None = None,
     ) -> None:
         self._admin = admin
-        self._topic = topic
-        self._partitions = admin.topics()[topic].partitions
+        self._topics = topics
+        found = admin.topics()
+        self._partitions = {topic: found[topic].partitions for topic in topics if topic}
         self._pace = pace
         self._stop = stop
         self._progress = progress
-        self._batch: list[Row] = []
+        self._late = late
+        self._most = LABELS_BATCH if late else BATCH_RECORDS
+        self._batches: tuple[list[Row], list[Row]] = ([], [])
         self._due: list[float] = []
         self._batch_bytes = 0
         self._lateness = Lateness()
         self.sent = 0
+        self._labels = 0
         self._bytes = 0
         self._out_of_order = 0
         self._without_time = 0
 
     def run(self, source: Source, limit: int | None, loop: bool) -> dict[str, int | float]:
-        """Send, and report: `sent`, `bytes`, `seconds`, and when paced how late and how odd it was."""
+        """Send, and report: `sent` (with `labels` among them), `bytes`, `seconds`, and when paced how late
+        and how odd it was. `limit` counts events.
+        """
         start_s = time.monotonic()
         taken = 0
-        for lap in itertools.count():
-            pacer = Pacer(self._pace, time.monotonic())
-            before = taken
-            for item in source.items(lap):
-                if self._stop.is_set() or (limit is not None and taken >= limit):
+        while True:
+            left = None if limit is None else limit - taken
+            in_lap = self._lap(source, left)
+            taken += in_lap
+            if not loop or not in_lap or taken == limit or self._stop.is_set():
+                break
+        return self._report(time.monotonic() - start_s)
+
+    def _lap(self, source: Source, limit: int | None) -> int:
+        """One pass through the source; how many events it took."""
+        pacer = Pacer(self._pace, time.monotonic())
+        if self._late is not None:
+            taken = self._with_labels(source, limit, self._late, pacer)
+        elif self._pace == Pace():
+            taken = self._at_once(source, limit)
+        else:
+            taken = 0
+            for item in _limited(source.items(), limit):
+                if self._stop.is_set():
                     break
                 taken += item is not None
                 self._take(item, pacer)
-            self._flush()
-            self._out_of_order += pacer.out_of_order
-            self._without_time += pacer.without_time
-            done = not loop or taken == before or (limit is not None and taken >= limit)
-            if done or self._stop.is_set():
+        self._flush()
+        self._out_of_order += pacer.out_of_order
+        self._without_time += pacer.without_time
+        return taken
+
+    def _at_once(self, source: Source, limit: int | None) -> int:
+        """Without a pace, whole batches of rows go on at once."""
+        taken = 0
+        for batch in source.batches():
+            rows = batch.rows if limit is None else batch.rows[: limit - taken]
+            for at in range(0, len(rows), BATCH_RECORDS):
+                if self._stop.is_set():
+                    return taken
+                self._extend(rows[at : at + BATCH_RECORDS], batch.spread)
+            taken += len(rows)
+            if taken == limit:
                 break
-        return self._report(time.monotonic() - start_s)
+            if batch.pause:
+                self._flush()
+        return taken
+
+    def _extend(self, rows: Sequence[Row], spread: bool) -> None:
+        events = self._batches[0]
+        events += rows if spread else self._placed(rows, self._topics.events)
+        self._batch_bytes += sum([len(row.value or b"") + len(row.key or b"") for row in rows])
+        if len(events) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _with_labels(self, source: Source, limit: int | None, late: Late, pacer: Pacer) -> int:
+        if late.scans:
+            late.scan(_limited(source.preview(), limit))
+        taken = 0
+        for found in late.merge(_limited(source.items(), limit)):
+            if self._stop.is_set():
+                break
+            if found is None:
+                self._flush()
+                continue
+            taken += not found.label
+            self._take_sent(found, pacer)
+        return taken
 
     def _take(self, item: Item | None, pacer: Pacer) -> None:
         if item is None:
             self._flush()
-            return
+        else:
+            self._take_sent(Sent(item, False), pacer)
+
+    def _take_sent(self, sent: Sent, pacer: Pacer) -> None:
+        item = sent.item
         due_s = pacer.due_s(item.time_s)
         if due_s is not None:
             if due_s > time.monotonic():
@@ -75,33 +151,44 @@ class Producer:
                 if self._stop.is_set():  # it is not due yet, and now it never will be
                     return
             self._due.append(due_s)
-        row = item.row
-        if row.partition is not None and row.partition >= self._partitions:
-            row = row._replace(partition=None)
-        self._batch.append(row)
-        self._batch_bytes += len(row.key or b"") + len(row.value or b"")
-        if len(self._batch) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
+        batch = self._batches[sent.label]
+        batch += self._placed([item.row], self._topics[sent.label])
+        self._batch_bytes += len(item.row.key or b"") + len(item.row.value or b"")
+        if sum(map(len, self._batches)) >= self._most or self._batch_bytes >= BATCH_BYTES:
             self._flush()
+
+    def _placed(self, rows: Sequence[Row], topic: str) -> Sequence[Row]:
+        """The rows, without partitions that the topic does not have."""
+        count = self._partitions[topic]
+        return [
+            row if row.partition is None or row.partition < count else row._replace(partition=None)
+            for row in rows
+        ]
 
     def _wait_until(self, due_s: float) -> None:
         while (left_s := due_s - time.monotonic()) > 0 and not self._stop.is_set():
             self._stop.wait(min(left_s, threading.TIMEOUT_MAX))
 
     def _flush(self) -> None:
-        if not self._batch:
-            return
         now_s = time.monotonic()
         for due_s in self._due:
             self._lateness.add(now_s - due_s)
-        self._admin.append(self._topic, self._batch)
-        self.sent += len(self._batch)
+        for topic, batch in zip(self._topics, self._batches, strict=True):
+            if batch:
+                self._admin.append(topic, batch)
+                self.sent += len(batch)
+        events, labels = map(len, self._batches)
+        self._labels += labels
         self._bytes += self._batch_bytes
-        self._progress(len(self._batch))
-        self._batch, self._due, self._batch_bytes = [], [], 0
+        if events:
+            self._progress(events)
+        self._batches, self._due, self._batch_bytes = ([], []), [], 0
 
     def _report(self, seconds: float) -> dict[str, int | float]:
-        report: dict[str, int | float] = {
-            "sent": self.sent,
+        report: dict[str, int | float] = {"sent": self.sent}
+        if self._topics.labels:
+            report["labels"] = self._labels
+        report |= {
             "bytes": self._bytes,
             "seconds": round(seconds, 3),
             "per_s": round(self.sent / seconds, 1) if seconds else 0.0,
@@ -109,3 +196,13 @@ class Producer:
         if self._pace.speed is not None:
             report |= {"out_of_order": self._out_of_order, "without_time": self._without_time}
         return report | self._lateness.summary()
+
+
+def _limited(items: Iterator[Item | None], limit: int | None) -> Iterator[Item | None]:
+    """The first `limit` items, None not counted."""
+    taken = 0
+    for item in items:
+        if taken == limit:
+            return
+        taken += item is not None
+        yield item

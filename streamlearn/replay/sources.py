@@ -1,174 +1,212 @@
-"""Where a replay's records come from: a file of JSON lines, standard input, or a data set inside river.
+"""The SOURCE grammar: one word for a file, standard input, a data set, a topic's range or Python's own.
+
+    f.csv f.tsv f.jsonl f.parquet f.arrow     a file; text may be packed (.gz, .zst)
+    -                                         standard input: JSON lines, or CSV by --format csv
+    river:NAME                                a data set inside river
+    topic:NAME@FROM..TO                       a range of a topic; beginning and end where not given
+    module:attr                               an iterable of (x, y) or dicts, or a function giving one
 
 Invariants:
-- A plain line is sent as it stands, byte for byte, also when it is not JSON: a replay tests the service,
-  it does not protect it. A line of `record` is sent as the record it was made from.
-- `key` and event time are only looked at: the key becomes the record's, the time paces.
+- Whatever the source, what comes out are rows to append, in its order, each with its event time (where it
+  has one) and its place for messages.
+- What can be known to be wrong before the first row is refused by `open_source`.
 """
 
-import datetime
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import orjson
-
-from streamlearn.core.events import event_time_ms, unit_of
 from streamlearn.errors import ConfigError
-from streamlearn.log.port import Row
-from streamlearn.replay import lines
+from streamlearn.log.port import Admin, Row
+from streamlearn.replay import ahead, columnar, delimited, iterables, jsonlines, reading
+from streamlearn.replay.delimited import Dialect
+from streamlearn.replay.files import PACKED, shown, suffix_of
+from streamlearn.replay.jsonlines import Members
+from streamlearn.replay.mapping import Batch, Meaning
 
-MAX_LINE_BYTES = 16 << 20
-_CHUNK_BYTES = 1 << 16
-_REMOTE = re.compile(r"[a-z]+://")
+ACCEPTED = (
+    "a source is a file (.csv .tsv .jsonl, also .gz and .zst; .parquet .arrow), - for standard input,"
+    " river:NAME, topic:NAME@FROM..TO, or module:attr"
+)
+FORMATS = ("csv", "jsonl", "parquet", "arrow")
+_REMOTE = re.compile(r"[a-z0-9]+://")
+_PYTHON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+class How(NamedTuple):
+    """How a source is read: members of whole events, columns of tables, the dialect of CSV, and the format
+    ("" = by the file's name).
+    """
+
+    members: Members = Members("key", "ts", "auto")
+    meaning: Meaning = Meaning()
+    dialect: Dialect = Dialect()
+    format: str = ""
 
 
 class Item(NamedTuple):
-    """One record to send; `time_s` is its event time, None when it has none."""
+    """One record to send; `time_s` is its event time, None when it has none. `place`: for messages."""
 
     row: Row
     time_s: float | None
+    place: str = ""
 
 
-class Members(NamedTuple):
-    """Where an event's value holds its key and time (`[event]` of the configuration)."""
+class Source:
+    """A stream of the past. `total`: the number of its rows where that is known at once. `notes`: what a
+    person should know about how it is read. `once`: it cannot begin again. `tabular`: its events were made
+    from columns, and so have the members of the plain envelope.
+    """
 
-    key: str
-    time: str
-    time_unit: str
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[int], Iterator[Batch]],
+        total: int | None = None,
+        notes: tuple[str, ...] = (),
+        once: bool = False,
+        tabular: bool = False,
+    ) -> None:
+        self.name = name
+        self.once = once
+        self.tabular = tabular
+        self.total = total
+        self.notes = notes
+        self._read = read
+        self._numbered = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows, once through, in batches of bounded size. Rows without an id are numbered on from
+        where the pass before ended.
+        """
+        for batch in self._read(self._numbered):
+            self._numbered += len(batch.rows)
+            yield batch
+
+    def items(self) -> Iterator[Item | None]:
+        """The rows one by one; None where nothing more has arrived yet."""
+        for batch in self.batches():
+            yield from self._items(batch)
+
+    def preview(self) -> Iterator[Item | None]:
+        """The items of the next pass, without beginning it."""
+        for batch in self._read(self._numbered):
+            yield from self._items(batch)
+
+    def _items(self, batch: Batch) -> Iterator[Item | None]:
+        name = shown(self.name)
+        for at, row in enumerate(batch.rows):
+            time_s = batch.times_s[at] if batch.times_s is not None else None
+            yield Item(row, time_s, f"{name} row {batch.places[at]}")
+        if batch.pause:
+            yield None
 
 
-class Source(NamedTuple):
-    """A stream to replay: `total` is the number of its records where that is known at once."""
-
-    name: str
-    members: Members
-    total: int | None
-
-    def items(self, lap: int) -> Iterator[Item | None]:
-        """The records, once through; None where nothing more has arrived yet. `lap` counts from 0."""
-        if self.name.startswith("river:"):
-            return _river_items(self.name, lap)
-        if self.name == "-":
-            return _pipe_items(sys.stdin.buffer, self.members)
-        return _file_items(Path(self.name), self.members)
-
-
-def open_source(name: str, members: Members) -> Source:
-    """The source called `name`. Raises `ConfigError` that says what is accepted."""
+def open_source(name: str, how: How | None = None, admin: Admin | None = None) -> Source:
+    """The source called `name`; `admin` is where `topic:` looks. Raises `ConfigError` saying what is
+    accepted, or what is wrong with the file or the columns.
+    """
+    how = how or How()
+    if how.format not in ("", *FORMATS):
+        raise ConfigError(f"--format {how.format}: the formats are {', '.join(FORMATS)}")
     if name.startswith("river:"):
-        return Source(name, members, _data_set(name).n_samples)
+        return _river(name, how.meaning)
+    if name.startswith("topic:"):
+        return _topic(name, how, admin)
+    if _PYTHON.fullmatch(name) and not Path(name).exists():
+        found = iterables.attribute(name)
+        return Source(
+            name,
+            lambda numbered: iterables.batches(name, iterables.iterated(name, found), how.meaning, numbered),
+            once=hasattr(found, "__next__"),
+            tabular=how.meaning.given,
+        )
     if name != "-":
         _check_file(name)
-    return Source(name, members, None)
+    return _file(name, how)
+
+
+def _file(name: str, how: How) -> Source:
+    kind, meaning, once = _format(name, how.format), how.meaning, name == "-"
+    if kind == "csv":
+        notes: tuple[str, ...] = ()
+        if not once:
+            head = delimited.head_of(name, how.dialect)
+            delimited.layout_of(name, head, meaning)
+            notes = tuple(delimited.unnamed(name, head))
+
+        # Only what goes out at full speed, and is worth the start of a process, is read ahead.
+        early = not once and not meaning.timed and Path(name).stat().st_size >= ahead.WORTH_BYTES
+        read = ahead.batches if early else delimited.batches
+
+        def rows(numbered: int) -> Iterator[Batch]:
+            return read(name, how.dialect, meaning, numbered)
+
+        return Source(name, rows, None, notes, once, tabular=True)
+    if kind in ("parquet", "arrow"):
+        if once or Path(name).suffix.lower() in PACKED:
+            raise ConfigError(
+                f"{shown(name)}: {kind} is read from a file only; save it unpacked under a name"
+            )
+        total = columnar.head_of(name, kind, meaning)
+        return Source(
+            name, lambda numbered: columnar.batches(name, kind, meaning, numbered), total, tabular=True
+        )
+    if not meaning.given:
+        return Source(name, lambda _numbered: jsonlines.batches(name, how.members), once=once)
+
+    def objects(numbered: int) -> Iterator[Batch]:
+        return jsonlines.table(name, jsonlines.objects(name), meaning, numbered, once)
+
+    return Source(name, objects, once=once, tabular=True)
+
+
+def _format(name: str, told: str) -> str:
+    if told:
+        return told
+    suffix = suffix_of(name)
+    if suffix in (".csv", ".tsv"):
+        return "csv"
+    if suffix in columnar.PARQUET:
+        return "parquet"
+    return "arrow" if suffix in columnar.ARROW else "jsonl"
 
 
 def _check_file(name: str) -> None:
-    accepted = "a source is a file of JSON lines, - for standard input, or river:NAME"
-    suffix = Path(name).suffix
-    if _REMOTE.match(name) or name.startswith("topic:"):
-        raise ConfigError(f"{name} cannot be replayed: {accepted}")
-    if suffix in (".gz", ".zst", ".csv", ".parquet"):
-        raise ConfigError(
-            f"{name} cannot be replayed: this version reads no {suffix} files, but JSON lines on standard"
-            " input: ... | streamlearn replay - -t TOPIC"
-        )
+    if _REMOTE.match(name):
+        raise ConfigError(f"{name} cannot be read: bring it to this machine first; {ACCEPTED}")
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} cannot be read: it is a folder; name one file in it")
     if not Path(name).is_file():
-        raise ConfigError(f"{name} cannot be replayed: there is no such file; {accepted}")
+        raise ConfigError(f"{name} cannot be read: there is no such file; {ACCEPTED}")
     if not os.access(name, os.R_OK):
-        raise ConfigError(f"{name} cannot be replayed: you may not read it; change its permissions")
+        raise ConfigError(f"{name} cannot be read: you may not read it; change its permissions")
 
 
-def _file_items(path: Path, members: Members) -> Iterator[Item]:
-    with path.open("rb") as file:
-        number = 0
-        while text := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(text) > MAX_LINE_BYTES:
-                raise ConfigError(f"{path}:{number} is longer than {MAX_LINE_BYTES} bytes: is it JSON lines?")
-            if text := text.removesuffix(b"\n"):
-                yield _item(text, members)
+def _river(name: str, meaning: Meaning) -> Source:
+    found = iterables.data_set(name)
+    return Source(
+        name,
+        lambda numbered: iterables.batches(name, found, meaning, numbered),
+        int(found.n_samples),
+        tabular=meaning.given,
+    )
 
 
-def _pipe_items(pipe: BinaryIO, members: Members) -> Iterator[Item | None]:
-    """Lines as they arrive: what is complete goes on at once, and None asks to send it."""
-    rest = b""
-    read = getattr(pipe, "read1", pipe.read)
-    while chunk := read(_CHUNK_BYTES):
-        *whole, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            raise ConfigError(f"a line on standard input is longer than {MAX_LINE_BYTES} bytes")
-        yield from (_item(text, members) for text in whole if text)
-        yield None
-    if rest:
-        yield _item(rest, members)
+def _topic(name: str, how: How, admin: Admin | None) -> Source:
+    topic, _, span = name.removeprefix("topic:").partition("@")
+    first, _, upto = span.partition("..")
+    if admin is None or not topic:
+        raise ConfigError(f"{name} cannot be read: write topic:NAME@FROM..TO, and say where the log is")
+    ends = [reading.offsets_of(admin, topic, where) for where in (first or "beginning", upto or "end")]
 
+    def read(numbered: int) -> Iterator[Batch]:
+        records = reading.between(admin, topic, *ends)
+        if not how.meaning.given:
+            return jsonlines.recorded(records, how.members)
+        groups = jsonlines.record_objects(name, records)
+        return jsonlines.table(name, groups, how.meaning, numbered)
 
-def _item(text: bytes, members: Members) -> Item:
-    if record := lines.parse(text):
-        time_s = _look(record.value or b"", members)[1]
-        row = Row(record.key, record.value, record.headers, record.partition)
-        return Item(row, record.timestamp_ms / 1000 if time_s is None else time_s)
-    key, time_s = _look(text, members)
-    return Item(Row(key, text), time_s)
-
-
-def _look(value: bytes, members: Members) -> tuple[bytes | None, float | None]:
-    """The event's key and time, as far as the value has them."""
-    try:
-        event = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None, None
-    if not isinstance(event, dict):
-        return None, None
-    key, ts = event.get(members.key), event.get(members.time)
-    if key is not None:
-        key = key.encode() if isinstance(key, str) else orjson.dumps(key)
-    if isinstance(ts, bool) or not isinstance(ts, str | int | float):
-        return key, None
-    unit = unit_of(ts) if members.time_unit == "auto" else members.time_unit
-    time_ms = event_time_ms(ts, unit)
-    return key, None if time_ms is None else time_ms / 1000
-
-
-def _data_sets() -> dict[str, Any]:
-    """River's data sets that come inside its wheel, with one label per row, by lower-case name."""
-    from river import datasets
-
-    file, remote = datasets.base.FileDataset, datasets.base.RemoteDataset
-    kinds = [kind for kind in vars(datasets).values() if isinstance(kind, type) and issubclass(kind, file)]
-    return {
-        kind.__name__.lower(): kind for kind in kinds if not issubclass(kind, remote) and not kind().n_outputs
-    }
-
-
-def _data_set(name: str) -> Any:
-    known = _data_sets()
-    kind = known.get(name.removeprefix("river:").lower())
-    if kind is None:
-        names = ", ".join(sorted(kind.__name__ for kind in known.values()))
-        raise ConfigError(
-            f"{name} cannot be replayed: it is not among the data sets that come inside river and have one"
-            f" label per row. Those are: {names}"
-        )
-    return kind()
-
-
-def _river_items(name: str, lap: int) -> Iterator[Item]:
-    data = _data_set(name)
-    for number, (x, y) in enumerate(data, lap * data.n_samples):
-        event: dict[str, Any] = {"id": str(number)}
-        time_s = None
-        features = {}
-        for feature, value in x.items():
-            if isinstance(value, datetime.datetime):
-                # The event's time and not a feature; a time without a zone is taken as UTC.
-                when = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
-                event["ts"], time_s = when.isoformat(), when.timestamp()
-            else:
-                features[feature] = value
-        event |= {"features": features, "label": y}
-        yield Item(Row(None, orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)), time_s)
+    return Source(name, read, tabular=how.meaning.given)

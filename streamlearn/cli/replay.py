@@ -1,0 +1,188 @@
+"""`replay`: a source of the past into a topic, at its pace."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamlearn.cli import common, source_options
+from streamlearn.errors import ConfigError, StreamlearnError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Admin
+    from streamlearn.replay.late import Delay
+    from streamlearn.replay.pacing import Pace
+    from streamlearn.replay.sources import How
+
+Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
+LabelsTopic = Annotated[
+    str,
+    typer.Option("--labels-topic", metavar="TOPIC", help="Send labels apart to this topic, by event time."),
+]
+DelayText = Annotated[
+    str,
+    typer.Option(
+        "--delay",
+        metavar="WHEN",
+        help="When labels follow: 5m after the event, field:COLUMN at the time in it, or end-of:COLUMN"
+        " once with the last event of the group.",
+    ),
+]
+Speed = Annotated[
+    str, typer.Option(metavar="FACTOR", help="Times event time: 1, 60, ...; or max, as fast as it goes.")
+]
+
+
+def replay(
+    *,
+    source: source_options.Source,
+    topic: Topic,
+    id_column: source_options.Id = "",
+    time_column: source_options.Time = "",
+    key_column: source_options.Key = "",
+    features: source_options.Features = "",
+    label: source_options.Label = "",
+    types: source_options.Types = "",
+    missing: source_options.Missing = None,
+    delimiter: source_options.Delimiter = "",
+    decimal: source_options.Decimal = ".",
+    encoding: source_options.Encoding = "",
+    header: source_options.Header = "",
+    form: source_options.Format = "",
+    labels_topic: LabelsTopic = "",
+    delay: DelayText = "",
+    speed: Speed = "max",
+    rate: Annotated[float | None, typer.Option(metavar="N", help="N records a second instead.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N events.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until stopped.")] = False,
+    as_json: common.AsJson = False,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Send a stream of the past to a topic, at its own pace or another.
+
+    The rows of a table become events {"id", "ts", "key", "features", "label"}. JSON lines and records of a
+    topic go out byte for byte, a line made by `record` as the record it was; with options about columns
+    (--id to --missing) they are rows of a table too. Event time (`ts`) paces.
+    """
+    from streamlearn.config import load
+
+    settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
+    if loop and source == "-":
+        raise ConfigError("--loop: standard input cannot begin again; replay a file")
+    pace = _pace(speed, rate)
+    late = _delay(topic, labels_topic, delay)
+    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    timed = late is not None or pace.speed is not None
+    how = source_options.how(settings, columns, csv, form, timed, late)
+    report = _send(settings, source, how, (topic, labels_topic), pace, late, limit, loop)
+    if as_json:
+        common.print_json(report)
+    else:
+        rest = ", ".join(f"{name} {value}" for name, value in report.items() if name != "sent")
+        print(f"sent {report['sent']} records to {topic}: {rest}")
+
+
+def _send(
+    settings: "Config",
+    source: str,
+    how: "How",
+    topics: tuple[str, str],
+    pace: "Pace",
+    delay: "Delay | None",
+    limit: int | None,
+    loop: bool,
+) -> dict[str, int | float]:
+    """Open the source and the log, and send. A source that is wrong makes no file and no topic."""
+    from streamlearn.replay.jsonlines import Members
+    from streamlearn.replay.late import Late
+    from streamlearn.replay.produce import Producer, Topics
+    from streamlearn.replay.sources import open_source
+
+    stream = None if source.startswith("topic:") else open_source(source, how)
+    with common.admin_of(settings, make=stream is not None) as admin, common.stop_on_signal() as stop:
+        stream = stream or open_source(source, how, admin)
+        if loop and stream.once:
+            raise ConfigError(f"--loop: {source} cannot begin again; name a function that gives a new one")
+        for text in stream.notes:
+            common.note(text)
+        for name in filter(None, topics):
+            _need_topic(admin, settings, name)
+        late = None
+        if delay is not None:
+            members = Members("key", "ts", how.members.time_unit) if stream.tabular else how.members
+            late = Late(delay, members, stream.tabular, stream.once)
+        total = limit if stream.total is None or loop else min(limit or stream.total, stream.total)
+        with _progress(total) as progress:
+            producer = Producer(admin, Topics(*topics), pace, stop, progress, late)
+            try:
+                return producer.run(stream, limit, loop)
+            except StreamlearnError:
+                common.note(f"{producer.sent} records were sent to {topics[0]} before this:")
+                raise
+
+
+def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
+    from streamlearn.replay.late import delay_of
+
+    if bool(labels_topic) != bool(text):
+        raise ConfigError(
+            "--labels-topic TOPIC and --delay go together: where labels go, and when (5m, field:COLUMN or"
+            " end-of:COLUMN)"
+        )
+    if labels_topic and labels_topic == topic:
+        raise ConfigError(f"--labels-topic {topic}: labels need a topic of their own")
+    return delay_of(text) if text else None
+
+
+def _pace(speed: str, rate: float | None) -> "Pace":
+    from streamlearn.replay.pacing import Pace
+
+    if rate is not None:
+        if speed != "max":
+            raise ConfigError("--speed and --rate are both given; keep one of them")
+        if not 0 < rate <= 1e7:
+            raise ConfigError(f"--rate {rate:g}: must be above 0 and up to 10000000 records a second")
+        return Pace(rate=rate)
+    if speed == "max":
+        return Pace()
+    if not re.fullmatch(r"\d+(\.\d+)?", speed) or float(speed) == 0:
+        raise ConfigError(f"--speed {speed}: must be a number above 0 (1 = as it happened) or max")
+    return Pace(speed=float(speed))
+
+
+def _need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
+    from streamlearn.log.port import TopicSpec
+
+    if topic in admin.topics():
+        return
+    if settings.log.backend == "kafka":
+        raise ConfigError(
+            f"there is no topic {topic!r} at {settings.log.bootstrap_servers}:"
+            f" make it with `streamlearn topics ensure -i {topic} --partitions N`"
+        )
+    common.note(f"made topic {topic} with 1 partition in {settings.log.path}")
+    admin.create([TopicSpec(topic, 1)])
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error when that is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replay", total=total)
+        yield lambda count: bar.advance(task, count)

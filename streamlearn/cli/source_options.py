@@ -1,0 +1,122 @@
+"""The options that say how a SOURCE is read: the same words in every command that takes one."""
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from streamlearn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.replay.late import Delay
+    from streamlearn.replay.sources import How
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A file (.csv .tsv .jsonl, also .gz .zst; .parquet .arrow), - for standard input, river:NAME,"
+        " topic:NAME@FROM..TO (an offset, beginning, end or an RFC 3339 time), or module:attr"
+        " (an iterable of (x, y) or dicts, or a function that gives one).",
+    ),
+]
+Id = Annotated[
+    str, typer.Option("--id", metavar="COLUMN", help="The event's id. [default: id, else numbered from 0]")
+]
+Time = Annotated[
+    str,
+    typer.Option(
+        "--time",
+        metavar="COLUMN",
+        help="The event's time: a number or ISO 8601; without a zone it is UTC. [default: ts]",
+    ),
+]
+Key = Annotated[str, typer.Option("--key", metavar="COLUMN", help="The record's key. [default: key]")]
+Features = Annotated[
+    str, typer.Option("--features", metavar="A,B,C", help="The features. [default: all other columns]")
+]
+Label = Annotated[str, typer.Option("--label", metavar="COLUMN", help="The label. [default: label]")]
+Types = Annotated[
+    str,
+    typer.Option(
+        "--types",
+        metavar="A=TYPE,...",
+        help="float, int, bool, str, date or datetime; dates in another format: day=date:%d.%m.%Y."
+        " Undeclared cells: numbers are numbers, the rest is text.",
+    ),
+]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option("--missing", metavar="TEXT", help="Such a cell is absent, as an empty one is; repeatable."),
+]
+Delimiter = Annotated[
+    str, typer.Option("--delimiter", metavar="SIGN", help="CSV: , ; | or tab. [default: found out]")
+]
+Decimal = Annotated[
+    str, typer.Option("--decimal", metavar="SIGN", help="CSV: the decimal sign, . or a comma.")
+]
+Encoding = Annotated[
+    str, typer.Option("--encoding", metavar="NAME", help="CSV: e.g. cp1252. [default: utf-8, or by its mark]")
+]
+Header = Annotated[
+    str, typer.Option("--header", metavar="A,B,C", help="CSV without a row of column names: the names.")
+]
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="NAME", help="csv, jsonl, parquet or arrow. [default: by the name]"),
+]
+
+
+class Columns(NamedTuple):
+    """What was said about columns, as text."""
+
+    id: str
+    time: str
+    key: str
+    features: str
+    label: str
+    types: str
+    missing: list[str] | None
+
+
+class Csv(NamedTuple):
+    """What was said about CSV."""
+
+    delimiter: str
+    decimal: str
+    encoding: str
+    header: str
+
+
+def how(
+    settings: "Config", columns: Columns, csv: Csv, form: str, timed: bool, delay: "Delay | None" = None
+) -> "How":
+    """The options as one value. `form`: of --format. `timed`: event times are wanted."""
+    from streamlearn.replay import cells
+    from streamlearn.replay.delimited import Dialect
+    from streamlearn.replay.jsonlines import Members
+    from streamlearn.replay.mapping import Meaning, Roles
+    from streamlearn.replay.sources import How
+
+    if csv.decimal not in (".", ","):
+        raise ConfigError(f"--decimal {csv.decimal}: the decimal sign is . or a comma")
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(csv.delimiter, csv.delimiter)
+    if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
+        raise ConfigError(f"--delimiter {delimiter}: give one sign, or the word tab")
+    event = settings.event
+    roles = Roles(
+        columns.id,
+        columns.time,
+        columns.key,
+        columns.label,
+        tuple(cells.names(columns.features)),
+        delay.group if delay else "",
+        delay.field if delay else "",
+    )
+    types, missing = cells.declared(columns.types), frozenset(columns.missing or ())
+    return How(
+        Members(event.key or "key", event.time, event.time_unit, event.id, event.label, event.features),
+        Meaning(roles, types, missing, csv.decimal, event.time_unit, timed),
+        Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header))),
+        form,
+    )

@@ -1,0 +1,179 @@
+"""Events out of Python: the data sets inside river, and `module:attr`, an iterable of anyone's own.
+
+Invariant: each pass begins a new iteration; a callable is called for each pass.
+"""
+
+import datetime
+import importlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from streamlearn.errors import ConfigError
+from streamlearn.log.port import Row
+from streamlearn.replay import jsonlines
+from streamlearn.replay.cells import BadCell, Rule
+from streamlearn.replay.mapping import Batch, Meaning, time_of
+from streamlearn.replay.values import texts_of
+
+_ROWS = 1000
+_VALUE = Rule("a value")
+
+
+def data_set(name: str) -> Any:
+    """The data set of river that `river:NAME` means. Raises `ConfigError` that lists them."""
+    known = _data_sets()
+    kind = known.get(name.removeprefix("river:").lower())
+    if kind is None:
+        names = ", ".join(sorted(kind.__name__ for kind in known.values()))
+        raise ConfigError(
+            f"{name} cannot be read: it is not among the data sets that come inside river and have one"
+            f" label per row. Those are: {names}"
+        )
+    return kind()
+
+
+def _data_sets() -> dict[str, Any]:
+    """River's data sets that come inside its wheel, with one label per row, by lower-case name."""
+    from river import datasets
+
+    file, remote = datasets.base.FileDataset, datasets.base.RemoteDataset
+    kinds = [kind for kind in vars(datasets).values() if isinstance(kind, type) and issubclass(kind, file)]
+    return {
+        kind.__name__.lower(): kind for kind in kinds if not issubclass(kind, remote) and not kind().n_outputs
+    }
+
+
+def attribute(name: str) -> Any:
+    """What `module:attr` names; the module may lie in the working directory. Raises `ConfigError`."""
+    module_name, _, path = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's module: whatever it raises is a wrong source
+        raise ConfigError(
+            f"{name} cannot be read: importing {module_name} raised {type(error).__name__}: {error};"
+            " modules are looked for in the working directory and the installed packages"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{name} cannot be read: {module_name} has no {path!r}")
+        found = getattr(found, part)
+    return found
+
+
+def iterated(name: str, found: Any) -> Iterator[Any]:
+    """The items of an iterable, or of what a callable returns. What the user's code raises is named."""
+    try:
+        items = iter(found() if callable(found) else found)
+    except Exception as error:  # the user's callable: whatever it raises is a wrong source
+        raise ConfigError(
+            f"{name} cannot be read ({type(error).__name__}: {error}): name an iterable of (x, y) pairs or"
+            " of dicts, or a function without arguments that returns one"
+        ) from error
+    for number in itertools.count(1):
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except Exception as error:  # the user's iterator: the message says at which item it broke
+            raise ConfigError(f"{name} item {number}: {type(error).__name__}: {error}") from error
+        yield item
+
+
+def batches(name: str, items: Iterable[Any], meaning: Meaning, numbered: int) -> Iterator[Batch]:
+    """Pairs (x, y), whole events, or dicts that are rows of a table, as events."""
+    source = iter(items)
+    first = next(source, None)
+    if first is None:
+        return
+    source = itertools.chain([first], source)
+    if meaning.given or not (_is_pair(first) or _is_event(first)):
+        yield from jsonlines.table(name, _groups(name, source), meaning, numbered)
+        return
+    place = 1
+    while some := list(itertools.islice(source, _ROWS)):
+        found = [
+            _event(name, place + at, numbered + place - 1 + at, item, meaning.time_unit)
+            for at, item in enumerate(some)
+        ]
+        places = range(place, place + len(some))
+        yield Batch([row for row, _ in found], [time_s for _, time_s in found], places)
+        place += len(some)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Mapping)
+
+
+def _is_event(item: Any) -> bool:
+    return isinstance(item, Mapping) and isinstance(item.get("features"), Mapping)
+
+
+def _groups(name: str, items: Iterator[Any]) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
+    numbered = enumerate(items, 1)
+    while some := list(itertools.islice(numbered, _ROWS)):
+        yield [(at, _as_row(name, at, item)) for at, item in some]
+
+
+def _as_row(name: str, at: int, item: Any) -> Mapping[str, Any]:
+    if _is_pair(item):
+        x, y = item
+        return {**x, "label": y}
+    if isinstance(item, Mapping):
+        return {str(column): value for column, value in item.items()}
+    raise _odd(name, at, item)
+
+
+def _odd(name: str, at: int, item: Any) -> ConfigError:
+    return ConfigError(
+        f"{name} item {at} is a {type(item).__name__}: items are pairs (x, y) with a dict x, or dicts"
+    )
+
+
+def _event(name: str, at: int, number: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
+    if _is_event(item):
+        key = item.get("key")
+        value = _dumped(name, at, item)
+        row = Row(key.encode() if isinstance(key, str) else None if key is None else orjson.dumps(key), value)
+        return row, time_of(item.get("ts"), time_unit)
+    if not _is_pair(item):
+        raise _odd(name, at, item)
+    return pair(name, at, number, *item)
+
+
+def pair(name: str, at: int, number: int, x: Mapping[str, Any], y: Any) -> tuple[Row, float | None]:
+    """The event of a pair as river's data sets give them; a datetime in `x` is its time."""
+    event: dict[str, Any] = {"id": str(number)}
+    time_s = None
+    features = {}
+    for feature, value in x.items():
+        if isinstance(value, datetime.datetime):
+            # The event's time and not a feature; a time without a zone is taken as UTC.
+            when = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+            event["ts"], time_s = when.isoformat(), when.timestamp()
+        else:
+            features[feature if isinstance(feature, str) else str(feature)] = value
+    event |= {"features": features, "label": y}
+    return Row(None, _dumped(name, at, event)), time_s
+
+
+def _dumped(name: str, at: int, event: Mapping[str, Any]) -> bytes:
+    for feature, value in event["features"].items():
+        if type(value) not in (float, int, str) or value in (float("inf"), float("-inf")):
+            try:
+                texts_of([value], _VALUE)
+            except BadCell as bad:
+                raise ConfigError(f"{name} item {at}, feature {feature!r}: {bad}") from None
+    try:
+        return orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(
+            f"{name} item {at} cannot be written as JSON ({error}): give numbers, texts, True, False or None"
+        ) from None
