@@ -1,1 +1,29 @@
-"""streamlearn: models that keep learning on a live stream, and can be trusted with it."""
+"""streamlearn: models that keep learning on a live stream, and can be trusted with it.
+
+Public names: `run(model, events)` is the service in memory; `serve(config, model=None)` the service on a
+log; everything else is the command line's, `streamlearn --help`.
+
+To read the code, begin with ARCHITECTURE.md, then core/records.py, core/shard.py, log/port.py,
+service/loop.py and service/recovery.py.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamlearn.service import serve
+    from streamlearn.service.memory import run
+
+__all__ = ["run", "serve"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: river and pydantic take seconds (PEP 562)."""
+    if name == "run":
+        from streamlearn.service.memory import run
+
+        return run
+    if name == "serve":
+        from streamlearn.service import serve
+
+        return serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

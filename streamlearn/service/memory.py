@@ -1,0 +1,82 @@
+"""The service in memory: the same model set-up, shard, undo and predictions, without a log.
+
+For notebooks, tests and first looks. Nothing is kept: no journal, no checkpoint on disk.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from streamlearn.core.events import EventSpec
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Output, Record
+from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.errors import ModelRaised
+from streamlearn.service.models import fresh_model
+
+SNAPSHOT_RECORDS = 1000
+
+
+def run(
+    model: Any, events: Iterable[Mapping[str, Any] | bytes], event: EventSpec | None = None
+) -> Iterator[dict[str, Any]]:
+    """Predict and learn each event as `streamlearn serve` would; yield what it would publish, decoded.
+
+    `events`: objects like `{"id", "ts", "features", "label"}` (all but `features` optional), or their JSON
+    bytes. An event that is refused yields `{"dead_letter": {"stage", "reason"}, "source": {...}}`.
+    Raises `ConfigError` for a model that cannot be served.
+
+    >>> from river import linear_model
+    >>> events = [{"features": {"x": 1.0}, "label": True}, {"features": {"x": 2.0}}, {"features": 3}]
+    >>> for answer in run(linear_model.LogisticRegression(), events):
+    ...     print(answer.get("prediction"), answer.get("dead_letter"))
+    False None
+    True None
+    None {'stage': 'guard', 'reason': 'no_features'}
+    """
+    fresh = fresh_model("memory", "", {}, [], model)
+    spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec())
+    shard = Shard(spec, fresh.learner(), Memory())
+    sections = dump_state(shard.learner.model, shard.memory)
+    since: list[Record] = []
+    skipped: dict[int, str] = {}
+    for offset, one in enumerate(events):
+        value = one if isinstance(one, bytes) else orjson.dumps(one)
+        record = Record("events", 0, offset, time.time_ns() // 1_000_000, None, value)
+        try:
+            outputs = shard.step(record)
+        except ModelRaised as raised:
+            skipped[offset] = raised.stage
+            restored, memory = load_state(sections, fresh.trusted)
+            shard = Shard(spec, Learner(restored), memory)
+            for past in since:
+                _step(shard, past, skipped)
+            outputs = _step(shard, record, skipped)
+        since.append(record)
+        if len(since) >= SNAPSHOT_RECORDS:
+            sections = dump_state(shard.learner.model, shard.memory)
+            since, skipped = [], {}
+        for output in outputs:
+            yield _decoded(output, record)
+
+
+def _step(shard: Shard, record: Record, skipped: Mapping[int, str]) -> tuple[Output, ...]:
+    stage = skipped.get(record.offset)
+    return shard.skip(record, stage, "raised") if stage else shard.step(record)
+
+
+def _decoded(output: Output, record: Record) -> dict[str, Any]:
+    if output.role == "predictions":
+        answer: dict[str, Any] = msgspec.json.decode(output.value or b"")
+        return answer
+    headers = dict(output.headers)
+    reason = (headers["__connect.errors.exception.class.name"] or b"").decode().removeprefix("streamlearn.")
+    source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    return {
+        "dead_letter": {"stage": (headers["streamlearn.stage"] or b"").decode(), "reason": reason},
+        "source": source,
+    }
