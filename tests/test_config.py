@@ -142,8 +142,8 @@ input = "a"
 [transaction]
 max_records = 0
 [event]
-id = "meta.id"
-format = "csv"
+id = "meta..id"
+format = "xml"
 [model]
 per = "key"
 [labels]
@@ -157,8 +157,8 @@ key = "${env:NOT_THERE}"
         ('app.name = "Shuttle" (streamlearn.toml:3)', "1 to 64 of a-z 0-9 . _ -"),
         ("app.nme = 3 (streamlearn.toml:4)", "did you mean app.name?"),
         ("transaction.max_records = 0 (streamlearn.toml:8)", "1 to 100000 records"),
-        ('event.id = "meta.id" (streamlearn.toml:10)', "names a path"),
-        ('event.format = "csv" (streamlearn.toml:11)', "json"),
+        ('event.id = "meta..id" (streamlearn.toml:10)', "is not a path"),
+        ('event.format = "xml" (streamlearn.toml:11)', "json"),
         ('model.per = "key" (streamlearn.toml:13)', "not in this version yet"),
         ('labels.join = "id" (streamlearn.toml:15)', "not in this version yet"),
         ("checkpoint.key = *** (streamlearn.toml:17)", "no variable NOT_THERE"),
