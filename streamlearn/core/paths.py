@@ -1,10 +1,11 @@
 """Paths into a JSON value: `temp`, `meta.id`, `values.0`; and the flat view of a whole value.
 
-One rule serves both directions. At each object the whole rest of the path is tried as the name of a
-member first, so a member literally named `a.b` wins over `b` inside `a`; only then the first part is
-descended into. A number descends into an array. `flat` gives every scalar its path.
+One rule serves both directions. At each object the longest part of the path that names a member is tried
+first, so a member literally named `a.b` wins over `b` inside `a`. A number descends into an array. `flat`
+gives every scalar its path.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from streamlearn.core.events import Refusal
 MISSING: Final[Any] = object()
 """What a path gives where there is nothing; null is something."""
 
-MAX_INDEX_DIGITS: Final = 9
+_PLACE: Final = re.compile("0|[1-9][0-9]{0,8}")
 
 Getter = Callable[[Any], Any]
 
@@ -30,23 +31,22 @@ def getter(path: str) -> Getter:
 
 
 def _find(part: Any, path: str) -> Any:
-    rest = path
-    while True:
-        if type(part) is dict:
-            if rest in part:
-                return part[rest]
-            head, dot, rest = rest.partition(".")
-            part = part.get(head, MISSING)
-        elif type(part) is list:
-            head, dot, rest = rest.partition(".")
-            # Only the one spelling of a number, so that no element has two paths.
-            known = head.isdecimal() and head.isascii() and len(head) <= MAX_INDEX_DIGITS
-            index = int(head) if known and str(int(head)) == head else len(part)
-            part = part[index] if index < len(part) else MISSING
-        else:
-            return MISSING
-        if not dot:
-            return part
+    if type(part) is dict:
+        if path in part:
+            return part[path]
+        at = path.rfind(".")
+        while at >= 0:
+            if (inner := part.get(path[:at])) is not None:
+                found = _find(inner, path[at + 1 :])
+                if found is not MISSING:
+                    return found
+            at = path.rfind(".", 0, at)
+    elif type(part) is list:
+        head, dot, rest = path.partition(".")
+        # Only the one spelling of a number, so that no element has two paths.
+        if _PLACE.fullmatch(head) and int(head) < len(part):
+            return _find(part[int(head)], rest) if dot else part[int(head)]
+    return MISSING
 
 
 def flat(doc: dict[str, Any]) -> dict[str, Any] | Refusal:
