@@ -42,7 +42,7 @@ _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
 _STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
 LATER_SECTIONS = {"labels"}
 
-_SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$")
+_SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$|^event\.schema_registry$")
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
