@@ -4,6 +4,7 @@
     scripts/bench memory     [--events N]
     scripts/bench restart    [--backend embedded|kafka]
     scripts/bench replay     [--events N] [--pairs N] [--backend embedded|kafka]
+    scripts/bench decode     [--events N] [--pairs N]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
@@ -11,8 +12,9 @@ and against that loop without the answer's encoding (`ratio_silent`). All in pro
 producer is done before they begin. `memory`: the service's RSS while it works through N events with
 unique ids and 1 % dead letters. `restart`: from kill -9 to the first new prediction, against the import
 of river alone. `replay`: a CSV of 11 columns at full speed, against the appending of the same rows, ready
-in memory, by the same client; the share of its speed that is reached. `--backend kafka` wants a broker at
-$STREAMLEARN_TEST_KAFKA (scripts/kafka start).
+in memory, by the same client; the share of its speed that is reached. `decode`: what reading costs
+over `orjson.loads` per event, in turns, for the plain envelope and for mapped flat JSON.
+`--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
 """
 
 import argparse
@@ -28,13 +30,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import psutil
 
 from streamlearn.config import load
+from streamlearn.core.events import EventSpec
+from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.records import Record
 from streamlearn.log.connect import open_admin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
@@ -273,16 +279,51 @@ def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
     }
 
 
+def flat_events(n: int) -> Iterator[bytes]:
+    """The same events without the envelope: every feature a member beside id, time and label."""
+    for value in events(n, seed=1):
+        event = orjson.loads(value)
+        yield orjson.dumps(event | event.pop("features"))
+
+
+def cpu_us(call: Callable[[Any], object], args: list[Any]) -> float:
+    """CPU time per call."""
+    began_s = time.process_time()
+    for arg in args:
+        call(arg)
+    return (time.process_time() - began_s) / len(args) * 1e6
+
+
+def decoding(n: int, pairs: int) -> dict[str, object]:
+    """Median differences to `orjson.loads` in microseconds per event."""
+    specs = {
+        "plain": (EventSpec(), list(events(n, seed=1))),
+        "all_others": (EventSpec(features="*"), list(flat_events(n))),
+        "list": (EventSpec(features=tuple(f"f{k}" for k in range(8))), list(flat_events(n))),
+        "everything": (
+            EventSpec(features="*", where="f0 < 9 and ts > 0", types={"f1": "float"}, carry=("id",)),
+            list(flat_events(n)),
+        ),
+    }
+    over: dict[str, object] = {}
+    for name, (spec, values) in specs.items():
+        records = [Record("events", 0, i, 1 << 50, None, value) for i, value in enumerate(values)]
+        decode = compile_decoder(spec)
+        turns = [cpu_us(decode, records) - cpu_us(orjson.loads, values) for _ in range(pairs)]
+        over[f"{name}_over_loads_us"] = round(statistics.median(turns), 2)
+    return over
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "what", nargs="*", help="throughput, memory, restart, replay (default: all, embedded)"
+        "what", nargs="*", help="throughput, memory, restart, replay, decode (default: all, embedded)"
     )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
     args = parser.parse_args()
-    for what in args.what or ["throughput", "memory", "restart", "replay"]:
+    for what in args.what or ["throughput", "memory", "restart", "replay", "decode"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
@@ -293,6 +334,8 @@ def main() -> None:
                 result = replay(folder, args.backend, args.events or 500_000, args.pairs)
             elif what == "restart":
                 result = restart(folder, args.backend, args.pairs)
+            elif what == "decode":
+                result = decoding(args.events or 50_000, args.pairs)
             else:
                 parser.error(f"there is no benchmark {what!r}")
             print(json.dumps({what: result}))

@@ -37,11 +37,12 @@ FLAGS = {
     "topics.predictions": "--output",
     "model.use": "--model",
 }
-LATER = {"log.client", "event.where", "event.types", "event.null", "event.carry", "event.duplicates"}
-LATER |= {"model.per", "topics.labels", "topics.scores", "topics.alerts", "topics.control"}
+LATER = {"log.client", "model.per", "topics.labels", "topics.scores", "topics.alerts", "topics.control"}
+_STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
+_STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
 LATER_SECTIONS = {"labels"}
 
-_SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$")
+_SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$|^event\.schema_registry$")
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
@@ -139,9 +140,9 @@ def _validate(found: _Layer, problems: list[str]) -> Config | None:
 def _explain_error(detail: Any, found: _Layer) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     key = ".".join(str(part) for part in detail["loc"][:2])
-    if not key:
-        return message
     section, _, name = key.partition(".")
+    if not name:  # it is about several keys, and names them
+        return message
     field = {s: f for s, _, f in _sections()}[section][name]
     # A role whose default name cannot be a topic was given nowhere: the name it is made of was.
     given = found.get(key, _Value(detail["input"], "default"))
@@ -228,7 +229,7 @@ def _from_environment() -> _Layer:
 
 def _structured(key: str, text: str) -> object:
     """Tables and lists are written as JSON in the environment; everything else stays text."""
-    if key in ("log.options", "model.args", "model.steps", "topics.input") and text[:1] in ("{", "["):
+    if key in _STRUCTURED and text[:1] in ("{", "["):
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:

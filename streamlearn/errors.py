@@ -61,3 +61,14 @@ class ModelRaised(Exception):
     def __init__(self, stage: str) -> None:
         super().__init__(stage)
         self.stage = stage
+
+
+class NeedSchema(Exception):
+    """The record's schema is not at hand: fetch `ident` from the registry and step the record again.
+
+    Nothing was changed by the step that raised this. `ident` is a number's text or a GUID.
+    """
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(ident)
+        self.ident = ident

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from streamlearn.core.presets import DEFAULTS
+from streamlearn.core.where import compile_where
 from streamlearn.log.port import Names
 
 ROLES = ("predictions", "dlq", "journal", "checkpoints")
@@ -67,9 +69,34 @@ def _check_topic(text: str) -> str:
     return text
 
 
-def _check_member(text: str) -> str:
-    if "." in text:
-        raise ValueError("names a path; this version reads members of the envelope's top level only")
+def _check_path(text: str) -> str:
+    if text and not all(text.split(".")):
+        raise ValueError("is not a path: members joined by single dots, like meta.id or values.0")
+    return text
+
+
+def _check_where(text: str) -> str:
+    if text:
+        compile_where(text)
+    return text
+
+
+def _check_features(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    paths = value if isinstance(value, tuple) else (value,)
+    if not paths or not all(paths):
+        raise ValueError("names nothing")
+    if len(set(paths)) < len(paths):
+        raise ValueError("names a path twice")
+    if "*" in paths and value != "*":
+        raise ValueError('has "*" in a list; it stands alone')
+    for path in paths:
+        _check_path(path)
+    return value
+
+
+def _check_http(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise ValueError("is not an address like http://registry:8081")
     return text
 
 
@@ -92,8 +119,24 @@ def _as_names(value: object) -> object:
     return value
 
 
+def _as_paths(value: object) -> object:
+    """A table by path: an unquoted `meta.rpm = ...` is a nested table in TOML."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, object] = {}
+    for name, part in value.items():
+        inner = _as_paths(part)
+        flat |= (
+            {f"{name}.{path}": one for path, one in inner.items()}
+            if isinstance(inner, dict)
+            else {name: inner}
+        )
+    return flat
+
+
 Topic = Annotated[str, AfterValidator(_check_topic)]
-Member = Annotated[str, AfterValidator(_check_member)]
+Path = Annotated[str, AfterValidator(_check_path)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_names)]
 
 
 class Section(BaseModel):
@@ -159,17 +202,75 @@ class Topics(Section):
 
 
 class EventSection(Section):
-    """Where things stand in a record's value."""
+    """Where things stand in a record's value. A path is a member's name, or several joined by dots."""
 
-    format: Literal["json"] = Field(default="json", description="json (the only one in this version)")
-    id: Member = Field(default="id", description="member with the event's id")
-    key: Member = Field(default="", description="member with the event's key; \"\" = the record's key")
-    time: Member = Field(default="ts", description="member with the event's time")
+    format: Literal["json", "csv", "avro", "avro-bare"] = Field(
+        default="json",
+        description="json | csv (one line) | avro (as registries frame it) | avro-bare; both: [avro]",
+    )
+    preset: Literal["", "debezium", "connect", "telegraf", "cloudevents"] = Field(
+        default="", description='"" | debezium | connect | telegraf | cloudevents: who wrote the values'
+    )
+    id: Path = Field(default="id", description="path of the event's id")
+    key: Path = Field(default="", description="path of the event's key; \"\" = the record's key")
+    time: Path = Field(default="ts", description="path of the event's time; missing: the record's timestamp")
     time_unit: Literal["auto", "s", "ms", "us", "ns", "rfc3339"] = Field(
         default="auto", description="auto | s | ms | us | ns | rfc3339; auto is fixed by the first event"
     )
-    features: Member = Field(default="features", description="member with the features, an object")
-    label: Member = Field(default="label", description="member with the label")
+    time_as: str = Field(
+        default="", description='name of a feature that gets the event\'s time as a datetime; "" = none'
+    )
+    features: Annotated[str | tuple[str, ...], AfterValidator(_check_features)] = Field(
+        default="features",
+        description='path of an object or array; or a list of paths; or "*" = all not named otherwise',
+    )
+    label: Path = Field(default="label", description="path of the label")
+    columns: Annotated[tuple[str, ...], BeforeValidator(_as_names)] = Field(
+        default=(), description='csv: the names of the columns, like ["id", "temp", "label"]'
+    )
+    delimiter: str = Field(default=",", min_length=1, max_length=1, description="csv: one character")
+    where: Annotated[str, AfterValidator(_check_where)] = Field(
+        default="", description='records to keep, like "type == \'reading\' and temp > 0"; "" = all'
+    )
+    types: Annotated[dict[str, Literal["float", "int", "str", "bool"]], BeforeValidator(_as_paths)] = Field(
+        default={}, description='declared types by path, like {rpm = "float"}: float | int | str | bool'
+    )
+    null: Literal["missing"] = Field(default="missing", description="missing: a null feature is absent")
+    carry: Paths = Field(default=(), description='paths copied into the prediction, like ["site"]')
+    duplicates: int = Field(
+        default=0, ge=0, le=1_000_000, description="0 to 1000000 newest ids that are taken once; 0 = off"
+    )
+    schema_file: str = Field(
+        default="", description="a file with the values' Avro or JSON Schema; needs [avro]"
+    )
+    schema_registry: Annotated[str, AfterValidator(_check_http)] = Field(
+        default="", repr=False, description="http://HOST:PORT of a schema registry; needs [avro]"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_defaults(cls, data: Any) -> Any:
+        """Who wrote the values decides where their parts stand, where nothing else is said."""
+        if not isinstance(data, dict):
+            return data
+        lines = {"features": "*"} if data.get("format") == "csv" else {}
+        return {**lines, **DEFAULTS.get(str(data.get("preset", "")), {}), **data}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "EventSection":
+        if (self.format == "csv") != bool(self.columns):
+            raise ValueError('event.format = "csv" and event.columns = [...] need each other')
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("event.columns names a column twice")
+        if self.format == "csv" and self.features == "features" and "features" not in self.columns:
+            raise ValueError('event.features must be "*" or a list of columns for csv')
+        if self.schema_file and self.schema_registry:
+            raise ValueError("event.schema_file and event.schema_registry are both given; keep one of them")
+        if self.format == "avro" and not (self.schema_file or self.schema_registry):
+            raise ValueError('event.format = "avro" needs event.schema_file or event.schema_registry')
+        if self.format == "avro-bare" and not self.schema_file:
+            raise ValueError('event.format = "avro-bare" needs event.schema_file')
+        return self
 
 
 class ModelSection(Section):

@@ -8,6 +8,7 @@ import pytest
 
 from streamlearn.config import duration_s, explain, load, rfc3339_ms, schema, template
 from streamlearn.errors import ConfigError
+from streamlearn.settings import EventSection
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +143,8 @@ input = "a"
 [transaction]
 max_records = 0
 [event]
-id = "meta.id"
-format = "csv"
+id = "meta..id"
+format = "xml"
 [model]
 per = "key"
 [labels]
@@ -157,8 +158,8 @@ key = "${env:NOT_THERE}"
         ('app.name = "Shuttle" (streamlearn.toml:3)', "1 to 64 of a-z 0-9 . _ -"),
         ("app.nme = 3 (streamlearn.toml:4)", "did you mean app.name?"),
         ("transaction.max_records = 0 (streamlearn.toml:8)", "1 to 100000 records"),
-        ('event.id = "meta.id" (streamlearn.toml:10)', "names a path"),
-        ('event.format = "csv" (streamlearn.toml:11)', "json"),
+        ('event.id = "meta..id" (streamlearn.toml:10)', "is not a path"),
+        ('event.format = "xml" (streamlearn.toml:11)', "json"),
         ('model.per = "key" (streamlearn.toml:13)', "not in this version yet"),
         ('labels.join = "id" (streamlearn.toml:15)', "not in this version yet"),
         ("checkpoint.key = *** (streamlearn.toml:17)", "no variable NOT_THERE"),
@@ -168,6 +169,72 @@ key = "${env:NOT_THERE}"
     assert len(lines) == len(expected), message
     for start, right in expected:
         assert any(line.strip().startswith(start) and right in line for line in lines), (start, message)
+
+
+def event(text: str) -> EventSection:
+    return load(write('[topics]\ninput = "a"\n[event]\n' + text), {}).event
+
+
+def test_the_mapping_is_written_as_toml_writes_it() -> None:
+    found = event(
+        'features = ["temp", "meta.rpm"]\nwhere = "type == \'reading\'"\ncarry = "site, tags.host"\n'
+        "duplicates = 1000\n[event.types]\ntemp = 'float'\nmeta.rpm = 'int'\n"
+    )
+    assert (found.features, found.carry) == (("temp", "meta.rpm"), ("site", "tags.host"))
+    assert found.types == {"temp": "float", "meta.rpm": "int"}
+
+
+def test_a_preset_is_a_set_of_other_defaults() -> None:
+    found = event('preset = "debezium"\nlabel = "state"\n')
+    assert (found.features, found.time, found.label, found.id) == ("*", "__source.ts_ms", "state", "id")
+    assert event('preset = "telegraf"\nfeatures = "tags"\n').features == "tags"
+    assert event('format = "csv"\ncolumns = ["id", "temp"]\n').features == "*"
+
+
+def test_environment_reaches_the_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMLEARN_EVENT__FEATURES", '["a", "b.c"]')
+    monkeypatch.setenv("STREAMLEARN_EVENT__TYPES", '{"b.c": "int"}')
+    monkeypatch.setenv("STREAMLEARN_EVENT__CARRY", "site")
+    found = load(None, {"topics.input": ["a"]}).event
+    assert (found.features, found.types, found.carry) == (("a", "b.c"), {"b.c": "int"}, ("site",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            'where = "type = 1"',
+            "event.where = \"type = 1\" (streamlearn.toml:4): '=' is not understood; equality",
+        ),
+        ('where = "f(x) == 1"', "functions are not known here at character 1"),
+        ('types = {rpm = "double"}', "'float', 'int', 'str' or 'bool'"),
+        ('time = "a..b"', "is not a path"),
+        ('features = ["a", "a"]', "names a path twice"),
+        ('features = ["*", "a"]', "it stands alone"),
+        ("features = []", "names nothing"),
+        ('format = "csv"', 'event.format = "csv" and event.columns = [...] need each other'),
+        ('columns = ["a"]', "need each other"),
+        ('format = "csv"\ncolumns = ["a", "a"]', "names a column twice"),
+        ('format = "csv"\ncolumns = ["a"]\nfeatures = "features"', 'must be "*" or a list of columns'),
+        ('format = "avro"', "needs event.schema_file or event.schema_registry"),
+        ('format = "avro-bare"\nschema_registry = "http://r:1"', "needs event.schema_file"),
+        ('schema_registry = "r:8081"', "is not an address like"),
+        ('schema_file = "a"\nschema_registry = "http://r:1"', "keep one of them"),
+        ("duplicates = -1", "0 to 1000000"),
+        ('null = "zero"', "missing"),
+        ('preset = "debesium"', "debezium"),
+    ],
+)
+def test_a_mapping_that_cannot_work_is_refused_with_what_is_right(text: str, says: str) -> None:
+    message = refusal(f'[topics]\ninput = "a"\n[event]\n{text}\n')
+    assert says in message
+    assert len(message.splitlines()) == 2, message
+
+
+def test_a_registrys_password_is_never_shown() -> None:
+    write('[topics]\ninput = "a"\n[event]\nschema_registry = "http://me:hunter2@r:8081"\n')
+    assert "hunter2" not in repr(explain(None, {})) + repr(load(None, {}))
+    assert "hunter2" not in refusal('[topics]\ninput="a"\n[event]\nschema_registry = "me:hunter2@r"\n')
 
 
 def test_the_input_must_be_given_where_it_is_read() -> None:

@@ -1,6 +1,7 @@
 """What an era holds, what counts as a change, and where a partition begins."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from streamlearn.core.events import EventSpec
 from streamlearn.core.records import Era
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
+from streamlearn.service import eras
 from streamlearn.service.eras import check_topics, era_now, spec_of, start_of, what_changed
 from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config
@@ -114,3 +116,36 @@ def test_a_start_in_time_asks_the_log() -> None:
     assert start("2026-01-01T00:00:00Z", {}, log) == [("a", 0, 9), ("a", 1, 19), ("b", 0, 4)]
     assert log.asked == [("a", 1_767_225_600_000), ("b", 1_767_225_600_000)]
     assert start("-1h", {}, log)[0] == ("a", 0, 9)
+
+
+def test_an_era_holds_the_schemas_text_and_old_eras_have_no_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "a.avsc"
+    file.write_text('{"type": "record", "name": "A", "fields": []}')
+    assert spec_of(now(event={"schema_file": str(file)})).event.schema == file.read_text()
+    old = {"id": "id", "key": "", "time": "ts", "time_unit": "auto", "features": "features", "label": "label"}
+    assert msgspec.convert(old, EventSpec) == EventSpec()
+    mapped = {"features": ["a", "b.c"], "types": {"a": "int"}, "carry": ["d"], "duplicates": 5}
+    spec = spec_of(msgspec.json.decode(msgspec.json.encode(now(event=mapped)), type=Era)).event
+    assert spec == EventSpec(features=("a", "b.c"), types={"a": "int"}, carry=("d",), duplicates=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "cannot be read as text: .*No such file"),
+        ("{", "the schema is not JSON"),
+        ('{"type": "record", "name": "A", "fields": [{"name": "b", "type": "A"}]}', "A contains itself"),
+    ],
+)
+def test_a_schema_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, says: str) -> None:
+    file = tmp_path / "a.avsc"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"schema_file = .*a\.avsc.*{says}"):
+        now(event={"schema_file": str(file)})
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eras, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"pip install streamlearn\[avro\]"):
+        now(event={"schema_registry": "http://r:1"})

@@ -25,7 +25,7 @@ NEVER_IMPORTED_BY = {
     "config": ("cli", "replay", "service"),
     "errors": ("cli", "config", "core", "features", "log", "observe", "replay", "service"),
 }
-CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "streamlearn"}
+CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "fastavro", "streamlearn"}
 IMPURE_MODULES = """
     asyncio concurrent ctypes glob http logging multiprocessing os pathlib platform secrets select shutil
     signal socket sqlite3 ssl subprocess tempfile threading time urllib uuid

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from river import anomaly, base, forest, linear_model, preprocessing, tree
 
-from streamlearn.core.records import Era
+from streamlearn.core.records import Era, Record
 from streamlearn.errors import ConfigError
 from streamlearn.service.models import fresh_model
 from streamlearn.service.selfcheck import check_model
@@ -92,7 +92,8 @@ def values(count: int) -> list[bytes]:
 
 
 def check(model: Any, given: list[bytes]) -> None:
-    check_model(fresh_model("app", "", {}, [], model), era(), given)
+    records = [Record("t", 0, n, 0, None, value) for n, value in enumerate(given)]
+    check_model(fresh_model("app", "", {}, [], model), era(), records)
 
 
 @pytest.mark.parametrize("given", [[], values(49), values(200)], ids=["none", "few", "enough"])

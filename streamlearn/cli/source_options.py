@@ -113,9 +113,11 @@ def how(
         delay.group if delay else "",
         delay.field if delay else "",
     )
+    # Rows of tables are sent as the envelope, also where the service reads other shapes.
+    features = event.features if isinstance(event.features, str) and event.features != "*" else "features"
     types, missing = cells.declared(columns.types), frozenset(columns.missing or ())
     return How(
-        Members(event.key or "key", event.time, event.time_unit, event.id, event.label, event.features),
+        Members(event.key or "key", event.time, event.time_unit, event.id, event.label, features),
         Meaning(roles, types, missing, csv.decimal, event.time_unit, timed),
         Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header))),
         form,

@@ -2,7 +2,8 @@
 
 Decoding is `orjson` plus the four things it lets pass: members named twice, integers beyond 64 bits,
 nulls among the features, and members of the wrong kind. The common event is proved clean by counting
-(see `_may_hide`); only a record that fails the count is parsed again, slowly, by the standard library.
+(see `_is_clean`); only a record that fails the count is parsed again, slowly, by the standard library.
+Here is the envelope as it is by default; `core.mapping` reads values of any other shape.
 """
 
 import json
@@ -19,9 +20,13 @@ from streamlearn.core.events import (
     REASONS,
     Event,
     EventSpec,
+    Feature,
     Refusal,
 )
 from streamlearn.core.records import Headers, Output, Record
+
+MAX_NAME_CHARS: Final = 256
+"""So much of a feature's name goes into a dead letter's header."""
 
 _MAX_DEPTH: Final = 400
 _INT_LIMIT: Final = 2.0**63
@@ -31,6 +36,9 @@ _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _PLAIN: Final = frozenset((float, int, str, bool))
 _NUMBERS: Final = frozenset((float, int))
 _TIMES: Final = frozenset((float, int, str))
+SCHEMA_HEADER: Final = "__value_schema_id"
+"""Where newer serializers of the schema registry put a schema's GUID instead of before the value."""
+
 _NULLABLE: Final = frozenset((float, int, str, bool, type(None)))
 
 
@@ -47,14 +55,16 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
     try:
         doc = orjson.loads(value)
     except orjson.JSONDecodeError:
-        return Refusal("decode", _why_not_json(value))
+        return Refusal("decode", _why_not_json(record, value))
     if type(doc) is not dict:
         return Refusal("decode", "not_object")
     member = doc.get
-    x = member(spec.features)
+    x: Any = member(spec.features)
     if type(x) is not dict:
-        return _worse(value, Refusal("guard", "no_features"))
-    # Equal counts, no escape and only small numbers prove the text clean: see `_may_hide`.
+        if type(x) is not list:
+            return _worse(value, Refusal("guard", "no_features"))
+        x = {str(n): part for n, part in enumerate(x)}
+    # Equal counts, no escape and only small numbers prove the text clean: see `_is_clean`.
     suspect = value.count(b":") != len(doc) + len(x) or _BACKSLASH in value
     try:
         # At least as large as the largest, in one pass in C; whatever is no number is no argument for it.
@@ -71,6 +81,28 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
             return checked
         x = checked
     ident, ts, y = member(spec.id), member(spec.time), member(spec.label)
+    if (
+        record.key is None
+        and type(ident) is str
+        and type(ts) in _TIMES
+        and type(y) in _NULLABLE
+        and not spec.key
+    ):
+        return Event(ident, None, ts, x, y)  # as most events are
+    key = member(spec.key) if spec.key else None
+    return checked_event(spec, record, ident, key, ts, x, y)
+
+
+def checked_event(
+    spec: EventSpec,
+    record: Record,
+    ident: Any,
+    key: Any,
+    ts: Any,
+    x: dict[str, Feature],
+    y: Any,
+) -> Event | Refusal:
+    """The event of these parts, as they were found (None: nothing there), or why there is none."""
     if type(ident) is not str and type(ident) is not int:
         if ident is not None:
             return Refusal("guard", "bad_id")
@@ -80,7 +112,6 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
     if y is not None and type(y) not in _PLAIN:
         return Refusal("label", "label_type")
     if spec.key:
-        key = member(spec.key)
         if key is not None and type(key) is not str and type(key) is not int:
             return Refusal("guard", "bad_key")
     else:
@@ -93,8 +124,9 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
 def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, Any] | Refusal:
     """The features without nulls, once whatever looked suspect has proved harmless."""
     if not _NULLABLE.issuperset(map(type, x.values())):
-        return _worse(value, Refusal("guard", "bad_feature"))
-    if _may_hide(value, doc, x) and (reason := _strictly(value)):
+        name = next(name for name, part in x.items() if type(part) not in _NULLABLE)
+        return _worse(value, Refusal("guard", "bad_feature", name))
+    if not _is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
     return {name: feature for name, feature in x.items() if feature is not None}
 
@@ -105,25 +137,63 @@ def _worse(value: bytes, refusal: Refusal) -> Refusal:
     return Refusal("decode", reason) if reason else refusal
 
 
-def _may_hide(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> bool:
-    """False only when `value` surely names no member twice and holds no integer beyond 64 bits.
+def clean_object(record: Record, value: bytes) -> dict[str, Any] | Refusal:
+    """The JSON object in `value`, the record's or a part of it, under every check of `decode`."""
+    try:
+        doc = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return Refusal("decode", _why_not_json(record, value))
+    if type(doc) is not dict:
+        return Refusal("decode", "not_object")
+    if not (_is_flat_and_clean(value, doc) or _is_clean(value, doc)) and (reason := _strictly(value)):
+        return Refusal("decode", reason)
+    return doc
+
+
+def _is_flat_and_clean(value: bytes, doc: dict[str, Any]) -> bool:
+    """What `_is_clean` says, quicker and for flat objects without colons in strings only: then the colons
+    are as many as the members.
+    """
+    if value.count(b":") != len(doc) or _BACKSLASH in value:
+        return False
+    for part in doc.values():
+        kind = type(part)
+        if kind is float or kind is int:
+            if not -_INT_LIMIT < part < _INT_LIMIT:
+                return False
+        elif kind is list or kind is dict:
+            return False
+    return True
+
+
+def _is_clean(value: bytes, doc: dict[str, Any]) -> bool:
+    """True only when `value` surely names no member twice and holds no integer beyond 64 bits.
 
     Without escapes, the colons of a JSON text are one per member plus those inside strings. Counting
     the members that survived decoding and the colons inside the strings we know gives at most that
     number, and one less for every member that was overwritten: equal counts mean that none was.
-    orjson turns integers past 2**64 or below -2**63 into floats, so any huge number is looked at again;
-    and so is any list, which can hold one without a colon.
+    orjson turns integers past 2**64 or below -2**63 into floats, so any huge number is looked at again.
     """
-    if _BACKSLASH in value:
-        return True
-    parts = [*doc.values(), *x.values()]
-    members = len(doc) + len(x) + sum(part.count(":") for part in parts if type(part) is str)
-    if value.count(b":") != members:
-        return True
-    return any(
-        type(part) is list or (type(part) in _NUMBERS and not -_INT_LIMIT < part < _INT_LIMIT)
-        for part in parts
-    )
+    if _BACKSLASH in value or value.count(b"[") + value.count(b"{") > _MAX_DEPTH:
+        return False
+    members = 0
+    parts: list[Any] = [doc]
+    for part in parts:  # grows by what is found inside
+        inside = part
+        if type(part) is dict:
+            members += len(part)
+            inside = part.values()
+        for inner in inside:
+            kind = type(inner)
+            if kind is float or kind is int:
+                if not -_INT_LIMIT < inner < _INT_LIMIT:
+                    return False
+            elif kind is str:
+                if ":" in inner:
+                    members += inner.count(":")
+            elif kind is dict or kind is list:
+                parts.append(inner)
+    return value.count(b":") == members
 
 
 class _RefusedError(Exception):
@@ -175,9 +245,15 @@ def _strictly(value: bytes) -> str:
     return ""
 
 
-def _why_not_json(value: bytes) -> str:
+def _why_not_json(record: Record, value: bytes) -> str:
     """The reason for bytes that orjson refused."""
-    return (_strictly(value) or "not_json") if value else "empty"
+    if not value:
+        return "empty"
+    reason = _strictly(value) or "not_json"
+    framed = (value[0] == 0 and len(value) > 5) or (value[0] == 1 and len(value) > 17)
+    if framed or any(name == SCHEMA_HEADER for name, _ in record.headers):
+        return "confluent_framed"
+    return reason
 
 
 def _too_deep(value: bytes) -> bool:
@@ -223,6 +299,8 @@ def dead_letter(record: Record, refusal: Refusal) -> Output:
         ("__connect.errors.exception.message", REASONS[refusal.reason].encode()),
         ("streamlearn.stage", refusal.stage.encode()),
     ]
+    if refusal.feature:
+        reasons.append(("streamlearn.feature", refusal.feature[:MAX_NAME_CHARS].encode()))
     key, value = record.key, record.value
     size = len(key or b"") + len(value or b"")
     if size > MAX_OUTPUT_BYTES:

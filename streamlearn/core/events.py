@@ -1,4 +1,4 @@
-"""An event and the rules that make a record one: the envelope's members, event time, and refusals.
+"""An event and the rules that make a record one: where its parts stand, event time, and refusals.
 
 Invariants:
 - Whatever reaches the model passed here: finite numbers, ints within 64 bits, one label type.
@@ -7,7 +7,7 @@ Invariants:
 """
 
 import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,18 @@ REASONS: Final[dict[str, str]] = {
     "bad_key": "the key is neither a string nor an integer",
     "bad_time": "the event time is not in the stream's time unit",
     "future": "the event time is more than one hour ahead of the record's timestamp",
+    "bad_type": "a value is not of the type that [event] types declares for it",
+    "same_path": "two members of the value have the same dotted path",
+    "not_csv": "the value is not one line of CSV",
+    "csv_ragged": "the line has another number of cells than [event] columns has names",
+    "envelope": "the value does not have the shape that [event] preset expects",
+    "confluent_framed": (
+        "the value begins as a schema registry's bytes do: pip install streamlearn[avro] and set [event] "
+        "schema_registry or schema"
+    ),
+    "schema_unknown": "the schema registry has no schema with the id of this record",
+    "schema_kind": "the record's schema is neither Avro without recursion nor JSON Schema",
+    "not_avro": "the value's bytes do not fit their Avro schema",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
     "raised": "the model raised",
@@ -53,32 +65,61 @@ REASONS: Final[dict[str, str]] = {
 
 
 class EventSpec(msgspec.Struct, frozen=True):
-    """Where things stand in an event's JSON object (`[event]` in the configuration)."""
+    """Where things stand in a record's value (`[event]` in the configuration). Part of an era: a new member
+    needs a default, so that old eras decode.
+
+    Each text but `format`, `preset`, `time_unit` and `time_as` is a path (`core.paths`). `features` is the
+    path of an object or array, a tuple of paths, or "*". `schema` is the text of a schema, not its file.
+    """
 
     id: str = "id"
     key: str = ""
     time: str = "ts"
     time_unit: str = "auto"
-    features: str = "features"
+    features: str | tuple[str, ...] = "features"
     label: str = "label"
+    format: str = "json"
+    preset: str = ""
+    columns: tuple[str, ...] = ()
+    delimiter: str = ","
+    where: str = ""
+    types: dict[str, str] = {}
+    carry: tuple[str, ...] = ()
+    time_as: str = ""
+    duplicates: int = 0
+    schema: str = ""
+    registry: bool = False
 
 
 class Event(msgspec.Struct, gc=False):
     """A decoded record. `ts` stays as it came, to be echoed, and is None when the event has no time of
-    its own: then its record's timestamp is its time. `key` is text for the prediction.
+    its own: then its record's timestamp is its time. `key` is text for the prediction. `carry`: what is
+    copied into the prediction, by path; None when nothing is asked for.
     """
 
     id: str | int
     key: str | int | None
     ts: str | int | float | None
-    x: dict[str, Feature]
+    x: dict[str, Any]
     y: Label | None
+    carry: dict[str, Any] | None = None
 
 
 class Refusal(NamedTuple):
-    """Why a record is a dead letter: the stage that refused it, and a reason of `REASONS`."""
+    """Why a record is a dead letter: the stage that refused it, a reason of `REASONS`, and the path or
+    feature it is about, "" when it is about the record as a whole.
+    """
 
     stage: str
+    reason: str
+    feature: str = ""
+
+
+class Skipped(NamedTuple):
+    """A record that by rule has no output; counted as `skip.<reason>`. `reason`: `tombstone`, `where`,
+    `duplicate`, `header`, `delete`, `truncate` or `message`.
+    """
+
     reason: str
 
 
@@ -122,3 +163,21 @@ def event_time_ms(ts: str | int | float, unit: str) -> float | None:
     if isinstance(ts, str):
         return None
     return ts * MS_PER_UNIT[unit]
+
+
+def moment_of(ts: str | int | float | None, time_ms: float) -> datetime.datetime | None:
+    """The event time as a model gets it: at the offset a text names, else in UTC. None when no calendar
+    reaches so far.
+
+    >>> moment_of("2026-01-31T08:00:00+01:00", 0).hour, moment_of(7, 3.6e6).hour
+    (8, 1)
+    """
+    try:
+        if isinstance(ts, str):
+            return datetime.datetime.fromisoformat(ts.upper())
+        return _EPOCH + datetime.timedelta(milliseconds=time_ms)
+    except (ValueError, OverflowError):
+        return None
+
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -2,8 +2,8 @@
 
 Invariants:
 - `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
-- Every record that is stepped has exactly one outcome: a prediction, a dead letter, or a tombstone's
-  skip, and `Memory.outcomes` counts it.
+- Every record that is stepped has exactly one outcome: a prediction, a dead letter, or a skip by a rule
+  of the configuration, and `Memory.outcomes` counts it.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
   raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from streamlearn.core.codec import dead_letter, decode, passed_on
+from streamlearn.core.codec import dead_letter, passed_on
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MAX_OUTPUT_BYTES,
@@ -22,11 +22,16 @@ from streamlearn.core.events import (
     EventSpec,
     Label,
     Refusal,
+    Skipped,
     event_time_ms,
+    moment_of,
     unit_of,
 )
 from streamlearn.core.learner import Answer, Learner
+from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Output, Record
+from streamlearn.core.schemas import Schema
+from streamlearn.core.window import Window
 from streamlearn.errors import ModelRaised
 
 UNDO_LIMIT: Final = 3
@@ -69,7 +74,11 @@ class Memory(msgspec.Struct):
     failing: int = 0
     """Predict failures in a row."""
     outcomes: dict[str, int] = {}
-    """Records by outcome: `prediction`, `skip.tombstone`, `dlq.<stage>.<reason>`."""
+    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`."""
+    recent: list[str | int] = []
+    """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.window`."""
+    recent_next: int = 0
+    """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
 
 
 class Shard:
@@ -83,27 +92,44 @@ class Shard:
         model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
         self._model_member = b',"model":' + orjson.dumps(model)[:-1] + b',"learned":'
         self._source_members: dict[tuple[str, int], bytes] = {}
+        self.schemas: dict[str, Schema] = {}
+        """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
+        self._decode = compile_decoder(spec.event, self.schemas)
+        self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
 
     def step(self, record: Record) -> Outputs:
-        """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined."""
+        """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
+        `NeedSchema`, with the state untouched.
+        """
+        event = self._decode(record) if record.value is not None else Skipped("tombstone")
         self.memory.records += 1
-        if record.value is None:
-            self._count("skip.tombstone")
-            return ()
-        event = decode(self.spec.event, record)
         if type(event) is Event:
+            window = self._window
+            if window is not None and event.id in window:
+                self._count("skip.duplicate")
+                return ()
             refusal = self._check(event, record.timestamp_ms)
             if refusal is None:
-                return (self._apply(event, record),)
+                output = self._apply(event, record)
+                if window is not None and output.role == "predictions":
+                    window.add(event.id)
+                return (output,)
+        elif type(event) is Skipped:
+            self._count(f"skip.{event.reason}")
+            return ()
         else:
             assert isinstance(event, Refusal)
             refusal = event
         return (self._refuse(record, refusal),)
 
     def skip(self, record: Record, stage: str, reason: str) -> Outputs:
-        """Apply a record that made the model raise: its dead letter, and the model never sees it."""
+        """Apply a record that made the model raise, or whose schema there is not: its dead letter, and the
+        model never sees it.
+        """
         memory = self.memory
         memory.records += 1
+        if stage == "decode":
+            return (self._refuse(record, Refusal(stage, reason)),)
         memory.raised_at = [
             *(at for at in memory.raised_at if at > memory.records - UNDO_WINDOW),
             memory.records,
@@ -128,6 +154,12 @@ class Shard:
                 return Refusal("guard", "future")
         else:
             unit = memory.time_unit
+            time_ms = arrived_ms
+        if self.spec.event.time_as:
+            moment = moment_of(ts, time_ms)
+            if moment is None:
+                return Refusal("guard", "bad_time")
+            event.x[self.spec.event.time_as] = moment
         if y is not None and not self.learner.learns_unlabelled:
             known = memory.label_type
             if known != "bool" or type(y) is not bool:  # most labels that are true or false pass here
@@ -202,6 +234,8 @@ class Shard:
         }
         if answer.member:
             body[answer.member] = detail
+        if event.carry is not None:
+            body["carry"] = event.carry
         try:
             head = orjson.dumps(body, option=_JSON_OPTIONS)
         except orjson.JSONEncodeError:

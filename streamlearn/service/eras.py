@@ -12,12 +12,15 @@ import re
 import time
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.fingerprint import fingerprint
+from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.shard import ShardSpec
 from streamlearn.errors import ConfigError, Stop
@@ -43,16 +46,41 @@ def spec_of(era: Era) -> ShardSpec:
 
 
 def event_spec(config: Config) -> EventSpec:
-    """`[event]` as the core takes it."""
+    """`[event]` as the core takes it, with the text of its schema. Raises `ConfigError`."""
     event = config.event
-    return EventSpec(
+    if (event.schema_file or event.schema_registry) and find_spec("fastavro") is None:
+        raise ConfigError("[event] schema_file and schema_registry need: pip install streamlearn[avro]")
+    spec = EventSpec(
         id=event.id,
         key=event.key,
         time=event.time,
         time_unit=event.time_unit,
         features=event.features,
         label=event.label,
+        format=event.format,
+        preset=event.preset,
+        columns=event.columns,
+        delimiter=event.delimiter,
+        where=event.where,
+        types=dict(event.types),
+        carry=event.carry,
+        time_as=event.time_as,
+        duplicates=event.duplicates,
+        schema=_schema_text(event.schema_file),
+        registry=bool(event.schema_registry),
     )
+    try:
+        compile_decoder(spec)
+    except ValueError as error:
+        raise ConfigError(f"[event] schema_file = {event.schema_file!r}: {error}") from None
+    return spec
+
+
+def _schema_text(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"[event] schema_file = {file!r} cannot be read as text: {error}") from None
 
 
 def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], why: str) -> Era:

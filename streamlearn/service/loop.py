@@ -16,12 +16,13 @@ import structlog
 
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.errors import Fenced, Gone, ModelRaised, Stop, Unknown, Unreachable
+from streamlearn.errors import Fenced, Gone, ModelRaised, NeedSchema, Stop, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.checkpoints import Checkpointer
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
+from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model
 from streamlearn.service.standing import Standing
 from streamlearn.settings import Config
@@ -60,6 +61,12 @@ class Batch:
                 self.ranges.append(Range(first.topic, first.partition, first.offset, last.offset + 1))
             self.records += run
 
+    def leaves_out(self, record: Record, skip: Skip, outputs: Sequence[Output]) -> None:
+        """Note that `record` was not stepped but became a dead letter."""
+        self.outputs += outputs
+        self.covers([record])
+        self.skips.append(skip)
+
 
 class Loop:
     """One service process. `run` returns after `stop`, with everything finished."""
@@ -75,10 +82,11 @@ class Loop:
         self._checkpointer = Checkpointer(
             store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
+        self._schemas = Schemas(config.event.schema_registry, self._alive)
         self._shard_log: ShardLog | None = None
         self._standing: Standing
         self._merge: Merge
-        self._probation: list[bytes] | None = None
+        self._probation: list[Record] | None = None
         self._published_s = 0.0
         self._stepped_s = 0.0
         self._reported = (0.0, 0)
@@ -138,7 +146,9 @@ class Loop:
     def _open(self) -> None:
         began_s = time.monotonic()
         self._shard_log = shard_log = self._log.open(SHARD)
-        recovery = Recovery(self._config, self._fresh, self._log, self._store, shard_log, self._opening)
+        recovery = Recovery(
+            self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
+        )
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
         self._merge = Merge(standing.positions)
@@ -223,6 +233,13 @@ class Loop:
                 self._undo(shard_log, batch, record, raised)
                 done += 1
                 break
+            except NeedSchema as need:
+                batch.covers(run[:done])
+                shard = self._standing.shard
+                if skip := self._schemas.missing(shard, record, need.ident):
+                    batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
+                    done += 1
+                break
             done += 1
             size_bytes += len(record.value or b"")
             if clock() >= until_s or size_bytes >= limits.max_bytes or memory.failing >= FAILING_LIMIT:
@@ -251,7 +268,7 @@ class Loop:
         )
         standing = self._standing
         try:
-            again = standing.restored(shard_log, batch.records, self._alive)
+            again = standing.restored(shard_log, batch.records, batch.skips, self._alive)
         except Gone as error:
             raise Stop(
                 f"the model raised, and undoing that needs input that is no longer retained ({error}). Keep "
@@ -263,9 +280,7 @@ class Loop:
                 "Give every part a seed, and keep all state in attributes that pickle."
             )
         skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
-        batch.outputs += standing.shard.skip(record, skip.stage, skip.reason)
-        batch.covers([record])
-        batch.skips.append(skip)
+        batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
         batch.full = True
 
     def _publish(self, shard_log: ShardLog, batch: Batch) -> None:
@@ -287,7 +302,8 @@ class Loop:
             self._settle(entry, batch.outputs, positions)
         self._published_s = time.monotonic()
         standing.advance(entry)
-        if batch.skips or len(standing.since) > SINCE_LIMIT:
+        undone = any(skip.stage != "decode" for skip in batch.skips)
+        if undone or len(standing.since) > SINCE_LIMIT:
             standing.take_snapshot()
         if self._probation is not None:
             self._observe(batch.records)
@@ -367,14 +383,14 @@ class Loop:
     def _observe(self, records: list[Record]) -> None:
         """The first records of an app are kept until there are enough to check the model on them."""
         assert self._probation is not None
-        self._probation += [record.value for record in records if record.value is not None]
+        self._probation += [record for record in records if record.value is not None]
         enough = len(self._probation) >= ENOUGH_RECORDS
-        if enough or sum(map(len, self._probation)) > PROBATION_BYTES:
+        if enough or sum(len(record.value or b"") for record in self._probation) > PROBATION_BYTES:
             self._close_probation()
 
     def _close_probation(self) -> None:
         if self._probation:
-            check_model(self._fresh, self._standing.era, self._probation)
+            check_model(self._fresh, self._standing.era, self._probation, self._schemas)
         self._probation = None
 
     def _report(self) -> None:

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from streamlearn.core.records import GENESIS, Entry, Era, Positions, chain
+from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.snapshot import Header, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.eras import check_topics, era_now, start_of, what_changed
 from streamlearn.service.models import FreshModel
+from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import check_model
 from streamlearn.service.standing import Alive, Standing, positions_under
 from streamlearn.settings import Config
@@ -47,6 +48,7 @@ class Recovery:
         store: Store,
         shard_log: ShardLog,
         alive: Alive,
+        schemas: Schemas,
     ) -> None:
         self._config = config
         self._fresh = fresh
@@ -54,6 +56,7 @@ class Recovery:
         self._store = store
         self._shard_log = shard_log
         self._alive = alive
+        self._schemas = schemas
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()
 
@@ -106,18 +109,18 @@ class Recovery:
             )
         era = era_now(self._config, self._fresh, self._topics, "genesis")
         era = start_of(self._log, self._config, era, self._topics, {})
-        check_model(self._fresh, era, self._first_records(era))
+        check_model(self._fresh, era, self._first_records(era), self._schemas)
         entry = Entry(0, 0, chain(GENESIS, ()), change=era)
-        standing = Standing.at_genesis(self._fresh, entry)
+        standing = Standing.at_genesis(self._fresh, entry, self._schemas)
         self._shard_log.publish(entry, (), standing.positions)
         standing.era_began = True
         log.info("journal.started", app=self._config.app.name, model_version=era.model_version)
         return standing
 
-    def _first_records(self, era: Era) -> list[bytes]:
-        """Values that wait already at the start: the best there is to check the model on."""
+    def _first_records(self, era: Era) -> list[Record]:
+        """Records that wait already at the start: the best there is to check the model on."""
         polled = self._shard_log.poll(positions_under(era, {}), 1000, 1 << 24, 0.3)
-        return [r.value for records in polled.records.values() for r in records if r.value is not None]
+        return [r for records in polled.records.values() for r in records if r.value is not None]
 
     def _era_at_end(self, newest: Candidate | None) -> tuple[Era, int]:
         """The era of the journal's last entry, and its number."""
@@ -155,7 +158,7 @@ class Recovery:
         kept = [(topic, part, offset) for (topic, part), offset in known.items() if topic in now.topics]
         now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]))
         entry = Entry(end.seq + 1, number + 1, chain(end.digest, ()), change=now)
-        standing = Standing.at_genesis(self._fresh, entry)
+        standing = Standing.at_genesis(self._fresh, entry, self._schemas)
         self._shard_log.publish(entry, (), standing.positions)
         standing.era_began = True
         log.warning(
@@ -221,7 +224,7 @@ class Recovery:
         diverged = -1
         for candidate in self._candidates(end):
             try:
-                standing = Standing(self._fresh, candidate.header, candidate.sections)
+                standing = Standing(self._fresh, candidate.header, candidate.sections, self._schemas)
             except BadCheckpoint as reason:
                 log.warning(
                     "checkpoint.refused", name=candidate.name, reason=str(reason), action="the one before it"
@@ -236,7 +239,7 @@ class Recovery:
         log.warning("redo.from_genesis", reason="no checkpoint leads to the journal's end")
         genesis = next(self._entries(-1))
         if genesis.change is not None and genesis.change.model_version == self._fresh.version:
-            standing, failed = self._redo_all(Standing.at_genesis(self._fresh, genesis))
+            standing, failed = self._redo_all(Standing.at_genesis(self._fresh, genesis, self._schemas))
             if failed is None:
                 return standing
             diverged = max(diverged, failed)
@@ -256,7 +259,7 @@ class Recovery:
                 if entry.change.model_version != standing.era.model_version:
                     if entry.change.model_version != self._fresh.version:
                         return standing, entry.seq
-                    standing = Standing.at_genesis(self._fresh, entry)
+                    standing = Standing.at_genesis(self._fresh, entry, self._schemas)
                 else:
                     standing.begin_era(entry)
                 continue

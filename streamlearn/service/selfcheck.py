@@ -13,28 +13,34 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era, Output, Record
 from streamlearn.core.shard import Memory, Shard
 from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised
+from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised, NeedSchema
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
+from streamlearn.service.schemas import Schemas
 
 ENOUGH_RECORDS = 1000
 BUDGET_S = 2.0
 _CHECKPOINTS = 8
 
 
-def check_model(fresh: FreshModel, era: Era, values: Sequence[bytes]) -> None:
-    """Check on `values` (the stream's own records), or on made-up events when there are few.
+def check_model(
+    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None = None
+) -> None:
+    """Check on `records` (the stream's own), or on made-up events when there are few.
 
     Raises `ConfigError` saying what to change in the model.
     """
-    if len(values) < 50:
-        values = _made_up(era, fresh.learner().task)
-    records = [Record("self-check", 0, n, 1 << 50, None, value) for n, value in enumerate(values)]
-    straight = _straight(fresh, era, records[:ENOUGH_RECORDS])
+    if len(records) < 50:
+        era, records = _made_up(era, fresh.learner().task)
+    records = [
+        Record("self-check", 0, n, 1 << 50, record.key, record.value, record.headers)
+        for n, record in enumerate(records)
+    ]
+    straight = _straight(fresh, era, records[:ENOUGH_RECORDS], schemas)
     n = len(straight)
-    if _through_checkpoints(fresh, era, records[:n]) == straight:
+    if _through_checkpoints(fresh, era, records[:n], schemas) == straight:
         return
-    again = _straight(fresh, era, records[:n])
+    again = _straight(fresh, era, records[:n], schemas)
     if again != straight[: len(again)]:  # a slow moment may cut the second run short
         raise ConfigError(
             f"the model {fresh.name} does not give the same answers twice for the same {n} events. Give "
@@ -51,14 +57,26 @@ def _shard(fresh: FreshModel, era: Era) -> Shard:
     return Shard(spec_of(era), fresh.learner(), Memory())
 
 
-def _straight(fresh: FreshModel, era: Era, records: Sequence[Record]) -> list[tuple[Output, ...]]:
+def _stepped(shard: Shard, record: Record, schemas: Schemas | None) -> tuple[Output, ...]:
+    """`shard.step`; nothing for a record whose schema there is not, which no model gets to see."""
+    while True:
+        try:
+            return shard.step(record)
+        except NeedSchema as need:
+            if schemas is None or not schemas.supply(shard, need.ident):
+                return ()
+
+
+def _straight(
+    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
+) -> list[tuple[Output, ...]]:
     """Outputs record by record, until the model raises or the time for the check is up."""
     shard = _shard(fresh, era)
     outputs: list[tuple[Output, ...]] = []
     deadline_s = time.monotonic() + BUDGET_S
     for record in records:
         try:
-            outputs.append(shard.step(record))
+            outputs.append(_stepped(shard, record, schemas))
         except ModelRaised:  # the loop's undo deals with it; there is nothing to compare from here on
             break
         if time.monotonic() > deadline_s:
@@ -66,7 +84,9 @@ def _straight(fresh: FreshModel, era: Era, records: Sequence[Record]) -> list[tu
     return outputs
 
 
-def _through_checkpoints(fresh: FreshModel, era: Era, records: Sequence[Record]) -> list[tuple[Output, ...]]:
+def _through_checkpoints(
+    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
+) -> list[tuple[Output, ...]]:
     shard = _shard(fresh, era)
     outputs: list[tuple[Output, ...]] = []
     every = max(1, len(records) // _CHECKPOINTS)
@@ -74,7 +94,7 @@ def _through_checkpoints(fresh: FreshModel, era: Era, records: Sequence[Record])
         if n % every == every - 1:
             shard = _reloaded(fresh, shard)
         try:
-            outputs.append(shard.step(record))
+            outputs.append(_stepped(shard, record, schemas))
         except ModelRaised:
             break
     return outputs
@@ -93,14 +113,16 @@ def _reloaded(fresh: FreshModel, shard: Shard) -> Shard:
     return Shard(shard.spec, Learner(model), memory)
 
 
-def _made_up(era: Era, task: str) -> list[bytes]:
-    """Events with eight numbers, and a label that follows from them."""
-    spec = spec_of(era).event
-    values = []
+def _made_up(era: Era, task: str) -> tuple[Era, list[Record]]:
+    """Events with eight numbers, and a label that follows from them; and an era that takes plain events."""
+    time_as = spec_of(era).event.time_as
+    plain = msgspec.structs.replace(era, config={**era.config, "event": {"time_as": time_as}})
+    records = []
     for n in range(400):
         x = {f"x{i}": ((n * (i + 3) * 7919) % 997) / 997 for i in range(8)}
         label: object = x["x0"] + x["x1"] > 1
         if task != "classification":
             label = 3 * x["x0"] - x["x1"]
-        values.append(msgspec.json.encode({spec.features: x, spec.label: label}))
-    return values
+        value = msgspec.json.encode({"features": x, "label": label})
+        records.append(Record("self-check", 0, n, 0, None, value))
+    return plain, records

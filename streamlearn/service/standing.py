@@ -11,18 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from streamlearn.core.learner import Learner
-from streamlearn.core.records import Entry, Era, Output, Positions, Record, chain
+from streamlearn.core.records import Entry, Era, Output, Positions, Record, Skip, chain
 from streamlearn.core.shard import Memory, Shard
 from streamlearn.core.snapshot import Header, dump_state, load_state
 from streamlearn.errors import ModelRaised
 from streamlearn.log.port import ShardLog
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
+from streamlearn.service.schemas import Schemas
 
 ALIVE_EVERY_RECORDS = 256
 
 Alive = Callable[[], None]
 """Called now and then during long work: keeps the membership, and raises `Fenced` when it is lost."""
+
+
+Skips = dict[tuple[str, int, int], Skip]
+
+
+def _by_place(skips: Sequence[Skip]) -> Skips:
+    return {(skip.topic, skip.partition, skip.offset): skip for skip in skips}
 
 
 def shard_under(era: Era, learner: Learner, memory: Memory) -> Shard:
@@ -41,9 +49,12 @@ def positions_under(era: Era, before: Positions) -> Positions:
 class Standing:
     """One shard's state at one entry of its journal."""
 
-    def __init__(self, fresh: FreshModel, header: Header, sections: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, fresh: FreshModel, header: Header, sections: Mapping[str, bytes], schemas: Schemas
+    ) -> None:
         """Stand where a checkpoint stands. Raises `BadCheckpoint` when its state cannot be loaded."""
         self.fresh = fresh
+        self._schemas = schemas
         self.era_number = header.era
         self.era = header.under
         self.seq = header.seq
@@ -57,7 +68,7 @@ class Standing:
         self.shard = self._loaded()
 
     @classmethod
-    def at_genesis(cls, fresh: FreshModel, entry: Entry) -> "Standing":
+    def at_genesis(cls, fresh: FreshModel, entry: Entry, schemas: Schemas) -> "Standing":
         """Stand at an era entry with a fresh model: the genesis, or a changed model."""
         assert entry.change is not None
         sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
@@ -66,7 +77,7 @@ class Standing:
             for (topic, partition), offset in positions_under(entry.change, {}).items()
         ]
         header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
-        return cls(fresh, header, sections)
+        return cls(fresh, header, sections, schemas)
 
     def header(self) -> Header:
         """The header of a checkpoint taken now."""
@@ -110,8 +121,10 @@ class Standing:
         self.advance(entry)
         return True
 
-    def restored(self, shard_log: ShardLog, batch: Sequence[Record], alive: Alive) -> list[Output] | None:
-        """Make the state at `seq` again, then step `batch`: its outputs.
+    def restored(
+        self, shard_log: ShardLog, batch: Sequence[Record], skips: Sequence[Skip], alive: Alive
+    ) -> list[Output] | None:
+        """Make the state at `seq` again, then step `batch` without its `skips`: its outputs.
 
         None when anything came out other than the journal has it: the model is not deterministic.
         """
@@ -121,8 +134,9 @@ class Standing:
             if not self._restep(entry, digest, shard_log, alive):
                 return None
             digest = entry.digest
+        known = _by_place(skips)
         try:
-            return [output for record in batch for output in self.shard.step(record)]
+            return [output for record in batch for output in self._step(record, known)]
         except ModelRaised:
             return None
 
@@ -130,16 +144,21 @@ class Standing:
         model, memory = load_state(self._snapshot, self.fresh.trusted)
         return shard_under(self.era, Learner(model), memory)
 
+    def _step(self, record: Record, skips: Skips) -> tuple[Output, ...]:
+        skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
+        if skip:
+            return self.shard.skip(record, skip.stage, skip.reason)
+        return self._schemas.step(self.shard, record)
+
     def _restep(self, entry: Entry, digest: str, shard_log: ShardLog, alive: Alive) -> bool:
-        skips = {(s.topic, s.partition, s.offset): (s.stage, s.reason) for s in entry.skips}
+        skips = _by_place(entry.skips)
         outputs: list[Output] = []
         try:
             for run in entry.ranges:
                 for n, record in enumerate(shard_log.read(run)):
                     if n % ALIVE_EVERY_RECORDS == 0:
                         alive()
-                    skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
-                    outputs += self.shard.skip(record, *skip) if skip else self.shard.step(record)
+                    outputs += self._step(record, skips)
         except ModelRaised:
             return False
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest

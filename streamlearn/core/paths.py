@@ -1,0 +1,75 @@
+"""Paths into a JSON value: `temp`, `meta.id`, `values.0`; and the flat view of a whole value.
+
+One rule serves both directions. At each object the longest part of the path that names a member is tried
+first, so a member literally named `a.b` wins over `b` inside `a`. A number descends into an array. `flat`
+gives every scalar its path.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from streamlearn.core.events import Refusal
+
+MISSING: Final[Any] = object()
+"""What a path gives where there is nothing; null is something."""
+
+_PLACE: Final = re.compile("0|[1-9][0-9]{0,8}")
+
+Getter = Callable[[Any], Any]
+
+
+def getter(path: str) -> Getter:
+    """What finds `path` in an object: its value, or `MISSING`.
+
+    >>> getter("meta.id")({"meta": {"id": 7}}), getter("a.1")({"a": [4, 5]})
+    (7, 5)
+    """
+    if "." not in path:
+        return lambda doc: doc.get(path, MISSING)
+    return lambda doc: _find(doc, path)
+
+
+def _find(part: Any, path: str) -> Any:
+    if type(part) is dict:
+        if path in part:
+            return part[path]
+        at = path.rfind(".")
+        while at >= 0:
+            if (inner := part.get(path[:at])) is not None:
+                found = _find(inner, path[at + 1 :])
+                if found is not MISSING:
+                    return found
+            at = path.rfind(".", 0, at)
+    elif type(part) is list:
+        head, dot, rest = path.partition(".")
+        # Only the one spelling of a number, so that no element has two paths.
+        if _PLACE.fullmatch(head) and int(head) < len(part):
+            return _find(part[int(head)], rest) if dot else part[int(head)]
+    return MISSING
+
+
+def flat(doc: dict[str, Any]) -> dict[str, Any] | Refusal:
+    """Every scalar and null in `doc` under its path, in the order of the text; refused where two have one.
+
+    >>> flat({"a": 1, "b": {"c": [2, 3]}})
+    {'a': 1, 'b.c.0': 2, 'b.c.1': 3}
+    """
+    found: dict[str, Any] = {}
+    scalars = 0
+    stack = [_members("", doc)]
+    while stack:
+        for path, part in stack[-1]:
+            if type(part) is dict or type(part) is list:
+                stack.append(_members(path + ".", part))
+                break
+            found[path] = part
+            scalars += 1
+        else:
+            stack.pop()
+    return found if len(found) == scalars else Refusal("guard", "same_path")
+
+
+def _members(prefix: str, part: Any) -> Any:
+    pairs = part.items() if type(part) is dict else enumerate(part)
+    return ((f"{prefix}{name}", inner) for name, inner in pairs)
