@@ -38,7 +38,7 @@ FLAGS = {
     "model.use": "--model",
 }
 LATER = {"log.client", "event.where", "event.types", "event.null", "event.carry", "event.duplicates"}
-LATER |= {"model.per", "topics.labels", "topics.scores", "topics.alerts", "topics.control"}
+LATER |= {"model.per", "topics.labels", "topics.scores", "topics.alerts"}
 LATER_SECTIONS = {"labels"}
 
 _SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$")

@@ -23,6 +23,9 @@ from streamlearn.core.events import (
 )
 from streamlearn.core.records import Headers, Output, Record
 
+MAX_NAME_CHARS: Final = 256
+"""So much of a feature's name goes into a dead letter's header."""
+
 _MAX_DEPTH: Final = 400
 _INT_LIMIT: Final = 2.0**63
 _BACKSLASH: Final = ord("\\")  # as a number, because bytes search a number ten times faster
@@ -223,6 +226,8 @@ def dead_letter(record: Record, refusal: Refusal) -> Output:
         ("__connect.errors.exception.message", REASONS[refusal.reason].encode()),
         ("streamlearn.stage", refusal.stage.encode()),
     ]
+    if refusal.feature:
+        reasons.append(("streamlearn.feature", refusal.feature[:MAX_NAME_CHARS].encode()))
     key, value = record.key, record.value
     size = len(key or b"") + len(value or b"")
     if size > MAX_OUTPUT_BYTES:

@@ -42,6 +42,19 @@ REASONS: Final[dict[str, str]] = {
     "bad_key": "the key is neither a string nor an integer",
     "bad_time": "the event time is not in the stream's time unit",
     "future": "the event time is more than one hour ahead of the record's timestamp",
+    "feature_type": (
+        "a feature has another type than the one learned or declared for it: mend the source, declare the "
+        "type in [event] types, or `streamlearn control guard-reset` the feature"
+    ),
+    "too_many_features": "the event has more features than [guard] features allows: name those to use",
+    "too_many_names": "a new feature, but as many names as [guard] names allows have been seen already",
+    "text_too_long": "a feature's text or name is longer than [guard] string_length allows",
+    "too_many_categories": (
+        "a new text, but as many different ones as [guard] categories allows have been seen in this feature: "
+        "leave ids and free text out of [event] features, or raise the limit (0 = no limit)"
+    ),
+    "bad_command": 'the value is not a command, an object like {"command": "guard-reset", "feature": "temp"}',
+    "unknown_command": "there is no such command; this version knows guard-reset",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
     "raised": "the model raised",
@@ -61,6 +74,7 @@ class EventSpec(msgspec.Struct, frozen=True):
     time_unit: str = "auto"
     features: str = "features"
     label: str = "label"
+    types: dict[str, str] = {}
 
 
 class Event(msgspec.Struct, gc=False):
@@ -76,10 +90,13 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Refusal(NamedTuple):
-    """Why a record is a dead letter: the stage that refused it, and a reason of `REASONS`."""
+    """Why a record is a dead letter: the stage that refused it, a reason of `REASONS`, and the path or
+    feature it is about, "" when it is about the record as a whole.
+    """
 
     stage: str
     reason: str
+    feature: str = ""
 
 
 MS_PER_UNIT: Final[dict[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}

@@ -2,8 +2,8 @@
 
 Invariants:
 - `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
-- Every record that is stepped has exactly one outcome: a prediction, a dead letter, or a tombstone's
-  skip, and `Memory.outcomes` counts it.
+- Every record that is stepped has exactly one outcome: a prediction, a dead letter, a tombstone's skip,
+  or an applied command, and `Memory.outcomes` counts it.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
   raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
 """
@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from streamlearn.core.codec import dead_letter, decode, passed_on
+from streamlearn.core.commands import command_in
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MAX_OUTPUT_BYTES,
@@ -25,8 +26,10 @@ from streamlearn.core.events import (
     event_time_ms,
     unit_of,
 )
+from streamlearn.core.guard import Guard, GuardSpec, Learned
 from streamlearn.core.learner import Answer, Learner
 from streamlearn.core.records import Output, Record
+from streamlearn.core.storm import Letter, noted
 from streamlearn.errors import ModelRaised
 
 UNDO_LIMIT: Final = 3
@@ -51,6 +54,10 @@ class ShardSpec(msgspec.Struct, frozen=True):
     model_version: str
     revision: int
     event: EventSpec = EventSpec()
+    guard: GuardSpec | None = GuardSpec()
+    """None in eras from before there was a guard: they are redone as they were lived."""
+    control: str = ""
+    """The control topic: its records are commands."""
 
 
 class Memory(msgspec.Struct):
@@ -69,7 +76,11 @@ class Memory(msgspec.Struct):
     failing: int = 0
     """Predict failures in a row."""
     outcomes: dict[str, int] = {}
-    """Records by outcome: `prediction`, `skip.tombstone`, `dlq.<stage>.<reason>`."""
+    """Records by outcome: `prediction`, `skip.tombstone`, `dlq.<stage>.<reason>`, `command.<name>`."""
+    types: dict[str, Learned] = {}
+    """What the guard has learned, by feature name."""
+    letters: list[Letter] = []
+    """The newest dead letters, see `core.storm`."""
 
 
 class Shard:
@@ -79,6 +90,7 @@ class Shard:
         self.spec = spec
         self.learner = learner
         self.memory = memory
+        self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         # What every prediction says in the same bytes, made once: per shard, and per input partition.
         model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
         self._model_member = b',"model":' + orjson.dumps(model)[:-1] + b',"learned":'
@@ -90,10 +102,19 @@ class Shard:
         if record.value is None:
             self._count("skip.tombstone")
             return ()
+        if record.topic == self.spec.control:
+            return self._obey(record)
         event = decode(self.spec.event, record)
         if type(event) is Event:
-            refusal = self._check(event, record.timestamp_ms)
+            guard = self.guard
+            if guard is None or guard.knows(event.x):
+                guard = refusal = None
+            else:
+                refusal = guard.refusal(event.x)
+            refusal = refusal or self._check(event, record.timestamp_ms)
             if refusal is None:
+                if guard is not None:
+                    event.x = guard.passed(event.x)
                 return (self._apply(event, record),)
         else:
             assert isinstance(event, Refusal)
@@ -112,7 +133,20 @@ class Shard:
             memory.raised_at = memory.raised_at[-UNDO_LIMIT:]
             memory.frozen = memory.frozen or "raised"
         memory.failing = memory.failing + 1 if stage == "predict" else 0
+        event = decode(self.spec.event, record) if self.guard and record.value is not None else None
+        if self.guard and isinstance(event, Event):
+            self.guard.raised(event.x)
         return (self._refuse(record, Refusal(stage, reason)),)
+
+    def _obey(self, record: Record) -> Outputs:
+        """Apply a record of the control topic."""
+        command = command_in(record)
+        if isinstance(command, Refusal):
+            return (self._refuse(record, command),)
+        if self.guard is not None:
+            self.guard.reset(command.feature)
+        self._count(f"command.{command.name}")
+        return ()
 
     def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
         """What depends on the stream so far. Fixes time unit and label type by the first good event."""
@@ -224,6 +258,7 @@ class Shard:
 
     def _refuse(self, record: Record, refusal: Refusal) -> Output:
         self._count(f"dlq.{refusal.stage}.{refusal.reason}")
+        noted(self.memory.letters, self.memory.records, refusal)
         return dead_letter(record, refusal)
 
     def _count(self, outcome: str) -> None:

@@ -145,7 +145,7 @@ class EmbeddedLog:
     def _input_floor(self, stored: Positions) -> Positions:
         """Where retention must stop in each input partition: at the log's start until a trim knows better."""
         floor: Positions = {}
-        for topic in self._names.inputs:
+        for topic in self._names.sources:
             for partition in range(self._topics.number(topic)[1]):
                 at = (topic, partition)
                 floor[at] = stored.get(at, self._topics.bounds(*at)[0])

@@ -170,7 +170,7 @@ class KafkaShardLog:
             )
             for role, topic in names.roles.items()
         }
-        inputs = [(topic, index) for topic in names.inputs for index in range(found[topic].partitions)]
+        inputs = [(topic, index) for topic in names.sources for index in range(found[topic].partitions)]
         return targets, inputs
 
     def _fence(self, options: Mapping[str, Any], transactional_id: str) -> Any:

@@ -16,13 +16,15 @@ import structlog
 
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import FAILING_LIMIT
+from streamlearn.core.storm import storm
 from streamlearn.errors import Fenced, Gone, ModelRaised, Stop, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.checkpoints import Checkpointer
+from streamlearn.service.first_types import look_first
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
-from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model
+from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, event_values
 from streamlearn.service.standing import Standing
 from streamlearn.settings import Config
 
@@ -36,6 +38,8 @@ REPORT_S: Final = 10.0
 SINCE_LIMIT: Final = 10_000
 SETTLE_TRIES: Final = 20
 PROBATION_BYTES: Final = 1 << 24
+RUN_RECORDS: Final = 500
+"""Stepped at once at most; between two runs a storm of dead letters ends the transaction."""
 
 
 class Batch:
@@ -79,6 +83,8 @@ class Loop:
         self._standing: Standing
         self._merge: Merge
         self._probation: list[bytes] | None = None
+        self._unseen = False
+        self._opened_at = 0
         self._published_s = 0.0
         self._stepped_s = 0.0
         self._reported = (0.0, 0)
@@ -134,7 +140,9 @@ class Loop:
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
         self._merge = Merge(standing.positions)
-        self._probation = [] if standing.shard.memory.records == 0 else None
+        self._opened_at = standing.shard.memory.records
+        self._unseen = self._opened_at == 0
+        self._probation = [] if self._unseen else None
         self._reported = (time.monotonic(), standing.shard.memory.records)
         if standing.era_began:
             self._checkpoint(shard_log, now=True)
@@ -166,9 +174,9 @@ class Loop:
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
         stepping_s = 0.0
-        while not batch.full:
+        while not batch.full and not (batch.records and self._storm()):
             began_s = time.monotonic()
-            run = self._merge.take(limits.max_records - len(batch.records), began_s)
+            run = self._merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
                 self._step_run(shard_log, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepped_s = time.monotonic() - began_s
@@ -193,6 +201,9 @@ class Loop:
                 f"the input at the next position is no longer retained ({error}): records were lost before "
                 "they were read. Keep more (retention), or begin again under another [app] name."
             ) from error
+        if self._unseen and any(polled.records.values()):
+            self._unseen = False
+            look_first(self._standing, shard_log, polled)
         self._merge.add(polled, time.monotonic())
         if any(polled.records.values()):
             return True
@@ -346,7 +357,7 @@ class Loop:
     def _observe(self, records: list[Record]) -> None:
         """The first records of an app are kept until there are enough to check the model on them."""
         assert self._probation is not None
-        self._probation += [record.value for record in records if record.value is not None]
+        self._probation += event_values(records, self._config.topics.control)
         enough = len(self._probation) >= ENOUGH_RECORDS
         if enough or sum(map(len, self._probation)) > PROBATION_BYTES:
             self._close_probation()
@@ -355,6 +366,10 @@ class Loop:
         if self._probation:
             check_model(self._fresh, self._standing.era, self._probation)
         self._probation = None
+
+    def _storm(self) -> str:
+        memory = self._standing.shard.memory
+        return storm(memory.letters, memory.records, self._opened_at, self._config.dlq.max_share)
 
     def _report(self) -> None:
         """Say what a person must know, and now and then how fast it goes."""
@@ -367,6 +382,12 @@ class Loop:
                 f"the model failed to predict {memory.failing} times in a row; the last ones are in "
                 f"{self._config.topics.dlq}. Look at them with `streamlearn tail`, mend the model, and start "
                 "with --model-change fresh."
+            )
+        if message := self._storm():
+            raise Stop(
+                f"{message}\nLook at them with `streamlearn dlq list`, mend the source, [event] or [guard], "
+                "and start again: it goes on where it stopped, and `streamlearn dlq retry` sends them back. "
+                "[dlq] max_share = 1 never stops."
             )
         since_s, records = self._reported
         now_s = time.monotonic()

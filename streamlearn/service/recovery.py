@@ -21,7 +21,7 @@ from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.eras import check_topics, era_now, start_of, what_changed
 from streamlearn.service.models import FreshModel
-from streamlearn.service.selfcheck import check_model
+from streamlearn.service.selfcheck import check_model, event_values
 from streamlearn.service.standing import Alive, Standing, positions_under
 from streamlearn.settings import Config
 
@@ -117,7 +117,8 @@ class Recovery:
     def _first_records(self, era: Era) -> list[bytes]:
         """Values that wait already at the start: the best there is to check the model on."""
         polled = self._shard_log.poll(positions_under(era, {}), 1000, 1 << 24, 0.3)
-        return [r.value for records in polled.records.values() for r in records if r.value is not None]
+        records = [record for some in polled.records.values() for record in some]
+        return event_values(records, self._config.topics.control)
 
     def _era_at_end(self, newest: Candidate | None) -> tuple[Era, int]:
         """The era of the journal's last entry, and its number."""

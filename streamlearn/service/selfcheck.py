@@ -5,7 +5,7 @@ differ, no recovery could ever be right, and the service refuses to go on.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -20,6 +20,11 @@ from streamlearn.service.models import FreshModel
 ENOUGH_RECORDS = 1000
 BUDGET_S = 2.0
 _CHECKPOINTS = 8
+
+
+def event_values(records: Iterable[Record], control: str) -> list[bytes]:
+    """What of `records` a model can be checked on: no tombstones, no commands."""
+    return [r.value for r in records if r.value is not None and r.topic != control]
 
 
 def check_model(fresh: FreshModel, era: Era, values: Sequence[bytes]) -> None:

@@ -95,6 +95,8 @@ class Standing:
         assert era is not None
         assert era.model_version == self.era.model_version, "another model begins with at_genesis"
         self.shard = shard_under(era, self.shard.learner, self.shard.memory)
+        if self.shard.guard is not None:
+            self.shard.guard.settle(era.kinds)
         self.positions = positions_under(era, self.positions)
         self.era = era
         self.era_number = entry.era
