@@ -154,7 +154,11 @@ def checkpoint(seq: int, key: bytes = b"") -> bytes:
     from streamlearn.core.snapshot import Header, seal
 
     era = Era("genesis", {}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")
-    return seal(Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7), {"champion": b"state", "memory": b"{}"}, key)
+    return seal(
+        Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7),
+        {"champion": b"state", "memory": b"{}"},
+        key,
+    )
 
 
 def store_checkpoints(*seqs: int, key: bytes = b"") -> Path:
