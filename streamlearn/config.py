@@ -37,7 +37,7 @@ FLAGS = {
     "topics.predictions": "--output",
     "model.use": "--model",
 }
-LATER = {"log.client", "model.per", "topics.labels", "topics.scores", "topics.alerts", "topics.control"}
+LATER = {"log.client", "model.per", "topics.labels", "topics.scores", "topics.alerts"}
 _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
 _STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
 LATER_SECTIONS = {"labels"}

@@ -44,6 +44,10 @@ class Unknown(Exception):
     """Nobody can say yet whether the last publish was committed: read the journal, which can."""
 
 
+class Reopen(Exception):
+    """What the shard was opened on has changed (an input has more partitions): drop it and open it again."""
+
+
 class Gone(Exception):
     """Records or entries that are needed are no longer retained."""
 

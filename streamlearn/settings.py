@@ -18,7 +18,7 @@ from streamlearn.core.presets import DEFAULTS
 from streamlearn.core.where import compile_where
 from streamlearn.log.port import Names
 
-ROLES = ("predictions", "dlq", "journal", "checkpoints")
+ROLES = ("predictions", "dlq", "control", "journal", "checkpoints")
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -197,6 +197,7 @@ class Topics(Section):
     )
     predictions: Topic = Field(default="", description='where predictions go; "" = <name>.predictions')
     dlq: Topic = Field(default="", description='where dead letters go; "" = <name>.dlq')
+    control: Topic = Field(default="", description='where commands are read; "" = <name>.control')
     journal: Topic = Field(default="", description='the order of what was applied; "" = <name>.journal')
     checkpoints: Topic = Field(default="", description='kafka: the saved states; "" = <name>.checkpoints')
 
@@ -273,6 +274,38 @@ class EventSection(Section):
         return self
 
 
+class GuardSection(Section):
+    """Bounds on features; an event beyond one is a dead letter, and what is known already goes on."""
+
+    features: int = Field(default=2_000, ge=1, le=100_000, description="1 to 100000 features in an event")
+    names: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="1 to 1000000 feature names in all, of all events"
+    )
+    string_length: int = Field(
+        default=1_000, ge=1, le=1_000_000, description="1 to 1000000 characters in a text or a feature's name"
+    )
+    categories: int = Field(
+        default=10_000,
+        ge=0,
+        le=100_000,
+        description="0 to 100000 different texts a feature; 0 = any number",
+    )
+
+
+class DlqSection(Section):
+    """Dead letters: when they are too many, and how often one may be tried again."""
+
+    max_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="above 0 to 1: this share of the last 1000 records stops the service; 1 = never",
+    )
+    retries_max: int = Field(
+        default=3, ge=0, le=1_000, description="0 to 1000 times that `dlq retry` sends a record back"
+    )
+
+
 class ModelSection(Section):
     """The river model."""
 
@@ -321,6 +354,8 @@ class Config(Section):
     log: LogSection = LogSection()
     topics: Topics = Topics()
     event: EventSection = EventSection()
+    guard: GuardSection = GuardSection()
+    dlq: DlqSection = DlqSection()
     model: ModelSection = ModelSection()
     transaction: TransactionSection = TransactionSection()
     checkpoint: CheckpointSection = CheckpointSection()

@@ -111,11 +111,14 @@ class App:
     def produce(
         self, values: Iterable[bytes | dict[str, Any] | None], topic: int = 0, partition: int | None = None
     ) -> None:
-        rows = [
+        self.admin.append(self.inputs[topic], self.rows(values, partition))
+
+    @staticmethod
+    def rows(values: Iterable[bytes | dict[str, Any] | None], partition: int | None = None) -> list[Row]:
+        return [
             Row(None, orjson.dumps(value) if isinstance(value, dict) else value, (), partition)
             for value in values
         ]
-        self.admin.append(self.inputs[topic], rows)
 
     def records(self, topic: str) -> list[Record]:
         """Everything committed in a topic now, by partition and offset."""

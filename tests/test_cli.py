@@ -101,7 +101,7 @@ def test_topics_are_made_once_and_checked(command: Command) -> None:
     made = command.ok("topics", "ensure", "-i", "events", "--db", "s.db", "--partitions", 2)
     assert "making events with 2 partitions" in made
     assert "making streamlearn.journal with 1 partition cleanup.policy=delete" in made
-    assert "made 4 topics" in made
+    assert "made 5 topics" in made
     assert (
         command.ok("topics", "check", "-i", "events", "--db", "s.db") == "all topics are as they should be\n"
     )
@@ -154,7 +154,11 @@ def checkpoint(seq: int, key: bytes = b"") -> bytes:
     from streamlearn.core.snapshot import Header, seal
 
     era = Era("genesis", {}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")
-    return seal(Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7), {"champion": b"state"}, key)
+    return seal(
+        Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7),
+        {"champion": b"state", "memory": b"{}"},
+        key,
+    )
 
 
 def store_checkpoints(*seqs: int, key: bytes = b"") -> Path:

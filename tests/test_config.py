@@ -39,6 +39,7 @@ def test_defaults_resolve_topics_from_the_name() -> None:
     assert names.roles == {
         "predictions": "shuttle.predictions",
         "dlq": "shuttle.dlq",
+        "control": "shuttle.control",
         "journal": "shuttle.journal",
         "checkpoints": "shuttle.checkpoints",
     }

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from streamlearn.core.events import EventSpec
+from streamlearn.core.guard import GuardSpec
 from streamlearn.core.records import Era
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
@@ -17,7 +18,11 @@ from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config
 
 FRESH = FreshModel("preset:anomaly", "v1", b"", frozenset())
-TOPICS = {"a": TopicInfo("id-a", (3, 0), (10, 20)), "b": TopicInfo("id-b", (5,), (5,))}
+TOPICS = {
+    "a": TopicInfo("id-a", (3, 0), (10, 20)),
+    "b": TopicInfo("id-b", (5,), (5,)),
+    "x.control": TopicInfo("id-x", (1,), (2,)),
+}
 
 
 class Clocked:
@@ -44,7 +49,9 @@ def now(topics: Mapping[str, TopicInfo] = TOPICS, fresh: FreshModel = FRESH, **c
 
 
 def start(how: str, known: dict[tuple[str, int], int], log: Any = None) -> list[tuple[str, int, int]]:
-    return start_of(log, config(start=how), now(), TOPICS, known).start
+    """Of the inputs; for commands see the last test."""
+    found = start_of(log, config(start=how), now(), TOPICS, known).start
+    return [one for one in found if one[0] != "x.control"]
 
 
 def test_an_era_holds_all_that_a_step_depends_on() -> None:
@@ -52,7 +59,8 @@ def test_an_era_holds_all_that_a_step_depends_on() -> None:
     spec = spec_of(msgspec.json.decode(msgspec.json.encode(era), type=Era))
     assert (spec.model_name, spec.model_version, spec.revision) == ("preset:anomaly", "v1", 1)
     assert spec.event == EventSpec(time_unit="ms", label="truth")
-    assert era.topics == {"a": ("id-a", 2), "b": ("id-b", 1)}
+    assert era.topics == {"a": ("id-a", 2), "b": ("id-b", 1), "x.control": ("id-x", 1)}
+    assert (spec.control, spec.guard) == ("x.control", GuardSpec())
     assert {"python", "river", "numpy", "streamlearn"} <= era.versions.keys()
 
 
@@ -67,6 +75,8 @@ def test_an_era_holds_all_that_a_step_depends_on() -> None:
         ({"topics": TOPICS | {"b": TopicInfo("id-b", (5, 0), (5, 0))}}, "topics"),
         ({"transaction": {"max_records": 7}}, ""),
         ({"checkpoint": {"keep": 2}}, ""),
+        ({"dlq": {"max_share": 0.1}}, ""),
+        ({"guard": {"names": 5}}, "configuration"),
     ],
 )
 def test_a_change_is_what_changes_a_step(change: dict[str, Any], says: str) -> None:
@@ -80,7 +90,7 @@ def test_other_versions_or_another_floating_point_are_changes() -> None:
 
 def test_an_input_topic_that_is_not_there_is_named_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"input topic b does not exist.*topics ensure"):
-        now({"a": TOPICS["a"]})
+        now({name: info for name, info in TOPICS.items() if name != "b"})
 
 
 @pytest.mark.parametrize(
@@ -149,3 +159,16 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(eras, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install streamlearn\[avro\]"):
         now(event={"schema_registry": "http://r:1"})
+
+
+@pytest.mark.parametrize("how", ["latest", "earliest"])
+def test_commands_begin_at_their_first_record_wherever_events_begin(how: str) -> None:
+    for known in ({}, {("a", 0): 7, ("a", 1): 9, ("b", 0): 5}):
+        assert ("x.control", 0, 1) in start_of(Clocked(), config(start=how), now(), TOPICS, known).start
+
+
+def test_an_era_from_before_there_was_a_guard_is_redone_without_one() -> None:
+    era = now()
+    old = {name: value for name, value in era.config.items() if name not in ("guard", "control")}
+    spec = spec_of(msgspec.structs.replace(era, config=old))
+    assert (spec.guard, spec.control) == (None, "")

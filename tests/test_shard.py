@@ -47,7 +47,8 @@ class Constant(base.Regressor):
 
 
 def shard(model: Any, spec: EventSpec | None = None) -> Shard:
-    return Shard(ShardSpec("m", "v1", 2, spec or EventSpec()), Learner(model), Memory())
+    """Without a guard, whose own tests are in test_guard.py."""
+    return Shard(ShardSpec("m", "v1", 2, spec or EventSpec(), None), Learner(model), Memory())
 
 
 def record(offset: int = 0, key: bytes | None = None, headers: Headers = (), **doc: Any) -> Record:

@@ -2,7 +2,7 @@
 
 import typer
 
-from streamlearn.cli import checkpoints, data, demo, replay, serve, show, topics
+from streamlearn.cli import checkpoints, control, data, demo, dlq, replay, serve, show, topics
 
 app = typer.Typer(
     name="streamlearn",
@@ -20,5 +20,7 @@ app.command(short_help="Write a range of a topic to a file.")(data.record)
 app.command(short_help="Print what is in a topic.")(data.tail)
 app.command(short_help="Make or check the topics of a service.")(topics.topics)
 app.add_typer(checkpoints.app, name="checkpoints", short_help="List, inspect and verify saved states.")
+app.add_typer(control.app, name="control", short_help="Send a command to a service.")
+app.add_typer(dlq.app, name="dlq", short_help="List, show and retry dead letters.")
 app.add_typer(show.app, name="config", short_help="Show the configuration, or a template.")
 app.command(short_help="What is installed.")(show.version)

@@ -28,7 +28,7 @@ def list_(
     option: common.Options = None,
 ) -> None:
     """The checkpoints, oldest first: where each stands, and its size."""
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     for found in _summaries(settings):
         if as_json:
             common.print_json(found)
@@ -49,18 +49,19 @@ def inspect(
     db: common.Db = None,
     option: common.Options = None,
 ) -> None:
-    """The header of one checkpoint as JSON: entry, digest, era, versions, positions, sections."""
+    """One checkpoint as JSON: entry, digest, era, versions, positions, sections, and the features' types."""
     import msgspec
 
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     store = _open(settings)
     try:
         if checkpoint not in (names := store.names()):
             raise ConfigError(
                 f"there is no checkpoint {checkpoint!r}; there are: {', '.join(names) or 'none yet'}"
             )
-        header = _header(settings, store, checkpoint)
-        print(msgspec.json.format(msgspec.json.encode(header), indent=2).decode())
+        header, rows = _opened(settings, store, checkpoint)
+        shown = {**msgspec.to_builtins(header), "types": rows}
+        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     except BadCheckpoint as reason:
         raise CheckFailed(f"checkpoint {checkpoint} must not be loaded: {reason}") from reason
     finally:
@@ -78,7 +79,7 @@ def verify(
     option: common.Options = None,
 ) -> None:
     """Read every checkpoint and check its seal; exit 3 when one must not be loaded."""
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     summaries = _summaries(settings)
     bad = [found for found in summaries if "bad" in found]
     for found in summaries:
@@ -90,7 +91,8 @@ def verify(
     print(f"{len(summaries)} checkpoints, all whole")
 
 
-def _settings(config: Any, given: dict[str, object]) -> "Config":
+def settings_of(config: Any, given: dict[str, object]) -> "Config":
+    """The configuration of a command that reads no input."""
     from streamlearn.config import load
 
     return load(config, given, need_input=False)
@@ -102,10 +104,30 @@ def _open(settings: "Config") -> "Store":
     return open_store(settings, SHARD)
 
 
-def _header(settings: "Config", store: "Store", checkpoint: str) -> Any:
-    from streamlearn.core.snapshot import open_header
+def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, list[dict[str, Any]]]:
+    """The header of a checkpoint, and the guard's table in it. Raises `BadCheckpoint`."""
+    from streamlearn.core.guard import table
+    from streamlearn.core.snapshot import load_memory, unseal
 
-    return open_header(store.read(checkpoint), settings.checkpoint.key.encode())
+    header, sections = unseal(store.read(checkpoint), settings.checkpoint.key.encode())
+    event: Any = header.under.config.get("event", {})
+    return header, table(load_memory(sections).types, event.get("types", {}))
+
+
+def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
+    """The newest checkpoint's name, and what the guard had learned there."""
+    store = _open(settings)
+    try:
+        names = store.names()
+        if not names:
+            raise ConfigError(
+                f"there is no checkpoint of {settings.app.name} yet: start it, or name another app with -n"
+            )
+        return names[-1], _opened(settings, store, names[-1])[1]
+    except BadCheckpoint as reason:
+        raise CheckFailed(f"checkpoint {names[-1]} must not be loaded: {reason}") from reason
+    finally:
+        store.close()
 
 
 def _summaries(settings: "Config") -> list[dict[str, Any]]:

@@ -51,9 +51,8 @@ def serve(
     option: common.Options = None,
 ) -> None:
     """Read events, predict, learn, publish predictions; until stopped."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(0)
-    )  # until the service, which has more to do, sets its own
+    # Held back until the service, which knows how to stop, takes them: also across the execve below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
     from streamlearn.config import load
 

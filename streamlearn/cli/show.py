@@ -2,10 +2,14 @@
 
 import platform
 from importlib import metadata
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import checkpoints, common
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
 
 PARTS = ("streamlearn", "river", "numpy", "kafka-python")
 
@@ -15,6 +19,9 @@ app = typer.Typer(help="Show the configuration, a template for it, or its schema
 @app.command()
 def show(
     *,
+    learned: Annotated[
+        bool, typer.Option("--learned", help="Instead: the features' types in the newest checkpoint.")
+    ] = False,
     as_json: common.AsJson = False,
     inputs: common.Inputs = None,
     name: common.Name = None,
@@ -28,6 +35,9 @@ def show(
     from streamlearn.config import explain
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
+    if learned:
+        _show_learned(checkpoints.settings_of(config, given), as_json)
+        return
     settings = explain(config, given)
     if as_json:
         common.print_json({one.key: {"value": one.value, "source": one.source} for one in settings})
@@ -37,6 +47,19 @@ def show(
     for one in settings:
         assignment = f"{one.key} = {orjson.dumps(one.value).decode()}"
         print(f"{assignment.ljust(52)} # {one.source}")
+
+
+def _show_learned(settings: "Config", as_json: bool) -> None:
+    """The guard's table: as the newest checkpoint has it, which may be some seconds old."""
+    name, rows = checkpoints.learned_types(settings)
+    if as_json:
+        common.print_json({"checkpoint": name, "types": rows})
+        return
+    print(f"{'feature':<32} {'type':<8} {'from':<9} {'agreed':>6} {'texts':>6}  as of checkpoint {name}")
+    for row in rows:
+        line = f"{row['feature']:<32} {row['kind']:<8} {row['from']:<9} {row['agreed']:>6} {row['texts']:>6}"
+        note = "  withheld from the model: declare it in [event] types" if row["withheld"] else ""
+        print(line + note)
 
 
 @app.command()

@@ -152,6 +152,7 @@ def _acl_commands(settings: "Config", principal: str) -> list[str]:
         *(("--topic", topic, "literal", "Read Describe DescribeConfigs") for topic in settings.topics.input),
         ("--topic", roles["predictions"], "literal", "Write Describe DescribeConfigs"),
         ("--topic", roles["dlq"], "literal", "Write Describe DescribeConfigs"),
+        ("--topic", roles["control"], "literal", "Read Describe DescribeConfigs"),
         ("--topic", roles["journal"], "literal", "Read Write Delete Describe DescribeConfigs"),
         ("--topic", roles["checkpoints"], "literal", "Read Write Delete Describe DescribeConfigs"),
         ("--group", prefix, "literal", "Read Describe"),

@@ -14,8 +14,10 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from streamlearn.core.events import (
+    HEADER_BYTES,
     MAX_EVENT_BYTES,
     MAX_HEADER_BYTES,
+    MAX_NUMBER,
     MAX_OUTPUT_BYTES,
     REASONS,
     Event,
@@ -128,6 +130,9 @@ def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, 
         return _worse(value, Refusal("guard", "bad_feature", name))
     if not _is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
+    for name, feature in x.items():
+        if type(feature) in _NUMBERS and not -MAX_NUMBER <= feature <= MAX_NUMBER:
+            return Refusal("guard", "feature_too_large", name)
     return {name: feature for name, feature in x.items() if feature is not None}
 
 
@@ -271,15 +276,13 @@ def _too_deep(value: bytes) -> bool:
 
 
 def passed_on(headers: Headers) -> Headers:
-    """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all, where
-    an empty one counts as a byte: a million of them would make an output too large to publish.
-    """
+    """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all."""
     if not headers:
         return headers
     kept: list[tuple[str, bytes | None]] = []
     room = MAX_HEADER_BYTES
     for name, value in headers:
-        room -= max(1, len(name.encode()) + len(value or b""))
+        room -= len(name.encode()) + len(value or b"") + HEADER_BYTES
         if room >= 0:
             kept.append((name, value))
     return tuple(kept)

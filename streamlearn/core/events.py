@@ -21,7 +21,14 @@ MAX_OUTPUT_BYTES: Final = 1_000_000
 """No key and value that are larger together are published; headers have `MAX_HEADER_BYTES` of their own."""
 
 MAX_HEADER_BYTES: Final = 8192
-"""Headers passed on from the input; those past the limit are dropped."""
+"""Headers passed on from the input, with `HEADER_BYTES` each; those past the limit are dropped."""
+
+HEADER_BYTES: Final = 10
+"""What a header takes beside its name and value, at most: two lengths as varints."""
+
+MAX_NUMBER: Final = 1e150
+"""A feature further from zero is refused: its square does not fit in a double, and one such event makes a
+scaler, and with it most models, answer NaN for ever."""
 
 MAX_AHEAD_MS: Final = 3_600_000
 """An event further ahead of its record's timestamp is refused: its clock is broken."""
@@ -38,6 +45,7 @@ REASONS: Final[dict[str, str]] = {
     "not_object": "the value is JSON but not an object",
     "no_features": "the member for features is missing or not an object",
     "bad_feature": "a feature is neither a number, a string, true, false nor null",
+    "feature_too_large": "a feature is beyond 1e150, so that its square does not fit in a double",
     "bad_id": "the id is neither a string nor an integer",
     "bad_key": "the key is neither a string nor an integer",
     "bad_time": "the event time is not in the stream's time unit",
@@ -54,6 +62,19 @@ REASONS: Final[dict[str, str]] = {
     "schema_unknown": "the schema registry has no schema with the id of this record",
     "schema_kind": "the record's schema is neither Avro without recursion nor JSON Schema",
     "not_avro": "the value's bytes do not fit their Avro schema",
+    "feature_type": (
+        "a feature has another type than the one learned or declared for it: mend the source, declare the "
+        "type in [event] types, or `streamlearn control guard-reset` the feature"
+    ),
+    "too_many_features": "the event has more features than [guard] features allows: name those to use",
+    "too_many_names": "a new feature, but as many names as [guard] names allows have been seen already",
+    "text_too_long": "a feature's text or name is longer than [guard] string_length allows",
+    "too_many_categories": (
+        "a new text, but as many different ones as [guard] categories allows have been seen in this feature: "
+        "leave ids and free text out of [event] features, or raise the limit (0 = no limit)"
+    ),
+    "bad_command": 'the value is not a command, an object like {"command": "guard-reset", "feature": "temp"}',
+    "unknown_command": "there is no such command; this version knows guard-reset",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
     "raised": "the model raised",

@@ -69,7 +69,8 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     `config`: the part of the configuration that changes what a step does, and its hash.
     `topics`: id and partition count by input topic. `start`: where each input partition begins
     (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
-    `why`: `genesis`, or what changed.
+    `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be,
+    see `core.guard.majority`.
     """
 
     why: str
@@ -81,6 +82,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     topics: dict[str, tuple[str, int]]
     start: list[tuple[str, int, int]]
     fingerprint: str
+    kinds: dict[str, str] = {}
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,8 +2,8 @@
 
 Invariants:
 - `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
-- Every record that is stepped has exactly one outcome: a prediction, a dead letter, or a skip by a rule
-  of the configuration, and `Memory.outcomes` counts it.
+- Every record that is stepped has exactly one outcome: a prediction, a dead letter, a skip by a rule of the
+  configuration, or an applied command, and `Memory.outcomes` counts it.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
   raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
 """
@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from streamlearn.core.codec import dead_letter, passed_on
+from streamlearn.core.commands import command_in
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MAX_OUTPUT_BYTES,
@@ -27,10 +28,12 @@ from streamlearn.core.events import (
     moment_of,
     unit_of,
 )
+from streamlearn.core.guard import Guard, GuardSpec, Learned
 from streamlearn.core.learner import Answer, Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
+from streamlearn.core.storm import Letter, noted
 from streamlearn.core.window import Window
 from streamlearn.errors import ModelRaised
 
@@ -56,6 +59,10 @@ class ShardSpec(msgspec.Struct, frozen=True):
     model_version: str
     revision: int
     event: EventSpec = EventSpec()
+    guard: GuardSpec | None = GuardSpec()
+    """None in eras from before there was a guard: they are redone as they were lived."""
+    control: str = ""
+    """The control topic: its records are commands."""
 
 
 class Memory(msgspec.Struct):
@@ -74,11 +81,15 @@ class Memory(msgspec.Struct):
     failing: int = 0
     """Predict failures in a row."""
     outcomes: dict[str, int] = {}
-    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`."""
+    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`, `command.<name>`."""
     recent: list[str | int] = []
     """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.window`."""
     recent_next: int = 0
     """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
+    types: dict[str, Learned] = {}
+    """What the guard has learned, by feature name."""
+    letters: list[Letter] = []
+    """The newest dead letters, see `core.storm`."""
 
 
 class Shard:
@@ -88,6 +99,7 @@ class Shard:
         self.spec = spec
         self.learner = learner
         self.memory = memory
+        self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         # What every prediction says in the same bytes, made once: per shard, and per input partition.
         model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
         self._model_member = b',"model":' + orjson.dumps(model)[:-1] + b',"learned":'
@@ -101,6 +113,9 @@ class Shard:
         """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
         `NeedSchema`, with the state untouched.
         """
+        if record.topic == self.spec.control and record.value is not None:
+            self.memory.records += 1
+            return self._obey(record)
         event = self._decode(record) if record.value is not None else Skipped("tombstone")
         self.memory.records += 1
         if type(event) is Event:
@@ -108,8 +123,15 @@ class Shard:
             if window is not None and event.id in window:
                 self._count("skip.duplicate")
                 return ()
-            refusal = self._check(event, record.timestamp_ms)
+            guard = self.guard
+            if guard is None or guard.knows(event.x):
+                guard = refusal = None
+            else:
+                refusal = guard.refusal(event.x)
+            refusal = refusal or self._check(event, record.timestamp_ms)
             if refusal is None:
+                if guard is not None:
+                    event.x = guard.passed(event.x)
                 output = self._apply(event, record)
                 if window is not None and output.role == "predictions":
                     window.add(event.id)
@@ -121,6 +143,13 @@ class Shard:
             assert isinstance(event, Refusal)
             refusal = event
         return (self._refuse(record, refusal),)
+
+    def peek(self, record: Record) -> Event | None:
+        """The event in a record, if there is one; nothing is applied. Raises `NeedSchema`."""
+        if record.value is None or record.topic == self.spec.control:
+            return None
+        event = self._decode(record)
+        return event if isinstance(event, Event) else None
 
     def skip(self, record: Record, stage: str, reason: str) -> Outputs:
         """Apply a record that made the model raise, or whose schema there is not: its dead letter, and the
@@ -138,7 +167,20 @@ class Shard:
             memory.raised_at = memory.raised_at[-UNDO_LIMIT:]
             memory.frozen = memory.frozen or "raised"
         memory.failing = memory.failing + 1 if stage == "predict" else 0
+        event = self.peek(record)
+        if self.guard is not None and event is not None:
+            self.guard.raised(event.x)
         return (self._refuse(record, Refusal(stage, reason)),)
+
+    def _obey(self, record: Record) -> Outputs:
+        """Apply a record of the control topic."""
+        command = command_in(record)
+        if isinstance(command, Refusal):
+            return (self._refuse(record, command),)
+        if self.guard is not None:
+            self.guard.reset(command.feature)
+        self._count(f"command.{command.name}")
+        return ()
 
     def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
         """What depends on the stream so far. Fixes time unit and label type by the first good event."""
@@ -258,6 +300,7 @@ class Shard:
 
     def _refuse(self, record: Record, refusal: Refusal) -> Output:
         self._count(f"dlq.{refusal.stage}.{refusal.reason}")
+        noted(self.memory.letters, self.memory.records, refusal)
         return dead_letter(record, refusal)
 
     def _count(self, outcome: str) -> None:

@@ -51,6 +51,7 @@ class Header(msgspec.Struct, frozen=True):
     under: Era
     positions: list[tuple[str, int, int]]
     learned: int
+    app: str = ""
     sections: list[Section] = []
     sealed: str = "sha256"
     format: int = 1
@@ -68,8 +69,16 @@ def dump_state(model: Any, memory: Memory) -> dict[str, bytes]:
 def load_state(sections: Mapping[str, bytes], trusted: frozenset[str]) -> tuple[Any, Memory]:
     """The inverse of `dump_state`. `trusted`: see `trusted_by`."""
     try:
-        memory = msgspec.json.decode(sections["memory"], type=Memory)
+        memory = load_memory(sections)
         return load_model(sections["champion"], trusted), memory
+    except KeyError as missing:
+        raise BadCheckpoint(f"the section {missing} is missing") from missing
+
+
+def load_memory(sections: Mapping[str, bytes]) -> Memory:
+    """The part of a state that is not the model. Raises `BadCheckpoint`."""
+    try:
+        return msgspec.json.decode(sections["memory"], type=Memory)
     except KeyError as missing:
         raise BadCheckpoint(f"the section {missing} is missing") from missing
     except msgspec.MsgspecError as error:

@@ -98,6 +98,7 @@ class EmbeddedLog:
             # A clock that was set back must not keep a standby waiting for hours: hence the absolute value.
             return bool(holder == "" or abs(now - beat_ms) > SILENT_MS)
         if abs(now - self._beat_at_ms) >= BEAT_MS:
+            self._file.check_there()
             self._beat_at_ms = now
             with self._file.transaction():
                 self._file.db.execute(
@@ -145,11 +146,15 @@ class EmbeddedLog:
     def _input_floor(self, stored: Positions) -> Positions:
         """Where retention must stop in each input partition: at the log's start until a trim knows better."""
         floor: Positions = {}
-        for topic in self._names.inputs:
+        for topic in self._names.sources:
             for partition in range(self._topics.number(topic)[1]):
                 at = (topic, partition)
                 floor[at] = stored.get(at, self._topics.bounds(*at)[0])
         return floor
+
+    def others(self) -> int:
+        """0: on one file the newest service takes over, whatever its configuration."""
+        return 0
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""

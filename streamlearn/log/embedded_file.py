@@ -55,9 +55,22 @@ class LogFile:
             self.fail(error)
         try:
             self._prepare("FULL" if durable else "NORMAL")
+            self._inode = self.path.stat().st_ino
         except BaseException:
             self.db.close()
             raise
+
+    def check_there(self) -> None:
+        """Raise `Stop` when the path no longer leads to the file that is open: it was removed or replaced."""
+        try:
+            there = self.path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise Stop(
+                f"{self.path} was removed or replaced while it was in use. What is served from now on would "
+                "be lost with the old file: put it back, or start again on the new one under another [app] name"
+            )
 
     def close(self) -> None:
         """Close the file; an open transaction is rolled back."""

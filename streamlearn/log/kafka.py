@@ -35,6 +35,10 @@ class KafkaLog:
         """As `Log.open`. Raises `Unreachable`, `Fenced` (a newer owner meanwhile) or `Stop`."""
         return KafkaShardLog(self._cluster, self._options, self._names, self._member(), shard)
 
+    def others(self) -> int:
+        """As `Log.others`."""
+        return self._cluster.members(f"streamlearn.{self._names.app}")
+
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""
         return self._cluster.topics([*self._names.inputs, *self._names.roles.values()])

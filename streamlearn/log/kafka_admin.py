@@ -159,6 +159,14 @@ class Cluster:
         member = MemberToRemove(member_id, replica, reason="graceful stop")
         ask(self.bootstrap, "leaving", lambda: self._client.remove_group_members(group, [member]), 2.0)
 
+    def members(self, group: str) -> int:
+        """How many members a group has now; 0 for one that does not exist."""
+        try:
+            found = ask(self.bootstrap, f"members of {group}", lambda: self._client.describe_groups([group]))
+        except (ConfigError, Stop):  # newer brokers answer so for a group that never was
+            return 0
+        return len(found[group]["members"])
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()

@@ -17,6 +17,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError, KafkaTimeoutError
 
+from streamlearn.core.events import HEADER_BYTES
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, encode_entry
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
@@ -170,7 +171,7 @@ class KafkaShardLog:
             )
             for role, topic in names.roles.items()
         }
-        inputs = [(topic, index) for topic in names.inputs for index in range(found[topic].partitions)]
+        inputs = [(topic, index) for topic in names.sources for index in range(found[topic].partitions)]
         return targets, inputs
 
     def _fence(self, options: Mapping[str, Any], transactional_id: str) -> Any:
@@ -265,7 +266,7 @@ def _check(target: _Target, key: bytes | None, value: bytes | None, headers: Hea
     """Refuse a record that the broker would refuse, while that costs nothing yet."""
     size = (len(key) if key else 0) + (len(value) if value else 0)
     if headers:
-        size += sum(len(name) * 4 + len(data or b"") + 10 for name, data in headers)
+        size += sum(len(name.encode()) + len(data or b"") + HEADER_BYTES for name, data in headers)
     if size > target.limit:
         raise Stop(
             f"A record of {size} bytes for {target.topic} is over its max.message.bytes "

@@ -49,13 +49,19 @@ class TopicSpec(NamedTuple):
 
 class Names(NamedTuple):
     """What a service's log connection is about. `roles` maps an output's role (`predictions`, `dlq`,
-    `journal`, `checkpoints`) to its topic. `replica` is the static membership, "" for none.
+    `journal`, `checkpoints`) to its topic, and `control` to that of commands, which is read. `replica` is
+    the static membership, "" for none.
     """
 
     app: str
     replica: str
     inputs: tuple[str, ...]
     roles: Mapping[str, str]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The topics a shard reads: the inputs, and the commands where there are any."""
+        return (*self.inputs, self.roles["control"]) if "control" in self.roles else self.inputs
 
 
 class Row(NamedTuple):
@@ -117,6 +123,11 @@ class Log(Protocol):
 
     def open(self, shard: int) -> ShardLog:
         """Fence the previous owner, settle its open transaction, and read the journal's end."""
+
+    def others(self) -> int:
+        """How many members the election has now, for a process that has not called `owned` yet. 0 where a
+        newcomer is meant to take over at once.
+        """
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""

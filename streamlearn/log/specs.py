@@ -14,9 +14,16 @@ or a future event time would lose or refuse what we publish."""
 
 def wanted_topics(names: Names, input_partitions: int, shards: int = 1) -> list[TopicSpec]:
     """The topics to create for one service, in a fixed order; inputs belong to the user and are not here."""
-    wanted = {
+    wanted: dict[str, tuple[int, dict[str, str]]] = {
         "predictions": (input_partitions, {**_ARRIVAL, **_DURABLE}),
         "dlq": (input_partitions, {**_ARRIVAL, **_DURABLE}),
+        # Commands are as needed for a redo as events are, and are few.
+        "control": (
+            1,
+            {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "67108864"}
+            | _ARRIVAL
+            | _DURABLE,
+        ),
         # The journal must not vanish: streamlearn trims it, nobody else.
         "journal": (
             shards,

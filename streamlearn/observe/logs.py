@@ -82,7 +82,7 @@ def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _masked(name: str, value: object) -> object:
-    if _SECRET.search(name) and value:
+    if _SECRET.search(name) and value and not isinstance(value, int | float):
         return "***"
     if isinstance(value, str):
         return _PAIR.sub(r"\1***", value)

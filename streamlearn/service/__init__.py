@@ -28,6 +28,7 @@ class _Signals:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.loop is None:

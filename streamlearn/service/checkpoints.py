@@ -7,6 +7,7 @@ Invariants:
 - Kept are the newest few, then one per doubling of age, for as long as the input after it is retained.
 """
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ from typing import NamedTuple
 
 import structlog
 
-from streamlearn.core.records import Positions
+from streamlearn.core.records import Era, Positions
 from streamlearn.core.snapshot import Header, open_header, seal
-from streamlearn.errors import BadCheckpoint, StreamlearnError
+from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Store
 
 log = structlog.get_logger()
@@ -34,6 +35,21 @@ def name_of(seq: int) -> str:
     '000000000042'
     """
     return f"{seq:012d}"
+
+
+def stored(store: Store) -> list[str]:
+    """The checkpoints in `store`, oldest first; other things that lie there are not ours."""
+    return [name for name in store.names() if re.fullmatch(r"\d{12}", name)]
+
+
+def newest_era(store: Store, key: bytes) -> Era | None:
+    """The era of the newest checkpoint that is whole, None when there is none."""
+    for name in reversed(stored(store)):
+        try:
+            return open_header(store.read(name), key).under
+        except BadCheckpoint:  # recovery, which comes next, says why
+            continue
+    return None
 
 
 def to_drop(names: Sequence[str], keep: int) -> list[str]:
@@ -79,7 +95,7 @@ class Checkpointer:
         self._cost_s = 0.0
         self._thread: threading.Thread | None = None
         self._written: list[Written] = []
-        self._failed: BaseException | None = None
+        self._failed: Exception | None = None
         self._positions: dict[str, Positions] = {}
 
     def due(self, seq: int, stepped_s: float) -> bool:
@@ -130,14 +146,14 @@ class Checkpointer:
         try:
             data = seal(header, sections, self._key)
             name = name_of(header.seq)
-            names = [*(n for n in self._store.names() if n != name), name]
+            names = [*(n for n in stored(self._store) if n != name), name]
             drop = self._obsolete(names, header, starts)
             self._store.write(name, data, drop)
             kept = [n for n in names if n not in set(drop)]
             wrote_s = time.monotonic() - began_s
             self._cost_s += wrote_s
             self._written.append(Written(header.seq, len(data), round(wrote_s, 4), int(kept[0])))
-        except (StreamlearnError, OSError) as error:
+        except Exception as error:  # the edge of this thread: whatever fails is told by `collect`
             self._failed = error
 
     def _obsolete(self, names: list[str], header: Header, starts: Positions) -> list[str]:

@@ -20,6 +20,7 @@ import msgspec
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.fingerprint import fingerprint
+from streamlearn.core.guard import GuardSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.shard import ShardSpec
@@ -37,11 +38,14 @@ def versions() -> dict[str, str]:
 
 def spec_of(era: Era) -> ShardSpec:
     """What the shard needs to know of an era."""
+    guard = era.config.get("guard")
     return ShardSpec(
         model_name=str(era.config["model_name"]),
         model_version=era.model_version,
         revision=era.revision,
         event=msgspec.convert(era.config["event"], EventSpec),
+        guard=None if guard is None else msgspec.convert(guard, GuardSpec),
+        control=str(era.config.get("control", "")),
     )
 
 
@@ -87,7 +91,8 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
     """The era that the configuration, the code and the machine of this process would make; it starts no
     partition yet, and its revision is the first.
     """
-    missing = [name for name in config.topics.input if name not in topics]
+    sources = sorted([*config.topics.input, config.topics.control])
+    missing = [name for name in sources if name not in topics]
     if missing:
         raise ConfigError(
             f"the input topic {', '.join(missing)} does not exist. Make it with "
@@ -97,6 +102,8 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         "event": msgspec.to_builtins(event_spec(config)),
         "model_name": fresh.name,
         "inputs": sorted(config.topics.input),
+        "guard": config.guard.model_dump(),
+        "control": config.topics.control,
     }
     return Era(
         why=why,
@@ -105,7 +112,7 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         model_version=fresh.version,
         revision=1,
         versions=versions(),
-        topics={name: (topics[name].id, topics[name].partitions) for name in sorted(config.topics.input)},
+        topics={name: (topics[name].id, topics[name].partitions) for name in sources},
         start=[],
         fingerprint=fingerprint(),
     )
@@ -145,11 +152,12 @@ def start_of(log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo]
     """`era` with the starting offset of each partition that `known` does not have yet.
 
     In the genesis, `[topics] start` is resolved, once; partitions and topics that come later begin at
-    their first record, because nothing of them has been seen.
+    their first record, because nothing of them has been seen; so do commands.
     """
     start: list[tuple[str, int, int]] = []
     for name in era.topics:
-        offsets = topics[name].start if known else _resolved(log, config.topics.start, name, topics[name])
+        all_of_it = bool(known) or name == config.topics.control
+        offsets = topics[name].start if all_of_it else _resolved(log, config.topics.start, name, topics[name])
         start.extend(
             (name, partition, offset)
             for partition, offset in enumerate(offsets)

@@ -12,19 +12,33 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
-from streamlearn.core.records import Entry, Output, Positions, Range, Record, Skip, chain
+from streamlearn.core.records import Entry, Output, Positions, Record, Skip, chain
 from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.errors import Fenced, Gone, ModelRaised, NeedSchema, Stop, Unknown, Unreachable
+from streamlearn.errors import (
+    BadCheckpoint,
+    Fenced,
+    Gone,
+    ModelRaised,
+    NeedSchema,
+    Reopen,
+    Stop,
+    Unknown,
+    Unreachable,
+)
 from streamlearn.log.port import Log, ShardLog, Store
-from streamlearn.service.checkpoints import Checkpointer
+from streamlearn.service.batch import Batch
+from streamlearn.service.checkpoints import Checkpointer, newest_era
+from streamlearn.service.eras import check_topics, era_now
+from streamlearn.service.first_types import look_first
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
-from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model
-from streamlearn.service.standing import Standing
+from streamlearn.service.standing import Standing, within
+from streamlearn.service.watch import Watch
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
@@ -33,39 +47,15 @@ SHARD: Final = 0
 """One model over everything: one shard. Replicas stand by."""
 
 POLL_S: Final = 0.1
-REPORT_S: Final = 10.0
+BEAT_S: Final = 0.5
+LOOK_S: Final = 2.0
+"""How often the input topics are looked at: whether they are still the same, and as many partitions."""
+
+AWAY_TRIES: Final = 60
 SINCE_LIMIT: Final = 10_000
 SETTLE_TRIES: Final = 20
-PROBATION_BYTES: Final = 1 << 24
-
-
-class Batch:
-    """What one transaction has taken so far: records in the order stepped, and what came of them."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.outputs: list[Output] = []
-        self.ranges: list[Range] = []
-        self.skips: list[Skip] = []
-        self.size_bytes = 0
-        self.full = False
-
-    def covers(self, run: Sequence[Record]) -> None:
-        """Note that `run`, records of one partition in offset order, was stepped."""
-        if run:
-            first, last = run[0], run[-1]
-            newest = self.ranges[-1] if self.ranges else None
-            if newest and newest[:2] == (first.topic, first.partition):
-                self.ranges[-1] = newest._replace(next=last.offset + 1)
-            else:
-                self.ranges.append(Range(first.topic, first.partition, first.offset, last.offset + 1))
-            self.records += run
-
-    def leaves_out(self, record: Record, skip: Skip, outputs: Sequence[Output]) -> None:
-        """Note that `record` was not stepped but became a dead letter."""
-        self.outputs += outputs
-        self.covers([record])
-        self.skips.append(skip)
+RUN_RECORDS: Final = 500
+"""Stepped at once at most; between two runs a storm of dead letters ends the transaction."""
 
 
 class Loop:
@@ -86,11 +76,14 @@ class Loop:
         self._shard_log: ShardLog | None = None
         self._standing: Standing
         self._merge: Merge
-        self._probation: list[Record] | None = None
+        self._watch: Watch
+        self._unseen = False
+        self._looked_s = 0.0
+        self._beat_s = 0.0
+        self._was_open = False
+        self._away = 0
         self._published_s = 0.0
         self._stepped_s = 0.0
-        self._reported = (0.0, 0)
-        self._frozen = ""
         self.stopping = False
 
     def stop(self) -> None:
@@ -100,6 +93,7 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`. Raises `StreamlearnError` when it cannot go on."""
         try:
+            self._let_others_go_first()
             while not self.stopping:
                 try:
                     self._round()
@@ -109,13 +103,47 @@ class Loop:
                     log.warning("shard.fenced", shard=SHARD, action="dropped; asking the election again")
                     self._drop()
                     time.sleep(random.uniform(0.05, 0.5))
-                except Unknown as error:
+                except (Unknown, Reopen) as error:
                     log.warning("shard.reopening", shard=SHARD, reason=str(error))
                     self._drop()
+                except Unreachable as error:
+                    self._wait_for_log(error)
             if self._shard_log is not None:
                 self._finish()
         finally:
             self._drop()
+
+    def _let_others_go_first(self) -> None:
+        """A process whose configuration differs from the running service's waits until that has ended: a
+        laptop must not take over production.
+        """
+        era = newest_era(self._store, self._config.checkpoint.key.encode())
+        if era is None:
+            return
+        now = era_now(self._config, self._fresh, self._log.topics(), "")
+        if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
+            return
+        told = False
+        while not self.stopping and self._log.others():
+            if not told:
+                log.warning(
+                    "config.differs",
+                    app=self._config.app.name,
+                    action="waiting until no process of this app with the other configuration is left",
+                )
+                told = True
+            time.sleep(POLL_S * 5)
+
+    def _wait_for_log(self, error: Unreachable) -> None:
+        """The log was there and is away, as in a broker's restart: wait, as long as that may take. One that
+        was never reached is an error at once.
+        """
+        self._away += 1
+        if not self._was_open or self._away > AWAY_TRIES:
+            raise error
+        log.warning("log.away", reason=str(error), tries=self._away)
+        self._drop()
+        time.sleep(random.uniform(0.2, 1.0))
 
     def _round(self) -> None:
         if self._shard_log is None:
@@ -132,6 +160,7 @@ class Loop:
 
     def _alive(self) -> None:
         """Heartbeat; also called during long work."""
+        self._beat_s = time.monotonic()
         if SHARD not in self._log.owned(0):
             raise Fenced
 
@@ -139,7 +168,8 @@ class Loop:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
         if self.stopping:
             raise Fenced
-        self._alive()
+        if time.monotonic() - self._beat_s > BEAT_S:
+            self._alive()
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -151,9 +181,12 @@ class Loop:
         )
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
-        self._merge = Merge(standing.positions)
-        self._probation = [] if standing.shard.memory.records == 0 else None
-        self._reported = (time.monotonic(), standing.shard.memory.records)
+        self._merge = Merge(within(standing.positions, standing.era))
+        self._watch = Watch(self._config, self._fresh, standing, self._schemas)
+        self._unseen = standing.shard.memory.records == 0
+        self._looked_s = time.monotonic()
+        self._was_open = True
+        self._away = 0
         if standing.era_began:
             self._checkpoint(shard_log, now=True)
         log.info(
@@ -172,7 +205,7 @@ class Loop:
     def _finish(self) -> None:
         """A graceful end: with a checkpoint at the end, so that the next start redoes nothing."""
         assert self._shard_log is not None
-        self._close_probation()
+        self._watch.close()
         self._checkpoint(self._shard_log, now=True)
         log.info("service.stopped", seq=self._standing.seq, outcomes=self._standing.shard.memory.outcomes)
 
@@ -184,9 +217,9 @@ class Loop:
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
         stepping_s = 0.0
-        while not batch.full:
+        while not batch.full and not (batch.records and self._watch.storm()):
             began_s = time.monotonic()
-            run = self._merge.take(limits.max_records - len(batch.records), began_s)
+            run = self._merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
                 self._step_run(shard_log, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepped_s = time.monotonic() - began_s
@@ -208,13 +241,30 @@ class Loop:
             polled = shard_log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
         except Gone as error:
             raise Stop(
-                f"the input at the next position is no longer retained ({error}): records were lost before "
-                "they were read. Keep more (retention), or begin again under another [app] name."
+                f"the log no longer holds the input at the next position ({error}). Unless that gap held "
+                "only aborted transactions, records were deleted before they were read. Keep more "
+                "(retention), and begin again under another [app] name."
             ) from error
+        if self._unseen and any(polled.records.values()):
+            self._unseen = False
+            look_first(self._standing, shard_log, polled)
+        if any(polled.records.values()) and time.monotonic() - self._looked_s > LOOK_S:
+            self._look_at_topics()
         self._merge.add(polled, time.monotonic())
         if any(polled.records.values()):
             return True
         return bool(batch.records) and time.monotonic() < until_s
+
+    def _look_at_topics(self) -> None:
+        """Raise `Stop` when an input is another topic now, `Reopen` when it has more partitions."""
+        self._looked_s = time.monotonic()
+        topics = self._log.topics()
+        era = self._standing.era
+        if all(name in topics for name in era.topics):
+            now = {name: (topics[name].id, topics[name].partitions) for name in era.topics}
+            check_topics(era, msgspec.structs.replace(era, topics=now))
+            if now != era.topics:
+                raise Reopen("an input topic has more partitions than before")
 
     def _step_run(self, shard_log: ShardLog, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
@@ -242,7 +292,12 @@ class Loop:
                 break
             done += 1
             size_bytes += len(record.value or b"")
-            if clock() >= until_s or size_bytes >= limits.max_bytes or memory.failing >= FAILING_LIMIT:
+            if (
+                clock() >= until_s
+                or size_bytes >= limits.max_bytes
+                or memory.failing >= FAILING_LIMIT
+                or self.stopping
+            ):
                 batch.full = True
                 batch.covers(run[:done])
                 break
@@ -269,9 +324,9 @@ class Loop:
         standing = self._standing
         try:
             again = standing.restored(shard_log, batch.records, batch.skips, self._alive)
-        except Gone as error:
+        except (Gone, BadCheckpoint) as error:
             raise Stop(
-                f"the model raised, and undoing that needs input that is no longer retained ({error}). Keep "
+                f"the model raised, and undoing that needs what is no longer there ({error}). Keep "
                 "more (retention), and start again: recovery takes an older way if there is one."
             ) from error
         if again != batch.outputs:
@@ -305,9 +360,7 @@ class Loop:
         undone = any(skip.stage != "decode" for skip in batch.skips)
         if undone or len(standing.since) > SINCE_LIMIT:
             standing.take_snapshot()
-        if self._probation is not None:
-            self._observe(batch.records)
-        self._report()
+        self._watch.after(batch.records)
 
     def _settle(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
         """Find out from the journal whether `entry` was committed; if not, publish the same bytes again.
@@ -369,7 +422,8 @@ class Loop:
             for name, info in topics.items()
             for partition, offset in enumerate(info.start)
         }
-        checkpointer.write(standing.header(), sections, starts, dumped_s)
+        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        checkpointer.write(header, sections, starts, dumped_s)
         self._stepped_s = 0.0
         if now:
             checkpointer.wait()
@@ -379,37 +433,3 @@ class Loop:
         for written in self._checkpointer.collect():
             log.info("checkpoint.saved", **written._asdict())
             shard_log.trim(written.oldest_seq)
-
-    def _observe(self, records: list[Record]) -> None:
-        """The first records of an app are kept until there are enough to check the model on them."""
-        assert self._probation is not None
-        self._probation += [record for record in records if record.value is not None]
-        enough = len(self._probation) >= ENOUGH_RECORDS
-        if enough or sum(len(record.value or b"") for record in self._probation) > PROBATION_BYTES:
-            self._close_probation()
-
-    def _close_probation(self) -> None:
-        if self._probation:
-            check_model(self._fresh, self._standing.era, self._probation, self._schemas)
-        self._probation = None
-
-    def _report(self) -> None:
-        """Say what a person must know, and now and then how fast it goes."""
-        memory = self._standing.shard.memory
-        if memory.frozen != self._frozen:
-            self._frozen = memory.frozen
-            log.error("learning.frozen", reason=memory.frozen, records=memory.records)
-        if memory.failing >= FAILING_LIMIT:
-            raise Stop(
-                f"the model failed to predict {memory.failing} times in a row; the last ones are in "
-                f"{self._config.topics.dlq}. Look at them with `streamlearn tail`, mend the model, and start "
-                "with --model-change fresh."
-            )
-        since_s, records = self._reported
-        now_s = time.monotonic()
-        if now_s - since_s >= REPORT_S:
-            rate = (memory.records - records) / (now_s - since_s)
-            log.info(
-                "loop.progress", records=memory.records, records_per_s=round(rate, 1), learned=memory.learned
-            )
-            self._reported = (now_s, memory.records)

@@ -16,13 +16,15 @@ import msgspec
 import structlog
 
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
+from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
+from streamlearn.service.checkpoints import stored
 from streamlearn.service.eras import check_topics, era_now, start_of, what_changed
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
-from streamlearn.service.selfcheck import check_model
+from streamlearn.service.selfcheck import check_model, events_of
 from streamlearn.service.standing import Alive, Standing, positions_under
 from streamlearn.settings import Config
 
@@ -74,9 +76,8 @@ class Recovery:
         now = era_now(self._config, self._fresh, self._topics, "")
         check_topics(era, now)
         if era.model_version != now.model_version:
-            return self._changed_model(model_change, end, era, number, now)
-        if model_change:
-            log.warning("model.unchanged", hint="--model-change has nothing to do")
+            self._refuse_silent_change(model_change, era, now)
+            return self._replaced(end, era, number, now, self._positions_at_end())
         at_end = newest is not None and newest.header.seq == end.seq
         if era.fingerprint != now.fingerprint and not at_end:
             raise Stop(
@@ -85,7 +86,12 @@ class Recovery:
                 "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
                 "[app] portable_math = true on all machines."
             )
-        standing = self._redone(end)
+        standing = self._redone(end, era.revision)
+        memory = standing.shard.memory
+        if model_change and (memory.frozen or memory.failing >= FAILING_LIMIT):
+            return self._replaced(end, era, number, now, standing.positions)
+        if model_change:
+            log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
         why = what_changed(era, now)
         if why:
             now = msgspec.structs.replace(now, why=why, revision=era.revision)
@@ -98,7 +104,7 @@ class Recovery:
 
     def _genesis(self) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
-        witness = ", ".join(self._store.names()) or ", ".join(
+        witness = ", ".join(stored(self._store)) or ", ".join(
             f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
         )
         if witness:
@@ -120,7 +126,8 @@ class Recovery:
     def _first_records(self, era: Era) -> list[Record]:
         """Records that wait already at the start: the best there is to check the model on."""
         polled = self._shard_log.poll(positions_under(era, {}), 1000, 1 << 24, 0.3)
-        return [r for records in polled.records.values() for r in records if r.value is not None]
+        records = [record for some in polled.records.values() for record in some]
+        return events_of(records, self._config.topics.control)
 
     def _era_at_end(self, newest: Candidate | None) -> tuple[Era, int]:
         """The era of the journal's last entry, and its number."""
@@ -143,8 +150,8 @@ class Recovery:
         standing.era_began = True
         log.info("era.began", era=entry.era, why=era.why)
 
-    def _changed_model(self, model_change: str, end: Entry, era: Era, number: int, now: Era) -> Standing:
-        """Another model than the journal's: only on the user's word, and then from the same positions."""
+    def _refuse_silent_change(self, model_change: str, era: Era, now: Era) -> None:
+        """A changed model is never replaced but on the user's word."""
         if model_change != "fresh":
             raise ConfigError(
                 f"the model has changed: the journal {self._journal} was written by version "
@@ -152,10 +159,14 @@ class Recovery:
                 "old model back; or `--model-change fresh` to begin with the new one, untrained, at the "
                 "place where the old one stopped. (`rival` and `relearn` come in a later version.)"
             )
-        known = self._positions_at_end()
+
+    def _replaced(self, end: Entry, era: Era, number: int, now: Era, known: Positions) -> Standing:
+        """Begin with a fresh model where the old one stopped. Its era entry holds every position, so that
+        nothing before it is needed any more.
+        """
         now = msgspec.structs.replace(now, why="model", revision=era.revision + 1)
         now = start_of(self._log, self._config, now, self._topics, known)
-        kept = [(topic, part, offset) for (topic, part), offset in known.items() if topic in now.topics]
+        kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
         now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]))
         entry = Entry(end.seq + 1, number + 1, chain(end.digest, ()), change=now)
         standing = Standing.at_genesis(self._fresh, entry, self._schemas)
@@ -182,7 +193,7 @@ class Recovery:
     def _candidates(self, end: Entry | None) -> Iterator[Candidate]:
         """The checkpoints that can be used, newest first; the others are logged with their reason."""
         assert end is not None
-        for name in reversed(self._store.names()):
+        for name in reversed(stored(self._store)):
             try:
                 header, sections = unseal(self._store.read(name), self._config.checkpoint.key.encode())
                 self._confirm(name, header, end)
@@ -193,6 +204,8 @@ class Recovery:
 
     def _confirm(self, name: str, header: Header, end: Entry) -> None:
         """Whether the journal holds the checkpoint's entry with its digest."""
+        if header.app != self._config.app.name:
+            raise BadCheckpoint(f"it belongs to the app {header.app!r}")
         if header.seq > end.seq:
             raise Stop(
                 f"checkpoint {name} stands at entry {header.seq}, but the journal {self._journal} ends at "
@@ -219,10 +232,14 @@ class Recovery:
                 "begin again under another [app] name."
             ) from error
 
-    def _redone(self, end: Entry) -> Standing:
-        """The state at the journal's end, from the newest checkpoint from which the digests come out."""
+    def _redone(self, end: Entry, revision: int) -> Standing:
+        """The state at the journal's end, from the newest checkpoint from which the digests come out; else
+        from the birth of the model, the era entry with which its revision began.
+        """
         diverged = -1
         for candidate in self._candidates(end):
+            if candidate.header.under.revision != revision:
+                break  # the state of a model that was replaced since
             try:
                 standing = Standing(self._fresh, candidate.header, candidate.sections, self._schemas)
             except BadCheckpoint as reason:
@@ -231,41 +248,39 @@ class Recovery:
                 )
                 continue
             log.info("checkpoint.loaded", name=candidate.name, seq=standing.seq)
-            standing, failed = self._redo_all(standing)
+            failed = self._redo_all(standing)
             if failed is None:
                 return standing
             diverged = max(diverged, failed)
             log.warning("redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it")
-        log.warning("redo.from_genesis", reason="no checkpoint leads to the journal's end")
-        genesis = next(self._entries(-1))
-        if genesis.change is not None and genesis.change.model_version == self._fresh.version:
-            standing, failed = self._redo_all(Standing.at_genesis(self._fresh, genesis, self._schemas))
-            if failed is None:
-                return standing
-            diverged = max(diverged, failed)
+        log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
+        standing = Standing.at_genesis(self._fresh, self._birth(revision), self._schemas)
+        failed = self._redo_all(standing)
+        if failed is None:
+            return standing
         raise Stop(
-            f"the journal {self._journal} cannot be redone: "
-            + (f"from entry {diverged} on, " if diverged >= 0 else "")
-            + "this process computes other outputs than those that were published. If versions changed, "
-            "start the old version once and stop it gracefully (it leaves a checkpoint at the end), then "
-            "start the new one. Otherwise the model is not deterministic."
+            f"the journal {self._journal} cannot be redone: from entry {max(diverged, failed)} on, this "
+            "process computes other outputs than those that were published. If versions changed, start the "
+            "old version once and stop it gracefully (it leaves a checkpoint at the end), then start the new "
+            "one. Otherwise the model is not deterministic."
         )
 
-    def _redo_all(self, standing: Standing) -> tuple[Standing, int | None]:
-        """Redo every entry after `standing`: where that leads, and the entry that came out different."""
+    def _birth(self, revision: int) -> Entry:
+        for entry in self._entries(-1):
+            if entry.change is not None and entry.change.revision == revision:
+                return entry
+        raise Stop(f"the journal {self._journal} does not hold the beginning of revision {revision}.")
+
+    def _redo_all(self, standing: Standing) -> int | None:
+        """Redo every entry after `standing`; the number of the one that came out different, if any."""
         records = 0
         for entry in self._entries(standing.seq):
             if entry.change is not None:
-                if entry.change.model_version != standing.era.model_version:
-                    if entry.change.model_version != self._fresh.version:
-                        return standing, entry.seq
-                    standing = Standing.at_genesis(self._fresh, entry, self._schemas)
-                else:
-                    standing.begin_era(entry)
+                standing.begin_era(entry)
                 continue
             try:
                 if not standing.redo(entry, self._shard_log, self._alive):
-                    return standing, entry.seq
+                    return entry.seq
             except Gone as error:
                 raise Stop(
                     f"the input that entry {entry.seq} covers is no longer retained ({error}), and no "
@@ -273,4 +288,4 @@ class Recovery:
                 ) from error
             records += sum(run.next - run.first for run in entry.ranges)
         log.info("redo.finished", seq=standing.seq, offsets=records)
-        return standing, None
+        return None

@@ -5,7 +5,7 @@ differ, no recovery could ever be right, and the service refuses to go on.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -21,6 +21,11 @@ from streamlearn.service.schemas import Schemas
 ENOUGH_RECORDS = 1000
 BUDGET_S = 2.0
 _CHECKPOINTS = 8
+
+
+def events_of(records: Iterable[Record], control: str) -> list[Record]:
+    """What of `records` a model can be checked on: no tombstones, no commands."""
+    return [r for r in records if r.value is not None and r.topic != control]
 
 
 def check_model(

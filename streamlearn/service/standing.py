@@ -20,10 +20,8 @@ from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 
-ALIVE_EVERY_RECORDS = 256
-
 Alive = Callable[[], None]
-"""Called now and then during long work: keeps the membership, and raises `Fenced` when it is lost."""
+"""Called at every record of long work, so it is quick: keeps the membership, raises `Fenced` when it is lost."""
 
 
 Skips = dict[tuple[str, int, int], Skip]
@@ -39,11 +37,18 @@ def shard_under(era: Era, learner: Learner, memory: Memory) -> Shard:
 
 
 def positions_under(era: Era, before: Positions) -> Positions:
-    """The positions when `era` begins: of its topics only, with its new partitions at their start."""
-    positions = {tp: offset for tp, offset in before.items() if tp[0] in era.topics}
+    """The positions when `era` begins: its new partitions at their start. A topic that is no longer an
+    input keeps its place, so that it goes on there should it come back.
+    """
+    positions = dict(before)
     for topic, partition, offset in era.start:
         positions[topic, partition] = offset
     return positions
+
+
+def within(positions: Positions, era: Era) -> Positions:
+    """The positions of the topics that `era` reads."""
+    return {tp: offset for tp, offset in positions.items() if tp[0] in era.topics}
 
 
 class Standing:
@@ -104,8 +109,10 @@ class Standing:
         """Apply an era entry: its rules and its new partitions; the state is carried on."""
         era = entry.change
         assert era is not None
-        assert era.model_version == self.era.model_version, "another model begins with at_genesis"
+        assert era.revision == self.era.revision, "another model begins with at_genesis"
         self.shard = shard_under(era, self.shard.learner, self.shard.memory)
+        if self.shard.guard is not None:
+            self.shard.guard.settle(era.kinds)
         self.positions = positions_under(era, self.positions)
         self.era = era
         self.era_number = entry.era
@@ -155,9 +162,8 @@ class Standing:
         outputs: list[Output] = []
         try:
             for run in entry.ranges:
-                for n, record in enumerate(shard_log.read(run)):
-                    if n % ALIVE_EVERY_RECORDS == 0:
-                        alive()
+                for record in shard_log.read(run):
+                    alive()
                     outputs += self._step(record, skips)
         except ModelRaised:
             return False

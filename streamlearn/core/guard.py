@@ -1,0 +1,269 @@
+"""The guard between decoder and model: each feature keeps one kind, and nothing in an event grows for ever.
+
+What it owns: per feature name the kind (`number`, `bool`, `str`; int and float are one kind), how many
+events agreed on it, and the different texts seen. A kind that `[event] types` declares holds at once; a
+learned one after `SETTLED` agreeing events, and before that a disagreeing value starts the learning anew. A
+value of another kind than the one that holds is a dead letter. A *missing* feature is the model's business.
+
+A bad first event cannot be known to be bad when it arrives, but river's models are fixed for ever by what
+they see first: a tree that has seen one text under a name raises at the numbers that follow. Therefore:
+- A service that starts on a backlog looks at its first records together (`majority`), before the first step.
+- Until a kind is settled, a text that reads as a number or as "no value" ("21.5", "n/a", "") is refused: it
+  is surely a mistake or in need of a declaration. It counts as evidence, so that zip codes settle too.
+- Any other text passes from the first event on, because the first predictions too must be those of a plain
+  river loop. It is *withheld* (the model gets the event without that feature) only where the model has seen
+  numbers under that name, or has raised at the first text it was given. Declared texts always pass.
+
+Invariants:
+- A refused event changes nothing but that evidence. All that decides an outcome is in `types`, which is saved
+  in checkpoints; the cache of shapes only makes the common event cheap.
+- Bounded: features in an event, names, the length of a name or text, texts per name and over all names. What
+  goes beyond a bound is a dead letter, and the names already known go on.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from streamlearn.core.events import Refusal
+
+SETTLED: Final = 20
+"""So many agreeing events fix a feature's kind."""
+
+MAX_TEXTS: Final = 100_000
+"""Different texts that are remembered over all features."""
+
+MAJORITY: Final = 0.9
+_SHAPES: Final = 256
+
+_KINDS: Final[dict[type, str]] = {float: "number", int: "number", bool: "bool", str: "str"}
+_DECLARED: Final = {"float": "number", "int": "number", "number": "number", "bool": "bool", "str": "str"}
+_NO_VALUE: Final = frozenset(
+    (
+        *("", "-", "--", "?", "#n/a", "n/a", "na", "nan", "nil", "none", "null", "undefined", "missing"),
+        *("bad", "err", "error", "fail", "failed", "failure", "fault", "invalid", "unavailable"),
+    )
+)
+
+
+class GuardSpec(msgspec.Struct, frozen=True):
+    """The bounds of `[guard]`; part of an era. `categories` 0: texts are not counted."""
+
+    features: int = 2_000
+    names: int = 10_000
+    string_length: int = 1_000
+    categories: int = 10_000
+
+
+class Learned(msgspec.Struct, omit_defaults=True):
+    """What is known of one feature. `numbers`, `given`: the model has seen it as a number, as a text;
+    `barred`: the model raised at its first text.
+    """
+
+    kind: str
+    agreed: int = 0
+    texts: set[str] = set()
+    numbers: bool = False
+    given: bool = False
+    barred: bool = False
+
+
+Types = dict[str, Learned]
+_Shape = tuple[list[type], list[str], list[tuple[str, set[str]]]]
+"""Of names that stand together in events, all of them settled: the types that their values mostly have, their
+kinds, and the texts seen under each name that has any.
+"""
+
+
+class Guard:
+    """The rules over `types`, which belongs to the shard's memory and is changed in place."""
+
+    def __init__(self, spec: GuardSpec, declared: dict[str, str], types: Types) -> None:
+        self._spec = spec
+        self._declared = {
+            name: _DECLARED[kind] for name, kind in sorted(declared.items()) if kind in _DECLARED
+        }
+        self._types = types
+        self._texts = sum(len(known.texts) for known in types.values())
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
+
+    def knows(self, x: dict[str, Any]) -> bool:
+        """Whether there is nothing to judge and nothing to learn: the names have stood together before, each
+        value is of its name's settled kind, and each text was seen. The common event ends here.
+        """
+        shape = self._shapes.get(tuple(x))
+        if shape is None:
+            return False
+        expected, kinds, texts = shape
+        types = [*map(type, x.values())]
+        if types != expected and kinds != [*map(_KINDS.get, types)]:
+            return False
+        return not texts or all(x[name] in seen for name, seen in texts)
+
+    def refusal(self, x: dict[str, Any]) -> Refusal | None:
+        """Why an event with the features `x` must not reach the model, or None."""
+        spec, types = self._spec, self._types
+        if len(x) > spec.features:
+            return Refusal("guard", "too_many_features")
+        unknown = [name for name in x if name not in types]
+        if unknown:
+            long = next((name for name in unknown if len(name) > spec.string_length), None)
+            if long is not None:
+                return Refusal("guard", "text_too_long", long)
+            if len(types) + len(unknown) > spec.names:
+                return Refusal("guard", "too_many_names", unknown[0])
+        texts = 0
+        suspect = ""
+        for name, value in x.items():
+            kind = _kind_of(value)
+            holds = self._holds(name)
+            if holds and kind != holds:
+                return Refusal("guard", "feature_type", name)
+            if kind != "str":
+                continue
+            if len(value) > spec.string_length:
+                return Refusal("guard", "text_too_long", name)
+            known = types.get(name)
+            if known is None or value not in known.texts:
+                texts += 1
+                full = known is not None and holds and len(known.texts) >= spec.categories
+                if spec.categories and (full or self._texts + texts > MAX_TEXTS):
+                    return Refusal("guard", "too_many_categories", name)
+            if not suspect and not holds and _is_suspect(value):
+                suspect = name
+        if suspect:
+            self._note(suspect, x[suspect])
+            return Refusal("guard", "feature_type", suspect)
+        return None
+
+    def _holds(self, name: str) -> str:
+        """The kind that `name` must have, "" while that is open."""
+        declared = self._declared.get(name)
+        if declared is not None:
+            return declared
+        known = self._types.get(name)
+        return known.kind if known is not None and known.agreed >= SETTLED else ""
+
+    def passed(self, x: dict[str, Any]) -> dict[str, Any]:
+        """Learn from an event that was accepted: the features that its model may see."""
+        settled = True
+        withheld = []
+        for name, value in x.items():
+            was_open = not self._holds(name)
+            known = self._note(name, value)
+            settled = settled and not was_open
+            if known.kind != "str":
+                known.numbers = True
+            elif name not in self._declared and (known.numbers or known.barred):
+                withheld.append(name)
+            else:
+                known.given = True
+        if settled and not withheld:
+            self._remember(x)
+        return {name: value for name, value in x.items() if name not in withheld} if withheld else x
+
+    def _remember(self, x: dict[str, Any]) -> None:
+        """Events like `x` need no second look."""
+        if len(self._shapes) >= _SHAPES:
+            self._shapes.clear()
+        kinds = [_kind_of(value) for value in x.values()]
+        texts = [(name, self._types[name].texts) for name in x if self._types[name].kind == "str"]
+        self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts)
+
+    def _note(self, name: str, value: Any) -> Learned:
+        """Count `value` as evidence."""
+        kind = _kind_of(value)
+        known = self._types.get(name)
+        if known is None:
+            known = self._types[name] = Learned(kind)
+        elif known.kind != kind:
+            self._texts -= len(known.texts)
+            known.kind, known.agreed, known.texts = kind, 0, set()
+        known.agreed = min(SETTLED, known.agreed + 1)
+        if kind == "str" and len(known.texts) < self._spec.categories and value not in known.texts:
+            known.texts.add(value)
+            self._texts += 1
+        return known
+
+    def raised(self, x: dict[str, Any]) -> None:
+        """The model raised at `x`. Its first texts are the likely cause: they are withheld from now on, so
+        that a model which cannot take texts does without them instead of raising at every event.
+        """
+        for name, value in x.items():
+            if type(value) is str and name not in self._declared:
+                known = self._types.setdefault(name, Learned("str"))
+                known.barred = known.barred or not (known.given or known.numbers)
+
+    def settle(self, kinds: dict[str, str]) -> None:
+        """Take over what the service saw when it looked at its first records."""
+        for name, kind in kinds.items():
+            if name not in self._types and len(self._types) < self._spec.names:
+                self._types[name] = Learned(kind, SETTLED)
+
+    def reset(self, name: str) -> None:
+        """Forget what was learned of one feature."""
+        known = self._types.pop(name, None)
+        if known is not None:
+            self._texts -= len(known.texts)
+            self._shapes.clear()
+
+
+def _kind_of(value: Any) -> str:
+    return _KINDS.get(type(value), "moment")
+
+
+def _is_suspect(text: str) -> bool:
+    """Whether a text reads as a number or as "no value".
+
+    >>> [_is_suspect(text) for text in ("21.5", "21,5", "N/A", " ", "A1")]
+    [True, True, True, True, False]
+    """
+    word = text.strip().lower()
+    if word in _NO_VALUE:
+        return True
+    try:
+        float(word.replace(",", ".", 1))
+    except ValueError:
+        return False
+    return True
+
+
+def majority(events: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The kinds of the features in events that wait together: those that at least `SETTLED` events and nine
+    in ten agree on.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for x in events:
+        for name, value in x.items():
+            kinds = counts.setdefault(name, {})
+            kind = _kind_of(value)
+            kinds[kind] = kinds.get(kind, 0) + 1
+    found = {}
+    for name, kinds in counts.items():
+        kind = max(kinds, key=lambda one: kinds[one])
+        if kinds[kind] >= max(SETTLED, MAJORITY * sum(kinds.values())):
+            found[name] = kind
+    return found
+
+
+def table(types: Types, declared: dict[str, str]) -> list[dict[str, Any]]:
+    """What is learned, for a person or a machine: one row per feature, in the order of names."""
+    rows = []
+    for name in sorted({*types, *declared}):
+        known = types.get(name, Learned(""))
+        is_declared = declared.get(name) in _DECLARED
+        settled = is_declared or known.agreed >= SETTLED
+        withheld = known.kind == "str" and not is_declared
+        withheld = withheld and (known.numbers or known.barred)
+        rows.append(
+            {
+                "feature": name,
+                "kind": _DECLARED[declared[name]] if is_declared else known.kind,
+                "from": "declared" if is_declared else "settled" if settled else "learning",
+                "agreed": min(known.agreed, SETTLED),
+                "texts": len(known.texts),
+                "withheld": withheld,
+            }
+        )
+    return rows

@@ -1,0 +1,194 @@
+"""Dead letters: read them back, choose among them, and make the records to send again.
+
+Invariants:
+- A retried record is the refused one: its bytes, its own headers in their order, to the topic and, where it
+  exists, the partition it came from. It carries two headers of ours instead of the reasons:
+  `streamlearn.retries` counts, and `streamlearn.letter` names the letter it was made from.
+- A record is retried at most `retries_max` times. A letter is sent once, whatever becomes of a call: whether
+  it was is read from the topic it goes to.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import orjson
+
+from streamlearn.core.records import Headers, Record
+from streamlearn.log.port import Admin, Row
+from streamlearn.replay import reading
+from streamlearn.replay.lines import line
+
+RETRIES: Final = "streamlearn.retries"
+MADE_FROM: Final = "streamlearn.letter"
+_PREFIX: Final = "__connect.errors."
+_FIRST: Final = f"{_PREFIX}topic"
+"""The first of the headers that `core.codec.dead_letter` adds to the record's own."""
+
+_CLASS: Final = "streamlearn."
+
+
+class Letter(NamedTuple):
+    """A dead letter, taken apart. `topic`, `partition` and `offset` are those of the refused record."""
+
+    record: Record
+    topic: str
+    partition: int
+    offset: int
+    stage: str
+    reason: str
+    message: str
+    feature: str
+    retries: int
+    truncated: bool
+
+    @property
+    def place(self) -> str:
+        """Where the letter itself lies, as `dlq show` takes it: PARTITION:OFFSET."""
+        return f"{self.record.partition}:{self.record.offset}"
+
+    @property
+    def name(self) -> str:
+        """The letter among all letters: DLQ-PARTITION-OFFSET."""
+        return f"{self.record.topic}-{self.record.partition}-{self.record.offset}"
+
+
+def letter_of(record: Record) -> Letter | None:
+    """The letter in a record of a dlq topic; None when streamlearn did not write it."""
+    found = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers}
+    try:
+        partition = int(found[f"{_PREFIX}partition"])
+        offset = int(found[f"{_PREFIX}offset"])
+        name = found[f"{_PREFIX}exception.class.name"]
+        retries = int(found.get(RETRIES, "0"))
+        return Letter(
+            record,
+            found[_FIRST],
+            partition,
+            offset,
+            found["streamlearn.stage"],
+            name.removeprefix(_CLASS),
+            found[f"{_PREFIX}exception.message"],
+            found.get("streamlearn.feature", ""),
+            retries,
+            "streamlearn.truncated" in found,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+class Wanted(NamedTuple):
+    """A filter: "" takes everything. `reason` is that of the list, or `stage.reason`."""
+
+    reason: str = ""
+    stage: str = ""
+    feature: str = ""
+
+    def takes(self, letter: Letter) -> bool:
+        """Whether a letter passes."""
+        return (
+            self.reason in ("", letter.reason, f"{letter.stage}.{letter.reason}")
+            and self.stage in ("", letter.stage)
+            and self.feature in ("", letter.feature)
+        )
+
+
+class Group(msgspec.Struct):
+    """The letters of one stage, reason, feature and topic: how many, and when the first and last came."""
+
+    stage: str
+    reason: str
+    feature: str
+    topic: str
+    count: int
+    first_ms: int
+    last_ms: int
+    example: str
+    message: str
+
+
+def groups(letters: Iterable[Letter]) -> list[Group]:
+    """The letters counted by what is wrong with them, commonest first."""
+    found: dict[tuple[str, str, str, str], Group] = {}
+    for letter in letters:
+        key = (letter.stage, letter.reason, letter.feature, letter.topic)
+        when_ms = letter.record.timestamp_ms
+        group = found.get(key)
+        if group is None:
+            group = found[key] = Group(*key, 0, when_ms, when_ms, letter.place, letter.message)
+        group.count += 1
+        group.first_ms = min(group.first_ms, when_ms)
+        group.last_ms = max(group.last_ms, when_ms)
+    return [group for _, group in sorted(found.items(), key=lambda one: (-one[1].count, one[0]))]
+
+
+def row_of(letter: Letter, partitions: int) -> Row:
+    """The refused record, to be appended to its topic again."""
+    headers = letter.record.headers
+    ours_from = max(n for n, (name, _) in enumerate(headers) if name == _FIRST)
+    own: Headers = tuple(one for one in headers[:ours_from] if one[0] not in (RETRIES, MADE_FROM))
+    # First, because what is passed on to a dead letter is cut from the end.
+    marks: Headers = ((RETRIES, b"%d" % (letter.retries + 1)), (MADE_FROM, letter.name.encode()))
+    partition = letter.partition if letter.partition < partitions else None
+    return Row(letter.record.key, letter.record.value, marks + own, partition)
+
+
+def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
+    """The names of letters that were sent again earlier: read from their topics, since the oldest letter."""
+    found: set[str] = set()
+    existing = admin.topics()
+    for topic in sorted({letter.topic for letter in letters} & existing.keys()):
+        oldest_ms = min(letter.record.timestamp_ms for letter in letters if letter.topic == topic)
+        first, end = admin.offsets_at(topic, oldest_ms), existing[topic].end
+        for record in reading.between(admin, topic, first, end):
+            found |= {(value or b"").decode() for name, value in record.headers if name == MADE_FROM}
+    return found
+
+
+class Plan:
+    """Sorts letters into what can be sent again and what cannot, and why; holds no letters."""
+
+    def __init__(self, retries_max: int, before: set[str], partitions_of: Callable[[str], int]) -> None:
+        self._retries_max = retries_max
+        self._before = before
+        self._partitions_of = partitions_of
+        self.already = 0
+        """Sent again by an earlier call."""
+        self.tired = 0
+        """Retried as often as allowed."""
+        self.truncated = 0
+        """Too large to have been kept."""
+        self.homeless = 0
+        """Their topic is gone."""
+
+    def rows(self, letters: Iterable[Letter]) -> Iterator[tuple[str, Row]]:
+        """Topic and row for each letter that can be sent again, in their order."""
+        for letter in letters:
+            partitions = self._partitions_of(letter.topic)
+            if letter.name in self._before:
+                self.already += 1
+            elif letter.truncated:
+                self.truncated += 1
+            elif letter.retries >= self._retries_max:
+                self.tired += 1
+            elif partitions == 0:
+                self.homeless += 1
+            else:
+                yield letter.topic, row_of(letter, partitions)
+
+
+def described(letter: Letter) -> dict[str, Any]:
+    """All about a letter, to be shown: bytes as text where they are UTF-8, else in base64."""
+    whole: dict[str, Any] = orjson.loads(line(letter.record))
+    return {
+        "place": letter.place,
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "message": letter.message,
+        "feature": letter.feature,
+        "retries": letter.retries,
+        "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
+        "arrived_ms": letter.record.timestamp_ms,
+        **{name: value for name, value in whole.items() if name[:3] in ("key", "val")},
+        "headers": whole["headers"],
+    }

@@ -1,0 +1,95 @@
+"""What the loop watches after each transaction: whether to go on, what to tell, whether to trust the model.
+
+Invariant: nothing here changes the state; it reads the shard's memory, logs, and raises `Stop`.
+"""
+
+import time
+from typing import Final
+
+import structlog
+
+from streamlearn.core.records import Record
+from streamlearn.core.shard import FAILING_LIMIT
+from streamlearn.core.storm import storm
+from streamlearn.errors import Stop
+from streamlearn.service.models import FreshModel
+from streamlearn.service.schemas import Schemas
+from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
+from streamlearn.service.standing import Standing
+from streamlearn.settings import Config
+
+log = structlog.get_logger()
+
+REPORT_S: Final = 10.0
+PROBATION_BYTES: Final = 1 << 24
+
+
+class Watch:
+    """Of one opened shard. The first records of an app are kept until there are enough to check on them
+    that the model comes back the same.
+    """
+
+    def __init__(self, config: Config, fresh: FreshModel, standing: Standing, schemas: Schemas) -> None:
+        self._config = config
+        self._fresh = fresh
+        self._standing = standing
+        self._schemas = schemas
+        memory = standing.shard.memory
+        self._opened_at = memory.records
+        self._reported = (time.monotonic(), memory.records)
+        self._frozen = ""
+        self._probation: list[Record] | None = [] if memory.records == 0 else None
+
+    def after(self, records: list[Record]) -> None:
+        """Look at the state after a transaction over `records`. Raises `Stop`."""
+        if self._probation is not None:
+            self._probation += events_of(records, self._config.topics.control)
+            enough = len(self._probation) >= ENOUGH_RECORDS
+            if enough or sum(len(record.value or b"") for record in self._probation) > PROBATION_BYTES:
+                self.close()
+        self._refuse_to_go_on()
+        self._tell()
+
+    def close(self) -> None:
+        """Check the model on the records there are, if it was not checked yet."""
+        if self._probation:
+            check_model(self._fresh, self._standing.era, self._probation, self._schemas)
+        self._probation = None
+
+    def storm(self) -> str:
+        """Why so many dead letters must end the work, or ""."""
+        memory = self._standing.shard.memory
+        return storm(memory.letters, memory.records, self._opened_at, self._config.dlq.max_share)
+
+    def _refuse_to_go_on(self) -> None:
+        memory = self._standing.shard.memory
+        if memory.failing >= FAILING_LIMIT:
+            raise Stop(
+                f"the model failed to predict {memory.failing} times in a row; the last ones are in "
+                f"{self._config.topics.dlq}. Look at them with `streamlearn dlq list`, mend the model, and "
+                "start with --model-change fresh."
+            )
+        if message := self.storm():
+            raise Stop(
+                f"{message}\nLook at them with `streamlearn dlq list`, mend the source, [event] or [guard], "
+                "and start again: it goes on where it stopped, and `streamlearn dlq retry` sends them back. "
+                "[dlq] max_share = 1 never stops."
+            )
+
+    def _tell(self) -> None:
+        """Say what a person must know, and now and then how fast it goes."""
+        memory = self._standing.shard.memory
+        if memory.frozen != self._frozen:
+            self._frozen = memory.frozen
+            log.error(
+                "learning.frozen",
+                reason=memory.frozen,
+                records=memory.records,
+                remedy="predictions go on; --model-change fresh begins with a model that learns",
+            )
+        since_s, records = self._reported
+        now_s = time.monotonic()
+        if now_s - since_s >= REPORT_S:
+            rate = round((memory.records - records) / (now_s - since_s), 1)
+            log.info("loop.progress", records=memory.records, records_per_s=rate, learned=memory.learned)
+            self._reported = (now_s, memory.records)

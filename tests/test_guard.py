@@ -1,0 +1,445 @@
+"""The guard: what is learned of a feature, what is refused, what a model never sees, and every bound."""
+
+import datetime
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from river import forest, linear_model, naive_bayes, preprocessing, tree
+
+from streamlearn.core import guard
+from streamlearn.core.events import EventSpec
+from streamlearn.core.guard import MAX_TEXTS, SETTLED, Guard, GuardSpec, Types, majority, table
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Output, Record
+from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.errors import ModelRaised
+from tests.service_process import App, Apps, apps
+
+__all__ = ["apps"]
+
+NOW_MS = 1_700_000_000_000
+X = dict[str, Any]
+
+
+class Subject:
+    """A guard and its memory; `give` says what the model got, or why it got nothing."""
+
+    def __init__(self, declared: dict[str, str] | None = None, **bounds: int) -> None:
+        self.types: Types = {}
+        self.spec = GuardSpec(**bounds)
+        self.declared = declared or {}
+        self.guard = Guard(self.spec, self.declared, self.types)
+
+    def give(self, **x: Any) -> X | tuple[str, str]:
+        if self.guard.knows(x):
+            return x
+        refused = self.guard.refusal(x)
+        if refused is not None:
+            assert refused.stage == "guard"
+            return refused.reason, refused.feature
+        return self.guard.passed(x)
+
+    def many(self, n: int = SETTLED, **x: Any) -> None:
+        for _ in range(n):
+            self.give(**x)
+
+
+# --- what is learned ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [(1.5, "hot"), (1.5, True), (7, "7"), (True, 1), (True, "yes"), (False, 0.0)],
+)
+def test_twenty_agreeing_events_fix_a_kind_and_another_is_refused_from_then_on(good: Any, bad: Any) -> None:
+    subject = Subject()
+    subject.many(SETTLED - 1, a=good)
+    assert subject.guard.refusal({"a": "warm"}) is None, "nineteen are not enough"
+    subject.many(1, a=good)
+    assert subject.give(a=bad) == ("feature_type", "a")
+    assert subject.give(a=good) == {"a": good}
+
+
+def test_int_and_float_are_one_kind() -> None:
+    subject = Subject()
+    subject.many(a=1.5)
+    assert subject.give(a=2) == {"a": 2}
+    assert subject.give(a=2.5) == {"a": 2.5}
+
+
+def test_a_disagreeing_event_begins_the_learning_anew() -> None:
+    subject = Subject()
+    subject.many(SETTLED - 1, a=1.0)
+    subject.give(a=True)
+    assert subject.types["a"].agreed == 1
+    subject.many(SETTLED - 1, a=True)
+    assert subject.give(a=1.0) == ("feature_type", "a")
+
+
+def test_a_declared_kind_holds_from_the_first_event_and_wins_over_what_was_learned() -> None:
+    subject = Subject({"a": "float", "s": "str", "b": "bool"})
+    assert subject.give(a="x") == ("feature_type", "a")
+    assert subject.give(s=1) == ("feature_type", "s")
+    assert subject.give(b=1) == ("feature_type", "b")
+    assert subject.give(a=1, s="n/a", b=True) == {"a": 1, "s": "n/a", "b": True}
+    late = Subject()
+    late.many(a=1.0)
+    declared = Guard(late.spec, {"a": "str"}, late.types)
+    assert declared.refusal({"a": "x"}) is None
+    assert declared.passed({"a": "x"}) == {"a": "x"}
+
+
+def test_a_missing_feature_is_the_models_business() -> None:
+    subject = Subject()
+    subject.many(a=1.0, b=2.0)
+    assert subject.give(a=1.0) == {"a": 1.0}
+    assert subject.give() == {}
+    assert subject.give(b=2.0, a=1.0) == {"b": 2.0, "a": 1.0}
+
+
+def test_a_moment_that_the_mapping_made_passes() -> None:
+    subject = Subject()
+    when = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    subject.many(30, a=1.0, moment=when)
+    assert subject.give(a=1.0, moment=when) == {"a": 1.0, "moment": when}
+
+
+def test_a_refused_event_teaches_nothing_about_its_other_features() -> None:
+    subject = Subject()
+    subject.many(a=1.0)
+    before = msgspec.json.encode(subject.types)
+    assert subject.give(a="x", new=5) == ("feature_type", "a")
+    assert msgspec.json.encode(subject.types) == before
+
+
+def test_the_saved_types_go_on_exactly_where_they_stood() -> None:
+    rng = random.Random(1)
+    stream = [
+        {name: rng.choice([1, 2.5, True, "u", "v", "n/a", "12"]) for name in "abcdefgh" if rng.random() < 0.8}
+        for _ in range(600)
+    ]
+    straight, reloaded = Subject(), Subject()
+    for x in stream:
+        assert straight.give(**x) == reloaded.give(**x)
+        again: Types = msgspec.json.decode(msgspec.json.encode(reloaded.types), type=Types)
+        reloaded.types = again
+        reloaded.guard = Guard(reloaded.spec, {}, again)
+    assert straight.types == reloaded.types
+
+
+# --- texts ----------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_withheld_until_it_is_settled_and_given_from_then_on() -> None:
+    subject = Subject()
+    for _ in range(SETTLED):
+        assert subject.give(site="north", a=1.0) == {"a": 1.0}
+    assert subject.give(site="north", a=1.0) == {"site": "north", "a": 1.0}
+    assert subject.give(site="south", a=1.0) == {"site": "south", "a": 1.0}
+
+
+def test_a_text_under_a_name_that_the_model_has_seen_numbers_of_stays_withheld() -> None:
+    subject = Subject()
+    subject.give(site=0)
+    subject.many(site="north")
+    assert subject.give(site="north") == {}
+    assert subject.give(site=1) == ("feature_type", "site")
+    (row,) = table(subject.types, {})
+    assert (row["kind"], row["from"], row["withheld"]) == ("str", "settled", True)
+
+
+@pytest.mark.parametrize("text", ["21.5", "21,5", " -3 ", "1e3", "nan", "N/A", "", "null", "ERROR"])
+def test_a_text_that_reads_as_a_number_or_as_no_value_is_refused_until_texts_are_settled(text: str) -> None:
+    subject = Subject()
+    for _ in range(SETTLED):
+        assert subject.give(code=text) == ("feature_type", "code")
+    assert subject.give(code=text) == {"code": text}, "zip codes settle too"
+
+
+def test_texts_at_which_the_model_raised_are_withheld_but_not_those_it_has_taken() -> None:
+    subject = Subject()
+    subject.many(new="x", old="x", open=1.0)
+    subject.give(old="x")
+    subject.guard.raised({"new": "x", "old": "x", "open": 1.0, "unknown": "x"})
+    assert subject.give(new="x", old="x") == {"old": "x"}
+    subject.guard.raised({"old": "x"})
+    assert subject.give(old="x") == {"old": "x"}
+
+
+# --- bounds ---------------------------------------------------------------------------------------------
+
+
+def test_an_event_with_too_many_features_is_refused() -> None:
+    subject = Subject(features=3)
+    assert subject.give(a=1, b=1, c=1, d=1) == ("too_many_features", "")
+    assert subject.give(a=1, b=1, c=1) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_name_beyond_the_bound_is_refused_and_the_known_ones_go_on() -> None:
+    subject = Subject(names=2)
+    subject.give(a=1, b=1)
+    assert subject.give(a=1, c=1) == ("too_many_names", "c")
+    assert subject.give(a=1, b=1) == {"a": 1, "b": 1}
+    assert set(subject.types) == {"a", "b"}
+
+
+def test_a_long_text_or_name_is_refused_known_or_not() -> None:
+    subject = Subject(string_length=5)
+    assert subject.give(s="abcdef") == ("text_too_long", "s")
+    assert subject.give(abcdef=1) == ("text_too_long", "abcdef")
+    subject.many(s="abcde")
+    assert subject.give(s="abcdef") == ("text_too_long", "s")
+
+
+def test_one_more_text_than_the_bound_is_refused_and_the_known_ones_go_on() -> None:
+    subject = Subject(categories=25)
+    for n in range(25):
+        subject.give(ident=f"e{n}")
+    assert subject.give(ident="e25") == ("too_many_categories", "ident")
+    assert subject.give(ident="e3") == {"ident": "e3"}
+    assert len(subject.types["ident"].texts) == 25
+
+
+def test_ids_end_at_the_bound_also_while_they_are_learned() -> None:
+    subject = Subject(categories=3)
+    for n in range(SETTLED):
+        subject.give(ident=f"e{n}")
+    assert len(subject.types["ident"].texts) == 3
+    assert subject.give(ident="e9") == ("too_many_categories", "ident")
+
+
+def test_no_bound_on_texts_remembers_none() -> None:
+    subject = Subject(categories=0)
+    for n in range(5000):
+        subject.give(text=f"t{n}")
+    assert subject.types["text"].texts == set()
+    assert subject.give(text="t") == {"text": "t"}
+
+
+def test_the_texts_of_all_features_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_TEXTS == 100_000
+    monkeypatch.setattr(guard, "MAX_TEXTS", 30)
+    subject = Subject(categories=20)
+    for n in range(SETTLED):
+        subject.give(a=f"t{n}")
+    for n in range(10):
+        subject.give(b=f"t{n}")
+    assert subject.give(b="more") == ("too_many_categories", "b")
+    subject.guard.reset("a")
+    assert subject.give(b="more") == {}, "what was forgotten makes room"
+
+
+def test_shapes_of_events_are_only_a_cache() -> None:
+    subject = Subject()
+    subject.many(**{f"f{n}": 1.0 for n in range(12)})
+    rng = random.Random(2)
+    for _ in range(2000):
+        x = {f"f{n}": 1.0 for n in range(12) if rng.random() < 0.5}
+        assert subject.give(**x) == x
+    assert len(subject.guard._shapes) <= guard._SHAPES
+    assert subject.give(f0="x") == ("feature_type", "f0")
+
+
+# --- reset, table, majority -----------------------------------------------------------------------------
+
+
+def test_a_reset_forgets_one_feature() -> None:
+    subject = Subject()
+    subject.many(a=1.0, b=1.0)
+    assert subject.give(a=True, b=1.0) == ("feature_type", "a")
+    subject.guard.reset("a")
+    subject.guard.reset("never seen")
+    assert subject.give(a=True, b=1.0) == {"a": True, "b": 1.0}
+    assert subject.give(a=True, b=True) == ("feature_type", "b")
+
+
+def test_the_table_says_what_is_known_and_from_where() -> None:
+    subject = Subject({"d": "float"})
+    subject.many(a=1.0, s="x")
+    subject.give(n=True)
+    found = {
+        row["feature"]: (row["kind"], row["from"], row["agreed"])
+        for row in table(subject.types, {"d": "float"})
+    }
+    assert found == {
+        "a": ("number", "settled", 20),
+        "d": ("number", "declared", 0),
+        "n": ("bool", "learning", 1),
+        "s": ("str", "settled", 20),
+    }
+
+
+def test_a_majority_needs_twenty_events_and_nine_in_ten() -> None:
+    assert majority([{"a": "n/a"}] + [{"a": 1.0}] * 20) == {"a": "number"}
+    assert majority([{"a": 1.0}] * 19) == {}
+    assert majority([{"a": 1.0}] * 20 + [{"a": "x"}] * 3) == {}
+    assert majority([{"a": "x", "b": 1}] * 30) == {"a": "str", "b": "number"}
+
+
+# --- in a shard, with river's models --------------------------------------------------------------------
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "logistic": lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    "tree": lambda: tree.HoeffdingTreeClassifier(grace_period=50),
+    "adaptive tree": lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1),
+    "forest": lambda: forest.ARFClassifier(n_models=3, seed=1),
+    "bayes": naive_bayes.GaussianNB,
+}
+
+
+def events(n: int, seed: int = 1) -> list[X]:
+    rng = random.Random(seed)
+    made = []
+    for i in range(n):
+        x = {"temp": rng.gauss(0, 1), "rpm": rng.gauss(0, 1)}
+        made.append({"id": str(i), "features": x, "label": x["temp"] > 0})
+    return made
+
+
+def run(
+    model: Any, docs: list[X], kinds: dict[str, str] | None = None, spec: EventSpec | None = None
+) -> tuple[Shard, list[Output]]:
+    """Outputs of a shard that undoes as the service does: again from the start, without what raised."""
+    skipped: set[int] = set()
+    while True:
+        shard = Shard(ShardSpec("m", "v", 1, spec or EventSpec()), Learner(model()), Memory())
+        assert shard.guard is not None
+        shard.guard.settle(kinds or {})
+        outputs: list[Output] = []
+        try:
+            for n, doc in enumerate(docs):
+                record = Record("t", 0, n, NOW_MS, None, orjson.dumps(doc))
+                outputs += shard.skip(record, "learn", "raised") if n in skipped else shard.step(record)
+        except ModelRaised:
+            skipped.add(n)
+            continue
+        return shard, outputs
+
+
+def told(outputs: list[Output]) -> list[Any]:
+    predictions = [orjson.loads(one.value or b"") for one in outputs if one.role == "predictions"]
+    return [(one["id"], one["prediction"], one.get("probabilities")) for one in predictions]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bad", ["n/a", "21.5", "", "error"])
+def test_a_bad_first_event_is_one_dead_letter_and_leaves_no_trace(name: str, bad: str) -> None:
+    stream = events(1000)
+    first = {"id": "bad", "features": {"temp": bad, "rpm": 0.5}, "label": True}
+    shard, outputs = run(MODELS[name], [first, *stream])
+    assert shard.memory.outcomes == {"dlq.guard.feature_type": 1, "prediction": 1000}
+    assert dict(outputs[0].headers)["streamlearn.feature"] == b"temp"
+    assert told(outputs) == told(run(MODELS[name], stream)[1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_first_text_that_could_be_right_is_withheld_so_that_the_model_is_not_fixed_on_it(name: str) -> None:
+    stream = events(1000)
+    first = {"id": "bad", "features": {"temp": "hot", "rpm": 0.5}, "label": True}
+    without = {"id": "bad", "features": {"rpm": 0.5}, "label": True}
+    shard, outputs = run(MODELS[name], [first, *stream])
+    assert shard.memory.outcomes == {"prediction": 1001}
+    assert told(outputs) == told(run(MODELS[name], [without, *stream])[1])
+    late = Record("t", 0, 5000, NOW_MS, None, orjson.dumps(first))
+    assert shard.step(late)[0].role == "dlq", "now it is known to be wrong"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bad", ["hot", "n/a", "21.5"])
+def test_where_enough_records_wait_any_bad_first_event_is_one_dead_letter(name: str, bad: str) -> None:
+    stream = events(1000)
+    first = {"id": "bad", "features": {"temp": bad, "rpm": 0.5}, "label": True}
+    kinds = majority(doc["features"] for doc in [first, *stream])
+    shard, outputs = run(MODELS[name], [first, *stream], kinds)
+    assert shard.memory.outcomes == {"dlq.guard.feature_type": 1, "prediction": 1000}
+    assert told(outputs) == told(run(MODELS[name], stream)[1])
+
+
+def test_a_sensor_that_starts_with_five_errors_does_not_freeze_the_model() -> None:
+    bad = {"features": {"temp": "sensor starting", "rpm": 0.5}, "label": True}
+    for model in MODELS.values():
+        shard, _ = run(model, [bad] * 5 + events(300))
+        assert (shard.memory.frozen, shard.memory.outcomes) == ("", {"prediction": 305})
+
+
+def test_a_model_that_cannot_take_texts_does_without_them_after_one_dead_letter() -> None:
+    stream = events(300)
+    sited = [{**doc, "features": {**doc["features"], "site": "north"}} for doc in stream]
+    shard, _ = run(MODELS["logistic"], sited)
+    assert shard.memory.outcomes == {"prediction": 299, "dlq.learn.raised": 1}
+    assert shard.memory.frozen == ""
+    (row,) = [row for row in table(shard.memory.types, {}) if row["feature"] == "site"]
+    assert row["withheld"]
+
+
+def test_an_event_that_another_check_refuses_teaches_the_guard_nothing() -> None:
+    shard, _ = run(
+        MODELS["logistic"], [{"features": {"a": 1.0}, "ts": "soon"}, {"features": {"b": 1}, "label": 7}]
+    )
+    assert shard.memory.types == {}
+
+
+def test_declared_types_reach_the_guard() -> None:
+    spec = EventSpec(types={"temp": "float", "site": "str"})
+    docs = [{"features": {"temp": "hot"}}, {"features": {"site": 5}}, {"features": {"site": "north"}}]
+    shard, _ = run(MODELS["tree"], docs, spec=spec)
+    assert shard.memory.outcomes == {"dlq.guard.feature_type": 2, "prediction": 1}
+
+
+def test_where_there_was_no_guard_there_is_none() -> None:
+    shard = Shard(ShardSpec("m", "v", 1, EventSpec(), None), Learner(MODELS["tree"]()), Memory())
+    for value in (1.0, True, "n/a") * 10:
+        (output,) = shard.step(Record("t", 0, 0, NOW_MS, None, orjson.dumps({"features": {"a": value}})))
+        assert output.role == "predictions"
+    assert shard.memory.types == {}
+
+
+# --- in a service ---------------------------------------------------------------------------------------
+
+DEFAULT = {"model.use": "preset:classification"}
+
+
+def refused(app: App) -> list[tuple[bytes | None, ...]]:
+    wanted = ("__connect.errors.exception.class.name", "streamlearn.feature")
+    return [tuple(dict(letter.headers).get(name) for name in wanted) for letter in app.dead_letters()]
+
+
+@pytest.mark.parametrize("bad", ["hot", "n/a"])
+def test_a_service_refuses_a_bad_first_event_also_after_a_kill(apps: Apps, bad: str) -> None:
+    app = apps("", **DEFAULT)
+    stream = events(1200)
+    app.produce([{"id": "bad", "features": {"temp": bad, "rpm": 0.5}, "label": True}, *stream[:1000]])
+    process = app.serve(**{"checkpoint.interval_s": 3600})
+    app.wait(process, 1001)
+    process.kill()
+    process.wait()
+    app.produce(stream[1000:])
+    process = app.serve()
+    app.wait(process, 1201)
+    app.stop(process)
+    assert refused(app) == [(b"streamlearn.feature_type", b"temp")]
+    plain = told(run(lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1), stream)[1])
+    assert [(p["id"], p["prediction"], p["probabilities"]) for p in app.predictions()] == plain
+    assert "redo.diverged" not in app.log
+
+
+def test_a_service_gives_texts_that_wait_at_its_start_to_the_model_from_the_first_event_on(
+    apps: Apps,
+) -> None:
+    app = apps("", **DEFAULT)
+    stream = events(400)
+    for n, doc in enumerate(stream):
+        doc["features"]["site"] = "north" if n % 3 else "south"
+    process = app.serve()
+    app.produce(stream)
+    app.wait(process, 400)
+    app.stop(process)
+    model = tree.HoeffdingAdaptiveTreeClassifier(seed=1)
+    for doc, found in zip(stream, app.predictions(), strict=True):
+        proba = model.predict_proba_one(doc["features"])
+        assert found["probabilities"] == {str(k).lower(): p for k, p in proba.items()}
+        model.learn_one(doc["features"], doc["label"])
