@@ -249,7 +249,7 @@ def test_shapes_of_events_are_only_a_cache() -> None:
 
 def test_a_reset_forgets_one_feature() -> None:
     subject = Subject()
-    subject.many(a=1.0, b=1.0)
+    subject.many(SETTLED + 1, a=1.0, b=1.0)
     assert subject.give(a=True, b=1.0) == ("feature_type", "a")
     subject.guard.reset("a")
     subject.guard.reset("never seen")
