@@ -358,6 +358,6 @@ def test_a_broker_that_is_not_there_exits_4_with_its_address(command: Command) -
 def test_topics_on_kafka(command: Command, kafka: str, topic_prefix: str) -> None:
     words = ("-i", f"{topic_prefix}.in", "-n", topic_prefix, "-b", kafka)
     assert command("topics", "check", *words).code == 3
-    assert "made 5 topics" in command.ok("topics", "ensure", "--partitions", 2, *words)
+    assert "made 6 topics" in command.ok("topics", "ensure", "--partitions", 2, *words)
     command.ok("topics", "check", *words)
     assert command.ok("checkpoints", "list", "-n", topic_prefix, "-b", kafka) == ""

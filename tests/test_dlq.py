@@ -273,6 +273,16 @@ def test_a_storm_stops_the_service_and_each_start_takes_little(apps: Apps) -> No
     app.stop(process)
 
 
+def test_after_a_storm_and_a_mended_source_the_service_goes_on(apps: Apps) -> None:
+    app = apps("")
+    app.produce([b"{"] * 200)
+    assert app.serve().wait(60) == 1
+    app.produce(events(100))
+    process = app.serve()
+    app.wait(process, 300)
+    app.stop(process)
+
+
 def test_ninety_nine_bad_events_in_a_row_stop_nothing(apps: Apps) -> None:
     app = apps("")
     app.produce([b"{"] * 99)

@@ -249,10 +249,12 @@ def test_shapes_of_events_are_only_a_cache() -> None:
 
 def test_a_reset_forgets_one_feature() -> None:
     subject = Subject()
-    subject.many(a=1.0, b=1.0)
+    subject.many(SETTLED + 1, a=1.0, b=1.0)
     assert subject.give(a=True, b=1.0) == ("feature_type", "a")
     subject.guard.reset("a")
     subject.guard.reset("never seen")
+    assert subject.give(a=1.0, b=1.0) == {"a": 1.0, "b": 1.0}
+    assert subject.types["a"].agreed == 1, "no shape remembers what was forgotten"
     assert subject.give(a=True, b=1.0) == {"a": True, "b": 1.0}
     assert subject.give(a=True, b=True) == ("feature_type", "b")
 
