@@ -1,14 +1,20 @@
 """The promises, on real backends with real processes: nothing lost, repeated or different, whatever dies."""
 
+import os
 import random
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
+from streamlearn.core.snapshot import seal, unseal
+from streamlearn.log.connect import open_admin
+from streamlearn.log.port import TopicSpec
 from tests.service_process import App, Apps, apps, backend
 
 __all__ = ["apps", "backend"]
@@ -214,8 +220,6 @@ def test_a_second_service_fences_the_first_and_the_first_takes_over_when_it_leav
 
 @pytest.mark.kafka
 def test_on_kafka_a_standby_waits_and_takes_over_when_the_owner_is_killed(apps: Apps) -> None:
-    import os
-
     app = apps(os.environ["STREAMLEARN_TEST_KAFKA"])
     stream = events(900)
     app.produce(stream[:300])
@@ -334,3 +338,155 @@ def test_checkpoints_beyond_the_journal_prove_that_it_lost_data(apps: Apps) -> N
     assert process.wait(60) == 1
     assert "the journal lost its data" in again.log
     again.close()
+
+
+def settled(app: App, stream: list[Event]) -> None:
+    """One service takes `stream` and stops gracefully."""
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, len(stream))
+    app.stop(process)
+
+
+def test_a_topic_that_is_dropped_and_comes_back_goes_on_where_it_was(apps: Apps) -> None:
+    app = apps("", inputs=(("a", 1), ("b", 1)))
+    app.produce(events(100), topic=0)
+    app.produce(events(100, start=100), topic=1)
+    for inputs in (app.inputs, app.inputs[:1], app.inputs):
+        process = app.serve(**{"topics.input": inputs})
+        app.wait(process, 200)
+        time.sleep(3)
+        app.stop(process)
+    assert sorted(p["model"]["learned"] for p in app.predictions()) == list(range(200))
+
+
+def test_a_replaced_model_is_made_again_without_checkpoints_from_its_own_beginning(apps: Apps) -> None:
+    app = apps("")
+    stream = events(900)
+    settled(app, stream[:400])
+    changed = {"model.use": "test_models:tree_model"}
+    app.produce(stream[400:700])
+    process = app.serve("--model-change", "fresh", **changed)
+    app.wait(process, 700)
+    process.kill()
+    process.wait()
+    damage(app, "all gone")
+    app.produce(stream[700:])
+    process = app.serve(**changed)
+    app.wait(process, 900)
+    app.stop(process)
+    assert answers(app.predictions())[400:] == plain_loop(
+        tree.HoeffdingTreeClassifier(grace_period=50), stream[400:]
+    )
+
+
+def test_a_frozen_model_begins_anew_with_model_change_fresh(apps: Apps) -> None:
+    app = apps("", **{"model.use": "test_models:touchy"})
+    stream = events(200)
+    for i in (20, 40, 60, 80):
+        stream[i]["features"]["poison"] = 1
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, 200)
+    app.stop(process)
+    more = events(100, seed=2, start=200)
+    app.produce(more)
+    process = app.serve("--model-change", "fresh")
+    app.wait(process, 300)
+    app.stop(process)
+    assert answers(app.predictions()[196:]) == plain_loop(logistic(), more)
+
+
+def test_foreign_and_stray_files_among_the_checkpoints_do_no_harm(apps: Apps) -> None:
+    app = apps("", **{"checkpoint.keep": 1})
+    stream = events(900)
+    settled(app, stream[:600])
+    folder = next(Path(f"{app.config.log.path}.checkpoints").rglob("*.ckpt")).parent
+    newest = sorted(folder.glob("*.ckpt"))[-1]
+    (folder / "copy-of-it.ckpt").write_bytes(newest.read_bytes())
+    header, sections = unseal(newest.read_bytes())
+    newest.write_bytes(seal(msgspec.structs.replace(header, app="other", digest="00" * 32), sections))
+    app.produce(stream[600:])
+    process = app.serve()
+    app.wait(process, 900)
+    app.stop(process)
+    assert "it belongs to the app 'other'" in app.log
+    assert "checkpoint.failed" not in app.log
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+def test_a_file_that_is_removed_under_the_service_stops_it(apps: Apps) -> None:
+    app = apps("")
+    app.produce(events(100))
+    process = app.serve()
+    app.wait(process, 100)
+    Path(app.config.log.path).unlink()
+    assert process.wait(30) == 1
+    assert "was removed or replaced while it was in use" in app.log
+
+
+def test_a_stop_while_it_is_starting_is_a_success(apps: Apps) -> None:
+    app = apps("")
+    for delay_s in (0.4, 0.8, 1.2, 2.0):
+        process = app.serve()
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (delay_s, app.log)
+
+
+@pytest.mark.kafka
+def test_partitions_that_are_added_while_it_serves_are_read(apps: Apps) -> None:
+    app = apps(os.environ["STREAMLEARN_TEST_KAFKA"])
+    app.produce(events(100))
+    process = app.serve()
+    app.wait(process, 100)
+    client = AdminClient({"bootstrap.servers": os.environ["STREAMLEARN_TEST_KAFKA"]})
+    for done in client.create_partitions([NewPartitions(app.inputs[0], 3)]).values():
+        done.result()
+    time.sleep(3)
+    app.admin.close()
+    app.admin = open_admin(app.config)  # a client that knows of them
+    for partition in (0, 1, 2):
+        app.produce(events(50, seed=partition, start=100 + 50 * partition), partition=partition)
+    app.wait(process, 250)
+    app.stop(process)
+    assert sorted(p["model"]["learned"] for p in app.predictions()) == list(range(250))
+    assert '"why":"topics"' in app.log
+
+
+@pytest.mark.kafka
+def test_an_input_that_is_deleted_and_made_again_while_it_serves_stops_it(apps: Apps) -> None:
+    app = apps(os.environ["STREAMLEARN_TEST_KAFKA"])
+    app.produce(events(100))
+    process = app.serve()
+    app.wait(process, 100)
+    client = AdminClient({"bootstrap.servers": os.environ["STREAMLEARN_TEST_KAFKA"]})
+    for done in client.delete_topics(app.inputs).values():
+        done.result()
+    time.sleep(3)
+    app.admin.create([TopicSpec(app.inputs[0], 1)])
+    app.produce(events(300, start=500))
+    assert process.wait(60) == 1
+    assert "was deleted and made again" in app.log or "no longer holds the input" in app.log
+    assert len(app.predictions()) == 100
+
+
+@pytest.mark.kafka
+def test_a_process_with_another_configuration_waits_for_the_running_service(apps: Apps) -> None:
+    app = apps(os.environ["STREAMLEARN_TEST_KAFKA"])
+    stream = events(300)
+    app.produce(stream[:100])
+    owner = app.serve()
+    app.wait(owner, 100)
+    laptop = app.serve(**{"app.replica": "laptop", "event.features": "elsewhere"})
+    deadline_s = time.monotonic() + 30
+    while '"event":"config.differs"' not in app.log:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    app.produce(stream[100:])
+    app.wait(owner, 300)
+    assert not app.dead_letters()
+    laptop.send_signal(signal.SIGTERM)
+    assert laptop.wait(30) == 0
+    app.stop(owner)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)

@@ -5,13 +5,17 @@ import platform
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamlearn.cli import common, topics
 from streamlearn.errors import ConfigError, Stop
 
+if TYPE_CHECKING:
+    from streamlearn.settings import Config
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MARK = "STREAMLEARN_STARTED_AGAIN"
 _NO_FMA = "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F"
 # NumPy has kernels of its own for exp, log and the like, chosen by CPU; these are all the kinds that its
@@ -51,18 +55,25 @@ def serve(
     option: common.Options = None,
 ) -> None:
     """Read events, predict, learn, publish predictions; until stopped."""
-    # Held back until the service, which knows how to stop, takes them: also across the execve below.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-
     from streamlearn.config import load
 
-    _check_model_change(model_change)
-    if app_dir and not app_dir.is_dir():
-        raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
     more = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
     given = common.flags(bootstrap_servers, backend, db, option, **more, app_name=name, app_replica=replica)
-    settings = load(config, given)
-    _start_again(settings.app.portable_math)
+    # Held back until the service, which knows how to stop, takes them: also across the execve.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        _check_model_change(model_change)
+        if app_dir and not app_dir.is_dir():
+            raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
+        settings = load(config, given)
+        _start_again(settings.app.portable_math)
+        _serve(settings, app_dir, model_change)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _serve(settings: "Config", app_dir: Path | None, model_change: str) -> None:
+    """In a process whose environment is right."""
     sys.path.insert(0, str((app_dir or Path()).resolve()))
 
     from streamlearn.observe import logs

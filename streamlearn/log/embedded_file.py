@@ -69,7 +69,7 @@ class LogFile:
         if not there:
             raise Stop(
                 f"{self.path} was removed or replaced while it was in use. What is served from now on would "
-                "be lost with the old file: put it back, or start again on the new one under another [app] name"
+                "be lost with the old file: put it back, or start on the new one under another [app] name"
             )
 
     def close(self) -> None:

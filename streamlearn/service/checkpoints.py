@@ -18,7 +18,7 @@ import structlog
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.snapshot import Header, open_header, seal
 from streamlearn.errors import BadCheckpoint
-from streamlearn.log.port import Store
+from streamlearn.log.port import Store, TopicInfo
 
 log = structlog.get_logger()
 
@@ -40,6 +40,15 @@ def name_of(seq: int) -> str:
 def stored(store: Store) -> list[str]:
     """The checkpoints in `store`, oldest first; other things that lie there are not ours."""
     return [name for name in store.names() if re.fullmatch(r"\d{12}", name)]
+
+
+def starts_of(topics: Mapping[str, TopicInfo]) -> Positions:
+    """The first retained offset of each partition."""
+    return {
+        (name, partition): offset
+        for name, info in topics.items()
+        for partition, offset in enumerate(info.start)
+    }
 
 
 def newest_era(store: Store, key: bytes) -> Era | None:
@@ -153,7 +162,7 @@ class Checkpointer:
             wrote_s = time.monotonic() - began_s
             self._cost_s += wrote_s
             self._written.append(Written(header.seq, len(data), round(wrote_s, 4), int(kept[0])))
-        except Exception as error:  # the edge of this thread: whatever fails is told by `collect`
+        except Exception as error:  # noqa: BLE001 - the edge of this thread: `collect` tells what failed
             self._failed = error
 
     def _obsolete(self, names: list[str], header: Header, starts: Positions) -> list[str]:

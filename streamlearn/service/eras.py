@@ -24,7 +24,7 @@ from streamlearn.core.guard import GuardSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.shard import ShardSpec
-from streamlearn.errors import ConfigError, Stop
+from streamlearn.errors import ConfigError, Reopen, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config, duration_s, rfc3339_ms
@@ -130,6 +130,15 @@ def check_topics(before: Era, now: Era) -> None:
             )
         if count > partitions:
             raise Stop(f"the input topic {name} had {count} partitions and now has {partitions}.")
+
+
+def check_live(era: Era, topics: Mapping[str, TopicInfo]) -> None:
+    """Raise `Stop` when an input is another topic by now, `Reopen` when one has more partitions."""
+    if all(name in topics for name in era.topics):
+        now = {name: (topics[name].id, topics[name].partitions) for name in era.topics}
+        check_topics(era, msgspec.structs.replace(era, topics=now))
+        if now != era.topics:
+            raise Reopen("an input topic has more partitions than before")
 
 
 def what_changed(before: Era, now: Era) -> str:

@@ -30,15 +30,15 @@ from streamlearn.errors import (
 )
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
-from streamlearn.service.checkpoints import Checkpointer, newest_era
-from streamlearn.service.eras import check_topics, era_now
+from streamlearn.service.checkpoints import Checkpointer, starts_of
+from streamlearn.service.eras import check_live
 from streamlearn.service.first_types import look_first
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.standing import Standing, within
-from streamlearn.service.watch import Watch
+from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
@@ -93,7 +93,7 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`. Raises `StreamlearnError` when it cannot go on."""
         try:
-            self._let_others_go_first()
+            let_others_go_first(self._config, self._fresh, self._log, self._store, lambda: self.stopping)
             while not self.stopping:
                 try:
                     self._round()
@@ -112,27 +112,6 @@ class Loop:
                 self._finish()
         finally:
             self._drop()
-
-    def _let_others_go_first(self) -> None:
-        """A process whose configuration differs from the running service's waits until that has ended: a
-        laptop must not take over production.
-        """
-        era = newest_era(self._store, self._config.checkpoint.key.encode())
-        if era is None:
-            return
-        now = era_now(self._config, self._fresh, self._log.topics(), "")
-        if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
-            return
-        told = False
-        while not self.stopping and self._log.others():
-            if not told:
-                log.warning(
-                    "config.differs",
-                    app=self._config.app.name,
-                    action="waiting until no process of this app with the other configuration is left",
-                )
-                told = True
-            time.sleep(POLL_S * 5)
 
     def _wait_for_log(self, error: Unreachable) -> None:
         """The log was there and is away, as in a broker's restart: wait, as long as that may take. One that
@@ -249,22 +228,12 @@ class Loop:
             self._unseen = False
             look_first(self._standing, shard_log, polled)
         if any(polled.records.values()) and time.monotonic() - self._looked_s > LOOK_S:
-            self._look_at_topics()
+            self._looked_s = time.monotonic()
+            check_live(self._standing.era, self._log.topics())
         self._merge.add(polled, time.monotonic())
         if any(polled.records.values()):
             return True
         return bool(batch.records) and time.monotonic() < until_s
-
-    def _look_at_topics(self) -> None:
-        """Raise `Stop` when an input is another topic now, `Reopen` when it has more partitions."""
-        self._looked_s = time.monotonic()
-        topics = self._log.topics()
-        era = self._standing.era
-        if all(name in topics for name in era.topics):
-            now = {name: (topics[name].id, topics[name].partitions) for name in era.topics}
-            check_topics(era, msgspec.structs.replace(era, topics=now))
-            if now != era.topics:
-                raise Reopen("an input topic has more partitions than before")
 
     def _step_run(self, shard_log: ShardLog, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
@@ -404,26 +373,15 @@ class Loop:
             return
         shard_log.sync()
         began_s = time.monotonic()
-        try:
-            sections = standing.take_snapshot()
-        except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
-            raise Stop(
-                f"the model can no longer be saved: {type(error).__name__}: {error}. Keep lambdas, open "
-                "files, locks and clients out of it. Nothing is lost: what was published stays published."
-            ) from error
+        sections = standing.take_snapshot()
         dumped_s = time.monotonic() - began_s
         try:
             topics = self._log.topics()
         except Unreachable as error:
             log.warning("checkpoint.postponed", reason=str(error))
             return
-        starts = {
-            (name, partition): offset
-            for name, info in topics.items()
-            for partition, offset in enumerate(info.start)
-        }
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
-        checkpointer.write(header, sections, starts, dumped_s)
+        checkpointer.write(header, sections, starts_of(topics), dumped_s)
         self._stepped_s = 0.0
         if now:
             checkpointer.wait()

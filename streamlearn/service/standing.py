@@ -14,14 +14,14 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.records import Entry, Era, Output, Positions, Record, Skip, chain
 from streamlearn.core.shard import Memory, Shard
 from streamlearn.core.snapshot import Header, dump_state, load_state
-from streamlearn.errors import ModelRaised
+from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import ShardLog
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 
 Alive = Callable[[], None]
-"""Called at every record of long work, so it is quick: keeps the membership, raises `Fenced` when it is lost."""
+"""Called at every record of long work, so it is quick: keeps the membership, raises `Fenced` without it."""
 
 
 Skips = dict[tuple[str, int, int], Skip]
@@ -91,8 +91,14 @@ class Standing:
         return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
 
     def take_snapshot(self) -> Mapping[str, bytes]:
-        """The state as sections; later undos start from here. Raises what pickling the model raises."""
-        self._snapshot = dump_state(self.shard.learner.model, self.shard.memory)
+        """The state as sections; later undos start from here. Raises `Stop` when the model does not pickle."""
+        try:
+            self._snapshot = dump_state(self.shard.learner.model, self.shard.memory)
+        except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
+            raise Stop(
+                f"the model can no longer be saved: {type(error).__name__}: {error}. Keep lambdas, open "
+                "files, locks and clients out of it. Nothing is lost: what was published stays published."
+            ) from error
         self._snapshot_digest = self.digest
         self.since = []
         return self._snapshot

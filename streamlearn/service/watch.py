@@ -1,9 +1,10 @@
-"""What the loop watches after each transaction: whether to go on, what to tell, whether to trust the model.
+"""What the loop watches: before it joins, whether it may; after each transaction, whether to go on.
 
 Invariant: nothing here changes the state; it reads the shard's memory, logs, and raises `Stop`.
 """
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -12,6 +13,9 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
 from streamlearn.errors import Stop
+from streamlearn.log.port import Log, Store
+from streamlearn.service.checkpoints import newest_era
+from streamlearn.service.eras import era_now
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
@@ -21,6 +25,7 @@ from streamlearn.settings import Config
 log = structlog.get_logger()
 
 REPORT_S: Final = 10.0
+WAIT_S: Final = 0.5
 PROBATION_BYTES: Final = 1 << 24
 
 
@@ -93,3 +98,28 @@ class Watch:
             rate = round((memory.records - records) / (now_s - since_s), 1)
             log.info("loop.progress", records=memory.records, records_per_s=rate, learned=memory.learned)
             self._reported = (now_s, memory.records)
+
+
+def let_others_go_first(
+    config: Config, fresh: FreshModel, log_: Log, store: Store, stopping: Callable[[], bool]
+) -> None:
+    """A process whose configuration differs from the running service's waits until that has ended: a
+    laptop must not take over production.
+    """
+    era = newest_era(store, config.checkpoint.key.encode())
+    if era is None:
+        return
+    now = era_now(config, fresh, log_.topics(), "")
+    if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
+        return
+    told = False
+    while not stopping() and (others := log_.others()):
+        if not told:
+            log.warning(
+                "config.differs",
+                app=config.app.name,
+                members=others,
+                action="waiting until no process of this app with the other configuration is left",
+            )
+            told = True
+        time.sleep(WAIT_S)
