@@ -91,7 +91,7 @@ class Standing:
         return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
 
     def take_snapshot(self) -> Mapping[str, bytes]:
-        """The state as sections; later undos start from here. Raises `Stop` when the model does not pickle."""
+        """The state as sections; later undos start from here. Raises `Stop` if the model does not pickle."""
         try:
             self._snapshot = dump_state(self.shard.learner.model, self.shard.memory)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
