@@ -30,13 +30,15 @@ _STRINGS: Final = re.compile(rb'"(?:\\.|[^"\\])*"?', re.DOTALL)
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _PLAIN: Final = frozenset((float, int, str, bool))
 _NUMBERS: Final = frozenset((float, int))
+_TIMES: Final = frozenset((float, int, str))
 _NULLABLE: Final = frozenset((float, int, str, bool, type(None)))
 
 
 def decode(spec: EventSpec, record: Record) -> Event | Refusal:
     """The event in `record.value`, which must not be None, or why there is none.
 
-    What depends on the stream so far (time unit, label type) is the shard's to check.
+    What depends on the stream so far (time unit, label type) is the shard's to check. The common event
+    goes straight through here, in few calls: they are most of what an event costs beside its model.
     """
     value = record.value
     assert value is not None, "a tombstone is a skip and never decoded"
@@ -48,41 +50,53 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
         return Refusal("decode", _why_not_json(value))
     if type(doc) is not dict:
         return Refusal("decode", "not_object")
-    x = doc.get(spec.features)
+    member = doc.get
+    x = member(spec.features)
     if type(x) is not dict:
         return _worse(value, Refusal("guard", "no_features"))
-    kinds = set(map(type, x.values()))
-    if not kinds <= _PLAIN:
-        if not kinds <= _NULLABLE:
-            return _worse(value, Refusal("guard", "bad_feature"))
-        x = {name: feature for name, feature in x.items() if feature is not None}
-    if _may_hide(value, doc, len(doc[spec.features]), x) and (reason := _strictly(value)):
-        return Refusal("decode", reason)
-    return _members(spec, record, doc, x)
-
-
-def _members(spec: EventSpec, record: Record, doc: dict[str, Any], x: dict[str, Any]) -> Event | Refusal:
-    """The event once its features are known to be good."""
-    ident = doc.get(spec.id)
-    if ident is None:
+    # Equal counts, no escape and only small numbers prove the text clean: see `_may_hide`.
+    suspect = value.count(b":") != len(doc) + len(x) or _BACKSLASH in value
+    try:
+        # At least as large as the largest, in one pass in C; whatever is no number is no argument for it.
+        suspect = suspect or not hypot(*x.values()) < _INT_LIMIT
+    except TypeError:
+        suspect = True
+    for part in doc.values():
+        kind = type(part)
+        if kind is list or (kind in _NUMBERS and not -_INT_LIMIT < part < _INT_LIMIT):
+            suspect = True
+    if suspect:
+        checked = _checked(value, doc, x)
+        if isinstance(checked, Refusal):
+            return checked
+        x = checked
+    ident, ts, y = member(spec.id), member(spec.time), member(spec.label)
+    if type(ident) is not str and type(ident) is not int:
+        if ident is not None:
+            return Refusal("guard", "bad_id")
         ident = f"{record.topic}-{record.partition}-{record.offset}"
-    elif type(ident) is not str and type(ident) is not int:
-        return Refusal("guard", "bad_id")
+    if ts is not None and type(ts) not in _TIMES:
+        return Refusal("guard", "bad_time")
+    if y is not None and type(y) not in _PLAIN:
+        return Refusal("label", "label_type")
     if spec.key:
-        key = doc.get(spec.key)
+        key = member(spec.key)
         if key is not None and type(key) is not str and type(key) is not int:
             return Refusal("guard", "bad_key")
     else:
         # A key that is not text stays itself on the prediction's record; in the JSON its odd bytes
         # are spelled out, because JSON has no bytes.
         key = None if record.key is None else record.key.decode("utf-8", "backslashreplace")
-    ts = doc.get(spec.time)
-    if ts is not None and type(ts) is not float and type(ts) is not int and type(ts) is not str:
-        return Refusal("guard", "bad_time")
-    y = doc.get(spec.label)
-    if y is not None and type(y) not in _PLAIN:
-        return Refusal("label", "label_type")
     return Event(ident, key, ts, x, y)
+
+
+def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, Any] | Refusal:
+    """The features without nulls, once whatever looked suspect has proved harmless."""
+    if not _NULLABLE.issuperset(map(type, x.values())):
+        return _worse(value, Refusal("guard", "bad_feature"))
+    if _may_hide(value, doc, x) and (reason := _strictly(value)):
+        return Refusal("decode", reason)
+    return {name: feature for name, feature in x.items() if feature is not None}
 
 
 def _worse(value: bytes, refusal: Refusal) -> Refusal:
@@ -91,9 +105,8 @@ def _worse(value: bytes, refusal: Refusal) -> Refusal:
     return Refusal("decode", reason) if reason else refusal
 
 
-def _may_hide(value: bytes, doc: dict[str, Any], count: int, x: dict[str, Any]) -> bool:
-    """False only when `value` surely names no member twice and holds no integer beyond 64 bits. `count`:
-    members of the features object, nulls included; `x`: the features, numbers and strings only.
+def _may_hide(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> bool:
+    """False only when `value` surely names no member twice and holds no integer beyond 64 bits.
 
     Without escapes, the colons of a JSON text are one per member plus those inside strings. Counting
     the members that survived decoding and the colons inside the strings we know gives at most that
@@ -103,19 +116,14 @@ def _may_hide(value: bytes, doc: dict[str, Any], count: int, x: dict[str, Any]) 
     """
     if _BACKSLASH in value:
         return True
-    missing = value.count(b":") - len(doc) - count
-    if missing and missing != sum(part.count(":") for part in doc.values() if type(part) is str):
+    parts = [*doc.values(), *x.values()]
+    members = len(doc) + len(x) + sum(part.count(":") for part in parts if type(part) is str)
+    if value.count(b":") != members:
         return True
-    for part in doc.values():
-        kind = type(part)
-        if kind is list or (kind in _NUMBERS and not -_INT_LIMIT < part < _INT_LIMIT):
-            return True
-    try:
-        # At least as large as the largest, in one pass in C; a string among them is no number.
-        return not hypot(*x.values()) < _INT_LIMIT
-    except TypeError:
-        numbers = [feature for feature in x.values() if type(feature) in _NUMBERS]
-        return any(not -_INT_LIMIT < number < _INT_LIMIT for number in numbers)
+    return any(
+        type(part) is list or (type(part) in _NUMBERS and not -_INT_LIMIT < part < _INT_LIMIT)
+        for part in parts
+    )
 
 
 class _RefusedError(Exception):

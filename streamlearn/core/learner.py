@@ -48,7 +48,10 @@ def task_of(model: Any) -> Task:
     Raises `TypeError` for an object that streamlearn cannot serve.
     """
     from river import base
+    from river.active.base import ActiveLearningClassifier
 
+    if isinstance(model, ActiveLearningClassifier):
+        raise TypeError(f"{type(model).__name__} asks for labels instead of predicting them")
     if isinstance(model, base.Classifier):
         return "classification"
     if isinstance(model, base.Regressor):
@@ -111,11 +114,10 @@ def _classification(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
         if not proba:
             return Answer(None, "probabilities", {}, True)
         best = max(proba, key=proba.get)
-        if len(proba) == 2 and True in proba and False in proba and type(best) is bool:
-            detail = {"false": proba[False], "true": proba[True]}
-        else:
-            detail = {label_text(label): p for label, p in proba.items()}
-            detail = dict(sorted(detail.items()))
+        if type(best) is bool and len(proba) == 2 and True in proba and False in proba:
+            no, yes = proba[False], proba[True]
+            return Answer(best, "probabilities", {"false": no, "true": yes}, isfinite(no + yes))
+        detail = dict(sorted((label_text(label), p) for label, p in proba.items()))
         return Answer(best, "probabilities", detail, isfinite(sum(proba.values())))
 
     return predict

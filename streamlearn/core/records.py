@@ -126,17 +126,13 @@ def chain(previous: str, outputs: Iterable[Output]) -> str:
     """
     parts: list[bytes] = [bytes.fromhex(previous)]
     for output in outputs:
-        key, value = output.key, output.value
-        parts.append(
-            b"%b%b%b%d;"
-            % (
-                _prefixed(output.role.encode()),
-                b"-" if key is None else b"%d:%b" % (len(key), key),
-                b"-" if value is None else b"%d:%b" % (len(value), value),
-                len(output.headers),
-            )
-        )
-        for name, content in output.headers:
+        key, value, headers = output.key, output.value, output.headers
+        if key is None and value is not None and not headers:  # most of them, in one go
+            role = output.role
+            parts.append(b"%d:%b-%d:%b0;" % (len(role), role.encode(), len(value), value))
+            continue
+        parts += (_prefixed(output.role.encode()), _prefixed(key), _prefixed(value), b"%d;" % len(headers))
+        for name, content in headers:
             parts += (_prefixed(name.encode()), _prefixed(content))
     return hashlib.blake2b(b"".join(parts), digest_size=32).hexdigest()
 

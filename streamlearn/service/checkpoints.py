@@ -156,6 +156,6 @@ class Checkpointer:
             try:
                 self._positions[name] = open_header(self._store.read(name), self._key).next_offsets()
             except BadCheckpoint as reason:
-                log.warning("checkpoint.refused", name=name, reason=str(reason), action="dropped")
-                return True
+                log.warning("checkpoint.refused", name=name, reason=str(reason), action="kept for a look")
+                return False
         return any(starts.get(tp, 0) > offset for tp, offset in self._positions[name].items())

@@ -44,19 +44,21 @@ class Batch:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.outputs: list[Output] = []
+        self.ranges: list[Range] = []
         self.skips: list[Skip] = []
         self.size_bytes = 0
         self.full = False
 
-    def ranges(self) -> list[Range]:
-        """The runs of `records`, in order."""
-        runs: list[Range] = []
-        for record in self.records:
-            if runs and runs[-1][0] == record.topic and runs[-1][1] == record.partition:
-                runs[-1] = runs[-1]._replace(next=record.offset + 1)
+    def covers(self, run: Sequence[Record]) -> None:
+        """Note that `run`, records of one partition in offset order, was stepped."""
+        if run:
+            first, last = run[0], run[-1]
+            newest = self.ranges[-1] if self.ranges else None
+            if newest and newest[:2] == (first.topic, first.partition):
+                self.ranges[-1] = newest._replace(next=last.offset + 1)
             else:
-                runs.append(Range(record.topic, record.partition, record.offset, record.offset + 1))
-        return runs
+                self.ranges.append(Range(first.topic, first.partition, first.offset, last.offset + 1))
+            self.records += run
 
 
 class Loop:
@@ -94,6 +96,8 @@ class Loop:
                 try:
                     self._round()
                 except Fenced:
+                    if self.stopping:
+                        break
                     log.warning("shard.fenced", shard=SHARD, action="dropped; asking the election again")
                     self._drop()
                     time.sleep(random.uniform(0.05, 0.5))
@@ -123,12 +127,18 @@ class Loop:
         if SHARD not in self._log.owned(0):
             raise Fenced
 
+    def _opening(self) -> None:
+        """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
+        if self.stopping:
+            raise Fenced
+        self._alive()
+
     # --- opening and closing --------------------------------------------------------------------------
 
     def _open(self) -> None:
         began_s = time.monotonic()
         self._shard_log = shard_log = self._log.open(SHARD)
-        recovery = Recovery(self._config, self._fresh, self._log, self._store, shard_log, self._alive)
+        recovery = Recovery(self._config, self._fresh, self._log, self._store, shard_log, self._opening)
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
         self._merge = Merge(standing.positions)
@@ -201,21 +211,29 @@ class Loop:
         limits = self._config.transaction
         step = self._standing.shard.step
         clock = time.monotonic
-        for n, record in enumerate(run):
+        memory = self._standing.shard.memory
+        outputs = batch.outputs
+        size_bytes = batch.size_bytes
+        done = 0
+        for record in run:
             try:
-                batch.outputs += step(record)
+                outputs += step(record)
             except ModelRaised as raised:
+                batch.covers(run[:done])
                 self._undo(shard_log, batch, record, raised)
-                self._merge.put_back(run[n + 1 :])
-                return
-            batch.records.append(record)
-            if record.value is not None:
-                batch.size_bytes += len(record.value)
-            if batch.size_bytes >= limits.max_bytes or clock() >= until_s:
+                done += 1
+                break
+            done += 1
+            size_bytes += len(record.value or b"")
+            if clock() >= until_s or size_bytes >= limits.max_bytes or memory.failing >= FAILING_LIMIT:
                 batch.full = True
-                self._merge.put_back(run[n + 1 :])
-                return
-        batch.full = len(batch.records) >= limits.max_records
+                batch.covers(run[:done])
+                break
+        else:
+            batch.covers(run)
+            batch.full = len(batch.records) >= limits.max_records
+        batch.size_bytes = size_bytes
+        self._merge.put_back(run[done:])
 
     def _undo(self, shard_log: ShardLog, batch: Batch, record: Record, raised: ModelRaised) -> None:
         """The model raised on `record`: make the state again without it, and let it be a dead letter.
@@ -232,14 +250,21 @@ class Loop:
             action="undone; the record becomes a dead letter",
         )
         standing = self._standing
-        if standing.restored(shard_log, batch.records, self._alive) != batch.outputs:
+        try:
+            again = standing.restored(shard_log, batch.records, self._alive)
+        except Gone as error:
+            raise Stop(
+                f"the model raised, and undoing that needs input that is no longer retained ({error}). Keep "
+                "more (retention), and start again: recovery takes an older way if there is one."
+            ) from error
+        if again != batch.outputs:
             raise Stop(
                 "undoing a failed step gave other outputs than before: the model is not deterministic. "
                 "Give every part a seed, and keep all state in attributes that pickle."
             )
         skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
         batch.outputs += standing.shard.skip(record, skip.stage, skip.reason)
-        batch.records.append(record)
+        batch.covers([record])
         batch.skips.append(skip)
         batch.full = True
 
@@ -249,7 +274,7 @@ class Loop:
             seq=standing.seq + 1,
             era=standing.era_number,
             digest=chain(standing.digest, batch.outputs),
-            ranges=batch.ranges(),
+            ranges=batch.ranges,
             outputs=len(batch.outputs),
             skips=batch.skips,
         )
@@ -318,9 +343,14 @@ class Loop:
                 "files, locks and clients out of it. Nothing is lost: what was published stays published."
             ) from error
         dumped_s = time.monotonic() - began_s
+        try:
+            topics = self._log.topics()
+        except Unreachable as error:
+            log.warning("checkpoint.postponed", reason=str(error))
+            return
         starts = {
             (name, partition): offset
-            for name, info in self._log.topics().items()
+            for name, info in topics.items()
             for partition, offset in enumerate(info.start)
         }
         checkpointer.write(standing.header(), sections, starts, dumped_s)

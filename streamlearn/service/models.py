@@ -43,14 +43,10 @@ def fresh_model(
 
     Raises `ConfigError`, naming the key and what would be right, when it cannot be built or served.
     """
-    if model is not None:
-        name = type(final_step(model)).__name__
-    elif steps:
-        model = _pipeline(steps)
-        name = type(final_step(model)).__name__
-    else:
-        model = _used(use, args)
-        name = use
+    given = model
+    if model is None:
+        model = _pipeline(steps) if steps else _used(use, args)
+    name = use if given is None and not steps else type(final_step(model)).__name__
     try:
         task_of(model)
     except TypeError as error:
@@ -62,7 +58,16 @@ def fresh_model(
         restored = load_model(pickled, trusted)
     except BadCheckpoint as error:
         raise ConfigError(f"the model {name} cannot be restored from a checkpoint: {error}.") from error
-    return FreshModel(name, version_of(restored), pickled, trusted)
+    version = version_of(restored)
+    if given is None:
+        twin = _pipeline(steps) if steps else _used(use, args)
+        fill_seeds(twin, app)
+        if version_of(twin) != version:
+            raise ConfigError(
+                f"the model {name} is another one each time it is built, so a restart could not go on with "
+                "it. Give every part a seed where it is made, and build it from nothing else that changes."
+            )
+    return FreshModel(name, version, pickled, trusted)
 
 
 # --- building -----------------------------------------------------------------------------------------
@@ -236,10 +241,11 @@ def _canonical(part: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -
         _note(part, sources)
         return f"{part.__module__}.{part.__qualname__}"
     if isinstance(part, random.Random):
-        return "Random"
+        return ["Random", *_canonical(part.getstate(), seen, sources)]
     if isinstance(part, Mapping):
         return [
             "dict",
+            _canonical(getattr(part, "default_factory", None), seen, sources),
             *((_canonical(k, seen, sources), _canonical(v, seen, sources)) for k, v in part.items()),
         ]
     if isinstance(part, list | tuple):
