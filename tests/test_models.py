@@ -29,7 +29,8 @@ from river import (
 
 from streamlearn.core.snapshot import dump_model, load_model
 from streamlearn.errors import ConfigError
-from streamlearn.service.models import FreshModel, fresh_model, preset, version_of
+from streamlearn.service.models import FreshModel, fresh_model, version_of
+from streamlearn.service.presets import preset
 
 USER_MODULE = """
 import random
@@ -136,7 +137,7 @@ def test_each_preset_serves_its_task_as_a_plain_river_loop_would(name: str) -> N
 @pytest.mark.parametrize(
     ("use", "args", "says"),
     [
-        ("preset:nope", {}, r"presets classification, regression, anomaly"),
+        ("preset:nope", {}, r"presets classification, regression, anomaly, sensors"),
         ("preset:anomaly", {"a": 1}, r"takes no arguments; use steps"),
         ("nonsense", {}, r"'nonsense' is not a model. Give preset:classification"),
         (":x", {}, r"is not a model"),

@@ -26,7 +26,8 @@ def record(
         str, typer.Option("--to", metavar="WHERE", help="Where to end (exclusive): end, an offset, a time.")
     ] = "end",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="[default: standard output]")
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="FILE.csv is a table. [default: standard output]"),
     ] = None,
     config: common.ConfigFile = None,
     bootstrap_servers: common.Servers = None,
@@ -36,16 +37,21 @@ def record(
 ) -> None:
     """Write a range of a topic as JSON lines that `replay` sends back byte for byte.
 
-    The file appears under its name only when it is whole.
+    Into a file that ends in .csv: a table of the JSON values, one column for each member. The file appears
+    under its name only when it is whole.
     """
     from streamlearn.config import load
-    from streamlearn.replay import lines, reading
+    from streamlearn.replay import lines, reading, tables
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     with common.admin_of(settings) as admin:
         ends = [reading.offsets_of(admin, topic, where) for where in (first, upto)]
-        records = reading.between(admin, topic, *ends)
-        count = _write_whole(out, map(lines.line, records))
+        if out and out.suffix.lower() == ".csv":
+            columns = tables.columns_of(reading.between(admin, topic, *ends))
+            texts = tables.csv_lines(reading.between(admin, topic, *ends), columns)
+            count = _write_whole(out, texts) - 1  # the header is none
+        else:
+            count = _write_whole(out, map(lines.line, reading.between(admin, topic, *ends)))
     common.note(f"recorded {count} records of {topic} to {out or 'standard output'}")
 
 

@@ -2,11 +2,13 @@
 
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamlearn.cli import checkpoints, common
+from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
@@ -63,11 +65,41 @@ def _show_learned(settings: "Config", as_json: bool) -> None:
 
 
 @app.command()
-def init() -> None:
-    """A commented TOML file with every default, to redirect into streamlearn.toml."""
-    from streamlearn.config import template
+def init(
+    *,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="SOURCE", help="Propose one for this source or topic (see `look`)."),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="A new file. [default: standard output]"),
+    ] = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """A commented TOML file with every default, or one that fits what is in a source or topic."""
+    if source:
+        from streamlearn.cli.look import LIMIT, proposed
 
-    print(template(), end="")
+        text = proposed(source, LIMIT, None, common.flags(bootstrap_servers, backend, db, option))[1]
+    else:
+        from streamlearn.config import template
+
+        text = template()
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{out} exists already: choose another file with -o, or remove it") from None
+    except OSError as error:
+        raise Unreachable(f"{out} cannot be written: {error.strerror}; choose another with -o") from None
+    common.note(f"wrote {out}")
 
 
 @app.command()

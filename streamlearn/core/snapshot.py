@@ -181,6 +181,8 @@ _ALLOWED: Final = frozenset(
         ("sortedcontainers.sortedlist", "SortedList"),
         ("sortedcontainers.sorteddict", "SortedDict"),
         ("statistics", "NormalDist"),
+        ("streamlearn.features.gaps", "LastKnown"),
+        ("streamlearn.features.scale", "SteadyScaler"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
         ("numpy._core.multiarray", "_reconstruct"),

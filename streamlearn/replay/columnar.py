@@ -21,6 +21,11 @@ def head_of(name: str, kind: str, meaning: Meaning) -> int | None:
     return rows
 
 
+def names_of(name: str, kind: str) -> tuple[str, ...]:
+    """The names of the columns. Raises `ConfigError` when the file is damaged."""
+    return _head(name, kind)[0]
+
+
 def _head(name: str, kind: str) -> tuple[tuple[str, ...], int | None]:
     with _arrow_errors(name, kind) as pa:
         if kind == "parquet":

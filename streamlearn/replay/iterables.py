@@ -94,7 +94,7 @@ def batches(name: str, items: Iterable[Any], meaning: Meaning, numbered: int) ->
     if first is None:
         return
     source = itertools.chain([first], source)
-    if meaning.given or not (_is_pair(first) or _is_event(first)):
+    if meaning.given or not (_is_pair(first) or is_event(first)):
         yield from jsonlines.table(name, _groups(name, source), meaning, numbered)
         return
     place = 1
@@ -112,7 +112,8 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Mapping)
 
 
-def _is_event(item: Any) -> bool:
+def is_event(item: Any) -> bool:
+    """Whether this is a whole event, and not a row of a table."""
     return isinstance(item, Mapping) and isinstance(item.get("features"), Mapping)
 
 
@@ -138,7 +139,7 @@ def _odd(name: str, at: int, item: Any) -> ConfigError:
 
 
 def _event(name: str, at: int, number: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
-    if _is_event(item):
+    if is_event(item):
         key = item.get("key")
         value = _dumped(name, at, item)
         row = Row(key.encode() if isinstance(key, str) else None if key is None else orjson.dumps(key), value)

@@ -163,6 +163,19 @@ def _file(name: str, how: How) -> Source:
     return Source(name, objects, once=once, tabular=True)
 
 
+def kind_of(name: str, told: str = "") -> str:
+    """What a source is: a format of `FORMATS`, `river` or `python`. `told`: the format, "" = by its name.
+    Raises `ConfigError` when it is none of them.
+    """
+    if name.startswith("river:"):
+        return "river"
+    if _PYTHON.fullmatch(name) and not Path(name).exists():
+        return "python"
+    if name != "-":
+        _check_file(name)
+    return _format(name, told)
+
+
 def _format(name: str, told: str) -> str:
     if told:
         return told

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from streamlearn.core.learner import Learner, final_step, task_of
 from streamlearn.core.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
+from streamlearn.service.presets import preset
 
 
 class FreshModel(NamedTuple):
@@ -135,23 +136,6 @@ def _nested(value: Any, where: str) -> Any:
     if isinstance(value, list):
         return [_nested(part, where) for part in value]
     return value
-
-
-def preset(name: str) -> Any:
-    """A fresh model of the kind `name`: one that does well on sensor-like streams without tuning."""
-    from river import anomaly, preprocessing, tree
-
-    # Seeds are written out, so that a plain river loop over a preset gives the same bits.
-    presets: dict[str, Any] = {
-        # A Hoeffding tree that replaces its branches on drift (Bifet and Gavalda, 2009).
-        "classification": lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1),
-        "regression": lambda: preprocessing.StandardScaler() | tree.HoeffdingAdaptiveTreeRegressor(seed=1),
-        # Half-space trees expect features between 0 and 1 (Tan, Ting and Liu, 2011).
-        "anomaly": lambda: preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(seed=1),
-    }
-    if name not in presets:
-        raise ConfigError(f"[model] use = 'preset:{name}': there are the presets {', '.join(presets)}.")
-    return presets[name]()
 
 
 def _package_of(use: str) -> frozenset[str]:

@@ -1,0 +1,159 @@
+"""`look`: what is in a source or a topic, and the configuration that would serve it."""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common, source_options
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.replay.propose import Proposal
+    from streamlearn.replay.sampling import Sample
+    from streamlearn.replay.sources import How
+
+LIMIT = 1000
+_MOST_SHOWN = 200
+_NUMBERS = ("missing", "distinct", "least", "most")
+
+Limit = Annotated[
+    int, typer.Option("--limit", min=1, max=1_000_000, metavar="N", help="Look at N rows or records.")
+]
+
+
+def look(
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE_OR_TOPIC",
+            help="A topic of the log, or a SOURCE as `replay` takes it: a file, -, river:NAME,"
+            " topic:NAME@FROM..TO, module:attr.",
+        ),
+    ],
+    limit: Limit = LIMIT,
+    missing: source_options.Missing = None,
+    delimiter: source_options.Delimiter = "",
+    decimal: source_options.Decimal = ".",
+    encoding: source_options.Encoding = "",
+    header: source_options.Header = "",
+    form: source_options.Format = "",
+    table: Annotated[
+        bool, typer.Option("--table", help="Print the table of fields, and no configuration.")
+    ] = False,
+    as_json: common.AsJson = False,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Propose a configuration for what is there: types, gaps, id, time, label, a preset of a model.
+
+    Standard output is a file for `serve`; on a terminal a table of the fields stands before it.
+    """
+    given = common.flags(bootstrap_servers, backend, db, option)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    proposal, text = proposed(source, limit, config, given, csv, form, missing)
+    if as_json:
+        common.print_json(_as_json(proposal, text))
+    elif table:
+        _print_table(proposal, to_stderr=False)
+    else:
+        if sys.stderr.isatty():
+            _print_table(proposal, to_stderr=True)
+        print(text, end="")
+
+
+def proposed(
+    source: str,
+    limit: int,
+    config: Path | None,
+    given: dict[str, object],
+    csv: source_options.Csv | None = None,
+    form: str = "",
+    missing: list[str] | None = None,
+) -> "tuple[Proposal, str]":
+    """The proposal for a source or topic, and its TOML. `given`: flags by configuration key."""
+    from streamlearn.config import load
+    from streamlearn.errors import ConfigError
+    from streamlearn.replay import proposed_toml
+    from streamlearn.replay.propose import propose
+
+    settings = load(config, given, need_input=False)
+    csv = csv or source_options.Csv("", ".", "", "")
+    columns = source_options.Columns("", "", "", "", "", "", missing)
+    how = source_options.how(settings, columns, csv, form, timed=True)
+    sample, topic = _sample(settings, source, how, limit)
+    if not sample.size:
+        raise ConfigError(f"{source} holds nothing to look at; look again once something has arrived")
+    sample = sample._replace(options=(*_csv_options(csv, form, missing), *sample.options))
+    text = proposed_toml.toml(propose(sample), source, topic or "events", _log(settings, config, given))
+    return propose(sample), text
+
+
+def _sample(settings: "Config", source: str, how: "How", limit: int) -> "tuple[Sample, str]":
+    """The sample, and the topic it came from, "" when from none."""
+    from streamlearn.replay import sampling
+
+    ranged = source.startswith("topic:")
+    if not ranged and not sampling.is_topic(source):
+        return sampling.of_source(source, how, limit), ""
+    with common.admin_of(settings) as admin:
+        if ranged:
+            topic = source.removeprefix("topic:").partition("@")[0]
+            return sampling.of_source(source, how, limit, admin), topic
+        return sampling.of_topic(admin, source, limit), source
+
+
+def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) -> list[str]:
+    """What was said about the file, for the `replay` of it."""
+    import shlex
+
+    said = {"delimiter": csv.delimiter, "decimal": csv.decimal.replace(".", ""), "encoding": csv.encoding}
+    said |= {"header": csv.header, "format": form}
+    options = [f"--{name} {shlex.quote(text)}" for name, text in said.items() if text]
+    return options + [f"--missing {shlex.quote(text)}" for text in missing or ()]
+
+
+def _log(settings: "Config", config: Path | None, given: dict[str, object]) -> dict[str, Any]:
+    """The keys of `[log]`: what was said about it, else one file, which needs no broker."""
+    from streamlearn.config import explain
+
+    said = {one.key for one in explain(config, given) if one.source != "default"}
+    if said & {"log.bootstrap_servers", "log.backend", "log.path"} and settings.log.backend == "kafka":
+        return {"backend": "kafka", "bootstrap_servers": settings.log.bootstrap_servers}
+    return {"backend": "embedded", "path": settings.log.path}
+
+
+def _as_json(proposal: "Proposal", text: str) -> dict[str, Any]:
+    found = proposal._asdict()
+    found["fields"] = [
+        {**field._asdict(), "kind": field.kind, "kinds": dict(field.kinds)} for field in proposal.fields
+    ]
+    return {**found, "toml": text}
+
+
+def _print_table(proposal: "Proposal", to_stderr: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{proposal.shape}: {proposal.rows:,} rows", title_justify="left")
+    for head in ("field", "type", "missing", "distinct", "least", "most", "as a time", "e.g."):
+        table.add_column(
+            head, justify="right" if head in ("missing", "distinct", "least", "most") else "left"
+        )
+    for field in proposal.fields[:_MOST_SHOWN]:
+        ends = ["" if end is None else f"{end:g}" for end in (field.low, field.high)]
+        texts = re.sub(r"\s+", " ", ", ".join(field.texts[:3]))[:40]
+        distinct = "1000+" if field.distinct >= 1000 else str(field.distinct)
+        cells = (field.path, field.kind, f"{field.missing:.1%}", distinct, *ends, field.time, texts)
+        table.add_row(*map(Text, cells))  # data are no markup
+    console = Console(stderr=to_stderr)
+    console.print(table)
+    if len(proposal.fields) > _MOST_SHOWN:
+        console.print(f"and {len(proposal.fields) - _MOST_SHOWN:,} more fields")

@@ -1,0 +1,1 @@
+"""Parts of models that river lacks: what happens to features between the event and the estimator."""

@@ -1,0 +1,245 @@
+"""From a sample to a proposal: the `[event]` table, a preset of a model, and how to replay a table.
+
+Pure. What is proposed are only the keys that differ from the defaults, each with the reason.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from streamlearn.replay.profile import Field, fields_of
+from streamlearn.replay.roles import Roles, describe, is_category, roles_of
+from streamlearn.replay.sampling import Sample
+from streamlearn.replay.shapes import PRESETS, Shape, shape_of
+
+_DEFAULTS = {
+    "": {"id": "id", "key": "", "time": "ts", "features": "features", "label": "label"},
+    "debezium": {"features": "*", "time": "__source.ts_ms"},
+    "connect": {"features": "*"},
+    "telegraf": {"features": "fields", "time": "timestamp", "label": "fields.label"},
+    "cloudevents": {"features": "data", "time": "time", "label": "data.label"},
+    "csv": {"features": "*"},
+}
+"""Where `[event]` looks when nothing is said, by preset or format."""
+
+_GAPS = 0.02
+_MANY_TEXTS = 100
+_MOST_LISTED = 100
+
+
+class Proposal(NamedTuple):
+    """`event` and `model`: keys of the configuration. `why`: the reason by dotted key. `replay`: options that
+    make events of a table. `notes`: what a person should know.
+    """
+
+    shape: str
+    rows: int
+    fields: list[Field]
+    event: dict[str, Any]
+    model: str
+    why: dict[str, str]
+    replay: list[str]
+    notes: list[str]
+    candidates: list[str]
+
+
+def propose(sample: Sample) -> Proposal:
+    """What would make a service of this sample."""
+    return _table(sample) if sample.rows else _records(sample)
+
+
+def _table(sample: Sample) -> Proposal:
+    fields = fields_of(sample.rows)
+    roles = roles_of(fields, sample.size, isos=True)
+    gone = {field.path: poor for field in _others(fields, roles) if (poor := _unusable(field))}
+    kept = [field for field in _others(fields, roles) if field.path not in gone]
+    options = list(sample.options)
+    for role in ("id", "time", "key", "label"):
+        field = getattr(roles, role)
+        if field:
+            options.append(f"--{role} {_quoted(field.path)}")
+    if gone:
+        options.append(f"--features {_quoted(','.join(_comma_safe(field.path) for field in kept))}")
+    types, missing = _cell_types(fields, roles)
+    options += [f"--missing {_quoted(text)}" for text in missing]
+    if types:
+        options.append(
+            f"--types {_quoted(','.join(f'{_comma_safe(name)}={kind}' for name, kind in types.items()))}"
+        )
+    model, reason = _model(roles.label, kept)
+    why = {"model.use": reason} | {f"replay.{role}": text for role, text in roles.why.items()}
+    notes = [f"{path} is left out of the features: {reason}" for path, reason in gone.items()]
+    return Proposal("table", sample.size, fields, {}, model, why, options, notes, _named(roles))
+
+
+def _records(sample: Sample) -> Proposal:
+    shape = shape_of(sample.records)
+    fields = fields_of(shape.documents)
+    preset = shape.name if shape.name in PRESETS else "csv" if shape.name == "csv" else ""
+    default = {**_DEFAULTS[""], **_DEFAULTS.get(preset, {})}
+    roles = roles_of(_searched(shape.name, fields), len(shape.documents), isos=False)
+    event: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    _say_format(shape, event, why)
+    if shape.name == "envelope":
+        kept = [field for field in fields if field.path.startswith("features.")]
+        roles = roles._replace(label=next((field for field in fields if field.path == "label"), None))
+    else:
+        features, kept, reason = _features(shape.name, fields, roles, str(default["features"]))
+        wanted = {
+            role: field.path for role in ("id", "key", "time", "label") if (field := getattr(roles, role))
+        }
+        for name, value in {**wanted, "features": features}.items():
+            if value != default[name]:
+                event[name] = value
+                why[f"event.{name}"] = reason if name == "features" else roles.why.get(name, "")
+    if roles.time and roles.time.time in ("s", "ms", "us", "ns"):
+        event["time_unit"], why["event.time_unit"] = roles.time.time, f"e.g. {roles.time.high:.15g}"
+    if types := _types(kept):
+        event["types"], why["event.types"] = types, "numbers that also come as text, or a mixture"
+    model, why["model.use"] = _model(roles.label, kept)
+    notes = _notes(sample, shape)
+    return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
+
+
+def _searched(shape: str, fields: list[Field]) -> list[Field]:
+    """The fields among which roles are looked for."""
+    if shape == "telegraf":  # a time among the measurements is one of them; its key is one of the tags
+        return [field for field in fields if field.path == "timestamp" or "." in field.path]
+    if shape == "cloudevents":
+        return [field for field in fields if field.path in ("id", "time") or field.path.startswith("data.")]
+    return fields
+
+
+def _say_format(shape: Shape, event: dict[str, Any], why: dict[str, str]) -> None:
+    if shape.name in PRESETS:
+        event["preset"], why["event.preset"] = shape.name, f"{len(shape.documents):,} records have this shape"
+    if shape.name == "csv":
+        event |= {"format": "csv", "columns": list(shape.columns)}
+        why["event.columns"] = "lines have no names: give the columns theirs, here and in the keys below"
+        if shape.delimiter != ",":
+            event["delimiter"] = shape.delimiter
+    if shape.name == "registry" or shape.framed:
+        event |= {"format": "json" if shape.framed else "avro", "schema_registry": "http://127.0.0.1:8081"}
+        why["event.schema_registry"] = "put the address of your schema registry here"
+
+
+# --- features -----------------------------------------------------------------------------------------
+
+
+def _others(fields: Sequence[Field], roles: Roles) -> list[Field]:
+    taken = [roles.id, roles.key, roles.time, roles.label]
+    return [field for field in fields if all(field is not one for one in taken)]
+
+
+def _features(
+    shape: str, fields: list[Field], roles: Roles, default: str
+) -> tuple[str | list[str], list[Field], str]:
+    """The key's value, the fields it stands for, and the reason."""
+    others = _others(fields, roles)
+    if shape in ("telegraf", "cloudevents"):
+        return default, [field for field in others if field.path.startswith(f"{default}.")], ""
+    gone = [field for field in others if _unusable(field)]
+    kept = [field for field in others if field not in gone]
+    parent = {field.path.partition(".")[0] for field in kept if "." in field.path}
+    if len(parent) == 1 and all("." in field.path for field in kept):
+        (name,) = parent
+        if not any(field.path.startswith(f"{name}.") for field in gone):
+            return name, kept, "all features stand in it"
+    names = ", ".join(f"{field.path} ({_unusable(field)})" for field in gone)
+    if gone and kept and len(kept) <= _MOST_LISTED:
+        return [field.path for field in kept], kept, f"without {names}"
+    return "*", kept, "all that is named nowhere else" + (f", also {names}" if names else "")
+
+
+def _unusable(field: Field) -> str:
+    """Why a field is a poor feature, "" when it is not."""
+    if field.kind in ("empty", "object"):
+        return "it has no values" if field.kind == "empty" else "it is no number, text, true or false"
+    if field.kind == "str" and field.time:
+        return "it is a date"
+    if field.kind == "str" and not field.numeric and field.distinct > _MANY_TEXTS:
+        return "its texts hardly ever come again"
+    return ""
+
+
+def _types(fields: Sequence[Field]) -> dict[str, str]:
+    """Declared types for fields of JSON whose values are of several types, or numbers written as text."""
+    found = {}
+    for field in fields:
+        texts = field.kinds.get("str", 0)
+        if field.kind == "str" and field.numeric == texts:
+            found[field.path] = "float"
+        elif field.kind == "mixed":
+            found[field.path] = "float" if field.numeric == texts else "str"
+    return found
+
+
+def _cell_types(fields: Sequence[Field], roles: Roles) -> tuple[dict[str, str], list[str]]:
+    """Declared types for the cells of a table, and the texts that mean "absent"."""
+    types: dict[str, str] = {}
+    missing: list[str] = []
+    for field in fields:
+        if field is roles.time:
+            if "%" in field.time:
+                types[field.path] = f"datetime:{field.time}"
+        elif field.kind == "mixed" and set(field.kinds) == {"number", "str"}:
+            if len(field.texts) <= 3 and field.kinds["str"] < field.kinds["number"]:
+                missing += [text for text in field.texts if text not in missing]
+            else:
+                types[field.path] = "str"
+        elif field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}:
+            types[field.path] = "bool"
+    return types, missing
+
+
+def _model(label: Field | None, features: Sequence[Field]) -> tuple[str, str]:
+    if label is None:
+        return "preset:anomaly", "there is no label to learn from, and this learns without"
+    if not is_category(label):
+        return "preset:regression", f"the label is a quantity: {describe(label)}"
+    gaps = [field for field in features if "number" in field.kinds and 1 - field.numbers >= _GAPS]
+    if gaps:
+        return "preset:sensors", f"the label is a class, and {len(gaps)} numeric features have gaps"
+    return "preset:classification", f"the label is a class: {describe(label)}"
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def _named(roles: Roles) -> list[str]:
+    return [field.path for field in roles.candidates]
+
+
+def _notes(sample: Sample, shape: Shape) -> list[str]:
+    notes = []
+    names = {"unknown": "are neither JSON objects nor lines of CSV"}
+    for other, count in shape.others.items():
+        notes.append(
+            f"{count:,} of {sample.size:,} records {names.get(other, f'have another shape: {other}')}"
+        )
+    if shape.name == "registry":
+        notes.append(
+            "Avro values cannot be looked into here; serving them needs the extra: streamlearn[avro]"
+        )
+    if shape.name == "unknown":
+        notes.append("nothing was recognised: an event is a JSON object, or a line of CSV")
+    kinds = [
+        f
+        for f in fields_of(shape.documents)
+        if f.path in ("type", "event_type", "kind", "name") and 1 < f.distinct < 20
+    ]
+    for field in kinds:
+        notes.append(
+            f"{field.path} has {field.distinct} values; to keep one: where = \"{field.path} == '...'\""
+        )
+    return notes
+
+
+def _comma_safe(name: str) -> str:
+    return f'"{name}"' if "," in name else name
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)

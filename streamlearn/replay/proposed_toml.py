@@ -1,0 +1,76 @@
+"""A proposal as the TOML file that `serve -c` takes, and what to type next. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from streamlearn.replay.propose import Proposal
+
+_WIDTH = 100
+
+
+def toml(proposal: Proposal, source: str, topic: str, log: Mapping[str, Any]) -> str:
+    """The file. `log`: the keys of `[log]`; `topic`: the input; `source`: what was looked at."""
+    name = app_name(source)
+    rows = f"{proposal.rows:,} {'rows' if proposal.shape == 'table' else 'records'}"
+    lines = [f"# Proposed by `streamlearn look {source}` from {rows}; correct what it could not know."]
+    lines += [f"# Note: {_line(note)}." for note in proposal.notes]
+    if proposal.candidates:
+        known = ", ".join(proposal.candidates)
+        lines.append(f"# Perhaps the label, if it is what you want to predict: {_line(known)}.")
+    lines += _next(proposal, source, topic)
+    lines += ["", "[app]", f"name = {value(name)}"]
+    lines += ["", "[log]", *(f"{key} = {value(part)}" for key, part in log.items())]
+    lines += ["", "[topics]", f"input = {value(topic)}"]
+    if proposal.event:
+        lines += ["", "[event]"]
+        for key, part in proposal.event.items():
+            lines += _setting(key, part, proposal.why.get(f"event.{key}", ""))
+    lines += ["", "[model]", *_setting("use", proposal.model, proposal.why["model.use"])]
+    return "\n".join(lines) + "\n"
+
+
+def app_name(source: str) -> str:
+    """A service's name, from a file's or a topic's."""
+    last = re.split(r"[/:]", source.partition("@")[0])[-1].lower()
+    bare = re.sub(r"\.(csv|tsv|jsonl|json|ndjson|parquet|pq|arrow|feather|ipc)(\.(gz|zst))?$", "", last)
+    return re.sub(r"[^a-z0-9._-]+", "-", bare).strip("-.")[:40] or "look"
+
+
+def value(part: Any) -> str:
+    """A value as TOML."""
+    if isinstance(part, Mapping):
+        return "{ " + ", ".join(f"{value(name)} = {value(inner)}" for name, inner in part.items()) + " }"
+    if isinstance(part, list | tuple):
+        return "[" + ", ".join(map(value, part)) + "]"
+    # JSON's texts are TOML's, but for surrogates, which ensure_ascii would make, and the sign of DEL.
+    return json.dumps(part, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _setting(key: str, part: Any, why: str) -> list[str]:
+    line = f"{key} = {value(part)}"
+    if not why:
+        return [line]
+    if len(line) + len(why) > _WIDTH:
+        return [f"# {_line(why)}", line]
+    return [f"{line}  # {_line(why)}"]
+
+
+def _line(text: str) -> str:
+    """A text that fits in a comment, whatever names the data have."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def _next(proposal: Proposal, source: str, topic: str) -> list[str]:
+    import shlex
+
+    if source == topic:
+        return []
+    lines = ["#", "# streamlearn topics ensure", "# streamlearn serve"]
+    options = "".join(f" {option}" for option in proposal.replay)
+    lines.append(_line(f"# streamlearn replay {shlex.quote(source)} -t {topic}{options}"))
+    reasons = [
+        (key.removeprefix("replay."), why) for key, why in proposal.why.items() if key[:7] == "replay."
+    ]
+    return lines + [f"#   {role}: {_line(why)}" for role, why in reasons]

@@ -1,0 +1,121 @@
+"""Which field is the id, the key, the time, the label? Guessed by name and by values, with the reason.
+
+Pure. A guess by values alone is never taken for a label: those are only named as candidates.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streamlearn.replay.profile import Field
+
+_TIMES = "ts time timestamp datetime date event_time eventtime created_at updated_at recorded_at measured_at"
+_TIMES += " received_at occurred_at moment when t time_stamp utc epoch timestamp_ms zeit zeitstempel datum"
+_IDS = (
+    "id uuid guid event_id message_id msg_id reading_id record_id row_id row index seq sequence number nr no"
+)
+_KEYS = (
+    "key device device_id sensor sensor_id machine machine_id host hostname station station_id unit unit_id"
+)
+_KEYS += " asset asset_id vehicle vehicle_id node equipment site site_id plant line customer_id user_id"
+_LABELS = (
+    "label target class y truth outcome failure failed fault anomaly is_anomaly outlier fraud is_fraud defect"
+)
+_LABELS += " is_phishing species diagnosis activity quality rul attack alarm verdict category state status"
+_FEW = 20
+
+
+class Roles(NamedTuple):
+    """The fields that were found for each role, None where there is none. `candidates`: what might be a
+    label. `why`: the reason for each role.
+    """
+
+    id: Field | None
+    key: Field | None
+    time: Field | None
+    label: Field | None
+    candidates: tuple[Field, ...]
+    why: dict[str, str]
+
+
+def roles_of(fields: Sequence[Field], rows: int, isos: bool) -> Roles:
+    """The roles among these fields. `isos`: times without a zone, or in another format, can be used."""
+    why: dict[str, str] = {}
+    time = _time(fields, isos, why)
+    rest = [field for field in fields if field is not time and field.present]
+    ident = _best(rest, _IDS, lambda field: field.unique and field.kind in ("str", "int"))
+    # Without a known name: texts without blanks, none of which comes twice.
+    words = (f for f in rest if f.unique and f.kind == "str" and not any(" " in text for text in f.texts))
+    ident = ident or next(words, None)
+    if ident:
+        why["id"] = f"a different one in each of {ident.present:,} rows"
+    rest = [field for field in rest if field is not ident]
+    label = _best(rest, _LABELS, _can_be_label)
+    if label:
+        why["label"] = f"by its name; {describe(label)}"
+    rest = [field for field in rest if field is not label]
+    key = _best(rest, _KEYS, lambda field: field.kind in ("str", "int") and field.distinct <= rows / 2)
+    if key:
+        why["key"] = f"{field_count(key)} that come again"
+    few = [field for field in rest if field is not key and field.kind in ("bool", "str", "int")]
+    candidates = [field for field in few if 2 <= field.distinct <= 10 and rows >= 20]
+    return Roles(ident, key, time, label, () if label else tuple(candidates), why)
+
+
+def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | None:
+    usable = [
+        field for field in fields if field.time and (isos or field.time in ("s", "ms", "us", "ns", "rfc3339"))
+    ]
+    texts = [field for field in usable if field.time not in ("s", "ms", "us", "ns")]
+    found = _best(usable, _TIMES) or next(
+        (f for f in usable if re.search(r"time|date|_at$|_ts$", _name(f))), None
+    )
+    found = found or (texts[0] if len(texts) == 1 else None)
+    if found:
+        form = {"rfc3339": "RFC 3339", "iso": "ISO 8601 without a zone, taken as UTC"}
+        why["time"] = f"plausible times, {form.get(found.time, found.time)}"
+    return found
+
+
+def _can_be_label(field: Field) -> bool:
+    return (
+        field.kind in ("bool", "str", "int", "float")
+        and field.distinct > 1
+        and not (field.kind == "str" and field.distinct > 100)
+    )
+
+
+def _best(fields: Sequence[Field], names: str, fits: object = None) -> Field | None:
+    """The field that fits and whose name stands first among `names`; outer fields before inner ones."""
+    ranks = {name: rank for rank, name in enumerate(names.split())}
+    found = [
+        (ranks[_name(field)], field.path.count("."), n)
+        for n, field in enumerate(fields)
+        if _name(field) in ranks and (not callable(fits) or fits(field))
+    ]
+    return fields[min(found)[2]] if found else None
+
+
+def _name(field: Field) -> str:
+    last = field.path.rpartition(".")[2]
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last).lower()
+    return re.sub(r"[^a-z0-9]+", "_", snake).strip("_")
+
+
+def is_category(field: Field) -> bool:
+    """Whether a label of this field is a class, and not a quantity."""
+    return field.kind in ("bool", "str") or (field.kind == "int" and field.distinct <= _FEW)
+
+
+def field_count(field: Field) -> str:
+    """How many different values it has, in words."""
+    return f"{'1,000 or more' if field.distinct >= 1000 else field.distinct} values"
+
+
+def describe(field: Field) -> str:
+    """A field in a few words."""
+    span = (
+        f" from {field.low:g} to {field.high:g}" if field.low is not None and field.high is not None else ""
+    )
+    gone = f", {field.missing:.0%} missing" if field.missing >= 0.005 else ""
+    return f"{field.kind}, {field_count(field)}{span}{gone}"

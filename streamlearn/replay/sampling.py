@@ -1,0 +1,137 @@
+"""A sample of what a SOURCE or a topic holds, for `look`: rows of a table, or records as they stand.
+
+Invariant: at most `limit` rows or records are kept, from a topic the newest, from anything else the first.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from streamlearn.core.records import Record
+from streamlearn.errors import ConfigError
+from streamlearn.log.port import Admin
+from streamlearn.replay import columnar, delimited, iterables, lines, reading, sources
+from streamlearn.replay.files import shown, suffix_of, whole_lines
+from streamlearn.replay.mapping import Meaning, Roles
+from streamlearn.replay.sources import How
+
+Row = Mapping[str, Any]
+
+
+class Sample(NamedTuple):
+    """What was found: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
+    which reach a service as they stand.
+    """
+
+    name: str
+    rows: Sequence[Row] = ()
+    records: Sequence[Record] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many rows or records there are."""
+        return len(self.rows) or len(self.records)
+
+
+def of_source(name: str, how: How, limit: int, admin: Admin | None = None) -> Sample:
+    """The first rows of a SOURCE. Raises `ConfigError` as `sources.open_source` does."""
+    if name.startswith("topic:"):
+        source = sources.open_source(name, how, admin)
+        rows = (item.row for item in source.items() if item)
+        records = [Record("", 0, n, 0, row.key, row.value, row.headers) for n, row in enumerate(rows)]
+        return Sample(name, records=records[:limit])
+    kind = sources.kind_of(name, how.format)
+    if kind == "python":
+        return _python(name, limit)
+    if kind == "csv":
+        return _csv(name, how, limit)
+    if kind in ("parquet", "arrow"):
+        return _table(name, how, columnar.names_of(name, kind), limit)
+    if kind == "jsonl":
+        return Sample(name, records=list(itertools.islice(_lines(name), limit)))
+    return Sample(name, records=list(itertools.islice(_valued(name, how), limit)))
+
+
+def of_topic(admin: Admin, topic: str, limit: int) -> Sample:
+    """The newest records of a topic."""
+    info = reading.topic_info(admin, topic)
+    share = -(-limit // info.partitions)
+    first = tuple(max(start, end - share) for start, end in zip(info.start, info.end, strict=True))
+    records = list(itertools.islice(reading.between(admin, topic, first, info.end), limit))
+    return Sample(topic, records=records)
+
+
+def _csv(name: str, how: How, limit: int) -> Sample:
+    if name == "-":
+        raise ConfigError("CSV on standard input cannot be looked at: save it into a file first")
+    names = delimited.head_of(name, how.dialect).names
+    try:
+        return _table(name, how, names, limit)
+    except ConfigError as error:
+        if "say --decimal ," not in str(error) or how.meaning.decimal != ".":
+            raise
+    told = how._replace(meaning=how.meaning._replace(decimal=","))
+    return _table(name, told, names, limit)._replace(options=("--decimal ,",))
+
+
+def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
+    """A table whose columns are all taken for features, so that each cell is read as an undeclared one."""
+    roles = Roles(features=tuple(column for column in names if column))
+    # `timed` keeps a large file from being read by a process of its own, for the sake of a few rows.
+    meaning = Meaning(roles, {}, how.meaning.missing, how.meaning.decimal, timed=True)
+    items = sources.open_source(name, how._replace(meaning=meaning)).items()
+    rows = [
+        orjson.loads(item.row.value or b"{}")["features"] for item in itertools.islice(items, limit) if item
+    ]
+    return Sample(name, rows=rows)
+
+
+def _python(name: str, limit: int) -> Sample:
+    items = list(itertools.islice(iterables.iterated(name, iterables.attribute(name)), limit))
+    if items and isinstance(items[0], Mapping) and not iterables.is_event(items[0]):
+        return Sample(name, rows=[_plain(name, n, item) for n, item in enumerate(items, 1)])
+    batches = iterables.batches(name, items, Meaning(), 0)
+    rows = itertools.chain.from_iterable(batch.rows for batch in batches)
+    return Sample(name, records=[Record("", 0, n, 0, row.key, row.value) for n, row in enumerate(rows)])
+
+
+def _plain(name: str, at: int, item: Any) -> Row:
+    """A dict of Python's as JSON would have it."""
+    try:
+        found = orjson.loads(orjson.dumps(item, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(
+            f"{name} item {at} cannot be written as JSON ({error}): give plain values"
+        ) from None
+    assert isinstance(found, dict)
+    return found
+
+
+def _lines(name: str) -> Iterator[Record]:
+    texts = (text for some in whole_lines(name) for text in some.split(b"\n") if text.strip())
+    for number, text in enumerate(texts):
+        yield lines.parse(text) or Record(shown(name), 0, number, 0, None, text)
+
+
+def _valued(name: str, how: How) -> Iterator[Record]:
+    items = (item for item in sources.open_source(name, how).items() if item)
+    for number, item in enumerate(items):
+        yield Record(shown(name), 0, number, 0, item.row.key, item.row.value)
+
+
+def is_topic(name: str) -> bool:
+    """Whether this is rather a topic's name than a SOURCE."""
+    known = name == "-" or ":" in name or "/" in name or Path(name).exists()
+    suffix = suffix_of(name)
+    return not known and suffix not in (
+        ".csv",
+        ".tsv",
+        ".jsonl",
+        ".ndjson",
+        *columnar.PARQUET,
+        *columnar.ARROW,
+    )

@@ -1,0 +1,178 @@
+"""Presets take what sensors send: gaps, strings, booleans, new and lost features, wild readings, drift."""
+
+import doctest
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from river import datasets, metrics
+from test_selfcheck import era  # the era of a default configuration
+
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Record
+from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.features import gaps, scale
+from streamlearn.features.gaps import LastKnown
+from streamlearn.features.scale import SteadyScaler
+from streamlearn.service.models import fresh_model
+from streamlearn.service.presets import PRESETS, preset
+from streamlearn.service.selfcheck import check_model
+
+Events = list[tuple[dict[str, Any], Any]]
+ALL = list(PRESETS)
+
+
+def events(name: str, seed: int = 3, count: int = 2000) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A machine whose sensors drop a fifth of their values, over 18 orders of magnitude. Half-way a sensor
+    and a mode appear and the label turns around; at three quarters a sensor disappears.
+    """
+    rng = random.Random(seed)
+    for n in range(count):
+        x: dict[str, Any] = {
+            "temp": rng.gauss(20, 5),
+            "pressure": rng.gauss(1e9, 1e8),
+            "tiny": rng.gauss(0, 1e-9),
+            "mode": rng.choice(["eco", "boost", "off"]),
+            "on": rng.random() < 0.5,
+            "count": rng.randrange(5),
+        }
+        y: Any = (x["temp"] > 20) != (n > count // 2)
+        if name == "regression":
+            y = 1e4 + 100 * x["temp"] + 50 * (x["mode"] == "boost")
+        if n > count // 2:
+            x |= {"late": rng.random() * 1e4, "late_mode": rng.choice("ab")}
+        if n > 3 * count // 4:
+            del x["pressure"]
+        yield {part: value for part, value in x.items() if rng.random() > 0.2}, y
+
+
+def answers(learner: Learner, stream: Events) -> list[Any]:
+    found = []
+    for x, y in stream:
+        answer = learner.predict(x, y)
+        assert answer.finite
+        found.append((answer.prediction, answer.detail))
+        learner.learn(x, y)
+    return found
+
+
+def learner_of(name: str) -> Learner:
+    return fresh_model("app", f"preset:{name}", {}, []).learner()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_preset_takes_gaps_strings_booleans_late_and_lost_features(name: str) -> None:
+    stream = list(events(name, count=1200))
+    found = answers(learner_of(name), stream)
+    assert found == answers(learner_of(name), stream)
+    plain = Learner(preset(name))
+    assert found == answers(plain, stream), "a plain river loop gives the same bits"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
+    stream = list(events(name, count=900))
+    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    learner = fresh.learner()
+    answers(learner, stream[:600])
+    restored = Learner(load_model(dump_model(learner.model), fresh.trusted))
+    assert answers(restored, stream[600:]) == answers(learner, stream[600:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_preset_passes_the_self_check(name: str) -> None:
+    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    values = [orjson.dumps({"features": x, "label": y}) for x, y in events(name, count=400)]
+    check_model(fresh, era(), [Record("t", 0, n, 1 << 50, None, value) for n, value in enumerate(values)])
+    check_model(fresh, era(), [])
+
+
+# Half-space trees are made of the first event's features: there must be one.
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"anomaly"}))
+def test_events_without_any_feature_are_taken_too(name: str) -> None:
+    stream: Events = [({}, True if name != "regression" else 1.5)] * 30 + list(events(name, count=100))
+    answers(learner_of(name), stream)
+
+
+@pytest.mark.parametrize(("name", "least"), [("classification", 0.7), ("sensors", 0.7)])
+def test_a_classifier_follows_a_label_that_turned_around(name: str, least: float) -> None:
+    stream = [({"temp": x["temp"]}, y) for x, y in events(name, count=4000) if "temp" in x]
+    found = answers(learner_of(name), stream)
+    tail = [(answer, y) for (answer, _), (_, y) in zip(found, stream, strict=True)][-600:]
+    assert sum(answer == y for answer, y in tail) / len(tail) > least
+
+
+def test_regression_is_of_the_scale_of_its_labels_whatever_the_scale_of_its_features() -> None:
+    stream = list(events("regression"))
+    found = answers(learner_of("regression"), stream)
+    error, naive = metrics.MAE(), metrics.MAE()
+    for (prediction, _), (_, y) in list(zip(found, stream, strict=True))[1000:]:
+        error.update(y, prediction)
+        naive.update(y, 1e4 + 2000)
+    assert error.get() < 0.8 * naive.get()
+
+
+def scored(wild: bool) -> float:
+    """The area under the ROC curve of `preset:anomaly` on Shuttle, by ranks."""
+    model, pairs = preset("anomaly"), []
+    for n, (x, y) in enumerate(datasets.Shuttle().take(6000)):
+        readings = dict.fromkeys(x, 1e12) if wild and n == 600 else x
+        pairs.append((model.score_one(readings), y))
+        model.learn_one(readings)
+    pairs.sort(key=lambda pair: pair[0])
+    yes = sum(y for _, y in pairs)
+    ranks = sum(rank for rank, (_, y) in enumerate(pairs) if y)
+    return (ranks - yes * (yes - 1) / 2) / (yes * (len(pairs) - yes))
+
+
+def test_anomalies_are_found_also_after_one_wild_reading() -> None:
+    assert scored(wild=False) > 0.95
+    assert scored(wild=True) > 0.95
+
+
+# --- the parts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [gaps, scale])
+def test_the_examples_in_the_parts_are_right(module: Any) -> None:
+    assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
+    assert doctest.testmod(module).attempted > 2
+
+
+def test_a_gap_is_filled_for_a_while_and_what_is_kept_is_bounded() -> None:
+    filled = LastKnown(max_gap=3)
+    for n in range(50):
+        filled.learn_one({f"once {n}": n, "steady": n})
+    assert filled.transform_one({}) == {
+        "once 46": 46,
+        "once 47": 47,
+        "once 48": 48,
+        "once 49": 49,
+        "steady": 49,
+    }
+    x = {"steady": 7, "once 49": 0, "once 48": 0, "once 47": 0, "once 46": 0}
+    assert filled.transform_one(x) is x
+    assert list(filled.transform_one({"steady": 7})) == ["steady", "once 46", "once 47", "once 48", "once 49"]
+
+
+def test_a_new_level_is_learned_and_a_spike_is_not() -> None:
+    rng = random.Random(1)
+    scaler = SteadyScaler()
+    for _ in range(1000):
+        scaler.learn_one({"a": rng.gauss(0, 1)})
+    before = scaler.transform_one({"a": 2.0})["a"]
+    scaler.learn_one({"a": 1e300})
+    assert scaler.transform_one({"a": 2.0})["a"] == pytest.approx(before, rel=0.03)
+    for _ in range(5000):
+        scaler.learn_one({"a": 1e6 + rng.gauss(0, 1)})
+    assert abs(scaler.transform_one({"a": 1e6})["a"]) < 2
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 2**63 - 1, 0, True])
+def test_scaled_numbers_are_always_within_the_limit(value: float) -> None:
+    scaler = SteadyScaler(unit=True)
+    for n in range(30):
+        scaler.learn_one({"a": value if n % 2 else 1.0})
+        assert 0 <= scaler.transform_one({"a": value})["a"] <= 1
