@@ -11,6 +11,7 @@ from river import datasets, metrics
 from test_selfcheck import era  # the era of a default configuration
 
 from streamlearn.core.learner import Learner
+from streamlearn.core.records import Record
 from streamlearn.core.snapshot import dump_model, load_model
 from streamlearn.features import gaps, scale
 from streamlearn.features.gaps import LastKnown
@@ -84,7 +85,9 @@ def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
 def test_a_preset_passes_the_self_check(name: str) -> None:
     fresh = fresh_model("app", f"preset:{name}", {}, [])
     values = [orjson.dumps({"features": x, "label": y}) for x, y in events(name, count=400)]
-    check_model(fresh, era(), values)
+    check_model(
+        fresh, era(), [Record("events", 0, n, 1 << 50, None, value) for n, value in enumerate(values)]
+    )
     check_model(fresh, era(), [])
 
 
