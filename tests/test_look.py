@@ -279,3 +279,8 @@ def test_facts_about_a_field() -> None:
     (a, b) = fields_of([{"a": 1, "b": {"c": "x"}}, {"a": 2.5}, {"a": None}, {"a": -1}])
     assert (a.path, a.kind, a.low, a.high, a.distinct, a.missing) == ("a", "float", -1, 2.5, 3, 0.25)
     assert (b.path, b.kind, b.texts) == ("b.c", "str", ("x",))
+
+
+def test_numbers_that_are_no_plausible_times_are_a_feature_whatever_their_name(command: Command) -> None:
+    Path("a.csv").write_text("time,label\n" + "".join(f"{n / 2},{n % 2}\n" for n in range(50)))
+    assert json.loads(command.ok("look", "a.csv", "--json"))["replay"] == ["--label label"]

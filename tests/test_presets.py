@@ -85,7 +85,9 @@ def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
 def test_a_preset_passes_the_self_check(name: str) -> None:
     fresh = fresh_model("app", f"preset:{name}", {}, [])
     values = [orjson.dumps({"features": x, "label": y}) for x, y in events(name, count=400)]
-    check_model(fresh, era(), [Record("t", 0, n, 1 << 50, None, value) for n, value in enumerate(values)])
+    check_model(
+        fresh, era(), [Record("events", 0, n, 1 << 50, None, value) for n, value in enumerate(values)]
+    )
     check_model(fresh, era(), [])
 
 

@@ -27,7 +27,7 @@ def columns_of(records: Iterable[Record]) -> list[str]:
             found[path] = None
         if len(found) > MAX_COLUMNS:
             raise CheckFailed(
-                f"{record.topic} has more than {MAX_COLUMNS:,} different members by offset {record.offset}:"
+                f"{record.topic} has over {MAX_COLUMNS:,} different members up to offset {record.offset}:"
                 " that is no table; write JSON lines instead (a file name without .csv)"
             )
     return list(found)
@@ -51,14 +51,14 @@ def _cells(record: Record) -> Iterator[tuple[str, Any]]:
         value = None
     if not isinstance(value, dict):
         raise CheckFailed(
-            f"{record.topic}-{record.partition} offset {record.offset} is not a JSON object, so no row of a"
-            " table: write JSON lines instead (a file name without .csv), or end before it with --to"
+            f"{record.topic}-{record.partition} offset {record.offset} is not a JSON object, so it is no row"
+            " of a table: write JSON lines instead (a file name without .csv), or end before it with --to"
         )
-    return flat(value)
+    return ((path, part) for path, part in flat(value) if part not in ({}, []))
 
 
 def _text(value: Any) -> str:
-    if value is None or value in ({}, []):
+    if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 

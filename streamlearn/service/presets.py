@@ -17,10 +17,12 @@ good, and drift. Seeds are written out, so that a plain river loop over a preset
     numbers and booleans of the first event; strings are left out, as a tree that halves a range has no use
     for a category.
 
-`sensors`: a classifier for sensors that drop values. The last known reading stands in for up to 100
-    events, then an adaptive random forest (Gomes and others, 2017) of five trees, each with a drift detector,
-    decides. Trees need no scaling. With every fifth value of Shuttle dropped, kappa is 0.94 where the
-    single tree has 0.87; it costs four to five times as much per event.
+`sensors`: a classifier for sensors that drop values and whose readings follow one another. The last known
+    reading stands in for up to 100 events, then an adaptive random forest (Gomes and others, 2017) of five
+    trees, each with a drift detector, decides. Trees need no scaling. With every fifth value dropped, on six
+    random walks (6,000 events) kappa is 0.81 where the single tree has 0.69 and the forest alone 0.68. Rows
+    that have nothing to do with the row before want no stand-in: on Shuttle, so thinned, kappa is 0.81
+    where the single tree has 0.86 and the forest alone 0.94. Four to five times the tree's cost per event.
 """
 
 from collections.abc import Callable
