@@ -5,7 +5,7 @@ good, and drift. Seeds are written out, so that a plain river loop over a preset
 
 `classification`: a Hoeffding tree that replaces its branches on drift (Bifet and Gavalda, 2009). Alone,
     because a tree splits strings by value, numbers at any scale, and sends an event that lacks a feature
-    the way of most. About 60 us an event on 9 numbers.
+    the way of most.
 
 `regression`: numbers to a common scale, strings one-hot, and the target to a common scale, before the tree
     of the same kind, whose leaves hold linear models. Those diverge on unscaled features and labels: on
