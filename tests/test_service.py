@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
@@ -490,3 +492,34 @@ def test_a_process_with_another_configuration_waits_for_the_running_service(apps
     assert laptop.wait(30) == 0
     app.stop(owner)
     assert answers(app.predictions()) == plain_loop(logistic(), stream)
+
+
+@pytest.mark.kafka
+def test_expired_marks_of_transactions_at_the_end_of_an_input_are_no_loss(apps: Apps) -> None:
+    bootstrap = os.environ["STREAMLEARN_TEST_KAFKA"]
+    app = apps(bootstrap)
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": app.inputs[0]})
+    producer.init_transactions()
+    for stream, ends in (
+        (events(100), producer.commit_transaction),
+        (events(10), producer.abort_transaction),
+    ):
+        producer.begin_transaction()
+        for event in stream:
+            producer.produce(app.inputs[0], orjson.dumps(event))
+        producer.flush()
+        ends()
+    process = app.serve()
+    app.wait(process, 100)
+    time.sleep(1)
+    app.stop(process)
+    end = app.admin.topics()[app.inputs[0]].end[0]
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    for done in client.delete_records([TopicPartition(app.inputs[0], 0, end)]).values():
+        done.result()
+    more = events(50, seed=2, start=100)
+    app.produce(more)
+    process = app.serve()
+    app.wait(process, 150)
+    app.stop(process)
+    assert answers(app.predictions()) == plain_loop(logistic(), events(100) + more)

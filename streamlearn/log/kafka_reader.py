@@ -85,6 +85,18 @@ class Reader:
             return Polled({}, frozenset())
         return Polled(found, behind)
 
+    def reached(self, positions: Positions) -> Positions:
+        """As `ShardLog.reached`: a cursor's gap ends where the client would fetch next."""
+        return {
+            tp: max(at, self._position(tp)) if self._consumer and self._floor(tp, at) else at
+            for tp, at in positions.items()
+        }
+
+    def _floor(self, tp: Place, at: int) -> bool:
+        """Whether a cursor stands in the gap that begins at or before `at`."""
+        cursor = self._cursors.get(tp)
+        return cursor is not None and 0 <= cursor.floor <= at
+
     def read(self, run: Range) -> Iterator[Record]:
         """The records of a range, which must be retained whole and committed. Raises `Gone` when not."""
         tp = (run.topic, run.partition)

@@ -96,6 +96,10 @@ class KafkaShardLog:
             return polled
         return polled._replace(behind=polled.behind - self._stalled(positions, stuck))
 
+    def reached(self, positions: Positions) -> Positions:
+        """As `ShardLog.reached`."""
+        return self._live.reached(positions)
+
     def read(self, run: Range) -> Iterator[Record]:
         """As `ShardLog.read`."""
         return self._past.read(run)

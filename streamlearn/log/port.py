@@ -93,6 +93,11 @@ class ShardLog(Protocol):
         first record. Raises `Gone` when a position is no longer retained.
         """
 
+    def reached(self, positions: Positions) -> Positions:
+        """`positions`, from which everything polled was taken, moved on over offsets that are known to hold
+        no record (marks of transactions, aborted data): their retention is then no loss.
+        """
+
     def read(self, run: Range) -> Iterator[Record]:
         """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
 

@@ -380,6 +380,7 @@ class Loop:
         except Unreachable as error:
             log.warning("checkpoint.postponed", reason=str(error))
             return
+        standing.positions.update(shard_log.reached(self._merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
         checkpointer.write(header, sections, starts_of(topics), dumped_s)
         self._stepped_s = 0.0
