@@ -4,7 +4,6 @@ Invariant: each pass begins a new iteration; a callable is called for each pass.
 """
 
 import datetime
-import importlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ import orjson
 
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
+from streamlearn.named import attribute
 from streamlearn.replay import jsonlines
 from streamlearn.replay.cells import BadCell, Rule
 from streamlearn.replay.mapping import Batch, Meaning, time_of
@@ -48,24 +48,12 @@ def _data_sets() -> dict[str, Any]:
     }
 
 
-def attribute(name: str) -> Any:
+def imported(name: str) -> Any:
     """What `module:attr` names; the module may lie in the working directory. Raises `ConfigError`."""
-    module_name, _, path = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's module: whatever it raises is a wrong source
-        raise ConfigError(
-            f"{name} cannot be read: importing {module_name} raised {type(error).__name__}: {error};"
-            " modules are looked for in the working directory and the installed packages"
-        ) from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{name} cannot be read: {module_name} has no {path!r}")
-        found = getattr(found, part)
-    return found
+    return attribute(name, f"{name} cannot be read")
 
 
 def iterated(name: str, found: Any) -> Iterator[Any]:

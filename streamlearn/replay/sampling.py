@@ -91,7 +91,7 @@ def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
 
 
 def _python(name: str, limit: int) -> Sample:
-    items = list(itertools.islice(iterables.iterated(name, iterables.attribute(name)), limit))
+    items = list(itertools.islice(iterables.iterated(name, iterables.imported(name)), limit))
     if items and isinstance(items[0], Mapping) and not iterables.is_event(items[0]):
         return Sample(name, rows=[_plain(name, n, item) for n, item in enumerate(items, 1)])
     batches = iterables.batches(name, items, Meaning(), 0)

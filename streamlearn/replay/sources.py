@@ -116,7 +116,7 @@ def open_source(name: str, how: How | None = None, admin: Admin | None = None) -
     if name.startswith("topic:"):
         return _topic(name, how, admin)
     if _PYTHON.fullmatch(name) and not Path(name).exists():
-        found = iterables.attribute(name)
+        found = iterables.imported(name)
         return Source(
             name,
             lambda numbered: iterables.batches(name, iterables.iterated(name, found), how.meaning, numbered),

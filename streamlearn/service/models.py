@@ -9,7 +9,6 @@ Invariants:
 
 import copy
 import hashlib
-import importlib
 import inspect
 import pickle
 import random
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from streamlearn.core.learner import Learner, final_step, task_of
 from streamlearn.core.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
+from streamlearn.named import attribute
 from streamlearn.service.presets import preset
 
 
@@ -100,24 +100,13 @@ def _called(factory: Any, args: Mapping[str, Any], where: str) -> Any:
 
 
 def _attribute(use: str) -> Any:
-    module_name, _, attribute = use.partition(":")
-    if not module_name or not attribute:
+    module, _, name = use.partition(":")
+    if not module or not name:
         raise ConfigError(
             f"[model] use = {use!r} is not a model. Give preset:classification, module:attribute "
             "(for example my_models:build), or river.tree:HoeffdingTreeClassifier."
         )
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's module: whatever it raises is a wrong model
-        raise ConfigError(
-            f"[model] use = {use!r}: importing {module_name} raised {type(error).__name__}: {error}. "
-            "Modules are looked for in the working directory (--app-dir) and the installed packages."
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"[model] use = {use!r}: {module_name} has no {attribute!r}.")
-        found = getattr(found, part)
-    return found
+    return attribute(use, f"[model] use = {use!r}")
 
 
 def _pipeline(steps: list[Any]) -> Any:
