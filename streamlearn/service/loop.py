@@ -164,6 +164,7 @@ class Loop:
         self._watch = Watch(self._config, self._fresh, standing, self._schemas)
         self._unseen = standing.shard.memory.records == 0
         self._looked_s = time.monotonic()
+        self._stepped_s = self._looked_s - began_s  # what recovery took, the next one need not take again
         self._was_open = True
         self._away = 0
         if standing.era_began:
