@@ -138,7 +138,7 @@ class Loop:
         self._checkpoint(self._shard_log, now=False)
 
     def _alive(self) -> None:
-        """Heartbeat; also called during long work."""
+        """Heartbeat: raise `Fenced` when the shard is no longer ours to hold."""
         self._beat_s = time.monotonic()
         if SHARD not in self._log.owned(0):
             raise Fenced
@@ -147,6 +147,10 @@ class Loop:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
         if self.stopping:
             raise Fenced
+        self._beat()
+
+    def _beat(self) -> None:
+        """A heartbeat when one is due: what long work calls at every record."""
         if time.monotonic() - self._beat_s > BEAT_S:
             self._alive()
 
@@ -293,7 +297,7 @@ class Loop:
         )
         standing = self._standing
         try:
-            again = standing.restored(shard_log, batch.records, batch.skips, self._alive)
+            again = standing.restored(shard_log, batch.records, batch.skips, self._beat)
         except (Gone, BadCheckpoint) as error:
             raise Stop(
                 f"the model raised, and undoing that needs what is no longer there ({error}). Keep "

@@ -9,7 +9,8 @@ Invariants:
 - A changed model never replaces the old one unless the user said so.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -71,13 +72,14 @@ class Recovery:
         end = self._shard_log.end
         if end is None:
             return self._genesis()
-        newest = next(self._candidates(end), None)
+        candidates = self._candidates(end)  # read and checked one by one, each once
+        newest = next(candidates, None)
         era, number = self._era_at_end(newest)
         now = era_now(self._config, self._fresh, self._topics, "")
         check_topics(era, now)
         if era.model_version != now.model_version:
             self._refuse_silent_change(model_change, era, now)
-            return self._replaced(end, era, number, now, self._positions_at_end())
+            return self._replaced(end, era, number, now, self._positions_at_end(newest))
         at_end = newest is not None and newest.header.seq == end.seq
         if era.fingerprint != now.fingerprint and not at_end:
             raise Stop(
@@ -86,7 +88,7 @@ class Recovery:
                 "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
                 "[app] portable_math = true on all machines."
             )
-        standing = self._redone(end, era.revision)
+        standing = self._redone(era.revision, itertools.chain([newest] if newest else [], candidates))
         memory = standing.shard.memory
         if model_change and (memory.frozen or memory.failing >= FAILING_LIMIT):
             return self._replaced(end, era, number, now, standing.positions)
@@ -177,9 +179,9 @@ class Recovery:
         )
         return standing
 
-    def _positions_at_end(self) -> Positions:
+    def _positions_at_end(self, newest: Candidate | None) -> Positions:
         """The positions after the last entry, without stepping anything."""
-        header = next((c.header for c in self._candidates(self._shard_log.end)), None)
+        header = newest.header if newest else None
         positions: Positions = header.next_offsets() if header else {}
         for entry in self._entries(header.seq if header else -1):
             if entry.change is not None:
@@ -190,9 +192,8 @@ class Recovery:
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 
-    def _candidates(self, end: Entry | None) -> Iterator[Candidate]:
+    def _candidates(self, end: Entry) -> Iterator[Candidate]:
         """The checkpoints that can be used, newest first; the others are logged with their reason."""
-        assert end is not None
         for name in reversed(stored(self._store)):
             try:
                 header, sections = unseal(self._store.read(name), self._config.checkpoint.key.encode())
@@ -232,12 +233,12 @@ class Recovery:
                 "begin again under another [app] name."
             ) from error
 
-    def _redone(self, end: Entry, revision: int) -> Standing:
+    def _redone(self, revision: int, candidates: Iterable[Candidate]) -> Standing:
         """The state at the journal's end, from the newest checkpoint from which the digests come out; else
         from the birth of the model, the era entry with which its revision began.
         """
         diverged = -1
-        for candidate in self._candidates(end):
+        for candidate in candidates:
             if candidate.header.under.revision != revision:
                 break  # the state of a model that was replaced since
             try:
