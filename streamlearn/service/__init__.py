@@ -7,7 +7,6 @@ checkpoints, models, selfcheck.
 import gc
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ class _Signals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.loop is None:
-            sys.exit(0)
+            os._exit(0)
         if self.loop.stopping and number == signal.SIGINT:
             os._exit(130)
         self.loop.stop()
