@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -429,11 +430,25 @@ def test_a_file_that_is_removed_under_the_service_stops_it(apps: Apps) -> None:
 
 def test_a_stop_while_it_is_starting_is_a_success(apps: Apps) -> None:
     app = apps("")
-    for delay_s in (0.4, 0.8, 1.2, 2.0):
+    for delay_s in (0.0, 0.1, 0.3, 0.6, 0.9, 1.2, 2.0):
         process = app.serve()
+        _wait_for_signals_held(process)
         time.sleep(delay_s)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, (delay_s, app.log)
+
+
+def _wait_for_signals_held(process: "subprocess.Popen[bytes]") -> None:
+    """Until `serve` has taken SIGTERM into its hands: before, python itself is still starting."""
+    bit = 1 << (signal.SIGTERM - 1)
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        masks = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Sig"))
+        if (int(masks["SigBlk"], 16) | int(masks["SigCgt"], 16)) & bit:
+            return
+        time.sleep(0.01)
+    raise AssertionError("serve never took SIGTERM into its hands")
 
 
 @pytest.mark.kafka
