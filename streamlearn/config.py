@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from streamlearn.errors import ConfigError
-from streamlearn.settings import Config, duration_s, rfc3339_ms
+from streamlearn.setting_kinds import duration_s, rfc3339_ms
+from streamlearn.settings import Config
 
 __all__ = ["Config", "Setting", "duration_s", "explain", "load", "rfc3339_ms", "schema", "template"]
 
@@ -37,10 +38,9 @@ FLAGS = {
     "topics.predictions": "--output",
     "model.use": "--model",
 }
-LATER = {"log.client", "model.per", "topics.labels", "topics.scores", "topics.alerts"}
+LATER = {"log.client", "model.per"}
 _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
 _STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
-LATER_SECTIONS = {"labels"}
 
 _SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$|^event\.schema_registry$")
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
@@ -177,7 +177,7 @@ def _unknown(key: str) -> str | None:
     known = _known()
     if key in known or (key.startswith(OPTIONS) and key != OPTIONS):
         return None
-    if key in LATER or key.partition(".")[0] in LATER_SECTIONS:
+    if key in LATER:
         return "not in this version yet; take it out"
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     name = key.rpartition(".")[2]

@@ -8,135 +8,30 @@ Invariants:
 - Where values come from (flags, environment, file) is not known here; see `streamlearn.config`.
 """
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from streamlearn.core.presets import DEFAULTS
-from streamlearn.core.where import compile_where
 from streamlearn.log.port import Names
+from streamlearn.setting_kinds import (
+    Path,
+    Paths,
+    Topic,
+    as_names,
+    as_paths,
+    as_scalar,
+    check_duration,
+    check_features,
+    check_http,
+    check_start,
+    check_topic_or_none,
+    check_url,
+    check_use,
+    check_where,
+)
 
-ROLES = ("predictions", "dlq", "control", "journal", "checkpoints")
-
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-
-
-def duration_s(text: str) -> float:
-    """Seconds in a duration such as `7d`, `1h`, `15m`, `30s` or `500ms`. Raises `ValueError`."""
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError("is not a duration like 7d, 1h, 15m, 30s or 500ms")
-    return float(match[1]) * _UNITS_S[match[2]]
-
-
-def rfc3339_ms(text: str) -> int:
-    """Milliseconds since 1970 of an RFC 3339 time with a zone (`2026-01-31T08:00:00Z`).
-
-    Raises `ValueError`, also for a time without a zone: which one was meant would be a guess.
-    """
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        when = datetime.min
-    if when.tzinfo is None:
-        raise ValueError("is not an RFC 3339 time with a zone, like 2026-01-31T08:00:00Z")
-    return round((when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
-
-
-def _check_duration(text: str) -> str:
-    if duration_s(text) <= 0:
-        raise ValueError("must be longer than nothing")
-    return text
-
-
-def _check_start(text: str) -> str:
-    if text in ("earliest", "latest"):
-        return text
-    if text.startswith("-"):
-        duration_s(text[1:])
-    else:
-        rfc3339_ms(text)
-    return text
-
-
-def _check_topic(text: str) -> str:
-    if not _TOPIC.fullmatch(text) or text in (".", ".."):
-        raise ValueError("is not a topic name: 1 to 249 of the characters A-Z a-z 0-9 . _ -")
-    return text
-
-
-def _check_path(text: str) -> str:
-    if text and not all(text.split(".")):
-        raise ValueError("is not a path: members joined by single dots, like meta.id or values.0")
-    return text
-
-
-def _check_where(text: str) -> str:
-    if text:
-        compile_where(text)
-    return text
-
-
-def _check_features(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    paths = value if isinstance(value, tuple) else (value,)
-    if not paths or not all(paths):
-        raise ValueError("names nothing")
-    if len(set(paths)) < len(paths):
-        raise ValueError("names a path twice")
-    if "*" in paths and value != "*":
-        raise ValueError('has "*" in a list; it stands alone')
-    for path in paths:
-        _check_path(path)
-    return value
-
-
-def _check_http(text: str) -> str:
-    if text and not re.fullmatch(r"https?://[^\s/]+\S*", text):
-        raise ValueError("is not an address like http://registry:8081")
-    return text
-
-
-def _check_use(text: str) -> str:
-    if text and not all(text.partition(":")):
-        raise ValueError("must be preset:NAME or module:attribute")
-    return text
-
-
-def _check_url(text: str) -> str:
-    if text and (not text.startswith("file:") or text == "file:"):
-        raise ValueError('must be "" or file:DIR')
-    return text
-
-
-def _as_names(value: object) -> object:
-    """One name, a comma-separated text (environment variables have no lists) or a list of names."""
-    if isinstance(value, str):
-        return tuple(name.strip() for name in value.split(",") if name.strip())
-    return value
-
-
-def _as_paths(value: object) -> object:
-    """A table by path: an unquoted `meta.rpm = ...` is a nested table in TOML."""
-    if not isinstance(value, dict):
-        return value
-    flat: dict[str, object] = {}
-    for name, part in value.items():
-        inner = _as_paths(part)
-        flat |= (
-            {f"{name}.{path}": one for path, one in inner.items()}
-            if isinstance(inner, dict)
-            else {name: inner}
-        )
-    return flat
-
-
-Topic = Annotated[str, AfterValidator(_check_topic)]
-Path = Annotated[str, AfterValidator(_check_path)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_names)]
+ROLES = ("predictions", "dlq", "scores", "alerts", "control", "journal", "checkpoints")
 
 
 class Section(BaseModel):
@@ -175,7 +70,7 @@ class LogSection(Section):
         description="kafka: HOST:PORT, several separated by commas",
     )
     path: str = Field(default="streamlearn.db", min_length=1, description="embedded: the SQLite file")
-    retention: Annotated[str, AfterValidator(_check_duration)] = Field(
+    retention: Annotated[str, AfterValidator(check_duration)] = Field(
         default="7d", description="embedded: how long records are kept, like 7d or 12h"
     )
     options: dict[str, str] = Field(
@@ -188,15 +83,20 @@ class LogSection(Section):
 class Topics(Section):
     """Topics by role. An empty output topic means `<app.name>.<role>`."""
 
-    input: Annotated[tuple[Topic, ...], BeforeValidator(_as_names)] = Field(
+    input: Annotated[tuple[Topic, ...], BeforeValidator(as_names)] = Field(
         default=(), description="the topics to read events from: a name or a list of names"
     )
-    start: Annotated[str, AfterValidator(_check_start)] = Field(
+    start: Annotated[str, AfterValidator(check_start)] = Field(
         default="earliest",
         description="where a new service begins: earliest | latest | 2026-01-31T08:00:00Z | -1h",
     )
+    labels: Annotated[str, AfterValidator(check_topic_or_none)] = Field(
+        default="", description='the topic of labels that come later; "" = labels come inside the events'
+    )
     predictions: Topic = Field(default="", description='where predictions go; "" = <name>.predictions')
     dlq: Topic = Field(default="", description='where dead letters go; "" = <name>.dlq')
+    scores: Topic = Field(default="", description='where scores go; "" = <name>.scores')
+    alerts: Topic = Field(default="", description='where alerts go; "" = <name>.alerts')
     control: Topic = Field(default="", description='where commands are read; "" = <name>.control')
     journal: Topic = Field(default="", description='the order of what was applied; "" = <name>.journal')
     checkpoints: Topic = Field(default="", description='kafka: the saved states; "" = <name>.checkpoints')
@@ -221,19 +121,22 @@ class EventSection(Section):
     time_as: str = Field(
         default="", description='name of a feature that gets the event\'s time as a datetime; "" = none'
     )
-    features: Annotated[str | tuple[str, ...], AfterValidator(_check_features)] = Field(
+    features: Annotated[str | tuple[str, ...], AfterValidator(check_features)] = Field(
         default="features",
         description='path of an object or array; or a list of paths; or "*" = all not named otherwise',
     )
     label: Path = Field(default="label", description="path of the label")
-    columns: Annotated[tuple[str, ...], BeforeValidator(_as_names)] = Field(
+    group: Path = Field(
+        default="group", description='path of the group that a label is about; for labels.join = "group"'
+    )
+    columns: Annotated[tuple[str, ...], BeforeValidator(as_names)] = Field(
         default=(), description='csv: the names of the columns, like ["id", "temp", "label"]'
     )
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="csv: one character")
-    where: Annotated[str, AfterValidator(_check_where)] = Field(
+    where: Annotated[str, AfterValidator(check_where)] = Field(
         default="", description='records to keep, like "type == \'reading\' and temp > 0"; "" = all'
     )
-    types: Annotated[dict[str, Literal["float", "int", "str", "bool"]], BeforeValidator(_as_paths)] = Field(
+    types: Annotated[dict[str, Literal["float", "int", "str", "bool"]], BeforeValidator(as_paths)] = Field(
         default={}, description='declared types by path, like {rpm = "float"}: float | int | str | bool'
     )
     null: Literal["missing"] = Field(default="missing", description="missing: a null feature is absent")
@@ -244,7 +147,7 @@ class EventSection(Section):
     schema_file: str = Field(
         default="", description="a file with the values' Avro or JSON Schema; needs [avro]"
     )
-    schema_registry: Annotated[str, AfterValidator(_check_http)] = Field(
+    schema_registry: Annotated[str, AfterValidator(check_http)] = Field(
         default="", repr=False, description="http://HOST:PORT of a schema registry; needs [avro]"
     )
 
@@ -272,6 +175,51 @@ class EventSection(Section):
         if self.format == "avro-bare" and not self.schema_file:
             raise ValueError('event.format = "avro-bare" needs event.schema_file')
         return self
+
+
+class LabelsSection(Section):
+    """Labels that come later than their events, on topics.labels. Paths are those of a label's record."""
+
+    join: Literal["id", "group", "interval"] = Field(
+        default="id", description="id | group | interval (key, from, to): what of an event a label names"
+    )
+    id: Path = Field(default="id", min_length=1, description="path of the event's id")
+    group: Path = Field(default="group", min_length=1, description="path of the group")
+    key: Path = Field(default="key", min_length=1, description="path of the key, for intervals")
+    start: Path = Field(default="from", min_length=1, description="path of an interval's first event time")
+    end: Path = Field(default="to", min_length=1, description="path of the event time after an interval")
+    label: Path = Field(default="label", min_length=1, description="path of the label")
+    time: Path = Field(default="ts", min_length=1, description="path of the time at which it became known")
+    ttl: Annotated[str, AfterValidator(check_duration)] = Field(
+        default="1d", description="how long events wait for their label, in event time, like 1d or 2h"
+    )
+    default: Annotated[bool | int | float | str, BeforeValidator(as_scalar)] = Field(
+        default="", description='the label of an event that got none in time, like false; "" = forget it'
+    )
+    early_ttl: Annotated[str, AfterValidator(check_duration)] = Field(
+        default="1h", description="how long a label waits for its event, in event time, like 1h"
+    )
+    pending_max: int = Field(
+        default=1_000_000, ge=1, le=100_000_000, description="1 to 100000000 events that wait for their label"
+    )
+    learn: Literal["label", "event"] = Field(
+        default="label",
+        description="when a model that needs no labels learns: label (with the label or at ttl) | event",
+    )
+    orphans_max_share: float = Field(
+        default=0.5, ge=0, le=1, description="0 to 1: a larger share of labels without an event is an alert"
+    )
+
+
+class ScoresSection(Section):
+    """Scores of the predictions beside baselines, published to topics.scores."""
+
+    every: int = Field(
+        default=1_000, ge=0, le=1_000_000, description="0 to 1000000 predictions between two; 0 = no scores"
+    )
+    window: int = Field(
+        default=1_000, ge=10, le=100_000, description="10 to 100000 newest labels that the window holds"
+    )
 
 
 class GuardSection(Section):
@@ -309,7 +257,7 @@ class DlqSection(Section):
 class ModelSection(Section):
     """The river model."""
 
-    use: Annotated[str, AfterValidator(_check_use)] = Field(
+    use: Annotated[str, AfterValidator(check_use)] = Field(
         default="preset:classification",
         description="preset:NAME, my_module:factory_or_model, or river.tree:HoeffdingTreeClassifier",
     )
@@ -335,7 +283,7 @@ class TransactionSection(Section):
 class CheckpointSection(Section):
     """Saved states: how often, how many, where."""
 
-    url: Annotated[str, AfterValidator(_check_url)] = Field(
+    url: Annotated[str, AfterValidator(check_url)] = Field(
         default="", description='"" = topic on kafka, folder beside the file on embedded; or file:DIR'
     )
     interval_s: float = Field(
@@ -354,6 +302,8 @@ class Config(Section):
     log: LogSection = LogSection()
     topics: Topics = Topics()
     event: EventSection = EventSection()
+    labels: LabelsSection = LabelsSection()
+    scores: ScoresSection = ScoresSection()
     guard: GuardSection = GuardSection()
     dlq: DlqSection = DlqSection()
     model: ModelSection = ModelSection()
@@ -375,9 +325,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         used: dict[str, str] = {}
-        for role, topic in [("input", name) for name in self.topics.input] + [
-            (role, getattr(self.topics, role)) for role in ROLES
-        ]:
+        inputs = [("input", name) for name in self.topics.input]
+        if self.topics.labels:
+            inputs.append(("labels", self.topics.labels))
+        for role, topic in inputs + [(role, getattr(self.topics, role)) for role in ROLES]:
             if topic in used:
                 raise ValueError(
                     f"topics.{role} and topics.{used[topic]} are both {topic!r}; each needs its own topic"
@@ -390,4 +341,4 @@ class Config(Section):
     def names(self) -> Names:
         """What the log adapters need to know."""
         roles = {role: getattr(self.topics, role) for role in ROLES}
-        return Names(self.app.name, self.app.replica, self.topics.input, roles)
+        return Names(self.app.name, self.app.replica, self.topics.input, roles, self.topics.labels)

@@ -39,6 +39,8 @@ def test_defaults_resolve_topics_from_the_name() -> None:
     assert names.roles == {
         "predictions": "shuttle.predictions",
         "dlq": "shuttle.dlq",
+        "scores": "shuttle.scores",
+        "alerts": "shuttle.alerts",
         "control": "shuttle.control",
         "journal": "shuttle.journal",
         "checkpoints": "shuttle.checkpoints",
@@ -149,7 +151,7 @@ format = "xml"
 [model]
 per = "key"
 [labels]
-join = "id"
+join = "name"
 [checkpoint]
 key = "${env:NOT_THERE}"
 """,
@@ -162,7 +164,7 @@ key = "${env:NOT_THERE}"
         ('event.id = "meta..id" (streamlearn.toml:10)', "is not a path"),
         ('event.format = "xml" (streamlearn.toml:11)', "json"),
         ('model.per = "key" (streamlearn.toml:13)', "not in this version yet"),
-        ('labels.join = "id" (streamlearn.toml:15)', "not in this version yet"),
+        ('labels.join = "name" (streamlearn.toml:15)', "id | group | interval"),
         ("checkpoint.key = *** (streamlearn.toml:17)", "no variable NOT_THERE"),
         ('log.retention = "soon" (flag log.retention)', "7d"),
     ]

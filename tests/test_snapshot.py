@@ -36,8 +36,9 @@ from river import (
 )
 
 from streamlearn.core.learner import Learner
+from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era
-from streamlearn.core.shard import Memory
+from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import (
     MAGIC,
     Header,
@@ -174,12 +175,15 @@ def test_the_pickle_leaves_out_the_generators_that_nothing_draws_from() -> None:
     assert len(dump_model(model)) * 10 < len(pickle.dumps(model))
 
 
+SPEC = ShardSpec("m", "v", 1)
+
+
 def test_a_state_comes_back_whole() -> None:
     memory = Memory(records=9, time_unit="ms", label_type="int", raised_at=[3], outcomes={"prediction": 9})
-    sections = dump_state(naive_bayes.GaussianNB(), memory)
+    sections = dump_state(Shard(SPEC, Learner(naive_bayes.GaussianNB()), memory))
     header, opened = unseal(seal(HEADER, sections, b"key"), b"key")
-    model, restored = load_state(opened, frozenset())
-    assert (type(model), restored) == (naive_bayes.GaussianNB, memory)
+    restored = load_state(SPEC, opened, frozenset())
+    assert (type(restored.learner.model), restored.memory) == (naive_bayes.GaussianNB, memory)
     assert (header.seq, header.digest, header.under) == (7, HEADER.digest, UNDER)
     assert header.next_offsets() == {("t", 0): 42}
     assert open_header(seal(HEADER, sections)).seq == 7
@@ -219,7 +223,7 @@ def forged(header: Header, payload: bytes) -> bytes:
 
     head = snapshot.msgspec.json.encode(header)
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
-    return prefix + snapshot._seal(prefix, payload, b"") + payload
+    return prefix + snapshot._seal([prefix, payload], b"") + payload
 
 
 def test_a_section_that_is_not_its_hash_is_refused() -> None:
@@ -234,11 +238,11 @@ def test_a_section_that_is_not_its_hash_is_refused() -> None:
 
 
 def test_a_state_with_a_section_missing_or_mistyped_is_refused() -> None:
-    good = dump_state(naive_bayes.GaussianNB(), Memory())
+    good = dump_state(Shard(SPEC, Learner(naive_bayes.GaussianNB()), Memory()))
     with pytest.raises(BadCheckpoint, match="champion"):
-        load_state({"memory": good["memory"]}, frozenset())
+        load_state(SPEC, {"memory": good["memory"]}, frozenset())
     with pytest.raises(BadCheckpoint, match="memory"):
-        load_state({**good, "memory": b'{"records":"many"}'}, frozenset())
+        load_state(SPEC, {**good, "memory": b'{"records":"many"}'}, frozenset())
 
 
 # --- the unpickler --------------------------------------------------------------------------------------

@@ -59,6 +59,11 @@ def topics(
         raise ConfigError(f"topics {action}: say `topics ensure`, `topics check` or `topics --print`")
 
 
+def _fed_by_users(settings: "Config") -> list[str]:
+    labels = settings.topics.labels
+    return [*settings.topics.input, *([labels] if labels else [])]
+
+
 def _wanted(settings: "Config", existing: "dict[str, TopicInfo]", partitions: int) -> "list[TopicSpec]":
     """All topics of the service: the inputs as they are or shall be, and what streamlearn writes."""
     from streamlearn.log.port import TopicSpec
@@ -66,7 +71,7 @@ def _wanted(settings: "Config", existing: "dict[str, TopicInfo]", partitions: in
 
     inputs = [
         TopicSpec(topic, existing[topic].partitions if topic in existing else partitions)
-        for topic in settings.topics.input
+        for topic in _fed_by_users(settings)
     ]
     ours = wanted_topics(settings.names(), max(spec.partitions for spec in inputs))
     if settings.log.backend == "embedded":  # its checkpoints are in a folder
@@ -149,9 +154,14 @@ def _acl_commands(settings: "Config", principal: str) -> list[str]:
     roles = settings.names().roles
     prefix = f"streamlearn.{settings.app.name}"
     resources = [
-        *(("--topic", topic, "literal", "Read Describe DescribeConfigs") for topic in settings.topics.input),
+        *(
+            ("--topic", topic, "literal", "Read Describe DescribeConfigs")
+            for topic in _fed_by_users(settings)
+        ),
         ("--topic", roles["predictions"], "literal", "Write Describe DescribeConfigs"),
         ("--topic", roles["dlq"], "literal", "Write Describe DescribeConfigs"),
+        ("--topic", roles["scores"], "literal", "Write Describe DescribeConfigs"),
+        ("--topic", roles["alerts"], "literal", "Write Describe DescribeConfigs"),
         ("--topic", roles["control"], "literal", "Read Describe DescribeConfigs"),
         ("--topic", roles["journal"], "literal", "Read Write Delete Describe DescribeConfigs"),
         ("--topic", roles["checkpoints"], "literal", "Read Write Delete Describe DescribeConfigs"),

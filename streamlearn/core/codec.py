@@ -89,10 +89,12 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
         and type(ts) in _TIMES
         and type(y) in _NULLABLE
         and not spec.key
+        and not spec.group
     ):
         return Event(ident, None, ts, x, y)  # as most events are
     key = member(spec.key) if spec.key else None
-    return checked_event(spec, record, ident, key, ts, x, y)
+    group = member(spec.group) if spec.group else None
+    return checked_event(spec, record, ident, key, ts, x, y, group)
 
 
 def checked_event(
@@ -103,6 +105,7 @@ def checked_event(
     ts: Any,
     x: dict[str, Feature],
     y: Any,
+    group: Any = None,
 ) -> Event | Refusal:
     """The event of these parts, as they were found (None: nothing there), or why there is none."""
     if type(ident) is not str and type(ident) is not int:
@@ -113,6 +116,8 @@ def checked_event(
         return Refusal("guard", "bad_time")
     if y is not None and type(y) not in _PLAIN:
         return Refusal("label", "label_type")
+    if group is not None and type(group) is not str and type(group) is not int:
+        return Refusal("guard", "bad_group")
     if spec.key:
         if key is not None and type(key) is not str and type(key) is not int:
             return Refusal("guard", "bad_key")
@@ -120,7 +125,7 @@ def checked_event(
         # A key that is not text stays itself on the prediction's record; in the JSON its odd bytes
         # are spelled out, because JSON has no bytes.
         key = None if record.key is None else record.key.decode("utf-8", "backslashreplace")
-    return Event(ident, key, ts, x, y)
+    return Event(ident, key, ts, x, y, None, group)
 
 
 def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, Any] | Refusal:

@@ -77,6 +77,11 @@ REASONS: Final[dict[str, str]] = {
     "unknown_command": "there is no such command; this version knows guard-reset",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
+    "too_many_classes": "a new class, but as many different labels as are kept apart (1,000) have been seen",
+    "no_label": "the record of the labels topic holds no label: it is missing or null",
+    "no_join": "the label names no event: its id, group or key (see [labels]) is no text and no integer",
+    "bad_interval": "the label's interval is not two event times, the first before the second",
+    "bad_group": "the group is neither a string nor an integer",
     "raised": "the model raised",
     "output_not_finite": "the model answered NaN or an infinity",
     "output_type": "the model answered with something that is neither a label nor a number",
@@ -89,6 +94,7 @@ class EventSpec(msgspec.Struct, frozen=True):
     """Where things stand in a record's value (`[event]` in the configuration). Part of an era: a new member
     needs a default, so that old eras decode.
 
+    `group` is "" unless labels are joined by it.
     Each text but `format`, `preset`, `time_unit` and `time_as` is a path (`core.paths`). `features` is the
     path of an object or array, a tuple of paths, or "*". `schema` is the text of a schema, not its file.
     """
@@ -110,12 +116,14 @@ class EventSpec(msgspec.Struct, frozen=True):
     duplicates: int = 0
     schema: str = ""
     registry: bool = False
+    group: str = ""
 
 
 class Event(msgspec.Struct, gc=False):
     """A decoded record. `ts` stays as it came, to be echoed, and is None when the event has no time of
     its own: then its record's timestamp is its time. `key` is text for the prediction. `carry`: what is
-    copied into the prediction, by path; None when nothing is asked for.
+    copied into the prediction, by path; None when nothing is asked for. `time_ms`: the event time, set once
+    the stream's time unit is known.
     """
 
     id: str | int
@@ -124,6 +132,8 @@ class Event(msgspec.Struct, gc=False):
     x: dict[str, Any]
     y: Label | None
     carry: dict[str, Any] | None = None
+    group: str | int | None = None
+    time_ms: float = 0.0
 
 
 class Refusal(NamedTuple):

@@ -5,8 +5,8 @@ A value is read (`json`, `csv`, `avro`, or what a schema registry framed), unwra
 
 Invariants:
 - Every check of the envelope holds for a mapped record too: names twice, 64 bits, NaN, depth, size.
-- The paths of id, key, time and label are never features by "*", nor by an object or array that happens
-  to contain them: a label must not leak into the features. "*" also leaves out what is carried.
+- The paths of id, key, time, label and group are never features by "*", nor by an object or array that
+  happens to contain them: a label must not leak into the features. "*" also leaves out what is carried.
 - The order of features is that of the value, or of the list of paths: models add numbers in this order.
 """
 
@@ -45,6 +45,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
     keep = compile_where(spec.where) if spec.where else None
     carried = [(path, getter(path)) for path in spec.carry]
     take_parts = _other_parts(spec)
+    group_of = getter(spec.group) if spec.group else None
     take = _features(spec)
 
     def mapped(record: Record) -> Event | Refusal | Skipped:
@@ -64,7 +65,8 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
         x = take(doc)
         if type(x) is not dict:
             return x  # type: ignore[return-value] # as above
-        event = checked_event(spec, record, ident, key, ts, x, y)
+        group = None if group_of is None else _or_none(group_of(doc))
+        event = checked_event(spec, record, ident, key, ts, x, y, group)
         if carry is not None and type(event) is Event:
             event.carry = carry
         return event
@@ -74,7 +76,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
 
 def _is_plain(spec: EventSpec) -> bool:
     """Whether `codec.decode` reads these values: top-level members, nothing to convert or to leave out."""
-    names = (spec.id, spec.key, spec.time, spec.label)
+    names = (spec.id, spec.key, spec.time, spec.label, spec.group)
     return (
         isinstance(spec.features, str)
         and spec.features != "*"
@@ -175,7 +177,7 @@ def _settled(x: Features) -> Features | Refusal:
 
 def _parts(spec: EventSpec) -> frozenset[str]:
     """The paths of an event's other parts, which are never features unless a list names them."""
-    return frozenset((spec.id, spec.key, spec.time, spec.label)) - {""}
+    return frozenset((spec.id, spec.key, spec.time, spec.label, spec.group)) - {""}
 
 
 def _listed(paths: Iterable[str]) -> Take:

@@ -3,7 +3,9 @@
 Invariants:
 - `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
 - Every record that is stepped has exactly one outcome: a prediction, a dead letter, a skip by a rule of the
-  configuration, or an applied command, and `Memory.outcomes` counts it.
+  configuration, an applied command or label, and `Memory.outcomes` counts it.
+- An event is scored, then learned, once its label is known, with the features and the answers as they were
+  when it was predicted.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
   raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
 """
@@ -11,13 +13,11 @@ Invariants:
 from typing import Any, Final
 
 import msgspec
-import orjson
 
-from streamlearn.core.codec import dead_letter, passed_on
+from streamlearn.core.codec import dead_letter
 from streamlearn.core.commands import command_in
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
-    MAX_OUTPUT_BYTES,
     MS_PER_UNIT,
     Event,
     EventSpec,
@@ -29,10 +29,14 @@ from streamlearn.core.events import (
     unit_of,
 )
 from streamlearn.core.guard import Guard, GuardSpec, Learned
-from streamlearn.core.learner import Answer, Learner
+from streamlearn.core.label_records import LabelSpec, Told
+from streamlearn.core.labels import Late
+from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
-from streamlearn.core.records import Output, Record
+from streamlearn.core.published import Publisher
+from streamlearn.core.records import Output, Record, TopicPartition
 from streamlearn.core.schemas import Schema
+from streamlearn.core.scores import Scores, ScoresSpec
 from streamlearn.core.storm import Letter, noted
 from streamlearn.core.window import Window
 from streamlearn.errors import ModelRaised
@@ -48,8 +52,7 @@ FAILING_LIMIT: Final = 100
 Outputs = tuple[Output, ...]
 
 _LABEL_KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
-_ANSWERS: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's scalars, whose shape is ()
-_JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+_LABELS: Final = frozenset((bool, int, float, str))
 
 
 class ShardSpec(msgspec.Struct, frozen=True):
@@ -63,6 +66,10 @@ class ShardSpec(msgspec.Struct, frozen=True):
     """None in eras from before there was a guard: they are redone as they were lived."""
     control: str = ""
     """The control topic: its records are commands."""
+    labels: LabelSpec | None = None
+    """How labels are joined that come on a topic of their own."""
+    scores: ScoresSpec | None = None
+    """None: no scores, as in eras from before there were any."""
 
 
 class Memory(msgspec.Struct):
@@ -81,7 +88,9 @@ class Memory(msgspec.Struct):
     failing: int = 0
     """Predict failures in a row."""
     outcomes: dict[str, int] = {}
-    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`, `command.<name>`."""
+    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`, `command.<name>`,
+    `label.<what became of it>`.
+    """
     recent: list[str | int] = []
     """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.window`."""
     recent_next: int = 0
@@ -93,29 +102,42 @@ class Memory(msgspec.Struct):
 
 
 class Shard:
-    """One state. `learner` and `memory` together are everything it knows."""
+    """One state. `learner`, `memory`, `scores` and `late` together are everything it knows."""
 
-    def __init__(self, spec: ShardSpec, learner: Learner, memory: Memory) -> None:
+    def __init__(
+        self,
+        spec: ShardSpec,
+        learner: Learner,
+        memory: Memory,
+        scores: Scores | None = None,
+        late: Late | None = None,
+    ) -> None:
+        """`scores` and `late`: those to go on with; new ones are made where `spec` asks for them."""
         self.spec = spec
         self.learner = learner
         self.memory = memory
+        self.scores = scores or (None if spec.scores is None else Scores(spec.scores, learner.task))
+        self.late = late or _late(spec)
         self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
-        # What every prediction says in the same bytes, made once: per shard, and per input partition.
-        model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
-        self._model_member = b',"model":' + orjson.dumps(model)[:-1] + b',"learned":'
-        self._source_members: dict[tuple[str, int], bytes] = {}
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
+        self._publisher = Publisher(spec.model_name, spec.model_version, spec.revision, bool(spec.event.key))
         self._decode = compile_decoder(spec.event, self.schemas)
         self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
+        self._others = {spec.control: self._obey}
+        if spec.labels is not None:
+            self._others[spec.labels.topic] = self._tell
+        self._learns_at_event = learner.learns_unlabelled and (
+            spec.labels is None or spec.labels.learn == "event"
+        )
 
     def step(self, record: Record) -> Outputs:
         """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
         `NeedSchema`, with the state untouched.
         """
-        if record.topic == self.spec.control and record.value is not None:
+        if record.topic in self._others and record.value is not None:
             self.memory.records += 1
-            return self._obey(record)
+            return self._others[record.topic](record)
         event = self._decode(record) if record.value is not None else Skipped("tombstone")
         self.memory.records += 1
         if type(event) is Event:
@@ -132,10 +154,10 @@ class Shard:
             if refusal is None:
                 if guard is not None:
                     event.x = guard.passed(event.x)
-                output = self._apply(event, record)
-                if window is not None and output.role == "predictions":
+                outputs = self._apply(event, record)
+                if window is not None and outputs[-1].role != "dlq":
                     window.add(event.id)
-                return (output,)
+                return outputs
         elif type(event) is Skipped:
             self._count(f"skip.{event.reason}")
             return ()
@@ -146,14 +168,14 @@ class Shard:
 
     def peek(self, record: Record) -> Event | None:
         """The event in a record, if there is one; nothing is applied. Raises `NeedSchema`."""
-        if record.value is None or record.topic == self.spec.control:
+        if record.value is None or record.topic in self._others:
             return None
         event = self._decode(record)
         return event if isinstance(event, Event) else None
 
     def skip(self, record: Record, stage: str, reason: str) -> Outputs:
         """Apply a record that made the model raise, or whose schema there is not: its dead letter, and the
-        model never sees it.
+        model never sees it, nor the events that a label was about or whose time was up (stage `expire`).
         """
         memory = self.memory
         memory.records += 1
@@ -168,9 +190,20 @@ class Shard:
             memory.frozen = memory.frozen or "raised"
         memory.failing = memory.failing + 1 if stage == "predict" else 0
         event = self.peek(record)
-        if self.guard is not None and event is not None:
+        if self.late is not None and event is None:
+            told = self.late.read(record, memory.time_unit)
+            if isinstance(told, Told):
+                self.late.join(told, record.timestamp_ms)
+        elif self.late is not None and event is not None and stage == "expire":
+            source = (record.topic, record.partition)
+            if self._check(event, record.timestamp_ms) is None and self.late.passes(source, event.time_ms):
+                self.late.due(source)
+            stage = "learn"
+        elif self.guard is not None and event is not None:
             self.guard.raised(event.x)
         return (self._refuse(record, Refusal(stage, reason)),)
+
+    # --- records of other topics ----------------------------------------------------------------------
 
     def _obey(self, record: Record) -> Outputs:
         """Apply a record of the control topic."""
@@ -181,6 +214,28 @@ class Shard:
             self.guard.reset(command.feature)
         self._count(f"command.{command.name}")
         return ()
+
+    def _tell(self, record: Record) -> Outputs:
+        """Apply a record of the labels topic: the events it is about are scored and learned."""
+        late = self.late
+        assert late is not None, "a spec with labels has made it"
+        told = late.read(record, self.memory.time_unit)
+        if isinstance(told, Refusal):
+            return (self._refuse(record, told),)
+        refusal = self._label_refusal(told.y, strict=True)
+        if refusal is not None:
+            return (self._refuse(record, refusal),)
+        outcome, events = late.join(told, record.timestamp_ms)
+        for waiting in events:
+            self._learn_label(waiting.x, told.y, waiting.guess)
+        self._count(f"label.{outcome}")
+        return self._alerts(record)
+
+    def _alerts(self, record: Record) -> Outputs:
+        alert = self.late.alert() if self.late is not None else None
+        return () if alert is None else (self._publisher.alert(record, alert),)
+
+    # --- events ---------------------------------------------------------------------------------------
 
     def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
         """What depends on the stream so far. Fixes time unit and label type by the first good event."""
@@ -197,21 +252,38 @@ class Shard:
         else:
             unit = memory.time_unit
             time_ms = arrived_ms
+        event.time_ms = time_ms
         if self.spec.event.time_as:
             moment = moment_of(ts, time_ms)
             if moment is None:
                 return Refusal("guard", "bad_time")
             event.x[self.spec.event.time_as] = moment
-        if y is not None and not self.learner.learns_unlabelled:
-            known = memory.label_type
-            if known != "bool" or type(y) is not bool:  # most labels that are true or false pass here
-                kind = self._label_kind(y)
-                if not kind or kind != (known or kind):
-                    return Refusal("label", "label_type")
-                if self.learner.binary and y not in (0, 1):
-                    return Refusal("label", "label_value")
-                memory.label_type = kind
+        if y is not None and (memory.label_type != "bool" or type(y) is not bool):
+            # Most labels that are true or false have passed here.
+            refusal = self._label_refusal(y, strict=False)
+            if refusal is not None:
+                return refusal
         memory.time_unit = unit
+        return None
+
+    def _label_refusal(self, y: Label, strict: bool) -> Refusal | None:
+        """Why a label cannot be learned. Fixes the label type by the first good one. `strict`: labels that a
+        model without labels can only be scored by must be fit for that.
+        """
+        if type(y) not in _LABELS:
+            return Refusal("label", "label_type")
+        if self.learner.learns_unlabelled:
+            usable = self.learner.task != "anomaly" or y in (0, 1)
+            return Refusal("label", "label_value") if strict and not usable else None
+        memory = self.memory
+        kind = self._label_kind(y)
+        if not kind or kind != (memory.label_type or kind):
+            return Refusal("label", "label_type")
+        if self.learner.binary and y not in (0, 1):
+            return Refusal("label", "label_value")
+        if self.scores is not None and not self.scores.has_room_for(y):
+            return Refusal("label", "too_many_classes")
+        memory.label_type = kind
         return None
 
     def _first_unit(self, ts: str | int | float) -> str:
@@ -225,31 +297,82 @@ class Shard:
         kind = _LABEL_KINDS.get(type(y), "")
         return "" if self.learner.binary and kind == "str" else kind
 
-    def _apply(self, event: Event, record: Record) -> Output:
+    def _apply(self, event: Event, record: Record) -> Outputs:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
-        memory = self.memory
-        learner = self.learner
-        learned = memory.learned
+        memory, late, scores = self.memory, self.late, self.scores
+        alerts: Outputs = ()
+        if late is not None and late.passes((record.topic, record.partition), event.time_ms):
+            self._end_waiting(late, (record.topic, record.partition))
+            alerts = self._alerts(record)
         try:
-            answer = learner.predict(event.x, event.y)
+            answer = self.learner.predict(event.x, event.y)
         except MemoryError:
             raise
         except Exception as error:  # the model is the user's code: whatever it raises is its failure
             raise ModelRaised("predict") from error
-        output = self._prediction(event, record, answer, learned)
+        as_int = memory.label_type == "int" and self.learner.binary
+        output = self._publisher.prediction(event, record, answer, memory.learned, as_int)
         if isinstance(output, Refusal):
-            return self._unusable(record, output)
+            return (*alerts, self._unusable(record, output))
         memory.failing = 0
-        if (event.y is not None or learner.learns_unlabelled) and not memory.frozen:
-            try:
-                learner.learn(event.x, event.y)
-            except MemoryError:
-                raise
-            except Exception as error:  # as above
-                raise ModelRaised("learn") from error
-            memory.learned += 1
-        memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
-        return output
+        guess = [] if scores is None else scores.foresee(answer, event.x)
+        y = event.y if event.y is not None or late is None else late.early_for(event, record.timestamp_ms)
+        if y is not None:
+            self._learn_label(event.x, y, guess)
+        if self._learns_at_event:
+            self._learn(event.x, y)
+        elif y is None and late is not None:
+            waits = late.waits(event, (record.topic, record.partition), record.timestamp_ms, guess)
+            if not waits and self.learner.learns_unlabelled:
+                self._learn(event.x, None)
+        count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
+        if scores is not None and count % scores.spec.every == 0:
+            return (*alerts, output, self._scored(scores, event, record))
+        return (*alerts, output) if alerts else (output,)
+
+    def _end_waiting(self, late: Late, source: TopicPartition) -> None:
+        """Events whose label did not come in time: learn `default`, or forget them. A model that needs no
+        label learns them all the same.
+        """
+        default = late.spec.default
+        if default is not None and self._label_refusal(default, strict=True) is not None:
+            self._count("label.default_refused")  # it is not of the type that this stream's labels have
+            default = None
+        try:
+            for waiting in late.due(source):
+                if default is not None:
+                    self._learn_label(waiting.x, default, waiting.guess)
+                elif self.learner.learns_unlabelled and not self._learns_at_event:
+                    self._learn(waiting.x, None)
+        except ModelRaised as raised:
+            raise ModelRaised("expire") from raised.__cause__
+
+    def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any]) -> None:
+        """Score what was answered for `x`, then learn its label."""
+        if self.scores is not None and (self.learner.task != "anomaly" or y in (0, 1)):
+            self.scores.observe(y, guess)
+        if not self._learns_at_event:
+            self._learn(x, y)
+
+    def _learn(self, x: dict[str, Any], y: Label | None) -> None:
+        if self.memory.frozen:
+            return
+        try:
+            self.learner.learn(x, y)
+        except MemoryError:
+            raise
+        except Exception as error:  # the model is the user's code: whatever it raises is its failure
+            raise ModelRaised("learn") from error
+        self.memory.learned += 1
+
+    def _scored(self, scores: Scores, event: Event, record: Record) -> Output:
+        report = scores.report()
+        if self.late is not None:
+            report["join"] = self.late.report()
+        ts = record.timestamp_ms if event.ts is None else event.ts
+        return self._publisher.scores(ts, record, self.memory.learned, report)
+
+    # --- refusals -------------------------------------------------------------------------------------
 
     def _unusable(self, record: Record, refusal: Refusal) -> Output:
         """The model's answer cannot be published; one that is no number also ends its learning."""
@@ -257,46 +380,6 @@ class Shard:
             self.memory.failing += 1
             self.memory.frozen = self.memory.frozen or refusal.reason
         return self._refuse(record, refusal)
-
-    def _prediction(self, event: Event, record: Record, answer: Answer, learned: int) -> Output | Refusal:
-        """The published prediction; members in the order of the contract."""
-        if not answer.finite:
-            return Refusal("predict", "output_not_finite")
-        prediction, detail = answer.prediction, answer.detail
-        if self.memory.label_type == "int" and self.learner.binary and type(prediction) is bool:
-            prediction = int(prediction)
-            detail = detail and {str(int(name == "true")): p for name, p in detail.items()}
-        if type(prediction) not in _ANSWERS and getattr(prediction, "shape", None) != ():
-            return Refusal("predict", "output_type")
-        body: dict[str, Any] = {
-            "id": event.id,
-            "key": event.key,
-            "ts": record.timestamp_ms if event.ts is None else event.ts,
-            "prediction": prediction,
-        }
-        if answer.member:
-            body[answer.member] = detail
-        if event.carry is not None:
-            body["carry"] = event.carry
-        try:
-            head = orjson.dumps(body, option=_JSON_OPTIONS)
-        except orjson.JSONEncodeError:
-            return Refusal("predict", "output_type")
-        source = self._source_members.get((record.topic, record.partition)) or self._source_member(record)
-        # One copy of the right size. orjson's own buffer is three times as large, and keeping two thousand
-        # of them until the publish costs 2 us an event in cache misses.
-        value = b"%b%b%d%b%d}}" % (head[:-1], self._model_member, learned, source, record.offset)
-        key = record.key if not self.spec.event.key else _key_bytes(event.key)
-        if len(value) + len(key or b"") > MAX_OUTPUT_BYTES:
-            return Refusal("guard", "output_too_large")
-        headers = passed_on(record.headers) if record.headers else ()
-        return Output("predictions", record.partition, key, value, headers)
-
-    def _source_member(self, record: Record) -> bytes:
-        source = {"topic": record.topic, "partition": record.partition}
-        member = b'},"source":' + orjson.dumps(source)[:-1] + b',"offset":'
-        self._source_members[record.topic, record.partition] = member
-        return member
 
     def _refuse(self, record: Record, refusal: Refusal) -> Output:
         self._count(f"dlq.{refusal.stage}.{refusal.reason}")
@@ -308,5 +391,5 @@ class Shard:
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
 
-def _key_bytes(key: str | int | None) -> bytes | None:
-    return None if key is None else str(key).encode()
+def _late(spec: ShardSpec) -> Late | None:
+    return None if spec.labels is None else Late(spec.labels, spec.event.time_as, spec.event.time_unit)

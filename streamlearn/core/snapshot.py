@@ -20,14 +20,16 @@ import io
 import pickle
 import random
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import zstandard
 
+from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era, Positions
-from streamlearn.core.shard import Memory
+from streamlearn.core.scores import Scores
+from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.errors import BadCheckpoint
 
 MAGIC: Final = b"STRMLRN1"
@@ -61,41 +63,89 @@ class Header(msgspec.Struct, frozen=True):
         return {(topic, partition): offset for topic, partition, offset in self.positions}
 
 
-def dump_state(model: Any, memory: Memory) -> dict[str, bytes]:
+Sections = Mapping[str, bytes | Sequence[bytes]]
+"""The parts of a state by name. A large one comes in pieces that the state goes on referring to."""
+
+
+def dump_state(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     """The sections of a state. Raises whatever pickling the model raises."""
-    return {"champion": dump_model(model), "memory": msgspec.json.encode(memory)}
+    sections = {"champion": dump_model(shard.learner.model), "memory": msgspec.json.encode(shard.memory)}
+    return {**sections, **_side_parts(shard)}
 
 
-def load_state(sections: Mapping[str, bytes], trusted: frozenset[str]) -> tuple[Any, Memory]:
-    """The inverse of `dump_state`. `trusted`: see `trusted_by`."""
+def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> Shard:
+    """A shard by the rules of `spec` where `dump_state` stood. `trusted`: see `trusted_by`. A section that is
+    not there, as in older checkpoints, begins fresh; one that `spec` has no use for is dropped.
+
+    Raises `BadCheckpoint`.
+    """
+    memory = load_memory(sections)
+    learner = Learner(load_model(_whole(sections, "champion"), trusted))
+    return _with_side_parts(spec, learner, memory, sections)
+
+
+def carried(shard: Shard, spec: ShardSpec) -> Shard:
+    """The state of `shard` under other rules; the model and the memory are the same objects."""
+    return _with_side_parts(spec, shard.learner, shard.memory, _side_parts(shard))
+
+
+def _side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
+    parts: dict[str, bytes | Sequence[bytes]] = {}
+    if shard.scores is not None:
+        parts["scores"] = shard.scores.dump()
+    if shard.late is not None:
+        parts["pending"] = shard.late.dump()
+    return parts
+
+
+def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
+    shard = Shard(spec, learner, memory)
     try:
-        memory = load_memory(sections)
-        return load_model(sections["champion"], trusted), memory
+        if spec.scores is not None and "scores" in sections:
+            shard.scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
+        if shard.late is not None and "pending" in sections:
+            shard.late.load(_whole(sections, "pending"))
+    except ValueError as error:
+        raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
+    return shard
+
+
+def _whole(sections: Sections, name: str) -> bytes:
+    try:
+        section = sections[name]
     except KeyError as missing:
         raise BadCheckpoint(f"the section {missing} is missing") from missing
+    return section if isinstance(section, bytes) else b"".join(section)
 
 
-def load_memory(sections: Mapping[str, bytes]) -> Memory:
+def load_memory(sections: Sections) -> Memory:
     """The part of a state that is not the model. Raises `BadCheckpoint`."""
     try:
-        return msgspec.json.decode(sections["memory"], type=Memory)
-    except KeyError as missing:
-        raise BadCheckpoint(f"the section {missing} is missing") from missing
+        return msgspec.json.decode(_whole(sections, "memory"), type=Memory)
     except msgspec.MsgspecError as error:
         raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
 
 
-def seal(header: Header, sections: Mapping[str, bytes], key: bytes = b"") -> bytes:
-    """A whole checkpoint. Compression frees the interpreter, so a writer thread can do this."""
-    table = [
-        Section(name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest())
-        for name, data in sections.items()
-    ]
+def seal(header: Header, sections: Sections, key: bytes = b"") -> bytes:
+    """A whole checkpoint. Hashing and compressing free the interpreter, so a writer thread can do this; no
+    copy of all of it is made before the last line.
+    """
+    pieces = {name: [part] if isinstance(part, bytes) else part for name, part in sections.items()}
+    table = [_entry(name, parts) for name, parts in pieces.items()]
     header = msgspec.structs.replace(header, sections=table, sealed="hmac-sha256" if key else "sha256")
     head = msgspec.json.encode(header)
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
-    payload = zstandard.ZstdCompressor(level=1).compress(b"".join(sections.values()))
-    return prefix + _seal(prefix, payload, key) + payload
+    compressor = zstandard.ZstdCompressor(level=1).compressobj(size=sum(one.size for one in table))
+    payload = [compressor.compress(part) for parts in pieces.values() for part in parts]
+    payload.append(compressor.flush())
+    return b"".join((prefix, _seal([prefix, *payload], key), *payload))
+
+
+def _entry(name: str, parts: Sequence[bytes]) -> Section:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return Section(name, sum(map(len, parts)), digest.hexdigest())
 
 
 def open_header(data: bytes, key: bytes = b"") -> Header:
@@ -128,10 +178,11 @@ def unseal(data: bytes, key: bytes = b"") -> tuple[Header, dict[str, bytes]]:
     return header, sections
 
 
-def _seal(prefix: bytes, payload: bytes, key: bytes) -> bytes:
-    if key:
-        return hmac.digest(key, prefix + payload, "sha256")
-    return hashlib.sha256(prefix + payload).digest()
+def _seal(pieces: Sequence[bytes], key: bytes) -> bytes:
+    digest = hmac.new(key, digestmod="sha256") if key else hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
 
 
 def _unseal(data: bytes, key: bytes) -> tuple[Header, bytes]:
@@ -141,7 +192,7 @@ def _unseal(data: bytes, key: bytes) -> tuple[Header, bytes]:
     prefix, found, payload = data[:end], data[end : end + 32], data[end + 32 :]
     if len(found) != 32:
         raise BadCheckpoint("it is cut short")
-    if not hmac.compare_digest(_seal(prefix, payload, key), found):
+    if not hmac.compare_digest(_seal([prefix, payload], key), found):
         raise BadCheckpoint(
             "its seal does not hold: it was damaged, changed, or written with another [checkpoint] key"
         )

@@ -50,18 +50,20 @@ class TopicSpec(NamedTuple):
 class Names(NamedTuple):
     """What a service's log connection is about. `roles` maps an output's role (`predictions`, `dlq`,
     `journal`, `checkpoints`) to its topic, and `control` to that of commands, which is read. `replica` is
-    the static membership, "" for none.
+    the static membership, "" for none; `labels` the topic of labels, "" for none.
     """
 
     app: str
     replica: str
     inputs: tuple[str, ...]
     roles: Mapping[str, str]
+    labels: str = ""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The topics a shard reads: the inputs, and the commands where there are any."""
-        return (*self.inputs, self.roles["control"]) if "control" in self.roles else self.inputs
+        """The topics a shard reads: the inputs, and the labels and commands where there are any."""
+        others = (self.labels, self.roles.get("control", ""))
+        return (*self.inputs, *(topic for topic in others if topic))
 
 
 class Row(NamedTuple):

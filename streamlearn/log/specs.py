@@ -17,6 +17,8 @@ def wanted_topics(names: Names, input_partitions: int, shards: int = 1) -> list[
     wanted: dict[str, tuple[int, dict[str, str]]] = {
         "predictions": (input_partitions, {**_ARRIVAL, **_DURABLE}),
         "dlq": (input_partitions, {**_ARRIVAL, **_DURABLE}),
+        "scores": (1, {**_ARRIVAL, **_DURABLE}),
+        "alerts": (1, {**_ARRIVAL, **_DURABLE}),
         # Commands are as needed for a redo as events are, and are few.
         "control": (
             1,

@@ -23,7 +23,7 @@ from streamlearn.log.port import Row
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.mapping import DUE, time_of
 from streamlearn.replay.sources import Item
-from streamlearn.settings import duration_s
+from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
 _HUGE_INT = re.compile(rb"\d{19}")

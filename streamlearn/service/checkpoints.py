@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from streamlearn.core.records import Era, Positions
-from streamlearn.core.snapshot import Header, open_header, seal
+from streamlearn.core.snapshot import Header, Sections, open_header, seal
 from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Store, TopicInfo
 
@@ -119,9 +119,7 @@ class Checkpointer:
             return True
         return stepped_s >= max(REDO_S, WORK_PER_COST * self._cost_s)
 
-    def write(
-        self, header: Header, sections: Mapping[str, bytes], starts: Positions, dumped_s: float
-    ) -> None:
+    def write(self, header: Header, sections: Sections, starts: Positions, dumped_s: float) -> None:
         """Begin to write. `starts`: the first retained offset of each input partition; `dumped_s`: what
         the sections took the loop.
         """
@@ -150,7 +148,7 @@ class Checkpointer:
         written, self._written = self._written, []
         return written
 
-    def _write(self, header: Header, sections: Mapping[str, bytes], starts: Positions) -> None:
+    def _write(self, header: Header, sections: Sections, starts: Positions) -> None:
         began_s = time.monotonic()
         try:
             data = seal(header, sections, self._key)

@@ -14,20 +14,25 @@ from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.fingerprint import fingerprint
 from streamlearn.core.guard import GuardSpec
+from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
+from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import ShardSpec
 from streamlearn.errors import ConfigError, Reopen, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
-from streamlearn.settings import Config, duration_s, rfc3339_ms
+from streamlearn.setting_kinds import duration_s, rfc3339_ms
+from streamlearn.settings import Config
+
+T = TypeVar("T")
 
 
 def versions() -> dict[str, str]:
@@ -46,6 +51,38 @@ def spec_of(era: Era) -> ShardSpec:
         event=msgspec.convert(era.config["event"], EventSpec),
         guard=None if guard is None else msgspec.convert(guard, GuardSpec),
         control=str(era.config.get("control", "")),
+        labels=_part(era, "labels", LabelSpec),
+        scores=_part(era, "scores", ScoresSpec),
+    )
+
+
+def _part(era: Era, name: str, kind: type[T]) -> T | None:
+    """A part of the era's configuration; None where it has none, as an older era may."""
+    found = era.config.get(name)
+    return None if found is None else msgspec.convert(found, kind)
+
+
+def label_spec(config: Config) -> LabelSpec | None:
+    """`[labels]` as the core takes it; None when labels come inside the events."""
+    labels = config.labels
+    if not config.topics.labels:
+        return None
+    return LabelSpec(
+        topic=config.topics.labels,
+        join=labels.join,
+        id=labels.id,
+        label=labels.label,
+        time=labels.time,
+        group=labels.group,
+        key=labels.key,
+        start=labels.start,
+        end=labels.end,
+        ttl_ms=duration_s(labels.ttl) * 1e3,
+        early_ttl_ms=duration_s(labels.early_ttl) * 1e3,
+        pending_max=labels.pending_max,
+        default=None if labels.default == "" else labels.default,
+        learn=labels.learn,
+        orphans_max_share=labels.orphans_max_share,
     )
 
 
@@ -72,6 +109,7 @@ def event_spec(config: Config) -> EventSpec:
         duplicates=event.duplicates,
         schema=_schema_text(event.schema_file),
         registry=bool(event.schema_registry),
+        group=event.group if config.topics.labels and config.labels.join == "group" else "",
     )
     try:
         compile_decoder(spec)
@@ -91,12 +129,12 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
     """The era that the configuration, the code and the machine of this process would make; it starts no
     partition yet, and its revision is the first.
     """
-    sources = sorted([*config.topics.input, config.topics.control])
+    sources = sorted(config.names().sources)
     missing = [name for name in sources if name not in topics]
     if missing:
         raise ConfigError(
             f"the input topic {', '.join(missing)} does not exist. Make it with "
-            "`streamlearn topics ensure`, or correct [topics] input."
+            "`streamlearn topics ensure`, or correct [topics] input and labels."
         )
     inside: dict[str, Any] = {
         "event": msgspec.to_builtins(event_spec(config)),
@@ -105,6 +143,11 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         "guard": config.guard.model_dump(),
         "control": config.topics.control,
     }
+    labels = label_spec(config)
+    if labels is not None:
+        inside["labels"] = msgspec.to_builtins(labels)
+    if config.scores.every:
+        inside["scores"] = config.scores.model_dump()
     return Era(
         why=why,
         config=inside,

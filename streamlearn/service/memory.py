@@ -11,7 +11,6 @@ import msgspec
 import orjson
 
 from streamlearn.core.events import EventSpec
-from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import dump_state, load_state
@@ -41,7 +40,7 @@ def run(
     fresh = fresh_model("memory", "", {}, [], model)
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec())
     shard = Shard(spec, fresh.learner(), Memory())
-    sections = dump_state(shard.learner.model, shard.memory)
+    sections = dump_state(shard)
     since: list[Record] = []
     skipped: dict[int, str] = {}
     for offset, one in enumerate(events):
@@ -51,14 +50,13 @@ def run(
             outputs = shard.step(record)
         except ModelRaised as raised:
             skipped[offset] = raised.stage
-            restored, memory = load_state(sections, fresh.trusted)
-            shard = Shard(spec, Learner(restored), memory)
+            shard = load_state(spec, sections, fresh.trusted)
             for past in since:
                 _step(shard, past, skipped)
             outputs = _step(shard, record, skipped)
         since.append(record)
         if len(since) >= SNAPSHOT_RECORDS:
-            sections = dump_state(shard.learner.model, shard.memory)
+            sections = dump_state(shard)
             since, skipped = [], {}
         for output in outputs:
             yield _decoded(output, record)

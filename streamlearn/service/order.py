@@ -16,6 +16,10 @@ from streamlearn.core.records import Positions, Record, TopicPartition
 from streamlearn.log.port import Polled
 
 SLACK_MS: Final = 1000
+MIXED_RUN: Final = 50
+"""A run is not longer while another partition waits: records that arrived within a second, as a fast
+producer's do, would else be taken block by block, and labels learned hundreds of events late."""
+
 PATIENCE_S: Final = 1.0
 """How long a partition that is behind but yields nothing holds up the others."""
 
@@ -61,8 +65,9 @@ class Merge:
         if not heads:
             return []
         buffer = self._buffers[heads[0][1]]
-        until_ms = None if len(heads) == 1 else heads[1][0] + SLACK_MS
-        return list(_run(buffer, limit, until_ms))
+        if len(heads) == 1:
+            return list(_run(buffer, limit, None))
+        return list(_run(buffer, min(limit, MIXED_RUN), heads[1][0] + SLACK_MS))
 
     def _awaits(self, now_s: float) -> bool:
         """Whether a partition that holds more has nothing buffered, and had not yet time to bring it."""

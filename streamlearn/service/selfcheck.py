@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era, Output, Record
 from streamlearn.core.shard import Memory, Shard
 from streamlearn.core.snapshot import dump_state, load_state
@@ -24,7 +23,7 @@ _CHECKPOINTS = 8
 
 
 def events_of(records: Iterable[Record], control: str) -> list[Record]:
-    """What of `records` a model can be checked on: no tombstones, no commands."""
+    """What of `records` a model can be checked on, events and labels: no tombstones, no commands."""
     return [r for r in records if r.value is not None and r.topic != control]
 
 
@@ -37,8 +36,18 @@ def check_model(
     """
     if len(records) < 50:
         era, records = _made_up(era, fresh.learner().task)
+    labels = spec_of(era).labels
+    apart = "" if labels is None else labels.topic
     records = [
-        Record("self-check", 0, n, 1 << 50, record.key, record.value, record.headers)
+        Record(
+            apart if record.topic == apart else "self-check",
+            0,
+            n,
+            1 << 50,
+            record.key,
+            record.value,
+            record.headers,
+        )
         for n, record in enumerate(records)
     ]
     straight = _straight(fresh, era, records[:ENOUGH_RECORDS], schemas)
@@ -107,7 +116,7 @@ def _through_checkpoints(
 
 def _reloaded(fresh: FreshModel, shard: Shard) -> Shard:
     try:
-        model, memory = load_state(dump_state(shard.learner.model, shard.memory), fresh.trusted)
+        return load_state(shard.spec, dump_state(shard), fresh.trusted)
     except BadCheckpoint as error:
         raise ConfigError(f"the model {fresh.name} cannot be restored from a checkpoint: {error}.") from error
     except Exception as error:  # pickling runs the user's code: whatever it raises, it cannot be saved
@@ -115,7 +124,6 @@ def _reloaded(fresh: FreshModel, shard: Shard) -> Shard:
             f"the model {fresh.name} cannot be saved once it has learned: {type(error).__name__}: {error}. "
             "Keep lambdas, open files, locks and clients out of it."
         ) from error
-    return Shard(shard.spec, Learner(model), memory)
 
 
 def _made_up(era: Era, task: str) -> tuple[Era, list[Record]]:

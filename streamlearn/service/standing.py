@@ -6,14 +6,14 @@ Invariants:
 - The snapshot plus the entries in `since` give the state at `seq`, always.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from streamlearn.core.learner import Learner
-from streamlearn.core.records import Entry, Era, Output, Positions, Record, Skip, chain
+from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Memory, Shard
-from streamlearn.core.snapshot import Header, dump_state, load_state
+from streamlearn.core.snapshot import Header, Sections, carried, dump_state, load_state
 from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import ShardLog
 from streamlearn.service.eras import spec_of
@@ -29,11 +29,6 @@ Skips = dict[tuple[str, int, int], Skip]
 
 def _by_place(skips: Sequence[Skip]) -> Skips:
     return {(skip.topic, skip.partition, skip.offset): skip for skip in skips}
-
-
-def shard_under(era: Era, learner: Learner, memory: Memory) -> Shard:
-    """A shard that steps by the rules of `era`."""
-    return Shard(spec_of(era), learner, memory)
 
 
 def positions_under(era: Era, before: Positions) -> Positions:
@@ -54,9 +49,7 @@ def within(positions: Positions, era: Era) -> Positions:
 class Standing:
     """One shard's state at one entry of its journal."""
 
-    def __init__(
-        self, fresh: FreshModel, header: Header, sections: Mapping[str, bytes], schemas: Schemas
-    ) -> None:
+    def __init__(self, fresh: FreshModel, header: Header, sections: Sections, schemas: Schemas) -> None:
         """Stand where a checkpoint stands. Raises `BadCheckpoint` when its state cannot be loaded."""
         self.fresh = fresh
         self._schemas = schemas
@@ -68,7 +61,7 @@ class Standing:
         self.since: list[Entry] = []
         self.era_began = False
         """Whether this process wrote the era's entry: a checkpoint of it is then due at once."""
-        self._snapshot = dict(sections)
+        self._snapshot = sections
         self._snapshot_digest = header.digest
         self.shard = self._loaded()
 
@@ -90,10 +83,10 @@ class Standing:
         learned = self.shard.memory.learned
         return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
 
-    def take_snapshot(self) -> Mapping[str, bytes]:
+    def take_snapshot(self) -> Sections:
         """The state as sections; later undos start from here. Raises `Stop` if the model does not pickle."""
         try:
-            self._snapshot = dump_state(self.shard.learner.model, self.shard.memory)
+            self._snapshot = dump_state(self.shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
             raise Stop(
                 f"the model can no longer be saved: {type(error).__name__}: {error}. Keep lambdas, open "
@@ -116,7 +109,7 @@ class Standing:
         era = entry.change
         assert era is not None
         assert era.revision == self.era.revision, "another model begins with at_genesis"
-        self.shard = shard_under(era, self.shard.learner, self.shard.memory)
+        self.shard = carried(self.shard, spec_of(era))
         if self.shard.guard is not None:
             self.shard.guard.settle(era.kinds)
         self.positions = positions_under(era, self.positions)
@@ -154,8 +147,7 @@ class Standing:
             return None
 
     def _loaded(self) -> Shard:
-        model, memory = load_state(self._snapshot, self.fresh.trusted)
-        return shard_under(self.era, Learner(model), memory)
+        return load_state(spec_of(self.era), self._snapshot, self.fresh.trusted)
 
     def _step(self, record: Record, skips: Skips) -> tuple[Output, ...]:
         skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
@@ -167,10 +159,30 @@ class Standing:
         skips = _by_place(entry.skips)
         outputs: list[Output] = []
         try:
-            for run in entry.ranges:
-                for record in shard_log.read(run):
-                    alive()
-                    outputs += self._step(record, skips)
+            for record in _in_order(entry, shard_log):
+                alive()
+                outputs += self._step(record, skips)
         except ModelRaised:
             return False
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
+
+
+def _in_order(entry: Entry, shard_log: ShardLog) -> Iterator[Record]:
+    """The records of an entry as they were stepped. Where events and labels take turns, each partition is
+    read once, not once a turn: a turn is a few records, and a read is a round trip.
+    """
+    spans: dict[tuple[str, int], list[Range]] = {}
+    for run in entry.ranges:
+        spans.setdefault((run.topic, run.partition), []).append(run)
+    if len(spans) == len(entry.ranges):
+        for run in entry.ranges:
+            yield from shard_log.read(run)
+        return
+    waiting = {}
+    for (topic, partition), runs in spans.items():
+        whole = Range(topic, partition, runs[0].first, runs[-1].next)
+        waiting[topic, partition] = deque(shard_log.read(whole))
+    for run in entry.ranges:
+        records = waiting[run.topic, run.partition]
+        while records and records[0].offset < run.next:
+            yield records.popleft()

@@ -1,0 +1,103 @@
+"""What became of labels and of the events that waited for them, in numbers: counts, delays, orphans.
+
+Invariant: all of it is part of the state and of bounded size.
+"""
+
+from collections.abc import Mapping
+from math import log2
+from typing import Any, Final
+
+import msgspec
+
+ORPHANS_OF: Final = 1_000
+"""The share of orphans is looked at after each so many labels that came to an end."""
+
+_STEPS_PER_OCTAVE: Final = 8
+
+
+class Counts(msgspec.Struct):
+    """`records` of the labels topic that were labels; how each ended; and how events ended without one."""
+
+    records: int = 0
+    joined: int = 0
+    early: int = 0
+    duplicate: int = 0
+    late: int = 0
+    orphan: int = 0
+    events_joined: int = 0
+    events_expired: int = 0
+    events_dropped: int = 0
+
+
+class Delays(msgspec.Struct):
+    """How long labels took. Buckets of the logarithm of milliseconds, 9 % wide each, hence few."""
+
+    buckets: dict[int, int] = {}
+    max_ms: float = 0.0
+
+    def note(self, known_ms: float | None, event_ms: float, between_ms: float) -> None:
+        """A label became known at `known_ms`, its event being of `event_ms`; where a label has no time of
+        its own (None), what lay between both arrivals counts.
+        """
+        delay_ms = between_ms if known_ms is None else known_ms - event_ms
+        if delay_ms < 0:
+            delay_ms = 0.0
+        bucket = int(_STEPS_PER_OCTAVE * log2(1.0 + delay_ms))
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.max_ms = max(self.max_ms, delay_ms)
+
+    def report(self) -> dict[str, float | None]:
+        """Quantiles and the largest, in seconds; None before the first."""
+        quantiles = {
+            "p50": self._quantile_s(0.5),
+            "p90": self._quantile_s(0.9),
+            "p99": self._quantile_s(0.99),
+        }
+        return {**quantiles, "max": self.max_ms / 1e3 if self.buckets else None}
+
+    def _quantile_s(self, quantile: float) -> float | None:
+        """The upper edge of the bucket in which the quantile lies."""
+        left = quantile * sum(self.buckets.values())
+        for bucket in sorted(self.buckets):
+            left -= self.buckets[bucket]
+            if left <= 0:
+                edge_ms: float = 2.0 ** ((bucket + 1) / _STEPS_PER_OCTAVE) - 1.0
+                return round(min(edge_ms, self.max_ms) / 1e3, 3)
+        return None
+
+
+class Orphans(msgspec.Struct):
+    """Labels that joined and labels that never found an event, since their share was looked at last."""
+
+    joined: int = 0
+    orphans: int = 0
+    raised: bool = False
+
+    def alert(self, limit: float, topic: str, join: str) -> dict[str, Any] | None:
+        """After each `ORPHANS_OF` labels that ended: an alert when the share of orphans has passed `limit`,
+        another when it is below again; else None.
+        """
+        ended = self.joined + self.orphans
+        if ended < ORPHANS_OF:
+            return None
+        orphans, share = self.orphans, self.orphans / ended
+        self.joined = self.orphans = 0
+        if (share > limit) == self.raised:
+            return None
+        self.raised = share > limit
+        found = f"{orphans} of the last {ended} labels of {topic} found no event within early_ttl."
+        return {
+            "alert": "labels.orphans",
+            "state": "raised" if self.raised else "cleared",
+            "share": share,
+            "limit": limit,
+            "labels": ended,
+            "message": f"{found} {_WHY_ORPHANS[join]}" if self.raised else "labels find their events again",
+        }
+
+
+_WHY_ORPHANS: Final[Mapping[str, str]] = {
+    "id": "Compare the ids of both topics: the usual causes are other ids, and labels for another stream.",
+    "group": "Compare the groups of both topics, and look at [event] group.",
+    "interval": "Compare keys and time units of both topics: from and to are event times.",
+}

@@ -1,0 +1,107 @@
+"""Records of the labels topic: what each says, of which events, and since when that is known.
+
+Invariant: a refusal is a value, of stage `label`, with a reason of the closed list.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from streamlearn.core.codec import clean_object
+from streamlearn.core.events import (
+    MAX_AHEAD_MS,
+    MAX_EVENT_BYTES,
+    Label,
+    Refusal,
+    event_time_ms,
+    unit_of,
+)
+from streamlearn.core.paths import MISSING, getter
+from streamlearn.core.records import Record
+
+LONG_NAME: Final = 128
+
+
+class LabelSpec(msgspec.Struct, frozen=True):
+    """`[labels]`; part of an era: a new member needs a default. Paths are those of a label's record;
+    `ttl_ms`, `early_ttl_ms` in milliseconds of event time; `default` None: forget.
+    """
+
+    topic: str
+    join: str = "id"
+    id: str = "id"
+    label: str = "label"
+    time: str = "ts"
+    group: str = "group"
+    key: str = "key"
+    start: str = "from"
+    end: str = "to"
+    ttl_ms: float = 86_400_000.0
+    early_ttl_ms: float = 3_600_000.0
+    pending_max: int = 1_000_000
+    default: Label | None = None
+    learn: str = "label"
+    orphans_max_share: float = 0.5
+
+
+class Told(NamedTuple):
+    """One label: whom it names and in what interval, what it says, when that became known (None: unsaid)."""
+
+    join: str
+    y: Label
+    time_ms: float | None
+    start_ms: float = 0.0
+    end_ms: float = 0.0
+
+
+def short(name: str | int) -> str:
+    """A name as it is remembered: a long one by its hash, because a hundred thousand are."""
+    name = name if type(name) is str else str(name)
+    if len(name) <= LONG_NAME:
+        return name
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
+    """What reads a label's record, by the stream's time unit (\"\" or auto: by its own looks)."""
+    join = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
+    label, time, start, end = map(getter, (spec.label, spec.time, spec.start, spec.end))
+
+    def read(record: Record, unit: str) -> Told | Refusal:
+        value = record.value
+        assert value is not None, "a tombstone is a skip and never read"
+        if len(value) > MAX_EVENT_BYTES:
+            return Refusal("label", "too_large")
+        doc = clean_object(record, value)
+        if type(doc) is not dict:
+            assert isinstance(doc, Refusal)
+            return doc._replace(stage="label")
+        name, y, ts = join(doc), label(doc), time(doc)
+        if type(name) is not str and type(name) is not int:
+            return Refusal("label", "no_join")
+        if y is None or y is MISSING:
+            return Refusal("label", "no_label")
+        if ts is None or ts is MISSING:
+            time_ms = None
+        else:
+            time_ms = _time_of(ts, unit)
+            if time_ms is None:
+                return Refusal("label", "bad_time")
+            if time_ms > record.timestamp_ms + MAX_AHEAD_MS:
+                return Refusal("label", "future")
+        if spec.join != "interval":
+            return Told(short(name), y, time_ms)
+        start_ms, end_ms = _time_of(start(doc), unit), _time_of(end(doc), unit)
+        if start_ms is None or end_ms is None or not start_ms < end_ms:
+            return Refusal("label", "bad_interval")
+        return Told(short(name), y, time_ms, start_ms, end_ms)
+
+    return read
+
+
+def _time_of(ts: Any, unit: str) -> float | None:
+    if type(ts) is not str and type(ts) is not int and type(ts) is not float:
+        return None
+    return event_time_ms(ts, unit_of(ts) if unit in ("", "auto") else unit)

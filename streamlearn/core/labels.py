@@ -1,0 +1,326 @@
+"""Labels that come later than their events, on a topic of their own: read, joined, counted.
+
+An event that was predicted without a label waits in `core.pending`, with the features as its model saw them
+and with what the scores need of the answers that were given then. A label finds it by id, by group, or by key
+and interval. A label that comes first waits for its event; what it found is remembered for a while, so that a
+second label for the same event is known to be one.
+
+Invariants:
+- No clock but event time decides: the running maximum of event time per input partition ends the waiting of
+  its events, the largest of these that of early labels. On an idle stream nothing ends.
+- Bounded: events by `pending_max`, early labels and remembered names by the constants below; whatever falls
+  out is counted, and at most `DUE_PER_RECORD` events end with one record.
+- A label is learned for each event once.
+"""
+
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from streamlearn.core.events import Event, Label, Refusal, moment_of
+from streamlearn.core.label_counts import Counts, Delays, Orphans
+from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
+from streamlearn.core.pending import Pending, decode_piece
+from streamlearn.core.records import Record, TopicPartition
+
+EARLY_MAX: Final = 100_000
+"""So many labels wait for their events; the oldest then counts as an orphan."""
+
+SETTLED_MAX: Final = 100_000
+"""So many names of events that have ended are remembered, in two generations of half as many."""
+
+DUE_PER_RECORD: Final = 1_000
+SHAPES_MAX: Final = 4_096
+_JOINED: Final = 0
+_ENDED: Final = 1
+
+
+class Waiting(NamedTuple):
+    """An event whose label is here: features and guess as they were when it was predicted."""
+
+    x: dict[str, Any]
+    guess: list[Any]
+
+
+class _Early(msgspec.Struct, array_like=True):
+    """A label that waits for events, or goes on waiting for more of them (`used`)."""
+
+    told: Told
+    arrived_ms: int
+    deadline_ms: float
+    used: bool = False
+    gone: bool = False
+
+
+class _Saved(msgspec.Struct):
+    """All of the state but the events that wait."""
+
+    join: str
+    counts: Counts
+    early: list[_Early]
+    settled: list[dict[str, int]]
+    shapes: list[list[str]]
+    delays: Delays
+    orphans: Orphans
+
+
+_pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
+_BROKEN: Final = (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, OverflowError)
+
+
+class Late:
+    """The labels side of a shard. `time_as`: the feature that is a moment, made from the event's time."""
+
+    def __init__(self, spec: LabelSpec, time_as: str = "", time_unit: str = "auto") -> None:
+        self.spec = spec
+        self.counts = Counts()
+        self.pending = Pending(spec.pending_max, spec.join == "interval")
+        self._time_as = time_as
+        self._time_unit = time_unit
+        self._early: dict[str, list[_Early]] = {}
+        self._early_order: deque[_Early] = deque()
+        self._early_count = 0
+        self._settled: list[dict[str, int]] = [{}, {}]
+        self._shapes: dict[tuple[str, ...], int] = {}
+        self._names: list[tuple[str, ...]] = []
+        self._delays = Delays()
+        self._orphans = Orphans()
+        self._read = label_reader(spec)
+
+    # --- labels ---------------------------------------------------------------------------------------
+
+    def read(self, record: Record, unit: str) -> Told | Refusal:
+        """The label in a record whose value is not None. `unit`: the stream's time unit, "" if not known."""
+        return self._read(record, unit or self._time_unit)
+
+    def join(self, told: Told, arrived_ms: int) -> tuple[str, list[Waiting]]:
+        """What a label is (`joined`, `early`, `duplicate`, `late`), and the events that are to learn it."""
+        counts = self.counts
+        counts.records += 1
+        interval = self.spec.join == "interval"
+        if self._is_known(told):
+            counts.duplicate += 1
+            return "duplicate", []
+        pieces = (
+            self.pending.take_between(told.join, told.start_ms, told.end_ms)
+            if interval
+            else self.pending.take(told.join)
+        )
+        if pieces:
+            counts.joined += 1
+            self._orphans.joined += 1
+            if self.spec.join == "id":
+                self._settle(told.join, _JOINED)
+            else:
+                self._wait(told, arrived_ms, used=True)
+            return "joined", [self._learnt(piece, told, arrived_ms) for piece in pieces]
+        state = self._settled_as(_name_of(told, interval))
+        if state == _JOINED:
+            counts.duplicate += 1
+            return "duplicate", []
+        if state == _ENDED or (interval and told.end_ms + self.spec.ttl_ms <= self.pending.newest_ms):
+            counts.late += 1
+            return "late", []
+        counts.early += 1
+        self._wait(told, arrived_ms, used=False)
+        return "early", []
+
+    def _is_known(self, told: Told) -> bool:
+        known = self._early.get(told.join)
+        if not known:
+            return False
+        span = (told.start_ms, told.end_ms)
+        return any((one.told.start_ms, one.told.end_ms) == span for one in known)
+
+    def _learnt(self, piece: bytes, told: Told, arrived_ms: int) -> Waiting:
+        join, time_ms, event_arrived_ms, shape, values, guess, *ts = decode_piece(piece)
+        del join
+        self.counts.events_joined += 1
+        self._delays.note(told.time_ms, time_ms, arrived_ms - event_arrived_ms)
+        return Waiting(self._features(shape, values, ts, time_ms), guess)
+
+    # --- events ---------------------------------------------------------------------------------------
+
+    def passes(self, source: TopicPartition, time_ms: float) -> bool:
+        """Move the clock to an event's time. Whether events or early labels are due: then call `due`."""
+        if self._early_order and self.pending.newest_ms == float("-inf"):
+            for early in self._early_order:  # labels that came before any event wait from now on
+                early.deadline_ms = time_ms + self.spec.early_ttl_ms
+        due = self.pending.clock(source, time_ms)
+        return due or (bool(self._early_order) and time_ms > self._early_order[0].deadline_ms)
+
+    def due(self, source: TopicPartition) -> list[Waiting]:
+        """End the waiting of events and labels whose time is up; the events."""
+        while self._early_order and (
+            self._early_order[0].gone or self.pending.newest_ms > self._early_order[0].deadline_ms
+        ):
+            self._forget(self._early_order.popleft())
+        events = self.pending.due(source, DUE_PER_RECORD)
+        self.counts.events_expired += len(events)
+        return [self._over(event) for event in events]
+
+    def _over(self, event: list[Any]) -> Waiting:
+        join, time_ms, _arrived_ms, shape, values, guess, *ts = event
+        if self.spec.join != "interval":
+            self._settle(join, _ENDED)
+        return Waiting(self._features(shape, values, ts, time_ms), guess)
+
+    def early_for(self, event: Event, arrived_ms: int) -> Label | None:
+        """The label that waits for `event`, None when there is none. It is joined by that."""
+        if not self._early:
+            return None
+        join = _join_of(self.spec.join, event)
+        known = self._early.get(join) if join is not None else None
+        if not known:
+            return None
+        for early in known:
+            told = early.told
+            if self.spec.join == "interval" and not told.start_ms <= event.time_ms < told.end_ms:
+                continue
+            if not early.used:
+                early.used = True
+                self.counts.joined += 1
+                self._orphans.joined += 1
+            self.counts.events_joined += 1
+            self._delays.note(told.time_ms, event.time_ms, early.arrived_ms - arrived_ms)
+            if self.spec.join == "id":
+                self._forget(early)
+            return told.y
+        return None
+
+    def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
+        """Keep a predicted event until its label comes. False for one that no label can name."""
+        join = _join_of(self.spec.join, event)
+        if join is None:
+            return False
+        x = event.x
+        names = tuple(x)
+        shape: int | tuple[str, ...] | None = self._shapes.get(names)
+        if shape is None:
+            shape = names
+            if len(self._names) < SHAPES_MAX:
+                shape = self._shapes[names] = len(self._names)
+                self._names.append(names)
+        if self._time_as:
+            values = [None if name == self._time_as else value for name, value in x.items()]
+            piece = _pack((join, event.time_ms, arrived_ms, shape, values, guess, event.ts))
+        else:
+            piece = _pack((join, event.time_ms, arrived_ms, shape, [*x.values()], guess))
+        self.pending.add(source, join, event.time_ms, piece, self.spec.ttl_ms)
+        if self.pending.count > self.pending.most:
+            dropped = self.pending.dropped()
+            assert dropped is not None
+            self.counts.events_dropped += 1
+            self._over(dropped)
+        return True
+
+    def _features(self, shape: Any, values: list[Any], ts: list[Any], time_ms: float) -> dict[str, Any]:
+        names = self._names[shape] if type(shape) is int else shape
+        x = dict(zip(names, values, strict=True))
+        if ts:
+            x[self._time_as] = moment_of(ts[0], time_ms)
+        return x
+
+    # --- early labels and remembered names ------------------------------------------------------------
+
+    def _wait(self, told: Told, arrived_ms: int, used: bool) -> None:
+        early = _Early(told, arrived_ms, self.pending.newest_ms + self.spec.early_ttl_ms, used)
+        self._early.setdefault(told.join, []).append(early)
+        self._early_order.append(early)
+        self._early_count += 1
+        while self._early_count > EARLY_MAX:
+            self._forget(self._early_order.popleft())
+        if len(self._early_order) > 2 * EARLY_MAX:
+            self._early_order = deque(one for one in self._early_order if not one.gone)
+
+    def _forget(self, early: _Early) -> None:
+        if early.gone:
+            return
+        early.gone = True
+        self._early_count -= 1
+        told = early.told
+        left = self._early[told.join]
+        left.remove(early)
+        if not left:
+            del self._early[told.join]
+        if not early.used:
+            self.counts.orphan += 1
+            self._orphans.orphans += 1
+            return
+        self._settle(_name_of(told, self.spec.join == "interval"), _JOINED)
+
+    def _settle(self, name: str, state: int) -> None:
+        young = self._settled[0]
+        young[name] = state
+        if len(young) >= SETTLED_MAX // 2:
+            self._settled = [{}, young]
+
+    def _settled_as(self, name: str) -> int | None:
+        young, old = self._settled
+        return young[name] if name in young else old.get(name)
+
+    # --- what is told ---------------------------------------------------------------------------------
+
+    def alert(self) -> dict[str, Any] | None:
+        """What is to be told about the share of orphans, when that has changed; see `Orphans.alert`."""
+        return self._orphans.alert(self.spec.orphans_max_share, self.spec.topic, self.spec.join)
+
+    def report(self) -> dict[str, Any]:
+        """The member `join` of the scores message. Delays in seconds, None before the first."""
+        counts = self.counts
+        return {
+            "pending": self.pending.count,
+            "early_waiting": sum(1 for one in self._early_order if not one.gone and not one.used),
+            **msgspec.to_builtins(counts),
+            "delay_s": self._delays.report(),
+        }
+
+    # --- as bytes -------------------------------------------------------------------------------------
+
+    def dump(self) -> list[bytes]:
+        """The state as pieces, most of which are referred to and not copied."""
+        early = [one for one in self._early_order if not one.gone]
+        saved = _Saved(
+            join=self.spec.join,
+            counts=self.counts,
+            early=early,
+            settled=self._settled,
+            shapes=[list(names) for names in self._names],
+            delays=self._delays,
+            orphans=self._orphans,
+        )
+        head = msgspec.msgpack.encode(saved)
+        return [len(head).to_bytes(8, "big"), head, *self.pending.dump()]
+
+    def load(self, data: bytes) -> None:
+        """Take over what `dump` gave, joined; this object must be new. Raises `ValueError`. Events and
+        labels that were joined in another way than now are let go and counted.
+        """
+        view = memoryview(data)
+        end = 8 + int.from_bytes(view[:8], "big")
+        try:
+            saved = msgspec.msgpack.decode(view[8:end], type=_Saved)
+            self.counts, self._delays = saved.counts, saved.delays
+            if saved.join != self.spec.join:
+                return
+            self.pending.load(view[end:])
+        except _BROKEN as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        self._orphans = saved.orphans
+        self._settled = saved.settled
+        self._names = [tuple(names) for names in saved.shapes]
+        self._shapes = {names: n for n, names in enumerate(self._names)}
+        self._early_order = deque(saved.early)
+        self._early_count = len(saved.early)
+        for one in saved.early:
+            self._early.setdefault(one.told.join, []).append(one)
+
+
+def _join_of(kind: str, event: Event) -> str | None:
+    found = event.id if kind == "id" else event.group if kind == "group" else event.key
+    return None if found is None else short(found)
+
+
+def _name_of(told: Told, interval: bool) -> str:
+    return f"{told.join} {told.start_ms!r} {told.end_ms!r}" if interval else told.join
