@@ -58,7 +58,9 @@ START_S = 60.0
 
 
 class App:
-    """One app. `serve` starts a service; `produce` and `consume` use a client of their own."""
+    """One app. `serve` starts a service; `produce` and `consume` use a client of their own. `labels`: how
+    many partitions the topic of labels has, 0 for no such topic.
+    """
 
     def __init__(
         self,
@@ -66,11 +68,13 @@ class App:
         name: str,
         bootstrap: str,
         inputs: Sequence[tuple[str, int]] = (("events", 1),),
+        labels: int = 0,
         **extra: object,
     ) -> None:
         (folder / "test_models.py").write_text(MODELS)
         self.folder = folder
         self.inputs = [f"{name}.{topic}" for topic, _ in inputs]
+        self.labels = f"{name}.labels" if labels else ""
         where = (
             {"log.backend": "kafka", "log.bootstrap_servers": bootstrap}
             if bootstrap
@@ -80,6 +84,7 @@ class App:
             "app.name": name,
             "app.replica": "one",
             "topics.input": self.inputs,
+            "topics.labels": self.labels,
             "model.use": "test_models:logistic",
             "checkpoint.interval_s": 0.3,
             "transaction.max_records": 500,
@@ -90,6 +95,7 @@ class App:
         self.admin = open_admin(self.config)
         most = max(partitions for _, partitions in inputs)
         specs = [TopicSpec(f"{name}.{topic}", partitions) for topic, partitions in inputs]
+        specs += [TopicSpec(self.labels, labels)] if labels else []
         self.admin.create([*specs, *wanted_topics(self.config.names(), most)])
         self._running: list[subprocess.Popen[bytes]] = []
 
@@ -136,6 +142,9 @@ class App:
 
     def predictions(self) -> list[dict[str, Any]]:
         return [orjson.loads(r.value or b"") for r in self.records(self.config.topics.predictions)]
+
+    def scores(self) -> list[dict[str, Any]]:
+        return [orjson.loads(r.value or b"") for r in self.records(self.config.topics.scores)]
 
     def dead_letters(self) -> list[Record]:
         return self.records(self.config.topics.dlq)

@@ -1,28 +1,130 @@
 """Labels on a topic of their own, through real processes on both backends."""
 
-import random
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 import pytest
-from river import datasets, linear_model, preprocessing, tree
-from river.datasets import synth
+from river import datasets, stream, tree
 
 from streamlearn.core.records import Record, decode_entry
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
-from tests.test_labels import questions_and_answers
+
+Told = tuple[int, dict[str, Any], Any]
+"""A question (label None) or its answer: the event's number, its features, the label."""
 
 
-def sent(app: App, told: Iterator[tuple[int, dict[str, Any], Any]] | list[tuple[int, dict[str, Any], Any]]) -> None:
-    """Produce questions to the first topic and answers to the second, a few at a time, in turn."""
-    runs: list[tuple[int, list[dict[str, Any]]]] = []
-    for number, x, y in told:
-        topic = 0 if y is None else 1
-        body = {"id": f"e{number}", "ts": number}
-        body |= {"features": x} if y is None else {"label": y}
-        if not runs or runs[-1][0] != topic:
-            runs.append((topic, []))
-        runs[-1][1].append(body)
-    for topic, values in runs:
-        app.produce(values, topic=topic)
+def told(rows: Iterable[tuple[dict[str, Any], Any]], delay: int) -> Iterator[Told]:
+    """River's own simulation of late labels, one row a second."""
+    timed = (({**x, "t": n}, y) for n, (x, y) in enumerate(rows))
+    for number, x, y, *_ in stream.simulate_qa(timed, moment="t", delay=delay):
+        yield number, {name: value for name, value in x.items() if name != "t"}, y
+
+
+def drifting(count: int) -> list[tuple[dict[str, Any], Any]]:
+    """Two concepts that are each other's opposite, in turn."""
+    rows = []
+    for n, (x, y) in enumerate(datasets.synth.SEA(variant=0, seed=5).take(count)):
+        rows.append(({f"x{name}": value for name, value in x.items()}, bool(y) != bool(n // 2500 % 2)))
+    return rows
+
+
+def produced(app: App, stream_of: list[Told], at_once: int = 50) -> None:
+    """Send questions to the events and answers to the labels, `at_once` of both in turn."""
+    for start in range(0, len(stream_of), at_once):
+        events, labels = [], []
+        for number, x, y in stream_of[start : start + at_once]:
+            if y is None:
+                events.append({"id": f"e{number}", "ts": number, "features": x})
+            else:
+                labels.append({"id": f"e{number}", "ts": number, "label": y})
+        app.produce(events)
+        if labels:
+            app.admin.append(app.labels, app.rows(labels))
+
+
+def killed_and_restarted(app: App, outcomes: int, kills: int) -> None:
+    for n in range(kills):
+        process = app.serve()
+        app.wait(process, outcomes * (n + 1) // (kills + 2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = app.serve()
+    app.wait(process, outcomes)
+    settled(app)
+    app.stop(process)
+
+
+def settled(app: App) -> None:
+    """Until the labels that came after the last event are learned too: the positions stand at the end."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        ends = app.admin.topics()[app.labels].end
+        reached = {(run.topic, run.partition): run.next for entry in journal(app) for run in entry.ranges}
+        if all(reached.get((app.labels, n), 0) >= end - 1 for n, end in enumerate(ends)):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"labels were left unread; {app.log[-2000:]}")
+
+
+def journal(app: App) -> list[Any]:
+    return [decode_entry(record.value or b"") for record in app.records(app.config.topics.journal)]
+
+
+def in_journal_order(app: App) -> Iterator[Record]:
+    """The records as the journal says they were stepped."""
+    by_place = {
+        (r.topic, r.partition, r.offset): r for topic in (*app.inputs, app.labels) for r in app.records(topic)
+    }
+    for entry in journal(app):
+        for run in entry.ranges:
+            for offset in range(run.first, run.next):
+                if record := by_place.get((run.topic, run.partition, offset)):
+                    yield record
+
+
+def plain_loop(app: App, model: Any) -> list[Any]:
+    """What a plain river loop answers that takes events and labels in the journal's order."""
+    answers, seen = [], {}
+    for record in in_journal_order(app):
+        body = orjson.loads(record.value or b"")
+        if record.topic == app.labels:
+            model.learn_one(seen.pop(body["id"]), body["label"])
+        else:
+            seen[body["id"]] = body["features"]
+            proba = model.predict_proba_one(body["features"])
+            answers.append((body["id"], max(proba, key=proba.get) if proba else None, proba.get(True, 0.0)))
+    return answers
+
+
+def published(app: App) -> list[Any]:
+    return [(p["id"], p["prediction"], p["probabilities"].get("true", 0.0)) for p in app.predictions()]
+
+
+def accuracy(answers: Iterable[tuple[str, Any, float]], rows: list[tuple[dict[str, Any], Any]]) -> float:
+    return sum(said == rows[int(ident[1:])][1] for ident, said, _ in answers) / len(rows)
+
+
+def test_a_backlog_of_events_and_late_labels_is_learned_in_time_order(apps: Apps, backend: str) -> None:  # noqa: F811
+    """10,000 events and their labels, 200 events late, wait when the service starts; it is killed twice."""
+    rows = drifting(10_000)
+    app = apps(backend, labels=1, **{"model.use": "test_models:adaptive"})
+    (app.folder / "test_models.py").open("a").write(
+        "\n\ndef adaptive():\n    return tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, seed=1)\n"
+    )
+    produced(app, list(told(rows, 200)))
+    killed_and_restarted(app, len(rows), kills=2)
+    ours = published(app)
+    assert len(ours) == len(rows)
+
+    model = tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, seed=1)
+    in_time_order = []
+    for number, x, y in told(rows, 200):
+        if y is None:
+            in_time_order.append((f"e{number}", model.predict_one(x), 0.0))
+        else:
+            model.learn_one(x, y)
+    assert accuracy(ours, rows) == pytest.approx(accuracy(in_time_order, rows), abs=0.015)
+    assert ours == plain_loop(app, tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, seed=1))

@@ -36,7 +36,6 @@ from river import (
 )
 
 from streamlearn.core.learner import Learner
-from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era
 from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import (

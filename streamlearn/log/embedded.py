@@ -158,7 +158,7 @@ class EmbeddedLog:
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
-        ours = {*self._names.inputs, *self._names.roles.values()}
+        ours = {*self._names.sources, *self._names.roles.values()}
         return {name: info for name, info in self._topics.topics().items() if name in ours}
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:

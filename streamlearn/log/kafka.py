@@ -41,7 +41,7 @@ class KafkaLog:
 
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""
-        return self._cluster.topics([*self._names.inputs, *self._names.roles.values()])
+        return self._cluster.topics([*self._names.sources, *self._names.roles.values()])
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""

@@ -147,8 +147,8 @@ class KafkaShardLog:
 
     def _look(self, names: Names) -> tuple[dict[str, _Target], list[Place]]:
         """What to know of the topics before the first transaction."""
-        found = self._cluster.topics([*names.inputs, *names.roles.values()])
-        for topic in (*names.inputs, *names.roles.values()):
+        found = self._cluster.topics([*names.sources, *names.roles.values()])
+        for topic in (*names.sources, *names.roles.values()):
             if topic not in found:
                 raise ConfigError(
                     f"Kafka at {self._cluster.bootstrap} has no topic {topic}. "
