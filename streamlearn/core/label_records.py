@@ -5,14 +5,16 @@ Invariant: a refusal is a value, of stage `label`, with a reason of the closed l
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
+import orjson
 
 from streamlearn.core.codec import clean_object
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MAX_EVENT_BYTES,
+    MS_PER_UNIT,
     Label,
     Refusal,
     event_time_ms,
@@ -22,6 +24,8 @@ from streamlearn.core.paths import MISSING, getter
 from streamlearn.core.records import Record
 
 LONG_NAME: Final = 128
+_BACKSLASH: Final = ord("\\")
+_INT_LIMIT: Final = 2.0**63
 
 
 class LabelSpec(msgspec.Struct, frozen=True):
@@ -46,7 +50,7 @@ class LabelSpec(msgspec.Struct, frozen=True):
     orphans_max_share: float = 0.5
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, array_like=True, gc=False):
     """One label: whom it names and in what interval, what it says, when that became known (None: unsaid)."""
 
     join: str
@@ -69,11 +73,34 @@ def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
     join = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
     label, time, start, end = map(getter, (spec.label, spec.time, spec.start, spec.end))
 
+    plain_join, plain_label, plain_time = spec.id, spec.label, spec.time
+    plain = spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time))
+
     def read(record: Record, unit: str) -> Told | Refusal:
         value = record.value
         assert value is not None, "a tombstone is a skip and never read"
         if len(value) > MAX_EVENT_BYTES:
             return Refusal("label", "too_large")
+        if plain and (scale := MS_PER_UNIT.get(unit)) is not None:
+            # Most labels, in few calls: flat, with a short id and true, false or a text for a label.
+            try:
+                doc = orjson.loads(value)
+            except orjson.JSONDecodeError:
+                return read_any(record, unit, value)
+            if type(doc) is dict and value.count(b":") == len(doc) and _BACKSLASH not in value:
+                name, y, ts = doc.get(plain_join), doc.get(plain_label), doc.get(plain_time)
+                if (
+                    type(name) is str
+                    and len(name) <= LONG_NAME
+                    and (type(y) is bool or type(y) is str)
+                    and (type(ts) is int or type(ts) is float)
+                    and (time_ms := ts * scale) <= record.timestamp_ms + MAX_AHEAD_MS
+                    and abs(ts) < _INT_LIMIT
+                ):
+                    return Told(name, y, time_ms)
+        return read_any(record, unit, value)
+
+    def read_any(record: Record, unit: str, value: bytes) -> Told | Refusal:
         doc = clean_object(record, value)
         if type(doc) is not dict:
             assert isinstance(doc, Refusal)

@@ -14,14 +14,14 @@ Invariants:
 """
 
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from streamlearn.core.events import Event, Label, Refusal, moment_of
 from streamlearn.core.label_counts import Counts, Delays, Orphans
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
-from streamlearn.core.pending import Pending, decode_piece
+from streamlearn.core.pending import Kept, Pending
 from streamlearn.core.records import Record, TopicPartition
 
 EARLY_MAX: Final = 100_000
@@ -36,11 +36,8 @@ _JOINED: Final = 0
 _ENDED: Final = 1
 
 
-class Waiting(NamedTuple):
-    """An event whose label is here: features and guess as they were when it was predicted."""
-
-    x: dict[str, Any]
-    guess: list[Any]
+Waiting = tuple[dict[str, Any], list[Any]]
+"""An event whose label is here: features and guess as they were when it was predicted."""
 
 
 class _Early(msgspec.Struct, array_like=True):
@@ -65,7 +62,6 @@ class _Saved(msgspec.Struct):
     orphans: Orphans
 
 
-_pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
 _BROKEN: Final = (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, OverflowError)
 
 
@@ -75,7 +71,7 @@ class Late:
     def __init__(self, spec: LabelSpec, time_as: str = "", time_unit: str = "auto") -> None:
         self.spec = spec
         self.counts = Counts()
-        self.pending = Pending(spec.pending_max, spec.join == "interval")
+        self.pending = Pending(spec.join == "interval")
         self._time_as = time_as
         self._time_unit = time_unit
         self._early: dict[str, list[_Early]] = {}
@@ -99,22 +95,22 @@ class Late:
         counts = self.counts
         counts.records += 1
         interval = self.spec.join == "interval"
-        if self._is_known(told):
+        if self._early and self._is_known(told):
             counts.duplicate += 1
             return "duplicate", []
-        pieces = (
+        events = (
             self.pending.take_between(told.join, told.start_ms, told.end_ms)
             if interval
             else self.pending.take(told.join)
         )
-        if pieces:
+        if events:
             counts.joined += 1
             self._orphans.joined += 1
             if self.spec.join == "id":
                 self._settle(told.join, _JOINED)
             else:
                 self._wait(told, arrived_ms, used=True)
-            return "joined", [self._learnt(piece, told, arrived_ms) for piece in pieces]
+            return "joined", [self._learnt(event, told, arrived_ms) for event in events]
         state = self._settled_as(_name_of(told, interval))
         if state == _JOINED:
             counts.duplicate += 1
@@ -133,12 +129,11 @@ class Late:
         span = (told.start_ms, told.end_ms)
         return any((one.told.start_ms, one.told.end_ms) == span for one in known)
 
-    def _learnt(self, piece: bytes, told: Told, arrived_ms: int) -> Waiting:
-        join, time_ms, event_arrived_ms, shape, values, guess, *ts = decode_piece(piece)
-        del join
+    def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
+        _join, time_ms, event_arrived_ms, shape, values, guess, ts = event
         self.counts.events_joined += 1
         self._delays.note(told.time_ms, time_ms, arrived_ms - event_arrived_ms)
-        return Waiting(self._features(shape, values, ts, time_ms), guess)
+        return self._features(shape, values, ts, time_ms), guess
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -160,11 +155,11 @@ class Late:
         self.counts.events_expired += len(events)
         return [self._over(event) for event in events]
 
-    def _over(self, event: list[Any]) -> Waiting:
-        join, time_ms, _arrived_ms, shape, values, guess, *ts = event
+    def _over(self, event: Kept) -> Waiting:
+        join, time_ms, _arrived_ms, shape, values, guess, ts = event
         if self.spec.join != "interval":
             self._settle(join, _ENDED)
-        return Waiting(self._features(shape, values, ts, time_ms), guess)
+        return self._features(shape, values, ts, time_ms), guess
 
     def early_for(self, event: Event, arrived_ms: int) -> Label | None:
         """The label that waits for `event`, None when there is none. It is joined by that."""
@@ -204,22 +199,20 @@ class Late:
                 self._names.append(names)
         if self._time_as:
             values = [None if name == self._time_as else value for name, value in x.items()]
-            piece = _pack((join, event.time_ms, arrived_ms, shape, values, guess, event.ts))
+            kept = (join, event.time_ms, arrived_ms, shape, values, guess, event.ts)
         else:
-            piece = _pack((join, event.time_ms, arrived_ms, shape, [*x.values()], guess))
-        self.pending.add(source, join, event.time_ms, piece, self.spec.ttl_ms)
-        if self.pending.count > self.pending.most:
-            dropped = self.pending.dropped()
-            assert dropped is not None
+            kept = (join, event.time_ms, arrived_ms, shape, [*x.values()], guess, None)
+        self.pending.add(source, kept, self.spec.ttl_ms)
+        if self.pending.count > self.spec.pending_max:
             self.counts.events_dropped += 1
-            self._over(dropped)
+            self._over(self.pending.dropped())
         return True
 
-    def _features(self, shape: Any, values: list[Any], ts: list[Any], time_ms: float) -> dict[str, Any]:
+    def _features(self, shape: Any, values: list[Any], ts: Any, time_ms: float) -> dict[str, Any]:
         names = self._names[shape] if type(shape) is int else shape
         x = dict(zip(names, values, strict=True))
-        if ts:
-            x[self._time_as] = moment_of(ts[0], time_ms)
+        if self._time_as in x:
+            x[self._time_as] = moment_of(ts, time_ms)
         return x
 
     # --- early labels and remembered names ------------------------------------------------------------

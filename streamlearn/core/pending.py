@@ -1,18 +1,17 @@
 """Events that wait for their label, packed: found by what a label names them by, and forgotten in order.
 
-What it owns: per input partition a *lane* of segments of `SEGMENT` events each. An event is one short piece
-of bytes; a full segment is sealed into a single piece that never changes, so a snapshot of a million events
-copies a few hundred kilobytes of marks and refers to the rest.
+What it owns: per input partition a *lane* of segments of `SEGMENT` events each. The events of a full segment
+are packed (msgpack) into one piece of bytes that never changes, so a snapshot of a million events copies a
+megabyte of marks and refers to the rest. Most labels that come soon find their event not yet packed.
 
 Invariants:
 - Deadlines within a lane never decrease, so what is due stands at the head of a lane.
 - `_found` names exactly the events that wait. Everything is a function of the calls, in their order.
-- At most `most` events wait; to add one more, the event nearest to its deadline is dropped.
 """
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,8 +23,11 @@ _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
 _NEVER: Final = float("inf")
 
-decode_piece: Final = msgspec.msgpack.Decoder().decode
-"""An event's bytes to the list that was packed. Its first two members: what labels name it by, its time."""
+Kept = Sequence[Any]
+"""A waiting event, as a tuple or unpacked. Its first two members: what labels name it by, its time."""
+
+_unpack: Final = msgspec.msgpack.Decoder().decode
+_pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
 
 
 class _Segment:
@@ -34,43 +36,49 @@ class _Segment:
     __slots__ = ("alive", "deadlines", "ends", "live", "packed", "pieces")
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[Kept | None] = []
         self.deadlines: Any = array("d")
         self.alive = bytearray()
         self.live = 0
         self.packed: bytes | None = None
         self.ends: Any = array("I")
 
-    def add(self, piece: bytes, deadline: float) -> None:
-        self.pieces.append(piece)
+    def add(self, event: Kept, deadline: float) -> None:
+        self.pieces.append(event)
         self.deadlines.append(deadline)
         self.alive.append(1)
         self.live += 1
         if len(self.pieces) == SEGMENT:
-            self._seal()
+            self._keep([_pack(one) if one is not None else b"" for one in self.pieces])
 
-    def _seal(self) -> None:
-        """Make it one piece that refers to nothing: dead events take no bytes in it."""
-        self.packed, self.ends = _joined(self.pieces)
+    def _keep(self, packed: list[bytes]) -> None:
+        """Make it one piece; dead events take no bytes in it."""
+        self.packed, self.ends = _joined(packed)
         self.pieces = []
 
-    def __getitem__(self, place: int) -> bytes:
-        if self.packed is None:
-            return self.pieces[place]
+    def bytes_of(self, place: int) -> bytes:
+        """Of a packed segment."""
+        assert self.packed is not None
         return self.packed[self.ends[place - 1] if place else 0 : self.ends[place]]
 
-    def remove(self, place: int) -> None:
+    def remove(self, place: int) -> Kept:
         self.alive[place] = 0
         self.live -= 1
         if self.packed is None:
-            self.pieces[place] = b""
-        elif self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
-            self.pieces = [self[n] if lives else b"" for n, lives in enumerate(self.alive)]
-            self._seal()
+            event = self.pieces[place]
+            self.pieces[place] = None
+            assert event is not None, "an event is removed once"
+            return event
+        event: Kept = _unpack(self.bytes_of(place))
+        if self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
+            self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
+        return event
 
     def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
         """Pieces, ends, deadlines, marks of life; copied unless they never change."""
-        packed, ends = (self.packed, self.ends) if self.packed is not None else _joined(self.pieces)
+        packed, ends = self.packed, self.ends
+        if packed is None:
+            packed, ends = _joined([_pack(one) if one is not None else b"" for one in self.pieces])
         return packed, ends.tobytes(), self.deadlines.tobytes(), bytes(self.alive)
 
     @classmethod
@@ -84,7 +92,9 @@ class _Segment:
         segment.ends.frombytes(ends)
         segment.packed = packed
         if len(alive) < SEGMENT:
-            segment.pieces = [segment[n] for n in range(len(alive))]
+            segment.pieces = [
+                _unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
+            ]
             segment.packed, segment.ends = None, array("I")
         return segment
 
@@ -130,8 +140,7 @@ class _Lane:
 class Pending:
     """All lanes of a shard. `by_time`: events are also looked for by their time (labels of intervals)."""
 
-    def __init__(self, most: int, by_time: bool) -> None:
-        self.most = most
+    def __init__(self, by_time: bool) -> None:
         self.count = 0
         self._by_time = by_time
         self._numbers: dict[TopicPartition, int] = {}
@@ -154,7 +163,7 @@ class Pending:
         """The largest event time of all partitions; -inf before the first event."""
         return max((lane.clock for lane in self._lanes), default=-_NEVER)
 
-    def add(self, source: TopicPartition, join: str, time_ms: float, piece: bytes, ttl_ms: float) -> None:
+    def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
         number = self._numbers[source]
         lane = self._lanes[number]
@@ -164,12 +173,16 @@ class Pending:
         if segment is None:
             segment = lane.segments[at // SEGMENT] = _Segment()
         deadline = lane.clock + ttl_ms
-        segment.add(piece, deadline)
+        segment.add(event, deadline)
         lane.due = min(lane.due, deadline)
-        self._note(join, time_ms, at << _LANE_BITS | number)
+        place = at << _LANE_BITS | number
+        if event[0] in self._found or self._by_time:
+            self._note(event[0], event[1], place)
+        else:
+            self._found[event[0]] = place
         self.count += 1
 
-    def take(self, join: str) -> list[bytes]:
+    def take(self, join: str) -> list[Kept]:
         """Remove and return every event that a label names by `join`, by their places in their partitions."""
         places = self._found.pop(join, None)
         if places is None:
@@ -178,7 +191,7 @@ class Pending:
             return [self._removed(places)]
         return [self._removed(place) for place in sorted(places)]
 
-    def take_between(self, join: str, start_ms: float, end_ms: float) -> list[bytes]:
+    def take_between(self, join: str, start_ms: float, end_ms: float) -> list[Kept]:
         """The events of `join` with `start_ms <= time < end_ms`, by time."""
         timed = self._found.get(join)
         if timed is None:
@@ -190,24 +203,22 @@ class Pending:
             del self._found[join]
         return taken
 
-    def due(self, source: TopicPartition, limit: int) -> list[list[Any]]:
-        """Remove and return, unpacked, up to `limit` events whose time is up in this partition."""
+    def due(self, source: TopicPartition, limit: int) -> list[Kept]:
+        """Remove and return up to `limit` events whose time is up in this partition."""
         lane = self._lanes[self._numbers[source]]
-        found: list[list[Any]] = []
+        found: list[Kept] = []
         while len(found) < limit and lane.clock > lane.oldest():
             found.append(self._pop(lane))
         return found
 
-    def dropped(self) -> list[Any] | None:
-        """When too many wait: remove and return, unpacked, the one nearest to its deadline."""
-        if self.count <= self.most:
-            return None
+    def dropped(self) -> Kept:
+        """Remove and return the event nearest to its deadline, as when too many wait."""
         return self._pop(min(self._lanes, key=_Lane.oldest))
 
-    def _pop(self, lane: _Lane) -> list[Any]:
+    def _pop(self, lane: _Lane) -> Kept:
         """Remove the event at the head of `lane`."""
         place = lane.head << _LANE_BITS | self._lanes.index(lane)
-        event: list[Any] = decode_piece(self._removed(place))
+        event = self._removed(place)
         join, time_ms = event[0], event[1]
         places = self._found[join]
         if self._by_time:
@@ -234,16 +245,15 @@ class Pending:
         else:
             known.append(place)
 
-    def _removed(self, place: int) -> bytes:
+    def _removed(self, place: int) -> Kept:
         lane = self._lanes[place & _LANE_MASK]
         at = place >> _LANE_BITS
         segment = lane.segments[at // SEGMENT]
-        piece = segment[at % SEGMENT]
-        segment.remove(at % SEGMENT)
+        event = segment.remove(at % SEGMENT)
         self.count -= 1
         if not segment.live and len(segment.alive) == SEGMENT:
             del lane.segments[at // SEGMENT]
-        return piece
+        return event
 
     # --- as bytes -------------------------------------------------------------------------------------
 
@@ -267,7 +277,7 @@ class Pending:
         when `data` is not that.
         """
         at = 8 + int.from_bytes(data[:8], "big")
-        for number, (topic, partition, clock, behind, table) in enumerate(decode_piece(data[8:at])):
+        for number, (topic, partition, clock, behind, table) in enumerate(_unpack(data[8:at])):
             lane = _Lane()
             lane.clock, lane.next = clock, behind
             for segment_at, sizes in table:
@@ -279,15 +289,16 @@ class Pending:
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             self._numbers[topic, partition] = number
             self._lanes.append(lane)
-            for place, piece in _waiting(lane):
-                join, time_ms = decode_piece(piece)[:2]
+            for place, (join, time_ms, *_) in _waiting(lane):
                 self._note(join, time_ms, place << _LANE_BITS | number)
                 self.count += 1
             lane.oldest()
 
 
-def _waiting(lane: _Lane) -> Iterator[tuple[int, bytes]]:
+def _waiting(lane: _Lane) -> Iterator[tuple[int, Kept]]:
     for at, segment in lane.segments.items():
         for place, lives in enumerate(segment.alive):
             if lives:
-                yield at * SEGMENT + place, segment[place]
+                event = segment.pieces[place] if segment.packed is None else _unpack(segment.bytes_of(place))
+                assert event is not None
+                yield at * SEGMENT + place, event

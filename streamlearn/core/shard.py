@@ -222,12 +222,13 @@ class Shard:
         told = late.read(record, self.memory.time_unit)
         if isinstance(told, Refusal):
             return (self._refuse(record, told),)
-        refusal = self._label_refusal(told.y, strict=True)
-        if refusal is not None:
-            return (self._refuse(record, refusal),)
+        if self.memory.label_type != "bool" or type(told.y) is not bool:  # as in `_check`
+            refusal = self._label_refusal(told.y, strict=True)
+            if refusal is not None:
+                return (self._refuse(record, refusal),)
         outcome, events = late.join(told, record.timestamp_ms)
-        for waiting in events:
-            self._learn_label(waiting.x, told.y, waiting.guess)
+        for x, guess in events:
+            self._learn_label(x, told.y, guess)
         self._count(f"label.{outcome}")
         return self._alerts(record)
 
@@ -339,11 +340,11 @@ class Shard:
             self._count("label.default_refused")  # it is not of the type that this stream's labels have
             default = None
         try:
-            for waiting in late.due(source):
+            for x, guess in late.due(source):
                 if default is not None:
-                    self._learn_label(waiting.x, default, waiting.guess)
+                    self._learn_label(x, default, guess)
                 elif self.learner.learns_unlabelled and not self._learns_at_event:
-                    self._learn(waiting.x, None)
+                    self._learn(x, None)
         except ModelRaised as raised:
             raise ModelRaised("expire") from raised.__cause__
 
