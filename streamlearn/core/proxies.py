@@ -89,7 +89,6 @@ class Proxies:
     """Looks at events by their number. The prediction is the first column, then one per feature."""
 
     def __init__(self) -> None:
-        self.events = 0
         self._names: dict[str, int] = {}
         self._reference: list[list[Any]] = []
         self._bins: list[Bins] = []
@@ -115,8 +114,8 @@ class Proxies:
             self._bins = [Bins.of(list(column)) for column in zip(*full, strict=True)]
             self._reference = []
 
-    def report(self, labels: int) -> dict[str, Any]:
-        """JSON-able; `labels` have come so far."""
+    def report(self, events: int, labels: int) -> dict[str, Any]:
+        """JSON-able; so many labels have come for so many events."""
         rows = self._recent
         width = len(self._names) + 1
         psi: list[float | None] = [None] * width
@@ -127,7 +126,7 @@ class Proxies:
                 psi[at] = population_stability(bins.counts, recent)
         return {
             "note": NOTE,
-            "label_coverage": ratio(labels, self.events),
+            "label_coverage": ratio(labels, events),
             "reference_events": REFERENCE if self._bins else len(self._reference),
             "recent_sampled": len(rows),
             "prediction_psi": psi[0],
@@ -137,11 +136,11 @@ class Proxies:
     def saved(self) -> list[Any]:
         """What `restore` takes."""
         bins = [part.saved() for part in self._bins]
-        return [self.events, list(self._names), self._reference, bins, b"".join(self._recent)]
+        return [list(self._names), self._reference, bins, b"".join(self._recent)]
 
     def restore(self, saved: list[Any]) -> None:
         """Go on where another one was `saved`."""
-        self.events, names, self._reference, bins, recent = saved
+        names, self._reference, bins, recent = saved
         self._names = {name: at for at, name in enumerate(names, 1)}
         self._bins = [Bins.restored(part) for part in bins]
         width = len(names) + 1

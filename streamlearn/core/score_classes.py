@@ -7,6 +7,7 @@ The window keeps the folded columns of its labels and is added up from nothing f
 it equals a river metric that was shown just these labels, without the drift of reverted updates.
 """
 
+from collections.abc import Sequence
 from math import log
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlearn.core.codec import label_text
+from streamlearn.core.learner import Answer
 from streamlearn.core.metrics import Floats, Ints, kappa
 from streamlearn.core.score_sheets import FORECASTERS, NONE, OTHER, Column, Sheet, Window
 
@@ -24,16 +26,18 @@ FOLD: Final = 512
 
 _LEAST: Final = 1e-15
 _PLAIN: Final = (bool, int, str, float, type(None))
-_ONE: Final = ("1", "true")
-_NULL: Final = ("0", "false")
+_FLAT: Final = 6
+"""So many parts of a guess stand before the counts."""
+_SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
 
 
 class ClassScores:
     """A model with classes, beside `river.dummy`'s NoChangeClassifier and PriorClassifier.
 
-    A guess: `[prediction, probabilities or score, last label, place of the commonest, labels so far,
-    labels so far by place]`; the place of a class is the order of its first label. `ranked`: the answers
-    are scores of anomalies, on any scale, maybe with a verdict.
+    A guess: `[prediction, p, q, last label, place of the commonest label, labels so far, labels so far
+    by place, ...]`; the place of a class is the order of its first label. `p` and `q` are the probabilities
+    of false and true; or `p` is all of them by name; or `p` is the score of an anomaly (`ranked`), which is
+    on any scale. One flat list, because each container costs the garbage collector.
     """
 
     def __init__(self, ranked: bool, window: int) -> None:
@@ -56,38 +60,41 @@ class ClassScores:
         """Whether a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
-    def foresee(self, prediction: Any, member: str, detail: Any) -> list[Any]:
+    def foresee(self, answer: Answer) -> list[Any]:
         """What scoring will need of the answers at this moment. Plain values, small."""
-        kept: Any = None
+        prediction, detail = answer.prediction, answer.detail
         if type(prediction) not in _PLAIN:
             prediction = prediction.item()
-        if member == "score":
-            kept = None if detail is None else float(detail)
-        elif detail:
-            names = (*detail,)
-            if len(names) == 2 and names[1] in _ONE and names[0] in _NULL and type(prediction) is not str:
-                kept = [float(detail[names[0]]), float(detail[names[1]])]
-            else:
-                kept = {name: float(p) for name, p in detail.items()}
-        return [prediction, kept, self._last, self._best, self._n, self._counts[:]]
+        kept = yes = None
+        if detail and answer.member == "probabilities":
+            kept = detail.get("false", detail.get("0")) if len(detail) == 2 else None
+            yes = None if kept is None else detail.get("true", detail.get("1"))
+            if type(kept) is not float or type(yes) is not float or type(prediction) is str:
+                kept, yes = {name: float(p) for name, p in detail.items()}, None
+        elif detail is not None and answer.member == "score":
+            kept = float(detail)
+        return [prediction, kept, yes, self._last, self._best, self._n, *self._counts]
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """File the pair; the baselines learn `y`, for which there must be room."""
-        self._ys.append(y)
+        ys = self._ys
+        ys.append(y)
         self._guesses.append(guess)
         place = self._places.get(y)
-        if place is None:
-            place = self._places[y] = len(self._counts)
-            assert place < MAX_CLASSES, "labels are checked by knows_room_for"
-            self._counts.append(0)
         counts = self._counts
-        counts[place] += 1
+        if place is None:
+            place = self._places[y] = len(counts)
+            assert place < MAX_CLASSES, "labels are checked by knows_room_for"
+            counts.append(0)
+            if not place:
+                self._best = place
+        count = counts[place] = counts[place] + 1
         best = self._best
-        if place != best and (best < 0 or (counts[place], -place) > (counts[best], -best)):
+        if place != best and (count > counts[best] or (count == counts[best] and place < best)):
             self._best = place
         self._n += 1
         self._last = y
-        if len(self._ys) >= FOLD:
+        if len(ys) >= FOLD:
             self.fold()
 
     def fold(self) -> None:
@@ -190,7 +197,7 @@ class ClassScores:
     def _columns(self, ys: list[Any], y: Ints, guesses: list[list[Any]]) -> list[Column]:
         """The three forecasters' answers as arrays."""
         codes = self._codes
-        preds, kept, lasts, bests, ns, counts = zip(*guesses, strict=True)
+        preds, kept, yes, lasts, bests, ns = zip(*[guess[:_FLAT] for guess in guesses], strict=True)
         labels = list(self._places)
         places = [self._places[label] for label in ys]
         prior = [NONE if at < 0 else codes[labels[at]] for at in bests]
@@ -203,7 +210,7 @@ class ClassScores:
         nan = float("nan")
         none = np.array(bests) < 0
         n = np.maximum(np.array(ns, np.float64), 1.0)
-        share_one = np.array([c[one] if one < len(c) else 0 for c in counts]) / n
+        share_one = np.array(_counts(guesses, [one] * len(ys), 0), np.float64) / n
         after_one = np.where(none, nan, pred[1] == codes.get(1, OTHER))
         prior_one = np.where(none, nan, share_one)
         if self._ranked:
@@ -213,10 +220,9 @@ class ClassScores:
                 Column(p, s, absent, absent, absent)
                 for p, s in zip(pred, (score, after_one, prior_one), strict=True)
             ]
-        of_y, of_one, best = _probabilities(ys, kept)
-        mine = [c[at] if at < len(c) else nan for c, at in zip(counts, places, strict=True)]
-        prior_y = np.array(mine, np.float64) / n
-        commonest = np.array([c[at] if at >= 0 else nan for c, at in zip(counts, bests, strict=True)])
+        of_y, of_one, best = _probabilities(ys, y == codes.get(1, OTHER), kept, yes)
+        prior_y = np.array(_counts(guesses, places, nan), np.float64) / n
+        commonest = np.where(none, nan, np.array(_counts(guesses, bests, nan), np.float64))
         after_y = np.where(np.isnan(prior_y), nan, pred[1] == y)
         positive = y == codes.get(1, OTHER)
         binary = self._binary
@@ -229,28 +235,35 @@ class ClassScores:
         return [_losses(positive, answer, binary, crossed) for answer in answers]
 
 
-def _probabilities(ys: list[Any], kept: tuple[Any, ...]) -> tuple[Floats, Floats, Floats]:
+def _counts(guesses: list[list[Any]], places: Sequence[int], absent: float) -> list[float]:
+    """Of each guess the count at a place, `absent` where that was not there yet."""
+    return [
+        guess[at + _FLAT] if at + _FLAT < len(guess) else absent
+        for guess, at in zip(guesses, places, strict=True)
+    ]
+
+
+def _probabilities(
+    ys: list[Any], positive: NDArray[np.bool_], kept: Sequence[Any], yes: Sequence[Any]
+) -> tuple[Floats, Floats, Floats]:
     """Of each answer: the probability of the label, of the positive class, and the largest one."""
+    if None not in yes:
+        of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)
+        return np.where(positive, of_yes, of_no), of_yes, np.maximum(of_no, of_yes)
     nan = float("nan")
-    of_y, of_one, best = [], [], []
-    for label, p in zip(ys, kept, strict=True):
-        if type(p) is list:
-            no, yes = p
-            of_y.append(yes if label else no)
-            of_one.append(yes)
-            best.append(max(no, yes))
-        elif p is None:
-            of_y.append(nan)
-            of_one.append(nan)
-            best.append(nan)
+    rows = []
+    for label, p, q in zip(ys, kept, yes, strict=True):
+        if p is None:
+            rows.append((nan, nan, nan))
+        elif q is not None:
+            rows.append((q if label == 1 else p if label == 0 else nan, q, max(p, q)))
         else:
             text = label_text(label)
             if text not in p and type(label) is not str:
-                text = dict(zip(_ONE + _NULL, ("true", "1", "false", "0"), strict=True)).get(text, text)
-            of_y.append(p.get(text, nan))
-            of_one.append(p.get("true", p.get("1", 0.0)))
-            best.append(max(p.values()))
-    return np.array(of_y), np.array(of_one), np.array(best)
+                text = _SAME.get(text, text)
+            rows.append((p.get(text, nan), p.get("true", p.get("1", 0.0)), max(p.values())))
+    of_y, of_one, best = np.array(rows, np.float64).T
+    return of_y, of_one, best
 
 
 def _losses(

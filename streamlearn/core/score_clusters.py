@@ -5,6 +5,7 @@ Beside the model stand the label before (no-change) and the commonest label (pri
 
 from typing import Any, Final
 
+from streamlearn.core.learner import Answer
 from streamlearn.core.metrics import cluster_metrics
 from streamlearn.core.score_classes import MAX_CLASSES
 
@@ -33,9 +34,10 @@ class ClusterScores:
         """Whether a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
-    def foresee(self, prediction: Any, member: str, detail: Any) -> list[Any]:
+    def foresee(self, answer: Answer) -> list[Any]:
         """What scoring will need of the answers at this moment."""
-        return [None if prediction is None else int(prediction), self._last, self._best]
+        cluster = answer.prediction
+        return [None if cluster is None else int(cluster), self._last, self._best]
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """Count the pair; the baselines learn `y`, for which there must be room."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from streamlearn.core.learner import Answer
 from streamlearn.core.metrics import NO_MEAN, Mean, known, ratio, running_mean
 
 FOLD: Final = 512
@@ -117,9 +118,9 @@ class NumberScores:
         """Numbers need no room."""
         return True
 
-    def foresee(self, prediction: Any, member: str, detail: Any) -> list[Any]:
+    def foresee(self, answer: Answer) -> list[Any]:
         """What scoring will need of the answers at this moment."""
-        return [prediction, self._last, self._mean[1]]
+        return [answer.prediction, self._last, self._mean[1]]
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """File the pair; the baselines learn `y`."""
@@ -197,13 +198,13 @@ class ForecastScores:
         """Numbers need no room."""
         return True
 
-    def foresee(self, prediction: Any, member: str, detail: Any) -> list[Any]:
+    def foresee(self, answer: Answer) -> list[Any]:
         """Keep the forecast for the labels to come."""
-        if member == "forecast" and detail:
+        if answer.member == "forecast" and answer.detail:
             waiting = self._waiting
             if waiting and waiting[-1][0] == self._n:
                 waiting.pop()
-            forecast = [float(value) for value in detail[:MAX_HORIZON]]
+            forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
             waiting.append([self._n, forecast, self._last, self._mean[1]])
         return []
 

@@ -33,7 +33,7 @@ class TaskScores(Protocol):
     """The scores of one kind of task. Plain values go in and out."""
 
     def knows_room_for(self, y: Any) -> bool: ...
-    def foresee(self, prediction: Any, member: str, detail: Any) -> list[Any]: ...
+    def foresee(self, answer: Answer) -> list[Any]: ...
     def observe(self, y: Any, guess: list[Any]) -> None: ...
     def report(self) -> dict[str, dict[str, Any]]: ...
     def saved(self) -> list[Any]: ...
@@ -46,34 +46,30 @@ class Scores:
     def __init__(self, spec: ScoresSpec, task: str) -> None:
         self.spec = spec
         self.task = task
+        self.events = 0
+        """Predictions so far."""
         self.labels = 0
         self._of = _task_scores(spec, task)
         self._proxies = Proxies()
         self._look_at = 1
+        self._foresee, self._observe = self._of.foresee, self._of.observe
         self.knows_room_for = self._of.knows_room_for
         """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
-
-    @property
-    def events(self) -> int:
-        """Predictions so far."""
-        return self._proxies.events
 
     def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
         """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
         plain values that msgpack can write, for `observe`. Nothing of it is shared.
         """
-        prediction = answer.prediction
-        proxies = self._proxies
-        proxies.events = number = proxies.events + 1
+        self.events = number = self.events + 1
         if number == self._look_at:
             self._look_at = number + (1 if number < REFERENCE else EVERY)
-            proxies.look(_one_value(answer), x)
-        return self._of.foresee(prediction, answer.member, answer.detail)
+            self._proxies.look(_one_value(answer), x)
+        return self._foresee(answer)
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """Score the answer of `guess` with its label `y`; then the baselines learn `y`."""
         self.labels += 1
-        self._of.observe(y, guess)
+        self._observe(y, guess)
 
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes
@@ -84,12 +80,13 @@ class Scores:
             "labels": self.labels,
             "task": self.task,
             **self._of.report(),
-            "proxies": self._proxies.report(self.labels),
+            "proxies": self._proxies.report(self.events, self.labels),
         }
 
     def dump(self) -> bytes:
         """The state; equal states give equal bytes."""
-        state = [_FORMAT, self.task, self.labels, self._look_at, self._proxies.saved(), self._of.saved()]
+        counts = [self.events, self.labels, self._look_at]
+        state = [_FORMAT, self.task, counts, self._proxies.saved(), self._of.saved()]
         return msgspec.msgpack.encode(state)
 
     @classmethod
@@ -101,7 +98,7 @@ class Scores:
         if type(state) is not list or state[:2] != [_FORMAT, task]:
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         scores = cls(spec, task)
-        _, _, scores.labels, scores._look_at, proxies, saved = state
+        _, _, (scores.events, scores.labels, scores._look_at), proxies, saved = state
         scores._proxies.restore(proxies)
         scores._of.restore(saved)
         return scores
