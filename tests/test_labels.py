@@ -6,13 +6,27 @@ from typing import Any
 
 import orjson
 import pytest
-from river import anomaly, base, datasets, linear_model, preprocessing, stream, tree
+from river import (
+    anomaly,
+    base,
+    compose,
+    datasets,
+    dummy,
+    evaluate,
+    linear_model,
+    metrics,
+    preprocessing,
+    stats,
+    stream,
+    tree,
+)
 
 from streamlearn.core import labels as labels_module
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
+from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import dump_state, load_state
 
@@ -22,11 +36,16 @@ DAY_MS = 86_400_000
 class Feed:
     """A shard, and records for its topics `events` and `labels`. Times in seconds."""
 
-    def __init__(self, model: Any = None, event: EventSpec | None = None, **spec: Any) -> None:
+    def __init__(
+        self, model: Any = None, event: EventSpec | None = None, every: int = 1000, **spec: Any
+    ) -> None:
         self.model = model or (preprocessing.StandardScaler() | linear_model.LogisticRegression())
         rules = LabelSpec(topic="labels", **spec)
+        scores = ScoresSpec(every, 1000)
         self.shard = Shard(
-            ShardSpec("m", "v", 1, event or EventSpec(), labels=rules), Learner(self.model), Memory()
+            ShardSpec("m", "v", 1, event or EventSpec(), labels=rules, scores=scores),
+            Learner(self.model),
+            Memory(),
         )
         self.offsets = {"events": 0, "labels": 0}
         self.arrival_ms = 10 * DAY_MS
@@ -107,7 +126,7 @@ def test_predictions_equal_those_of_rivers_own_simulation_of_late_labels(kind: s
     ours, theirs = Feed(models[kind]()), models[kind]()
     for number, x, y in questions_and_answers(rows, 50):
         if y is None:
-            (answer,) = ours.event(str(number), number, x)
+            answer, *_ = ours.event(str(number), number, x)
             if kind == "anomaly":
                 assert answer["score"] == theirs.score_one(x)
             else:
@@ -120,6 +139,62 @@ def test_predictions_equal_those_of_rivers_own_simulation_of_late_labels(kind: s
     assert ours.learned == len(rows)
     assert ours.counts.joined == len(rows) == ours.counts.events_joined
     assert ours.pending == 0
+
+
+METRICS = {
+    "classification": {
+        "accuracy": metrics.Accuracy,
+        "f1": metrics.F1,
+        "log_loss": metrics.LogLoss,
+        "roc_auc": metrics.ROCAUC,
+        "cohen_kappa": metrics.CohenKappa,
+        "balanced_accuracy": metrics.BalancedAccuracy,
+    },
+    "regression": {"mae": metrics.MAE, "rmse": metrics.RMSE, "r2": metrics.R2},
+    "anomaly": {"roc_auc": metrics.ROCAUC},
+}
+MODELS = {
+    "classification": lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    "regression": lambda: preprocessing.StandardScaler() | linear_model.LinearRegression(),
+    "anomaly": lambda: anomaly.HalfSpaceTrees(seed=7, n_trees=5, height=4),
+}
+BASELINES = {
+    "classification": {"no_change": dummy.NoChangeClassifier, "prior": dummy.PriorClassifier},
+    "regression": {"mean": lambda: dummy.StatisticRegressor(stats.Mean())},
+    "anomaly": {},
+}
+
+
+@pytest.mark.parametrize("delay_s", [0, 1, 37])
+@pytest.mark.parametrize("kind", ["classification", "regression", "anomaly"])
+def test_scores_equal_rivers_progressive_validation_to_the_last_digit(kind: str, delay_s: int) -> None:
+    rows = list(datasets.TrumpApproval() if kind == "regression" else datasets.Phishing())
+    random.Random(5).shuffle(rows)
+    feed = Feed(MODELS[kind](), every=len(rows))
+    if delay_s:
+        for number, x, y in questions_and_answers(rows, delay_s):
+            if y is None:
+                feed.event(str(number), number, x)
+            else:
+                feed.label(y, id=str(number), ts=number)
+            if number % 211 == 0:
+                feed.restarted()
+        assert feed.shard.scores is not None
+        found = feed.shard.scores.report()
+    else:
+        told = [one for n, (x, y) in enumerate(rows) for one in feed.event(str(n), n, x, label=y)]
+        (found,) = [one for one in told if one["role"] == "scores"]
+    assert found["labels"] == len(rows)
+    subjects = {"model": MODELS[kind], **BASELINES[kind]}
+    for who, make in subjects.items():
+        for name, metric in METRICS[kind].items():
+            timed = [({**x, "t": n}, y) for n, (x, y) in enumerate(rows)]
+            model = make()
+            if who == "model":
+                model = compose.Discard("t") | model
+            late = {"moment": "t", "delay": delay_s} if delay_s else {}
+            theirs = evaluate.progressive_val_score(timed, model, metric(), **late)
+            assert found["all"][who][name] == theirs.get(), (who, name)
 
 
 def test_the_model_learns_the_features_as_they_were() -> None:

@@ -65,10 +65,10 @@ class _Segment:
         self.alive[place] = 0
         self.live -= 1
         if self.packed is None:
-            event = self.pieces[place]
+            young = self.pieces[place]
             self.pieces[place] = None
-            assert event is not None, "an event is removed once"
-            return event
+            assert young is not None, "an event is removed once"
+            return young
         event: Kept = _unpack(self.bytes_of(place))
         if self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
             self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])

@@ -1,50 +1,126 @@
-"""Scores: counts of labels and hits for now; the module proper follows."""
+"""How good the model is: `foresee` at each prediction, `observe` at its label, `report` now and then.
 
-from typing import Any
+A prediction is scored as it was when it was made, and beside it stand baselines that knew no more at that
+moment and learn each label when it comes, after the model was scored with it: the same labels, the same
+delay. All of it is state: `dump` and `load` continue to the last digit. Where river has a metric the
+number is river's, over the same pairs; an answer of None (or no probabilities) is passed over, as
+`river.evaluate.progressive_val_score` does it. What has no definition yet is None.
+"""
+
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from streamlearn.core.learner import Answer
+from streamlearn.core.proxies import EVERY, REFERENCE, Proxies
+from streamlearn.core.score_classes import MAX_CLASSES, ClassScores
+from streamlearn.core.score_clusters import ClusterScores
+from streamlearn.core.score_numbers import ForecastScores, NumberScores
+
+__all__ = ["MAX_CLASSES", "Scores", "ScoresSpec"]
+
+_FORMAT: Final = 1
+
 
 class ScoresSpec(msgspec.Struct, frozen=True):
-    """`[scores]`; part of an era."""
+    """`every`: events between publications, 0 for none. `window`: labels in the sliding window."""
 
     every: int = 1000
     window: int = 1000
 
 
+class TaskScores(Protocol):
+    """The scores of one kind of task. Plain values go in and out."""
+
+    def knows_room_for(self, y: Any) -> bool: ...
+    def foresee(self, answer: Answer) -> list[Any]: ...
+    def observe(self, y: Any, guess: list[Any]) -> None: ...
+    def report(self) -> dict[str, dict[str, Any]]: ...
+    def saved(self) -> list[Any]: ...
+    def restore(self, saved: list[Any]) -> None: ...
+
+
 class Scores:
-    """Counts."""
+    """Scores of one model over one stream of labels."""
 
     def __init__(self, spec: ScoresSpec, task: str) -> None:
         self.spec = spec
         self.task = task
-        self._labels = 0
-        self._hits = 0
+        self.events = 0
+        """Predictions so far."""
+        self.labels = 0
+        self._of = _task_scores(spec, task)
+        self._proxies = Proxies()
+        self._look_at = 1
+        self._foresee, self._observe = self._of.foresee, self._of.observe
+        self.knows_room_for = self._of.knows_room_for
+        """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
 
-    def foresee(self, answer: Any, _x: dict[str, Any]) -> list[Any]:
-        """What scoring needs of an answer."""
-        return [answer.prediction]
+    def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
+        """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
+        plain values that msgpack can write, for `observe`. Nothing of it is shared.
+        """
+        self.events = number = self.events + 1
+        if number == self._look_at:
+            self._look_at = number + (1 if number < REFERENCE else EVERY)
+            self._proxies.look(_one_value(answer), x)
+        return self._foresee(answer)
 
     def observe(self, y: Any, guess: list[Any]) -> None:
-        """Score a guess."""
-        self._labels += 1
-        self._hits += guess[0] == y
-
-    def has_room_for(self, _y: Any) -> bool:
-        """Whether the label may be a new class."""
-        return True
+        """Score the answer of `guess` with its label `y`; then the baselines learn `y`."""
+        self.labels += 1
+        self._observe(y, guess)
 
     def report(self) -> dict[str, Any]:
-        """The counts."""
-        return {"labels": self._labels, "all": {"model": {"hits": self._hits}}}
+        """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes
+        `classes`, and `proxies`. Floats are finite; what is not defined is None.
+        """
+        return {
+            "events": self.events,
+            "labels": self.labels,
+            "task": self.task,
+            **self._of.report(),
+            "proxies": self._proxies.report(self.events, self.labels),
+        }
 
     def dump(self) -> bytes:
-        """The state."""
-        return msgspec.json.encode([self._labels, self._hits])
+        """The state; equal states give equal bytes."""
+        counts = [self.events, self.labels, self._look_at]
+        state = [_FORMAT, self.task, counts, self._proxies.saved(), self._of.saved()]
+        return msgspec.msgpack.encode(state)
 
     @classmethod
     def load(cls, spec: ScoresSpec, task: str, data: bytes) -> "Scores":
-        """The inverse of `dump`."""
+        """Go on where another one was dumped. A smaller window keeps its newest labels; a larger one fills.
+        Raises `ValueError` when the bytes are of another task or format.
+        """
+        state = msgspec.msgpack.decode(data)
+        if type(state) is not list or state[:2] != [_FORMAT, task]:
+            raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         scores = cls(spec, task)
-        scores._labels, scores._hits = msgspec.json.decode(data)
+        _, _, (scores.events, scores.labels, scores._look_at), proxies, saved = state
+        scores._proxies.restore(proxies)
+        scores._of.restore(saved)
         return scores
+
+
+def _task_scores(spec: ScoresSpec, task: str) -> TaskScores:
+    if task in ("classification", "anomaly"):
+        return ClassScores(task == "anomaly", spec.window)
+    if task == "regression":
+        return NumberScores(spec.window)
+    if task == "forecasting":
+        return ForecastScores(spec.window)
+    if task == "clustering":
+        return ClusterScores(spec.window)
+    raise ValueError(f"there are no scores for the task {task!r}")
+
+
+def _one_value(answer: Answer) -> Any:
+    """The answer as one value, whose distribution the proxies follow."""
+    value = answer.prediction
+    if answer.member == "score":
+        value = answer.detail
+    elif answer.member == "forecast":
+        value = answer.detail[0] if answer.detail else None
+    return value if type(value) in (bool, int, float, str, type(None)) else value.item()

@@ -282,7 +282,7 @@ class Shard:
             return Refusal("label", "label_type")
         if self.learner.binary and y not in (0, 1):
             return Refusal("label", "label_value")
-        if self.scores is not None and not self.scores.has_room_for(y):
+        if self.scores is not None and not self.scores.knows_room_for(y):
             return Refusal("label", "too_many_classes")
         memory.label_type = kind
         return None

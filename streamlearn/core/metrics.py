@@ -1,0 +1,204 @@
+"""The formulas behind the scores: from counts and sums to numbers, without state.
+
+Where river has the metric, the order of operations is river's (0.26.1), so that the last digit is the
+same. River sums over classes in the order of a set; here numbers come in ascending order (which is the
+order of a set of small integers) and texts sorted, so that the result depends on nothing else.
+A metric without a definition on what was seen (no label yet, one class only) is None, never NaN.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, log
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mean = tuple[float, float]
+"""A running mean as in `river.stats.Mean`: how many values, and their mean."""
+
+THRESHOLDS: Final = np.array([-1e-7, *(i / 9 for i in range(1, 9)), 1 + 1e-7])
+"""The ten thresholds of `river.metrics.ROCAUC()`."""
+
+CALIBRATION_BINS: Final = 10
+NO_MEAN: Final[Mean] = (0.0, 0.0)
+
+
+def known(value: float) -> float | None:
+    """`value`, or None when it is no finite number."""
+    return value if isfinite(value) else None
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """`part / whole`, None without a whole."""
+    return known(part / whole) if whole else None
+
+
+def running_mean(mean: Mean, values: Iterable[float]) -> Mean:
+    """The recurrence of `river.stats.Mean.update` for each of `values`."""
+    n, m = mean
+    for x in values:
+        n += 1.0
+        m += (1.0 / n) * (x - m)
+    return n, m
+
+
+def class_metrics(counts: Ints, order: Sequence[int], positive: int | None) -> dict[str, float | None]:
+    """Metrics of labels. `counts[:, c]` holds for class `c` the labels, the predictions and the hits;
+    `order` is the order in which classes are summed; `positive` the code of the positive class (-1: never
+    seen) of a binary task, None for a task of several classes.
+    """
+    support, predicted, hits = (row.tolist() for row in counts)
+    n = sum(support)
+    if not n:
+        names = ("accuracy", "balanced_accuracy", "f1" if positive is not None else "macro_f1", "cohen_kappa")
+        return dict.fromkeys(names)
+    seen = [c for c in order if support[c] or predicted[c]]
+    recalls = [hits[c] / support[c] for c in seen if support[c]]
+    observed = sum(hits) / n
+    expected = 0.0
+    for c in seen:
+        expected += (support[c] / n) * (predicted[c] / n)
+    result = {"accuracy": observed, "balanced_accuracy": _sum(recalls) / len(recalls)}
+    if positive is None:
+        scores = [_f1(hits[c], predicted[c], support[c]) or 0.0 for c in seen]
+        result["macro_f1"] = _sum(scores) / len(seen)
+    else:
+        at = positive
+        result["f1"] = None if at < 0 else _f1(hits[at], predicted[at], support[at])
+    result["cohen_kappa"] = ratio(observed - expected, 1 - expected)
+    return result
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Left to right, as river adds; the `sum` of newer Pythons compensates rounding."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+def _f1(hits: int, predicted: int, support: int) -> float | None:
+    """F1 of one class; None when it was neither there nor predicted."""
+    if not predicted and not support:
+        return None
+    p = hits / predicted if predicted else 0.0
+    r = hits / support if support else 0.0
+    return (1 + 1.0) * p * r / (1.0 * p + r) if p + r else 0.0
+
+
+def kappa(right: int, baseline_right: int, n: int) -> float | None:
+    """(p0 - p) / (1 - p), accuracy in excess of a baseline's on the same `n` labels. None when the
+    baseline is never wrong. Kappa-M with the majority class, kappa-temporal with no-change.
+
+    Source: Bifet, de Francisci Morales, Read, Holmes, Pfahringer (2015), "Efficient Online Evaluation of
+    Big Data Stream Classifiers", KDD.
+    """
+    return (
+        None if not n or baseline_right == n else (right / n - baseline_right / n) / (1 - baseline_right / n)
+    )
+
+
+def roc_auc(bins: Ints) -> float | None:
+    """`river.metrics.ROCAUC()`: the trapezoids under ten thresholds. `bins[y, b]`: how many scores with
+    label `y` exceed exactly `b` of the thresholds. None unless both labels were there.
+    """
+    negatives, positives = bins.sum(axis=1).tolist()
+    if not negatives or not positives:
+        return None
+    above = bins[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+    fpr, tpr = above[0] / negatives, above[1] / positives
+    # numpy's sum over the same nine terms, as scipy's `trapezoid` that river calls.
+    return float(-np.sum((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1]) / 2.0))
+
+
+def calibration_error(bins: Floats) -> float | None:
+    """Expected calibration error: mean distance of confidence and accuracy over ten bins of confidence,
+    weighted by count. `bins` holds rows of counts, hits and sums of confidence.
+
+    Source: Guo, Pleiss, Sun, Weinberger (2017), "On Calibration of Modern Neural Networks", ICML, eq. 3.
+    """
+    n, hits, confidence = bins
+    total = float(n.sum())
+    return known(float(np.abs(hits - confidence).sum()) / total) if total else None
+
+
+def rank_metrics(groups: Sequence[tuple[int, int]]) -> dict[str, float | None]:
+    """Of scores in ascending groups of `(negatives, positives)`: the area under the ROC curve by ranks
+    (a tie counts half), and average precision, the sum of (R_n - R_n-1) P_n over the thresholds from above.
+
+    Source: Fawcett (2006), "An introduction to ROC analysis"; average precision as scikit-learn defines it.
+    """
+    negatives, positives = sum(neg for neg, _ in groups), sum(pos for _, pos in groups)
+    below = wins = 0.0
+    for neg, pos in groups:
+        wins += pos * (below + neg / 2)
+        below += neg
+    true = false = 0
+    precision = 0.0
+    for neg, pos in reversed(groups):
+        true += pos
+        false += neg
+        if pos:
+            precision += pos / positives * (true / (true + false))
+    return {
+        "roc_auc_ranks": ratio(wins, negatives * positives),
+        "average_precision": precision if positives else None,
+    }
+
+
+def cluster_metrics(cells: Mapping[tuple[Any, Any], int]) -> dict[str, float | None]:
+    """Adjusted Rand index and V-measure of a contingency table `{(label, cluster): count}`.
+
+    Sources: Hubert, Arabie (1985), "Comparing partitions"; Rosenberg, Hirschberg (2007), "V-Measure".
+    """
+    if not cells:
+        return {"adjusted_rand": None, "v_measure": None}
+    rows: dict[Any, int] = {}
+    columns: dict[Any, int] = {}
+    for (label, cluster), count in cells.items():
+        rows[label] = rows.get(label, 0) + count
+        columns[cluster] = columns.get(cluster, 0) + count
+    n = sum(rows.values())
+    squares = sum(count * count for count in cells.values())
+    tp = float(squares - n)
+    fp = float(sum(count * columns[cluster] for (_, cluster), count in cells.items()) - squares)
+    fn = float(sum(count * rows[label] for (label, _), count in cells.items()) - squares)
+    tn = float(n * n - (fp + fn) - squares)
+    whole = (tp + fn) * (fn + tn) + (tp + fp) * (fp + tn)
+    homogeneity = _explained(cells, rows, columns, 1, n)
+    completeness = _explained(cells, columns, rows, 0, n)
+    both = homogeneity + completeness
+    return {
+        "adjusted_rand": 2.0 * (tp * tn - fn * fp) / whole if whole else 1.0,
+        "v_measure": 2 * homogeneity * completeness / both if both else 0.0,
+    }
+
+
+def _explained(
+    cells: Mapping[tuple[Any, Any], int], what: Mapping[Any, int], given: Mapping[Any, int], axis: int, n: int
+) -> float:
+    """1 - H(what | given) / H(what); 1 when there is nothing to explain."""
+    entropy = -_sum(count / n * log(count / n) for count in what.values())
+    if not entropy:
+        return 1.0
+    rest = -_sum(count / n * log(count / given[cell[axis]]) for cell, count in cells.items())
+    return 1.0 - rest / entropy
+
+
+def population_stability(reference: Sequence[int], recent: Sequence[int]) -> float | None:
+    """Population stability index of two histograms over the same bins, half a count added to each bin:
+    sum of (p - q) ln(p / q). Usual reading: under 0.1 little has changed, over 0.25 much has.
+
+    Source: Siddiqi (2006), "Credit Risk Scorecards"; Yurdakul, Naranjo (2020) on its sampling noise.
+    """
+    n, m = sum(reference), sum(recent)
+    if not n or not m:
+        return None
+    half = len(reference) / 2
+    total = 0.0
+    for a, b in zip(reference, recent, strict=True):
+        p, q = (a + 0.5) / (n + half), (b + 0.5) / (m + half)
+        total += (p - q) * log(p / q)
+    return total

@@ -1,0 +1,298 @@
+"""Scores of tasks with classes: classification, and anomaly detection with true and false.
+
+What an answer needs is taken down when it is given (`foresee`), and waits in the guess for its label.
+`observe` only files the pair; `fold` works off what was filed, a few hundred at a time. When it does so
+changes no value: counts do not depend on order, and means are river's recurrence in the order of labels.
+The window keeps the folded columns of its labels and is added up from nothing for each report, so that
+it equals a river metric that was shown just these labels, without the drift of reverted updates.
+"""
+
+from collections.abc import Sequence
+from math import log
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlearn.core.codec import label_text
+from streamlearn.core.learner import Answer
+from streamlearn.core.metrics import Floats, Ints, kappa
+from streamlearn.core.score_sheets import FORECASTERS, NONE, OTHER, Column, Sheet, Window
+
+MAX_CLASSES: Final = 1000
+"""So many classes have labels; whoever passes labels on asks `knows_room_for` first."""
+
+FOLD: Final = 512
+
+_LEAST: Final = 1e-15
+_PLAIN: Final = (bool, int, str, float, type(None))
+_FLAT: Final = 6
+"""So many parts of a guess stand before the counts."""
+_SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
+
+
+class ClassScores:
+    """A model with classes, beside `river.dummy`'s NoChangeClassifier and PriorClassifier.
+
+    A guess: `[prediction, p, q, last label, place of the commonest label, labels so far, labels so far
+    by place, ...]`; the place of a class is the order of its first label. `p` and `q` are the probabilities
+    of false and true; or `p` is all of them by name; or `p` is the score of an anomaly (`ranked`), which is
+    on any scale. One flat list, because each container costs the garbage collector.
+    """
+
+    def __init__(self, ranked: bool, window: int) -> None:
+        self._ranked = ranked
+        self._places: dict[Any, int] = {}
+        self._counts: list[int] = []
+        self._n = 0
+        self._best = -1
+        self._last: Any = None
+        self._codes: dict[Any, int] = {None: NONE}
+        self._names: list[Any] = []
+        self._invented = 0
+        self._ys: list[Any] = []
+        self._guesses: list[list[Any]] = []
+        self._sheets = [Sheet(self._ranked) for _ in FORECASTERS]
+        self._pairs: Ints = np.zeros((2, 3), np.int64)
+        self._window = Window(window)
+
+    def knows_room_for(self, y: Any) -> bool:
+        """Whether a label of this class can be counted."""
+        return y in self._places or len(self._places) < MAX_CLASSES
+
+    def foresee(self, answer: Answer) -> list[Any]:
+        """What scoring will need of the answers at this moment. Plain values, small."""
+        prediction, detail = answer.prediction, answer.detail
+        if type(prediction) not in _PLAIN:
+            prediction = prediction.item()
+        kept = yes = None
+        if detail and answer.member == "probabilities":
+            kept = detail.get("false", detail.get("0")) if len(detail) == 2 else None
+            yes = None if kept is None else detail.get("true", detail.get("1"))
+            if type(kept) is not float or type(yes) is not float or type(prediction) is str:
+                kept, yes = {name: float(p) for name, p in detail.items()}, None
+        elif detail is not None and answer.member == "score":
+            kept = float(detail)
+        return [prediction, kept, yes, self._last, self._best, self._n, *self._counts]
+
+    def observe(self, y: Any, guess: list[Any]) -> None:
+        """File the pair; the baselines learn `y`, for which there must be room."""
+        ys = self._ys
+        ys.append(y)
+        self._guesses.append(guess)
+        place = self._places.get(y)
+        counts = self._counts
+        if place is None:
+            place = self._places[y] = len(counts)
+            assert place < MAX_CLASSES, "labels are checked by knows_room_for"
+            counts.append(0)
+            if not place:
+                self._best = place
+        count = counts[place] = counts[place] + 1
+        best = self._best
+        if place != best and (count > counts[best] or (count == counts[best] and place < best)):
+            self._best = place
+        self._n += 1
+        self._last = y
+        if len(ys) >= FOLD:
+            self.fold()
+
+    def fold(self) -> None:
+        """Work off what was filed."""
+        if not self._ys:
+            return
+        ys, guesses = self._ys, self._guesses
+        self._ys, self._guesses = [], []
+        self._name(ys, guesses)
+        if not self._binary and not self._ranked:
+            # A third class came: what is only meant for two must not depend on when this was noticed.
+            for sheet in self._sheets:
+                sheet.forget_binary()
+            self._window.forget_binary()
+        y = np.array([self._codes[label] for label in ys], np.int64)
+        columns = self._columns(ys, y, guesses)
+        one = self._codes.get(1, OTHER)
+        for sheet, column in zip(self._sheets, columns, strict=True):
+            sheet.add(y, column, len(self._names), one)
+        self._pairs += _pairs(y, columns)
+        self._window.add(y, columns)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """`all`, `window` and `classes`; classes by name with the number of their labels, at most 50."""
+        self.fold()
+        binary, one = self._binary, self._codes.get(1, NONE)
+        order = sorted(range(len(self._names)), key=self._rank)
+        window = self._window
+        recent = [Sheet(self._ranked) for _ in FORECASTERS]
+        for sheet, column in zip(recent, window.columns, strict=True):
+            sheet.add(window.y, column, len(self._names), one)
+        spans = {}
+        for span, sheets, pairs in (
+            ("all", self._sheets, self._pairs),
+            ("window", recent, _pairs(window.y, window.columns)),
+        ):
+            spans[span] = {
+                name: sheet.metrics(order, binary, one)
+                for name, sheet in zip(FORECASTERS, sheets, strict=True)
+            }
+            temporal, majority = pairs.tolist()
+            spans[span]["model"] |= {"kappa_m": kappa(*majority), "kappa_temporal": kappa(*temporal)}
+        shown = sorted(self._places, key=lambda label: -self._counts[self._places[label]])[:50]
+        classes = {label_text(label): self._counts[self._places[label]] for label in shown}
+        return {
+            "all": spans["all"],
+            "window": {"labels": len(window.y), **spans["window"]},
+            "classes": classes,
+        }
+
+    def saved(self) -> list[Any]:
+        """What `restore` takes."""
+        self.fold()
+        return [
+            list(self._places),
+            self._counts,
+            self._best,
+            self._last,
+            self._names,
+            self._invented,
+            [sheet.saved() for sheet in self._sheets],
+            self._pairs.tolist(),
+            self._window.saved(),
+        ]
+
+    def restore(self, saved: list[Any]) -> None:
+        """Go on where another one was `saved`."""
+        places, counts, self._best, self._last, names, self._invented, sheets, pairs, window = saved
+        self._places = {label: place for place, label in enumerate(places)}
+        self._counts, self._n = counts, sum(counts)
+        self._names = names
+        self._codes = {None: NONE} | {name: code for code, name in enumerate(names)}
+        for sheet, state in zip(self._sheets, sheets, strict=True):
+            sheet.restore(state)
+        self._pairs = np.array(pairs, np.int64)
+        self._window.restore(window)
+
+    @property
+    def _binary(self) -> bool:
+        """Whether all classes so far are 0 and 1 (false and true)."""
+        return all(type(name) is not str and name in (0, 1) for name in self._names)
+
+    def _rank(self, code: int) -> tuple[bool, Any]:
+        name = self._names[code]
+        return type(name) is str, name
+
+    def _name(self, ys: list[Any], guesses: list[list[Any]]) -> None:
+        """Give a code to every class, in the order in which labels and predictions came."""
+        codes, names = self._codes, self._names
+        for label, guess in zip(ys, guesses, strict=True):
+            prediction = guess[0]
+            if label not in codes:
+                codes[label] = len(names)
+                names.append(label)
+            if prediction not in codes and self._invented < MAX_CLASSES:
+                self._invented += 1
+                codes[prediction] = len(names)
+                names.append(prediction)
+
+    def _columns(self, ys: list[Any], y: Ints, guesses: list[list[Any]]) -> list[Column]:
+        """The three forecasters' answers as arrays."""
+        codes = self._codes
+        preds, kept, yes, lasts, bests, ns = zip(*[guess[:_FLAT] for guess in guesses], strict=True)
+        labels = list(self._places)
+        places = [self._places[label] for label in ys]
+        prior = [NONE if at < 0 else codes[labels[at]] for at in bests]
+        pred = [
+            np.array([codes.get(p, OTHER) for p in preds], np.int64),
+            np.array([codes[p] for p in lasts], np.int64),
+            np.array(prior, np.int64),
+        ]
+        one = self._places.get(1, MAX_CLASSES)
+        nan = float("nan")
+        none = np.array(bests) < 0
+        n = np.maximum(np.array(ns, np.float64), 1.0)
+        share_one = np.array(_counts(guesses, [one] * len(ys), 0), np.float64) / n
+        after_one = np.where(none, nan, pred[1] == codes.get(1, OTHER))
+        prior_one = np.where(none, nan, share_one)
+        if self._ranked:
+            score = np.array([nan if s is None else s for s in kept], np.float64)
+            absent = np.full(len(ys), nan)
+            return [
+                Column(p, s, absent, absent, absent)
+                for p, s in zip(pred, (score, after_one, prior_one), strict=True)
+            ]
+        of_y, of_one, best = _probabilities(ys, y == codes.get(1, OTHER), kept, yes)
+        prior_y = np.array(_counts(guesses, places, nan), np.float64) / n
+        commonest = np.where(none, nan, np.array(_counts(guesses, bests, nan), np.float64))
+        after_y = np.where(np.isnan(prior_y), nan, pred[1] == y)
+        positive = y == codes.get(1, OTHER)
+        binary = self._binary
+        crossed = type(ys[0]) is not bool
+        answers = (
+            (pred[0], of_one, best, of_y),
+            (pred[1], after_one, np.where(none, nan, 1.0), after_y),
+            (pred[2], prior_one, commonest / n, prior_y),
+        )
+        return [_losses(positive, answer, binary, crossed) for answer in answers]
+
+
+def _counts(guesses: list[list[Any]], places: Sequence[int], absent: float) -> list[float]:
+    """Of each guess the count at a place, `absent` where that was not there yet."""
+    return [
+        guess[at + _FLAT] if at + _FLAT < len(guess) else absent
+        for guess, at in zip(guesses, places, strict=True)
+    ]
+
+
+def _probabilities(
+    ys: list[Any], positive: NDArray[np.bool_], kept: Sequence[Any], yes: Sequence[Any]
+) -> tuple[Floats, Floats, Floats]:
+    """Of each answer: the probability of the label, of the positive class, and the largest one."""
+    if None not in yes:
+        of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)
+        return np.where(positive, of_yes, of_no), of_yes, np.maximum(of_no, of_yes)
+    nan = float("nan")
+    rows = []
+    for label, p, q in zip(ys, kept, yes, strict=True):
+        if p is None:
+            rows.append((nan, nan, nan))
+        elif q is not None:
+            rows.append((q if label == 1 else p if label == 0 else nan, q, max(p, q)))
+        else:
+            text = label_text(label)
+            if text not in p and type(label) is not str:
+                text = _SAME.get(text, text)
+            rows.append((p.get(text, nan), p.get("true", p.get("1", 0.0)), max(p.values())))
+    of_y, of_one, best = np.array(rows, np.float64).T
+    return of_y, of_one, best
+
+
+def _losses(
+    positive: NDArray[np.bool_], answer: tuple[Ints, Floats, Floats, Floats], binary: bool, crossed: bool
+) -> Column:
+    """A column of (predictions, probabilities of the positive class, the largest, those of the label)."""
+    pred, of_one, best, of_y = answer
+    absent = np.full(len(pred), np.nan)
+    log_loss = cross = absent
+    if binary:
+        clamped = np.clip(of_one, _LEAST, 1 - _LEAST)
+        log_loss = _minus_log(np.where(positive, clamped, 1 - clamped))
+    if crossed:
+        # A class without a probability costs nothing in river's CrossEntropy.
+        clamped = np.where(np.isnan(of_y), 1.0, np.clip(of_y, _LEAST, 1 - _LEAST))
+        cross = np.where(np.isnan(best), np.nan, _minus_log(clamped))
+    return Column(pred, of_one if binary else absent, best, log_loss, cross)
+
+
+def _minus_log(values: Floats) -> Floats:
+    # The scalar logarithm: numpy's own differs from it in last bits.
+    return -np.array(list(map(log, values.tolist())), np.float64)
+
+
+def _pairs(y: Ints, columns: list[Column]) -> Ints:
+    """Beside no-change and beside the prior: (model right, baseline right, labels both answered)."""
+    model = columns[0].pred
+    rows = []
+    for baseline in columns[1:]:
+        both = (model != NONE) & (baseline.pred != NONE)
+        rows.append([((y == model) & both).sum(), ((y == baseline.pred) & both).sum(), both.sum()])
+    return np.array(rows, np.int64)
