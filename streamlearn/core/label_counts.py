@@ -74,12 +74,10 @@ class Orphans(msgspec.Struct):
     raised: bool = False
 
     def alert(self, limit: float, topic: str, join: str) -> dict[str, Any] | None:
-        """After each `ORPHANS_OF` labels that ended: an alert when the share of orphans has passed `limit`,
-        another when it is below again; else None.
+        """Asked after each `ORPHANS_OF` labels that ended: an alert when the share of orphans has passed
+        `limit`, another when it is below again; else None.
         """
         ended = self.joined + self.orphans
-        if ended < ORPHANS_OF:
-            return None
         orphans, share = self.orphans, self.orphans / ended
         self.joined = self.orphans = 0
         if (share > limit) == self.raised:

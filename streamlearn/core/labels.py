@@ -18,10 +18,11 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.events import Event, Label, Refusal, moment_of
-from streamlearn.core.label_counts import Counts, Delays, Orphans
+from streamlearn.core.events import Event, Label, Refusal
+from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
-from streamlearn.core.pending import Kept, Pending
+from streamlearn.core.packing import Kept, Packer
+from streamlearn.core.pending import Pending
 from streamlearn.core.records import Record, TopicPartition
 
 EARLY_MAX: Final = 100_000
@@ -31,7 +32,6 @@ SETTLED_MAX: Final = 100_000
 """So many names of events that have ended are remembered, in two generations of half as many."""
 
 DUE_PER_RECORD: Final = 1_000
-SHAPES_MAX: Final = 4_096
 _JOINED: Final = 0
 _ENDED: Final = 1
 
@@ -57,7 +57,6 @@ class _Saved(msgspec.Struct):
     counts: Counts
     early: list[_Early]
     settled: list[dict[str, int]]
-    shapes: list[list[str]]
     delays: Delays
     orphans: Orphans
 
@@ -71,15 +70,12 @@ class Late:
     def __init__(self, spec: LabelSpec, time_as: str = "", time_unit: str = "auto") -> None:
         self.spec = spec
         self.counts = Counts()
-        self.pending = Pending(spec.join == "interval")
-        self._time_as = time_as
+        self.pending = Pending(spec.join == "interval", Packer(time_as))
         self._time_unit = time_unit
         self._early: dict[str, list[_Early]] = {}
         self._early_order: deque[_Early] = deque()
         self._early_count = 0
         self._settled: list[dict[str, int]] = [{}, {}]
-        self._shapes: dict[tuple[str, ...], int] = {}
-        self._names: list[tuple[str, ...]] = []
         self._delays = Delays()
         self._orphans = Orphans()
         self._read = label_reader(spec)
@@ -130,10 +126,10 @@ class Late:
         return any((one.told.start_ms, one.told.end_ms) == span for one in known)
 
     def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
-        _join, time_ms, event_arrived_ms, shape, values, guess, ts = event
+        _join, time_ms, event_arrived_ms, x, guess, _ts = event
         self.counts.events_joined += 1
         self._delays.note(told.time_ms, time_ms, arrived_ms - event_arrived_ms)
-        return self._features(shape, values, ts, time_ms), guess
+        return x, guess
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -156,10 +152,10 @@ class Late:
         return [self._over(event) for event in events]
 
     def _over(self, event: Kept) -> Waiting:
-        join, time_ms, _arrived_ms, shape, values, guess, ts = event
+        join, _time_ms, _arrived_ms, x, guess, _ts = event
         if self.spec.join != "interval":
             self._settle(join, _ENDED)
-        return self._features(shape, values, ts, time_ms), guess
+        return x, guess
 
     def early_for(self, event: Event, arrived_ms: int) -> Label | None:
         """The label that waits for `event`, None when there is none. It is joined by that."""
@@ -189,31 +185,13 @@ class Late:
         join = _join_of(self.spec.join, event)
         if join is None:
             return False
-        x = event.x
-        names = tuple(x)
-        shape: int | tuple[str, ...] | None = self._shapes.get(names)
-        if shape is None:
-            shape = names
-            if len(self._names) < SHAPES_MAX:
-                shape = self._shapes[names] = len(self._names)
-                self._names.append(names)
-        if self._time_as:
-            values = [None if name == self._time_as else value for name, value in x.items()]
-            kept = (join, event.time_ms, arrived_ms, shape, values, guess, event.ts)
-        else:
-            kept = (join, event.time_ms, arrived_ms, shape, [*x.values()], guess, None)
-        self.pending.add(source, kept, self.spec.ttl_ms)
+        self.pending.add(
+            source, (join, event.time_ms, arrived_ms, event.x, guess, event.ts), self.spec.ttl_ms
+        )
         if self.pending.count > self.spec.pending_max:
             self.counts.events_dropped += 1
             self._over(self.pending.dropped())
         return True
-
-    def _features(self, shape: Any, values: list[Any], ts: Any, time_ms: float) -> dict[str, Any]:
-        names = self._names[shape] if type(shape) is int else shape
-        x = dict(zip(names, values, strict=True))
-        if self._time_as in x:
-            x[self._time_as] = moment_of(ts, time_ms)
-        return x
 
     # --- early labels and remembered names ------------------------------------------------------------
 
@@ -257,6 +235,8 @@ class Late:
 
     def alert(self) -> dict[str, Any] | None:
         """What is to be told about the share of orphans, when that has changed; see `Orphans.alert`."""
+        if self._orphans.joined + self._orphans.orphans < ORPHANS_OF:
+            return None
         return self._orphans.alert(self.spec.orphans_max_share, self.spec.topic, self.spec.join)
 
     def report(self) -> dict[str, Any]:
@@ -279,7 +259,6 @@ class Late:
             counts=self.counts,
             early=early,
             settled=self._settled,
-            shapes=[list(names) for names in self._names],
             delays=self._delays,
             orphans=self._orphans,
         )
@@ -302,8 +281,6 @@ class Late:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._orphans = saved.orphans
         self._settled = saved.settled
-        self._names = [tuple(names) for names in saved.shapes]
-        self._shapes = {names: n for n, names in enumerate(self._names)}
         self._early_order = deque(saved.early)
         self._early_count = len(saved.early)
         for one in saved.early:

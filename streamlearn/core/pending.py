@@ -11,11 +11,13 @@ Invariants:
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.packing import Kept, Packer
 from streamlearn.core.records import TopicPartition
 
 SEGMENT: Final = 1024
@@ -23,19 +25,14 @@ _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
 _NEVER: Final = float("inf")
 
-Kept = Sequence[Any]
-"""A waiting event, as a tuple or unpacked. Its first two members: what labels name it by, its time."""
-
-_unpack: Final = msgspec.msgpack.Decoder().decode
-_pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
-
 
 class _Segment:
     """`SEGMENT` events of a lane, or fewer at its end. `packed` is None until the segment is full."""
 
-    __slots__ = ("alive", "deadlines", "ends", "live", "packed", "pieces")
+    __slots__ = ("alive", "deadlines", "ends", "live", "packed", "packer", "pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, packer: Packer) -> None:
+        self.packer = packer
         self.pieces: list[Kept | None] = []
         self.deadlines: Any = array("d")
         self.alive = bytearray()
@@ -49,7 +46,11 @@ class _Segment:
         self.alive.append(1)
         self.live += 1
         if len(self.pieces) == SEGMENT:
-            self._keep([_pack(one) if one is not None else b"" for one in self.pieces])
+            self._keep(self._each_packed())
+
+    def _each_packed(self) -> list[bytes]:
+        pack = self.packer.pack
+        return [b"" if event is None else pack(event) for event in self.pieces]
 
     def _keep(self, packed: list[bytes]) -> None:
         """Make it one piece; dead events take no bytes in it."""
@@ -61,16 +62,21 @@ class _Segment:
         assert self.packed is not None
         return self.packed[self.ends[place - 1] if place else 0 : self.ends[place]]
 
+    def look(self, place: int) -> Kept:
+        """The event at a place that is alive."""
+        if self.packed is not None:
+            return self.packer.unpack(self.bytes_of(place))
+        young = self.pieces[place]
+        assert young is not None, "an event is removed once"
+        return young
+
     def remove(self, place: int) -> Kept:
+        event = self.look(place)
         self.alive[place] = 0
         self.live -= 1
         if self.packed is None:
-            young = self.pieces[place]
             self.pieces[place] = None
-            assert young is not None, "an event is removed once"
-            return young
-        event: Kept = _unpack(self.bytes_of(place))
-        if self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
+        elif self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
             self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
         return event
 
@@ -78,13 +84,13 @@ class _Segment:
         """Pieces, ends, deadlines, marks of life; copied unless they never change."""
         packed, ends = self.packed, self.ends
         if packed is None:
-            packed, ends = _joined([_pack(one) if one is not None else b"" for one in self.pieces])
+            packed, ends = _joined(self._each_packed())
         return packed, ends.tobytes(), self.deadlines.tobytes(), bytes(self.alive)
 
     @classmethod
-    def of(cls, parts: list[bytes]) -> "_Segment":
+    def of(cls, parts: list[bytes], packer: Packer) -> "_Segment":
         """The inverse of `parts`."""
-        segment = cls()
+        segment = cls(packer)
         packed, ends, deadlines, alive = parts
         segment.alive = bytearray(alive)
         segment.live = sum(alive)
@@ -93,19 +99,14 @@ class _Segment:
         segment.packed = packed
         if len(alive) < SEGMENT:
             segment.pieces = [
-                _unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
+                packer.unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
             ]
             segment.packed, segment.ends = None, array("I")
         return segment
 
 
 def _joined(pieces: list[bytes]) -> tuple[bytes, "array[int]"]:
-    ends = array("I")
-    end = 0
-    for piece in pieces:
-        end += len(piece)
-        ends.append(end)
-    return b"".join(pieces), ends
+    return b"".join(pieces), array("I", accumulate(map(len, pieces)))
 
 
 class _Lane:
@@ -140,7 +141,8 @@ class _Lane:
 class Pending:
     """All lanes of a shard. `by_time`: events are also looked for by their time (labels of intervals)."""
 
-    def __init__(self, by_time: bool) -> None:
+    def __init__(self, by_time: bool, packer: Packer) -> None:
+        self._packer = packer
         self.count = 0
         self._by_time = by_time
         self._numbers: dict[TopicPartition, int] = {}
@@ -171,7 +173,7 @@ class Pending:
         lane.next = at + 1
         segment = lane.segments.get(at // SEGMENT)
         if segment is None:
-            segment = lane.segments[at // SEGMENT] = _Segment()
+            segment = lane.segments[at // SEGMENT] = _Segment(self._packer)
         deadline = lane.clock + ttl_ms
         segment.add(event, deadline)
         lane.due = min(lane.due, deadline)
@@ -269,7 +271,7 @@ class Pending:
                 table.append([at, [len(part) for part in parts]])
                 pieces += parts
             lanes.append([topic, partition, lane.clock, lane.next, table])
-        header = msgspec.msgpack.encode(lanes)
+        header = msgspec.msgpack.encode([self._packer.saved(), lanes])
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
     def load(self, data: memoryview) -> None:
@@ -277,7 +279,9 @@ class Pending:
         when `data` is not that.
         """
         at = 8 + int.from_bytes(data[:8], "big")
-        for number, (topic, partition, clock, behind, table) in enumerate(_unpack(data[8:at])):
+        names, lanes = msgspec.msgpack.decode(data[8:at])
+        self._packer.restore(names)
+        for number, (topic, partition, clock, behind, table) in enumerate(lanes):
             lane = _Lane()
             lane.clock, lane.next = clock, behind
             for segment_at, sizes in table:
@@ -285,7 +289,7 @@ class Pending:
                 for size in sizes:
                     parts.append(bytes(data[at : at + size]))
                     at += size
-                lane.segments[segment_at] = _Segment.of(parts)
+                lane.segments[segment_at] = _Segment.of(parts, self._packer)
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             self._numbers[topic, partition] = number
             self._lanes.append(lane)
@@ -299,6 +303,4 @@ def _waiting(lane: _Lane) -> Iterator[tuple[int, Kept]]:
     for at, segment in lane.segments.items():
         for place, lives in enumerate(segment.alive):
             if lives:
-                event = segment.pieces[place] if segment.packed is None else _unpack(segment.bytes_of(place))
-                assert event is not None
-                yield at * SEGMENT + place, event
+                yield at * SEGMENT + place, segment.look(place)

@@ -302,8 +302,9 @@ class Shard:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
         memory, late, scores = self.memory, self.late, self.scores
         alerts: Outputs = ()
-        if late is not None and late.passes((record.topic, record.partition), event.time_ms):
-            self._end_waiting(late, (record.topic, record.partition))
+        source = (record.topic, record.partition)
+        if late is not None and late.passes(source, event.time_ms):
+            self._end_waiting(late, source)
             alerts = self._alerts(record)
         try:
             answer = self.learner.predict(event.x, event.y)
@@ -323,7 +324,7 @@ class Shard:
         if self._learns_at_event:
             self._learn(event.x, y)
         elif y is None and late is not None:
-            waits = late.waits(event, (record.topic, record.partition), record.timestamp_ms, guess)
+            waits = late.waits(event, source, record.timestamp_ms, guess)
             if not waits and self.learner.learns_unlabelled:
                 self._learn(event.x, None)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1

@@ -1,0 +1,61 @@
+"""A waiting event as a few bytes and back: features by the names that stand together, values as msgpack.
+
+Invariants:
+- `unpack(pack(event))` equals `event`: kinds of numbers, order of features, and a moment's offset from UTC.
+- The table of names is bounded; events beyond it carry their own names.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from streamlearn.core.events import moment_of
+
+SHAPES_MAX: Final = 4_096
+
+Kept = tuple[str, float, int, dict[str, Any], list[Any], Any]
+"""What labels name it by, its time, its arrival (ms), features, guess, and its `ts` as it came."""
+
+_pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
+_unpack: Final = msgspec.msgpack.Decoder().decode
+
+
+class Packer:
+    """`time_as`: the feature that is a moment, made again from the event's own time."""
+
+    def __init__(self, time_as: str) -> None:
+        self._time_as = time_as
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._names: list[tuple[str, ...]] = []
+
+    def pack(self, event: Kept) -> bytes:
+        """The event in bytes."""
+        join, time_ms, arrived_ms, x, guess, ts = event
+        names = tuple(x)
+        shape: int | tuple[str, ...] | None = self._numbers.get(names)
+        if shape is None:
+            shape = names
+            if len(self._names) < SHAPES_MAX:
+                shape = self._numbers[names] = len(self._names)
+                self._names.append(names)
+        if self._time_as:
+            values = [None if name == self._time_as else value for name, value in x.items()]
+            return _pack((join, time_ms, arrived_ms, shape, values, guess, ts))
+        return _pack((join, time_ms, arrived_ms, shape, [*x.values()], guess, None))
+
+    def unpack(self, data: bytes) -> Kept:
+        """The inverse of `pack`."""
+        join, time_ms, arrived_ms, shape, values, guess, ts = _unpack(data)
+        x = dict(zip(self._names[shape] if type(shape) is int else shape, values, strict=True))
+        if self._time_as in x:
+            x[self._time_as] = moment_of(ts, time_ms)
+        return join, time_ms, arrived_ms, x, guess, ts
+
+    def saved(self) -> list[tuple[str, ...]]:
+        """The table of names."""
+        return self._names
+
+    def restore(self, names: list[list[str]]) -> None:
+        """Take over the table of names that was saved with packed events."""
+        self._names = [tuple(one) for one in names]
+        self._numbers = {one: n for n, one in enumerate(self._names)}
