@@ -40,13 +40,9 @@ class _Segment:
         self.packed: bytes | None = None
         self.ends: Any = array("I")
 
-    def add(self, event: Kept, deadline: float) -> None:
-        self.pieces.append(event)
-        self.deadlines.append(deadline)
-        self.alive.append(1)
-        self.live += 1
-        if len(self.pieces) == SEGMENT:
-            self._keep(self._each_packed())
+    def seal(self) -> None:
+        """Pack what is alive: the segment is full."""
+        self._keep(self._each_packed())
 
     def _each_packed(self) -> list[bytes]:
         pack = self.packer.pack
@@ -112,9 +108,12 @@ def _joined(pieces: list[bytes]) -> tuple[bytes, "array[int]"]:
 class _Lane:
     """The waiting events of one input partition, oldest first. `due`: no event is due before that."""
 
-    __slots__ = ("clock", "due", "head", "next", "segments")
+    __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int, tail: _Segment) -> None:
+        self.number = number
+        self.tail = tail
+        """The segment that is not full; it stands in `segments` once there is something in it."""
         self.clock = -_NEVER
         self.due = _NEVER
         self.head = 0
@@ -145,19 +144,19 @@ class Pending:
         self._packer = packer
         self.count = 0
         self._by_time = by_time
-        self._numbers: dict[TopicPartition, int] = {}
+        self._by_source: dict[TopicPartition, _Lane] = {}
         self._lanes: list[_Lane] = []
         self._found: dict[str, Any] = {}
         """By join: the one place, or the list of places; by time: the list of (time, place)."""
 
     def clock(self, source: TopicPartition, time_ms: float) -> bool:
         """Move the clock of a partition to an event's time; whether something in it is due now."""
-        number = self._numbers.get(source)
-        if number is None:
-            number = self._numbers[source] = len(self._lanes)
-            self._lanes.append(_Lane())
-        lane = self._lanes[number]
-        lane.clock = max(lane.clock, time_ms)
+        lane = self._by_source.get(source)
+        if lane is None:
+            lane = self._by_source[source] = _Lane(len(self._lanes), _Segment(self._packer))
+            self._lanes.append(lane)
+        if time_ms > lane.clock:  # noqa: PLR1730 - a call to max would be most of this method's time
+            lane.clock = time_ms
         return lane.clock > lane.due
 
     @property
@@ -167,17 +166,21 @@ class Pending:
 
     def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
-        number = self._numbers[source]
-        lane = self._lanes[number]
+        lane = self._by_source[source]
         at = lane.next
         lane.next = at + 1
-        segment = lane.segments.get(at // SEGMENT)
-        if segment is None:
-            segment = lane.segments[at // SEGMENT] = _Segment(self._packer)
-        deadline = lane.clock + ttl_ms
-        segment.add(event, deadline)
-        lane.due = min(lane.due, deadline)
-        place = at << _LANE_BITS | number
+        segment = lane.tail
+        if at % SEGMENT == 0:
+            segment = lane.tail = lane.segments[at // SEGMENT] = _Segment(self._packer)
+        segment.pieces.append(event)
+        segment.deadlines.append(lane.clock + ttl_ms)
+        segment.alive.append(1)
+        segment.live += 1
+        if lane.due == _NEVER:
+            lane.due = lane.clock + ttl_ms
+        if lane.next % SEGMENT == 0:
+            segment.seal()
+        place = at << _LANE_BITS | lane.number
         if event[0] in self._found or self._by_time:
             self._note(event[0], event[1], place)
         else:
@@ -207,7 +210,7 @@ class Pending:
 
     def due(self, source: TopicPartition, limit: int) -> list[Kept]:
         """Remove and return up to `limit` events whose time is up in this partition."""
-        lane = self._lanes[self._numbers[source]]
+        lane = self._by_source[source]
         found: list[Kept] = []
         while len(found) < limit and lane.clock > lane.oldest():
             found.append(self._pop(lane))
@@ -219,7 +222,7 @@ class Pending:
 
     def _pop(self, lane: _Lane) -> Kept:
         """Remove the event at the head of `lane`."""
-        place = lane.head << _LANE_BITS | self._lanes.index(lane)
+        place = lane.head << _LANE_BITS | lane.number
         event = self._removed(place)
         join, time_ms = event[0], event[1]
         places = self._found[join]
@@ -263,8 +266,7 @@ class Pending:
         """The whole store as a header and pieces; most of them are referred to, not copied."""
         pieces: list[bytes] = []
         lanes = []
-        for (topic, partition), number in self._numbers.items():
-            lane = self._lanes[number]
+        for (topic, partition), lane in self._by_source.items():
             table = []
             for at, segment in lane.segments.items():
                 parts = segment.parts()
@@ -282,7 +284,7 @@ class Pending:
         names, lanes = msgspec.msgpack.decode(data[8:at])
         self._packer.restore(names)
         for number, (topic, partition, clock, behind, table) in enumerate(lanes):
-            lane = _Lane()
+            lane = _Lane(number, _Segment(self._packer))
             lane.clock, lane.next = clock, behind
             for segment_at, sizes in table:
                 parts = []
@@ -291,7 +293,8 @@ class Pending:
                     at += size
                 lane.segments[segment_at] = _Segment.of(parts, self._packer)
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
-            self._numbers[topic, partition] = number
+            lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
+            self._by_source[topic, partition] = lane
             self._lanes.append(lane)
             for place, (join, time_ms, *_) in _waiting(lane):
                 self._note(join, time_ms, place << _LANE_BITS | number)
