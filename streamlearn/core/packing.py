@@ -20,6 +20,20 @@ _pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).enco
 _unpack: Final = msgspec.msgpack.Decoder().decode
 
 
+class _Name(msgspec.Struct, array_like=True):
+    join: str
+    time_ms: float
+
+
+_unpack_name: Final = msgspec.msgpack.Decoder(_Name).decode
+
+
+def named(data: bytes) -> tuple[str, float]:
+    """The first two members of a packed event, without reading the others."""
+    name = _unpack_name(data)
+    return name.join, name.time_ms
+
+
 class Packer:
     """`time_as`: the feature that is a moment, made again from the event's own time."""
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.packing import Kept, Packer
+from streamlearn.core.packing import Kept, Packer, named
 from streamlearn.core.records import TopicPartition
 
 SEGMENT: Final = 1024
@@ -50,8 +50,14 @@ class _Segment:
 
     def _keep(self, packed: list[bytes]) -> None:
         """Make it one piece; dead events take no bytes in it."""
-        self.packed, self.ends = _joined(packed)
+        self._hold(b"".join(packed), _ends_of(packed), self.deadlines.tobytes())
         self.pieces = []
+
+    def _hold(self, packed: bytes, ends: bytes, deadlines: bytes) -> None:
+        """Refer to bytes that never change, so that a snapshot can refer to them too."""
+        self.packed = packed
+        self.ends = memoryview(ends).cast("I")
+        self.deadlines = memoryview(deadlines).cast("d")
 
     def bytes_of(self, place: int) -> bytes:
         """Of a packed segment."""
@@ -78,10 +84,10 @@ class _Segment:
 
     def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
         """Pieces, ends, deadlines, marks of life; copied unless they never change."""
-        packed, ends = self.packed, self.ends
-        if packed is None:
-            packed, ends = _joined(self._each_packed())
-        return packed, ends.tobytes(), self.deadlines.tobytes(), bytes(self.alive)
+        if self.packed is not None:
+            return self.packed, self.ends.obj, self.deadlines.obj, bytes(self.alive)
+        pieces = self._each_packed()
+        return b"".join(pieces), _ends_of(pieces), self.deadlines.tobytes(), bytes(self.alive)
 
     @classmethod
     def of(cls, parts: list[bytes], packer: Packer) -> "_Segment":
@@ -90,19 +96,18 @@ class _Segment:
         packed, ends, deadlines, alive = parts
         segment.alive = bytearray(alive)
         segment.live = sum(alive)
-        segment.deadlines.frombytes(deadlines)
-        segment.ends.frombytes(ends)
-        segment.packed = packed
+        segment._hold(packed, ends, deadlines)
         if len(alive) < SEGMENT:
             segment.pieces = [
                 packer.unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
             ]
-            segment.packed, segment.ends = None, array("I")
+            segment.packed = None
+            segment.deadlines = array("d", segment.deadlines)
         return segment
 
 
-def _joined(pieces: list[bytes]) -> tuple[bytes, "array[int]"]:
-    return b"".join(pieces), array("I", accumulate(map(len, pieces)))
+def _ends_of(pieces: list[bytes]) -> bytes:
+    return array("I", accumulate(map(len, pieces))).tobytes()
 
 
 class _Lane:
@@ -296,14 +301,20 @@ class Pending:
             lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
             self._by_source[topic, partition] = lane
             self._lanes.append(lane)
-            for place, (join, time_ms, *_) in _waiting(lane):
+            for place, join, time_ms in _waiting(lane):
                 self._note(join, time_ms, place << _LANE_BITS | number)
                 self.count += 1
             lane.oldest()
 
 
-def _waiting(lane: _Lane) -> Iterator[tuple[int, Kept]]:
+def _waiting(lane: _Lane) -> Iterator[tuple[int, str, float]]:
+    """Place, join and time of all that wait; of packed events nothing else is read."""
     for at, segment in lane.segments.items():
         for place, lives in enumerate(segment.alive):
-            if lives:
-                yield at * SEGMENT + place, segment.look(place)
+            if not lives:
+                continue
+            if segment.packed is None:
+                join, time_ms = segment.look(place)[:2]
+            else:
+                join, time_ms = named(segment.bytes_of(place))
+            yield at * SEGMENT + place, join, time_ms

@@ -126,9 +126,9 @@ def load_memory(sections: Sections) -> Memory:
         raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
 
 
-def seal(header: Header, sections: Sections, key: bytes = b"") -> bytes:
-    """A whole checkpoint. Hashing and compressing free the interpreter, so a writer thread can do this; no
-    copy of all of it is made before the last line.
+def seal(header: Header, sections: Sections, key: bytes = b"") -> bytearray:
+    """A whole checkpoint. Hashing and compressing free the interpreter, so a writer thread can do this; what
+    is copied is copied piece by piece, because one copy of a hundred megabytes holds up all threads.
     """
     pieces = {name: [part] if isinstance(part, bytes) else part for name, part in sections.items()}
     table = [_entry(name, parts) for name, parts in pieces.items()]
@@ -138,7 +138,13 @@ def seal(header: Header, sections: Sections, key: bytes = b"") -> bytes:
     compressor = zstandard.ZstdCompressor(level=1).compressobj(size=sum(one.size for one in table))
     payload = [compressor.compress(part) for parts in pieces.values() for part in parts]
     payload.append(compressor.flush())
-    return b"".join((prefix, _seal([prefix, *payload], key), *payload))
+    parts = [prefix, _seal([prefix, *payload], key), *payload]
+    whole = bytearray(sum(map(len, parts)))
+    at = 0
+    for part in parts:
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 def _entry(name: str, parts: Sequence[bytes]) -> Section:
@@ -148,13 +154,13 @@ def _entry(name: str, parts: Sequence[bytes]) -> Section:
     return Section(name, sum(map(len, parts)), digest.hexdigest())
 
 
-def open_header(data: bytes, key: bytes = b"") -> Header:
+def open_header(data: bytes | bytearray, key: bytes = b"") -> Header:
     """The header of a checkpoint whose seal holds. Raises `BadCheckpoint`."""
     header, _payload = _unseal(data, key)
     return header
 
 
-def unseal(data: bytes, key: bytes = b"") -> tuple[Header, dict[str, bytes]]:
+def unseal(data: bytes | bytearray, key: bytes = b"") -> tuple[Header, dict[str, bytes]]:
     """Header and sections of a checkpoint that is whole. Raises `BadCheckpoint` with the reason."""
     header, payload = _unseal(data, key)
     total = sum(section.size for section in header.sections)
@@ -185,11 +191,11 @@ def _seal(pieces: Sequence[bytes], key: bytes) -> bytes:
     return digest.digest()
 
 
-def _unseal(data: bytes, key: bytes) -> tuple[Header, bytes]:
+def _unseal(data: bytes | bytearray, key: bytes) -> tuple[Header, bytes]:
     if not data.startswith(MAGIC):
         raise BadCheckpoint("it does not begin as a streamlearn checkpoint does")
     end = len(MAGIC) + 4 + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "big")
-    prefix, found, payload = data[:end], data[end : end + 32], data[end + 32 :]
+    prefix, found, payload = bytes(data[:end]), data[end : end + 32], bytes(data[end + 32 :])
     if len(found) != 32:
         raise BadCheckpoint("it is cut short")
     if not hmac.compare_digest(_seal([prefix, payload], key), found):

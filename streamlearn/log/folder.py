@@ -44,7 +44,7 @@ class FolderStore:
         except OSError as error:
             raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from error
 
-    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+    def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
         """Durable under `name` when it returns; only then the names in `drop` are removed."""
         path = self._path(name)
         dropped = [self._path(old) for old in drop]
@@ -65,7 +65,7 @@ class FolderStore:
             raise BadCheckpoint(f"{name!r} is not a checkpoint's name: use A-Z a-z 0-9 . _ -")
         return self._folder / f"{name}{_SUFFIX}"
 
-    def _write_whole(self, path: Path, data: bytes) -> None:
+    def _write_whole(self, path: Path, data: bytes | bytearray) -> None:
         temporary = self._folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
         try:
             with temporary.open("xb") as file:

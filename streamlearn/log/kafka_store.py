@@ -89,7 +89,7 @@ class TopicStore:
             raise BadCheckpoint(f"{name} in {self._name}: {len(data)} bytes, not the {kept.size} written")
         return data
 
-    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+    def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
         """As `Store.write`. Raises `Unreachable`; then the checkpoint may or may not be there."""
         before = self._manifest()
         blake2b = _hash(data)
@@ -125,13 +125,13 @@ class TopicStore:
             record = self._reader.last(tp, start, end, _is_manifest)
         return _Manifest() if record is None else msgspec.json.decode(record.value or b"", type=_Manifest)
 
-    def _write_chunks(self, new: _Kept, data: bytes) -> tuple[int, int]:
+    def _write_chunks(self, new: _Kept, data: bytes | bytearray) -> tuple[int, int]:
         """Append the chunks, a few at a time; returns the offsets of the first and the last."""
         offsets: list[int] = []
         for begin in range(0, new.chunks, _CHUNKS_IN_FLIGHT):
             numbers = range(begin, min(begin + _CHUNKS_IN_FLIGHT, new.chunks))
             offsets += self._append(
-                [(_key(new, n), data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]) for n in numbers]
+                [(_key(new, n), bytes(data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES])) for n in numbers]
             )
         return offsets[0], offsets[-1]
 
@@ -171,5 +171,5 @@ def _key(kept: _Kept, number: int) -> bytes:
     return f"{kept.prefix}.{number}".encode()
 
 
-def _hash(data: bytes) -> str:
+def _hash(data: bytes | bytearray) -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()

@@ -180,7 +180,7 @@ class Store(Protocol):
     def read(self, name: str) -> bytes:
         """The bytes of one. Raises `BadCheckpoint` when it is missing or not whole."""
 
-    def write(self, name: str, data: bytes, drop: Sequence[str]) -> None:
+    def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
         """Durable under `name` when it returns; only then the names in `drop` are forgotten."""
 
     def close(self) -> None:
