@@ -233,12 +233,11 @@ class ClassScores:
         after_y = np.where(seen, last == y, np.nan)
         certain = np.where(none, np.nan, 1.0)
         most = np.where(none, np.nan, np.array(commonest, np.float64) / n)
-        binary = self._binary
-        crossed = type(ys[0]) is not bool
+        kinds = (self._binary, type(ys[0]) is not bool)
         return [
-            _losses(positive, (model, of_one, best, of_y), binary, crossed),
-            _losses(positive, (last, last_one, certain, after_y), binary, crossed),
-            _losses(positive, (prior, prior_one, most, prior_y), binary, crossed),
+            _losses(positive, (model, of_one, best, of_y), kinds, False),
+            _losses(positive, (last, last_one, certain, after_y), kinds, True),
+            _losses(positive, (prior, prior_one, most, prior_y), kinds, False),
         ]
 
 
@@ -266,16 +265,23 @@ def _probabilities(
 
 
 def _losses(
-    positive: NDArray[np.bool_], answer: tuple[Ints, Floats, Floats, Floats], binary: bool, crossed: bool
+    positive: NDArray[np.bool_],
+    answer: tuple[Ints, Floats, Floats, Floats],
+    kinds: tuple[bool, bool],
+    certain: bool,
 ) -> Column:
-    """A column of (predictions, probabilities of the positive class, the largest, those of the label)."""
+    """A column of (predictions, probabilities of the positive class, the largest, those of the label).
+    `kinds`: whether there are two classes, and whether there can ever be more; `certain`: all are 0 or 1.
+    """
     pred, of_one, best, of_y = answer
+    binary, crossed = kinds
     absent = np.full(len(pred), np.nan)
     log_loss = cross = absent
     within = np.minimum(np.maximum(of_one, _LEAST), 1 - _LEAST)
     within = np.where(positive, within, 1 - within)
+    logs = _minus_log_of_few if certain else _minus_log
     if binary:
-        log_loss = _minus_log(within)
+        log_loss = logs(within)
     if crossed:
         # A class without a probability costs nothing in river's CrossEntropy.
         named = np.minimum(np.maximum(of_y, _LEAST), 1 - _LEAST)
@@ -284,13 +290,22 @@ def _losses(
         cross = log_loss  # the same numbers have the same logarithms, and mostly they are the same
         if other.size:
             cross = log_loss.copy()
-            cross[other] = _minus_log(named[other])
+            cross[other] = logs(named[other])
     return Column(pred, of_one if binary else absent, best, log_loss, cross)
 
 
 def _minus_log(values: Floats) -> Floats:
     # The scalar logarithm: numpy's own differs from it in last bits.
-    return -np.array([*map(log, values.tolist())], np.float64)
+    result = np.fromiter(map(log, values.tolist()), np.float64, len(values))
+    return np.negative(result, out=result)
+
+
+def _minus_log_of_few(values: Floats) -> Floats:
+    """The same, for what is certain: one of the limits, or NaN."""
+    result = np.full(len(values), np.nan)
+    for limit in (_LEAST, 1 - _LEAST, 1 - (1 - _LEAST), 1.0):
+        result[values == limit] = -log(limit)
+    return result
 
 
 def _pairs(y: Ints, columns: list[Column]) -> Ints:
