@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.proxies import EVERY, REFERENCE, Proxies
+from streamlearn.core.proxies import Proxies, next_look
 from streamlearn.core.score_classes import MAX_CLASSES, ClassScores
 from streamlearn.core.score_clusters import ClusterScores
 from streamlearn.core.score_numbers import ForecastScores, NumberScores
@@ -65,7 +65,7 @@ class Scores:
         """
         self.events = number = self.events + 1
         if number == self._look_at:
-            self._look_at = number + (1 if number < REFERENCE else EVERY)
+            self._look_at = next_look(number)
             self._proxies.look(_one_value(answer), x)
         return self._foresee(answer)
 
