@@ -153,6 +153,21 @@ def test_a_third_class_that_comes_late_changes_nothing_about_what_was_before() -
     assert "roc_auc" not in run.scores.report()["all"]["model"]
 
 
+def test_when_a_third_class_is_noticed_makes_no_difference() -> None:
+    """A river model for two classes may answer true for labels 1, until it meets a 2."""
+    early, late = (Scores(ScoresSpec(window=400), "classification") for _ in range(2))
+    entropy = metrics.CrossEntropy()
+    for k, (answer, x, label) in enumerate(wild("binary", 300, 11)):
+        y = 2 if k == 250 else label
+        said = {{"0": 0, "1": 1, "true": True}[name]: p for name, p in answer.detail.items()}
+        entropy.update(y, said)
+        for scores in (early, late):
+            scores.observe(y, scores.foresee(answer, x))
+        early.report()
+    assert early.dump() == late.dump()
+    assert late.report()["all"]["model"]["log_loss"] == entropy.get()
+
+
 @pytest.mark.parametrize("delay", [0, 30])
 def test_numbers_are_scored_as_by_river(delay: int) -> None:
     stream = [({"hour": x["Time"].hour}, y) for x, y in datasets.WaterFlow()]
@@ -178,6 +193,7 @@ def test_kappa_m_and_kappa_temporal_compare_on_the_labels_that_both_answered() -
     report = scores.report()["all"]
     # Labels 2-7: the model is right in 5 of 6, no-change in 3, the commonest label so far in 3.
     assert report["no_change"]["accuracy"] == 3 / 6
+    assert (report["model"]["answered"], report["no_change"]["answered"]) == (6, 6)
     assert report["model"]["kappa_temporal"] == pytest.approx((5 / 6 - 3 / 6) / (1 - 3 / 6))
     prior = [("a", "a"), ("b", "a"), ("b", "a"), ("b", "a"), ("a", "b"), ("b", "a")]
     p = sum(y == guess for y, guess in prior) / 6

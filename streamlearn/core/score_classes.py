@@ -227,7 +227,7 @@ class ClassScores:
             absent = np.full(len(y), np.nan)
             answers = ((model, score), (last, last_one), (prior, prior_one))
             return [Column(pred, of_one, absent, absent, absent) for pred, of_one in answers]
-        of_y, of_one, best = _probabilities(ys, positive, p, q)
+        of_y, of_one, best = _probabilities(ys, y, codes, p, q)
         seen = unseen > 0
         prior_y = np.where(seen, prior_y, np.nan)
         after_y = np.where(seen, last == y, np.nan)
@@ -242,12 +242,14 @@ class ClassScores:
 
 
 def _probabilities(
-    ys: list[Any], positive: NDArray[np.bool_], kept: Sequence[Any], yes: Sequence[Any]
+    ys: list[Any], y: Ints, codes: dict[Any, int], kept: Sequence[Any], yes: Sequence[Any]
 ) -> tuple[Floats, Floats, Floats]:
     """Of each answer: the probability of the label, of the positive class, and the largest one."""
     if None not in yes:
+        positive, null = y == codes.get(1, OTHER), codes.get(0, OTHER)
         of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)
-        return np.where(positive, of_yes, of_no), of_yes, np.maximum(of_no, of_yes)
+        of_y = np.where(positive, of_yes, np.where(y == null, of_no, np.nan))
+        return of_y, of_yes, np.maximum(of_no, of_yes)
     nan = float("nan")
     rows = []
     for label, p, q in zip(ys, kept, yes, strict=True):

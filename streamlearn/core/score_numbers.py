@@ -64,10 +64,11 @@ class NumberSheet:
         """
         n, mae = self.mae
         if not n:
-            return dict.fromkeys(("mae", "rmse", "r2", "mase"))
+            return {"answered": 0, **dict.fromkeys(("mae", "rmse", "r2", "mase"))}
         total = (n - 1) * (self.squares / (n - 1)) if n > 1 else 0.0
         rest = ratio(self.rest, total)
         return {
+            "answered": int(n),
             "mae": known(mae),
             "rmse": known(self.mse[1] ** 0.5),
             "r2": None if rest is None else 1 - rest,
