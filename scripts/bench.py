@@ -5,6 +5,7 @@
     scripts/bench restart    [--backend embedded|kafka]
     scripts/bench replay     [--events N] [--pairs N] [--backend embedded|kafka]
     scripts/bench decode     [--events N] [--pairs N]
+    scripts/bench scores     [--events N] [--pairs N]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
@@ -13,7 +14,9 @@ producer is done before they begin. `memory`: the service's RSS while it works t
 unique ids and 1 % dead letters. `restart`: from kill -9 to the first new prediction, against the import
 of river alone. `replay`: a CSV of 11 columns at full speed, against the appending of the same rows, ready
 in memory, by the same client; the share of its speed that is reached. `decode`: what reading costs
-over `orjson.loads` per event, in turns, for the plain envelope and for mapped flat JSON.
+over `orjson.loads` per event, in turns, for the plain envelope and for mapped flat JSON. `scores`: what
+scores with baselines, and a report every 1,000 events, add to predicting and learning with a scaler and a
+logistic regression.
 `--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
 """
 
@@ -39,8 +42,10 @@ import psutil
 
 from streamlearn.config import load
 from streamlearn.core.events import EventSpec
+from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Record
+from streamlearn.core.scores import Scores, ScoresSpec
 from streamlearn.log.connect import open_admin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
@@ -314,16 +319,59 @@ def decoding(n: int, pairs: int) -> dict[str, object]:
     return over
 
 
+def scoring(n: int, pairs: int) -> dict[str, object]:
+    """Median differences in microseconds per event, for labels true and false, and 0 and 1."""
+    from river import linear_model, preprocessing
+
+    found = [orjson.loads(value) for value in events(n, seed=1)]
+    gc.collect()
+    gc.freeze()  # the events of the whole run must not cost the loop any collections
+    result: dict[str, object] = {}
+    for kind in (bool, int):
+        stream = [(event["features"], kind(event["label"])) for event in found]
+        bare_us, scored_us = [], []
+        for _ in range(pairs):
+            for us, scores in ((bare_us, None), (scored_us, Scores(ScoresSpec(), "classification"))):
+                learner = Learner(preprocessing.StandardScaler() | linear_model.LogisticRegression())
+                us.append(cpu_us(_scored_step(learner, scores), stream))
+        over = statistics.median(a - b for a, b in zip(scored_us, bare_us, strict=True))
+        result[f"{kind.__name__}_over_us"] = round(over, 2)
+        result[f"{kind.__name__}_bare_us"] = round(statistics.median(bare_us), 2)
+    return result
+
+
+def _scored_step(learner: Learner, scores: Scores | None) -> Callable[[Any], None]:
+    predict, learn = learner.predict, learner.learn
+
+    def bare(row: Any) -> None:
+        x, y = row
+        predict(x, y)
+        learn(x, y)
+
+    if scores is None:
+        return bare
+    foresee, observe, report = scores.foresee, scores.observe, scores.report
+
+    def scored(row: Any) -> None:
+        x, y = row
+        observe(y, foresee(predict(x, y), x))
+        learn(x, y)
+        if not scores.events % 1000:
+            report()
+
+    return scored
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "what", nargs="*", help="throughput, memory, restart, replay, decode (default: all, embedded)"
+        "what", nargs="*", help="throughput, memory, restart, replay, decode, scores (default: all, embedded)"
     )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
     args = parser.parse_args()
-    for what in args.what or ["throughput", "memory", "restart", "replay", "decode"]:
+    for what in args.what or ["throughput", "memory", "restart", "replay", "decode", "scores"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
@@ -336,6 +384,8 @@ def main() -> None:
                 result = restart(folder, args.backend, args.pairs)
             elif what == "decode":
                 result = decoding(args.events or 50_000, args.pairs)
+            elif what == "scores":
+                result = scoring(args.events or 50_000, args.pairs)
             else:
                 parser.error(f"there is no benchmark {what!r}")
             print(json.dumps({what: result}))

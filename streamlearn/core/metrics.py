@@ -53,14 +53,15 @@ def class_metrics(counts: Ints, order: Sequence[int], positive: int | None) -> d
     n = sum(support)
     if not n:
         names = ("accuracy", "balanced_accuracy", "f1" if positive is not None else "macro_f1", "cohen_kappa")
-        return dict.fromkeys(names)
+        return {"answered": 0, **dict.fromkeys(names)}
     seen = [c for c in order if support[c] or predicted[c]]
     recalls = [hits[c] / support[c] for c in seen if support[c]]
     observed = sum(hits) / n
     expected = 0.0
     for c in seen:
         expected += (support[c] / n) * (predicted[c] / n)
-    result = {"accuracy": observed, "balanced_accuracy": _sum(recalls) / len(recalls)}
+    result: dict[str, float | None] = {"answered": n, "accuracy": observed}
+    result["balanced_accuracy"] = _sum(recalls) / len(recalls)
     if positive is None:
         scores = [_f1(hits[c], predicted[c], support[c]) or 0.0 for c in seen]
         result["macro_f1"] = _sum(scores) / len(seen)

@@ -22,12 +22,14 @@ from streamlearn.core.score_sheets import FORECASTERS, NONE, OTHER, Column, Shee
 MAX_CLASSES: Final = 1000
 """So many classes have labels; whoever passes labels on asks `knows_room_for` first."""
 
-FOLD: Final = 512
+FOLD: Final = 1024
 
 _LEAST: Final = 1e-15
 _PLAIN: Final = (bool, int, str, float, type(None))
 _FLAT: Final = 6
 """So many parts of a guess stand before the counts."""
+_PARTS: Final = 3 + _FLAT
+_FOLD_PARTS: Final = FOLD * _PARTS
 _SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
 
 
@@ -44,14 +46,14 @@ class ClassScores:
         self._ranked = ranked
         self._places: dict[Any, int] = {}
         self._counts: list[int] = []
-        self._n = 0
+        self.labels = 0
         self._best = -1
         self._last: Any = None
         self._codes: dict[Any, int] = {None: NONE}
         self._names: list[Any] = []
         self._invented = 0
-        self._ys: list[Any] = []
-        self._guesses: list[list[Any]] = []
+        self._tail: list[Any] = []
+        """What was filed, flat: label, its count, the commonest's, and a guess up to its counts, ..."""
         self._sheets = [Sheet(self._ranked) for _ in FORECASTERS]
         self._pairs: Ints = np.zeros((2, 3), np.int64)
         self._window = Window(window)
@@ -67,53 +69,61 @@ class ClassScores:
             prediction = prediction.item()
         kept = yes = None
         if detail and answer.member == "probabilities":
-            kept = detail.get("false", detail.get("0")) if len(detail) == 2 else None
-            yes = None if kept is None else detail.get("true", detail.get("1"))
+            if len(detail) == 2 and "true" in detail and "false" in detail:
+                kept, yes = detail["false"], detail["true"]
+            elif len(detail) == 2 and "1" in detail and "0" in detail:
+                kept, yes = detail["0"], detail["1"]
             if type(kept) is not float or type(yes) is not float or type(prediction) is str:
                 kept, yes = {name: float(p) for name, p in detail.items()}, None
         elif detail is not None and answer.member == "score":
             kept = float(detail)
-        return [prediction, kept, yes, self._last, self._best, self._n, *self._counts]
+        return [prediction, kept, yes, self._last, self._best, self.labels, *self._counts]
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """File the pair; the baselines learn `y`, for which there must be room."""
-        ys = self._ys
-        ys.append(y)
-        self._guesses.append(guess)
-        place = self._places.get(y)
+        if self._ranked:
+            y = y == 1
         counts = self._counts
+        place = self._places.get(y)
         if place is None:
             place = self._places[y] = len(counts)
             assert place < MAX_CLASSES, "labels are checked by knows_room_for"
             counts.append(0)
             if not place:
                 self._best = place
+        at = _FLAT + place
+        # Without any label the commonest one's place is -1, and its count is the number before the counts.
+        tail = self._tail
+        tail += (y, guess[at] if at < len(guess) else 0, guess[_FLAT + guess[4]], *guess[:_FLAT])
         count = counts[place] = counts[place] + 1
         best = self._best
         if place != best and (count > counts[best] or (count == counts[best] and place < best)):
             self._best = place
-        self._n += 1
+        self.labels += 1
         self._last = y
-        if len(ys) >= FOLD:
+        if len(tail) >= _FOLD_PARTS:
             self.fold()
 
     def fold(self) -> None:
         """Work off what was filed."""
-        if not self._ys:
+        tail = self._tail
+        if not tail:
             return
-        ys, guesses = self._ys, self._guesses
-        self._ys, self._guesses = [], []
-        self._name(ys, guesses)
+        self._tail = []
+        parts = [tail[k::_PARTS] for k in range(_PARTS)]
+        ys = parts[0]
+        self._name(ys, parts[3])
         if not self._binary and not self._ranked:
             # A third class came: what is only meant for two must not depend on when this was noticed.
             for sheet in self._sheets:
                 sheet.forget_binary()
             self._window.forget_binary()
         y = np.array([self._codes[label] for label in ys], np.int64)
-        columns = self._columns(ys, y, guesses)
+        columns = self._columns(y, parts)
         one = self._codes.get(1, OTHER)
         for sheet, column in zip(self._sheets, columns, strict=True):
             sheet.add(y, column, len(self._names), one)
+            sheet.add_losses(column.log_loss, column.cross)
         self._pairs += _pairs(y, columns)
         self._window.add(y, columns)
 
@@ -126,6 +136,8 @@ class ClassScores:
         recent = [Sheet(self._ranked) for _ in FORECASTERS]
         for sheet, column in zip(recent, window.columns, strict=True):
             sheet.add(window.y, column, len(self._names), one)
+            # The loss that is not shown need not be added up.
+            sheet.add_losses(*((column.log_loss, None) if binary else (None, column.cross)))
         spans = {}
         for span, sheets, pairs in (
             ("all", self._sheets, self._pairs),
@@ -164,7 +176,7 @@ class ClassScores:
         """Go on where another one was `saved`."""
         places, counts, self._best, self._last, names, self._invented, sheets, pairs, window = saved
         self._places = {label: place for place, label in enumerate(places)}
-        self._counts, self._n = counts, sum(counts)
+        self._counts, self.labels = counts, sum(counts)
         self._names = names
         self._codes = {None: NONE} | {name: code for code, name in enumerate(names)}
         for sheet, state in zip(self._sheets, sheets, strict=True):
@@ -181,11 +193,12 @@ class ClassScores:
         name = self._names[code]
         return type(name) is str, name
 
-    def _name(self, ys: list[Any], guesses: list[list[Any]]) -> None:
+    def _name(self, ys: list[Any], predictions: list[Any]) -> None:
         """Give a code to every class, in the order in which labels and predictions came."""
         codes, names = self._codes, self._names
-        for label, guess in zip(ys, guesses, strict=True):
-            prediction = guess[0]
+        if codes.keys() >= {*ys, *predictions}:
+            return
+        for label, prediction in zip(ys, predictions, strict=True):
             if label not in codes:
                 codes[label] = len(names)
                 names.append(label)
@@ -194,62 +207,49 @@ class ClassScores:
                 codes[prediction] = len(names)
                 names.append(prediction)
 
-    def _columns(self, ys: list[Any], y: Ints, guesses: list[list[Any]]) -> list[Column]:
-        """The three forecasters' answers as arrays."""
+    def _columns(self, y: Ints, parts: list[list[Any]]) -> list[Column]:
+        """The three forecasters' answers as arrays, from the parts of what was filed."""
+        ys, mine, commonest, preds, p, q, lasts, bests, ns = parts
         codes = self._codes
-        preds, kept, yes, lasts, bests, ns = zip(*[guess[:_FLAT] for guess in guesses], strict=True)
-        labels = list(self._places)
-        places = [self._places[label] for label in ys]
-        prior = [NONE if at < 0 else codes[labels[at]] for at in bests]
-        pred = [
-            np.array([codes.get(p, OTHER) for p in preds], np.int64),
-            np.array([codes[p] for p in lasts], np.int64),
-            np.array(prior, np.int64),
-        ]
-        one = self._places.get(1, MAX_CLASSES)
-        nan = float("nan")
-        none = np.array(bests) < 0
-        n = np.maximum(np.array(ns, np.float64), 1.0)
-        share_one = np.array(_counts(guesses, [one] * len(ys), 0), np.float64) / n
-        after_one = np.where(none, nan, pred[1] == codes.get(1, OTHER))
-        prior_one = np.where(none, nan, share_one)
-        if self._ranked:
-            score = np.array([nan if s is None else s for s in kept], np.float64)
-            absent = np.full(len(ys), nan)
-            return [
-                Column(p, s, absent, absent, absent)
-                for p, s in zip(pred, (score, after_one, prior_one), strict=True)
-            ]
-        of_y, of_one, best = _probabilities(ys, y == codes.get(1, OTHER), kept, yes)
-        prior_y = np.array(_counts(guesses, places, nan), np.float64) / n
-        commonest = np.where(none, nan, np.array(_counts(guesses, bests, nan), np.float64))
-        after_y = np.where(np.isnan(prior_y), nan, pred[1] == y)
+        by_place = np.array([*(codes[label] for label in self._places), NONE], np.int64)
+        model = np.array([codes.get(label, OTHER) for label in preds], np.int64)
+        last = np.array([codes[label] for label in lasts], np.int64)
+        prior = by_place[np.array(bests)]
         positive = y == codes.get(1, OTHER)
-        binary = self._binary
-        crossed = type(ys[0]) is not bool
-        answers = (
-            (pred[0], of_one, best, of_y),
-            (pred[1], after_one, np.where(none, nan, 1.0), after_y),
-            (pred[2], prior_one, commonest / n, prior_y),
-        )
-        return [_losses(positive, answer, binary, crossed) for answer in answers]
-
-
-def _counts(guesses: list[list[Any]], places: Sequence[int], absent: float) -> list[float]:
-    """Of each guess the count at a place, `absent` where that was not there yet."""
-    return [
-        guess[at + _FLAT] if at + _FLAT < len(guess) else absent
-        for guess, at in zip(guesses, places, strict=True)
-    ]
+        unseen = np.array(mine, np.float64)
+        n = np.maximum(np.array(ns, np.float64), 1.0)
+        none = last == NONE
+        last_one = np.where(none, np.nan, last == codes.get(1, OTHER))
+        prior_y = unseen / n
+        prior_one = np.where(none, np.nan, np.where(positive, unseen, n - unseen) / n)
+        if self._ranked:
+            score = np.array(p, np.float64)
+            absent = np.full(len(y), np.nan)
+            answers = ((model, score), (last, last_one), (prior, prior_one))
+            return [Column(pred, of_one, absent, absent, absent) for pred, of_one in answers]
+        of_y, of_one, best = _probabilities(ys, y, codes, p, q)
+        seen = unseen > 0
+        prior_y = np.where(seen, prior_y, np.nan)
+        after_y = np.where(seen, last == y, np.nan)
+        certain = np.where(none, np.nan, 1.0)
+        most = np.where(none, np.nan, np.array(commonest, np.float64) / n)
+        kinds = (self._binary, type(ys[0]) is not bool)
+        return [
+            _losses(positive, (model, of_one, best, of_y), kinds, False),
+            _losses(positive, (last, last_one, certain, after_y), kinds, True),
+            _losses(positive, (prior, prior_one, most, prior_y), kinds, False),
+        ]
 
 
 def _probabilities(
-    ys: list[Any], positive: NDArray[np.bool_], kept: Sequence[Any], yes: Sequence[Any]
+    ys: list[Any], y: Ints, codes: dict[Any, int], kept: Sequence[Any], yes: Sequence[Any]
 ) -> tuple[Floats, Floats, Floats]:
     """Of each answer: the probability of the label, of the positive class, and the largest one."""
     if None not in yes:
+        positive, null = y == codes.get(1, OTHER), codes.get(0, OTHER)
         of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)
-        return np.where(positive, of_yes, of_no), of_yes, np.maximum(of_no, of_yes)
+        of_y = np.where(positive, of_yes, np.where(y == null, of_no, np.nan))
+        return of_y, of_yes, np.maximum(of_no, of_yes)
     nan = float("nan")
     rows = []
     for label, p, q in zip(ys, kept, yes, strict=True):
@@ -267,25 +267,47 @@ def _probabilities(
 
 
 def _losses(
-    positive: NDArray[np.bool_], answer: tuple[Ints, Floats, Floats, Floats], binary: bool, crossed: bool
+    positive: NDArray[np.bool_],
+    answer: tuple[Ints, Floats, Floats, Floats],
+    kinds: tuple[bool, bool],
+    certain: bool,
 ) -> Column:
-    """A column of (predictions, probabilities of the positive class, the largest, those of the label)."""
+    """A column of (predictions, probabilities of the positive class, the largest, those of the label).
+    `kinds`: whether there are two classes, and whether there can ever be more; `certain`: all are 0 or 1.
+    """
     pred, of_one, best, of_y = answer
+    binary, crossed = kinds
     absent = np.full(len(pred), np.nan)
     log_loss = cross = absent
+    within = np.minimum(np.maximum(of_one, _LEAST), 1 - _LEAST)
+    within = np.where(positive, within, 1 - within)
+    logs = _minus_log_of_few if certain else _minus_log
     if binary:
-        clamped = np.clip(of_one, _LEAST, 1 - _LEAST)
-        log_loss = _minus_log(np.where(positive, clamped, 1 - clamped))
+        log_loss = logs(within)
     if crossed:
         # A class without a probability costs nothing in river's CrossEntropy.
-        clamped = np.where(np.isnan(of_y), 1.0, np.clip(of_y, _LEAST, 1 - _LEAST))
-        cross = np.where(np.isnan(best), np.nan, _minus_log(clamped))
+        named = np.minimum(np.maximum(of_y, _LEAST), 1 - _LEAST)
+        named = np.where(np.isnan(of_y) & ~np.isnan(best), 1.0, named)
+        other = np.flatnonzero((named != within) if binary else np.ones(len(named), np.bool_))
+        cross = log_loss  # the same numbers have the same logarithms, and mostly they are the same
+        if other.size:
+            cross = log_loss.copy()
+            cross[other] = logs(named[other])
     return Column(pred, of_one if binary else absent, best, log_loss, cross)
 
 
 def _minus_log(values: Floats) -> Floats:
     # The scalar logarithm: numpy's own differs from it in last bits.
-    return -np.array(list(map(log, values.tolist())), np.float64)
+    result = np.fromiter(map(log, values.tolist()), np.float64, len(values))
+    return np.negative(result, out=result)
+
+
+def _minus_log_of_few(values: Floats) -> Floats:
+    """The same, for what is certain: one of the limits, or NaN."""
+    result = np.full(len(values), np.nan)
+    for limit in (_LEAST, 1 - _LEAST, 1 - (1 - _LEAST), 1.0):
+        result[values == limit] = -log(limit)
+    return result
 
 
 def _pairs(y: Ints, columns: list[Column]) -> Ints:

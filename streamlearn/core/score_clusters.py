@@ -22,6 +22,7 @@ class ClusterScores:
     """
 
     def __init__(self, window: int) -> None:
+        self.labels = 0
         self._places: dict[Any, int] = {}
         self._counts: list[int] = []
         self._best = self._last = -1
@@ -54,6 +55,7 @@ class ClusterScores:
         if self._best < 0 or (counts[place], -place) > (counts[self._best], -self._best):
             self._best = place
         self._last = place
+        self.labels += 1
 
     def fold(self) -> None:
         """Nothing is put off."""
@@ -84,6 +86,7 @@ class ClusterScores:
     def restore(self, saved: list[Any]) -> None:
         """Go on where another one was `saved`."""
         places, self._counts, self._best, self._last, cells, self._uncounted, window = saved
+        self.labels = sum(self._counts)
         self._places = {label: place for place, label in enumerate(places)}
         self._cells = [{(place, cluster): count for place, cluster, count in table} for table in cells]
         self._window = window[-self._size :]

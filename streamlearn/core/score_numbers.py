@@ -64,10 +64,11 @@ class NumberSheet:
         """
         n, mae = self.mae
         if not n:
-            return dict.fromkeys(("mae", "rmse", "r2", "mase"))
+            return {"answered": 0, **dict.fromkeys(("mae", "rmse", "r2", "mase"))}
         total = (n - 1) * (self.squares / (n - 1)) if n > 1 else 0.0
         rest = ratio(self.rest, total)
         return {
+            "answered": int(n),
             "mae": known(mae),
             "rmse": known(self.mse[1] ** 0.5),
             "r2": None if rest is None else 1 - rest,
@@ -106,6 +107,7 @@ class NumberScores:
     """
 
     def __init__(self, window: int) -> None:
+        self.labels = 0
         self._mean: Mean = NO_MEAN
         self._last: float | None = None
         self._ys: list[float] = []
@@ -127,6 +129,7 @@ class NumberScores:
         y = float(y)
         self._ys.append(y)
         self._guesses.append(guess)
+        self.labels += 1
         n, mean = self._mean
         n += 1.0
         self._mean = (n, mean + (1.0 / n) * (y - mean))
@@ -167,6 +170,7 @@ class NumberScores:
         """Go on where another one was `saved`."""
         mean, self._last, sheets, window = saved
         self._mean = (*mean,)
+        self.labels = int(self._mean[0])
         for sheet, state in zip(self._sheets, sheets, strict=True):
             sheet.restore(state)
         self._window = [np.frombuffer(column, "<f8").tolist()[-self._size :] for column in window]
@@ -184,7 +188,7 @@ class ForecastScores:
     """
 
     def __init__(self, window: int) -> None:
-        self._n = 0
+        self.labels = 0
         self._mean: Mean = NO_MEAN
         self._last: float | None = None
         self._waiting: list[list[Any]] = []
@@ -202,10 +206,10 @@ class ForecastScores:
         """Keep the forecast for the labels to come."""
         if answer.member == "forecast" and answer.detail:
             waiting = self._waiting
-            if waiting and waiting[-1][0] == self._n:
+            if waiting and waiting[-1][0] == self.labels:
                 waiting.pop()
             forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
-            waiting.append([self._n, forecast, self._last, self._mean[1]])
+            waiting.append([self.labels, forecast, self._last, self._mean[1]])
         return []
 
     def observe(self, y: Any, guess: list[Any]) -> None:
@@ -213,7 +217,7 @@ class ForecastScores:
         y = float(y)
         rows = []
         for n, forecast, last, mean in self._waiting:
-            step = self._n - n
+            step = self.labels - n
             no_change = _NAN if last is None else last
             while len(self._steps) <= step:
                 self._steps.append([NumberSheet() for _ in FORECASTERS])
@@ -225,10 +229,10 @@ class ForecastScores:
             self._recent.append(rows)
             longest = max(len(rows), len(self._steps))
             del self._recent[: -max(1, min(self._size, MAX_CELLS // longest))]
-        self._n += 1
+        self.labels += 1
         self._mean = running_mean(self._mean, (y,))
         self._last = y
-        self._waiting = [kept for kept in self._waiting if len(kept[1]) > self._n - kept[0]]
+        self._waiting = [kept for kept in self._waiting if len(kept[1]) > self.labels - kept[0]]
 
     def fold(self) -> None:
         """Nothing is put off."""
@@ -248,11 +252,11 @@ class ForecastScores:
     def saved(self) -> list[Any]:
         """What `restore` takes."""
         steps = [[sheet.saved() for sheet in sheets] for sheets in self._steps]
-        return [self._n, self._mean, self._last, self._waiting, steps, self._recent]
+        return [self.labels, self._mean, self._last, self._waiting, steps, self._recent]
 
     def restore(self, saved: list[Any]) -> None:
         """Go on where another one was `saved`."""
-        self._n, mean, self._last, self._waiting, steps, recent = saved
+        self.labels, mean, self._last, self._waiting, steps, recent = saved
         self._mean = (*mean,)
         self._steps = []
         for states in steps:

@@ -78,12 +78,18 @@ class Sheet:
         confident = ~np.isnan(column.confidence)
         if confident.any():
             confidence = column.confidence[confident]
-            bins = np.clip((confidence * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
+            bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
             self.calibration[0] += np.bincount(bins, minlength=CALIBRATION_BINS)
             self.calibration[1] += np.bincount(bins, right[confident], CALIBRATION_BINS)
             np.add.at(self.calibration[2], bins, confidence)  # one after the other, however they are folded
-        self.log_loss = _fed(self.log_loss, column.log_loss)
-        self.cross = _fed(self.cross, column.cross)
+
+    def add_losses(self, log_loss: Floats | None, cross: Floats | None) -> None:
+        """Add up losses, label by label."""
+        same = cross is log_loss and self.cross == self.log_loss
+        if log_loss is not None:
+            self.log_loss = _fed(self.log_loss, log_loss)
+        if cross is not None:
+            self.cross = self.log_loss if same else _fed(self.cross, cross)
 
     def forget_binary(self) -> None:
         """Drop the sums that mean something with two classes only."""
@@ -103,8 +109,6 @@ class Sheet:
         if self.ranks is not None:
             return result | self.ranks.metrics()
         n, loss = self.log_loss if binary else self.cross
-        if binary and not n:
-            n, loss = self.cross
         result["log_loss"] = known(loss) if n else None
         result["calibration_error"] = calibration_error(self.calibration)
         return result

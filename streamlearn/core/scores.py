@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.proxies import EVERY, REFERENCE, Proxies
+from streamlearn.core.proxies import Proxies, next_look
 from streamlearn.core.score_classes import MAX_CLASSES, ClassScores
 from streamlearn.core.score_clusters import ClusterScores
 from streamlearn.core.score_numbers import ForecastScores, NumberScores
@@ -32,6 +32,8 @@ class ScoresSpec(msgspec.Struct, frozen=True):
 class TaskScores(Protocol):
     """The scores of one kind of task. Plain values go in and out."""
 
+    labels: int
+
     def knows_room_for(self, y: Any) -> bool: ...
     def foresee(self, answer: Answer) -> list[Any]: ...
     def observe(self, y: Any, guess: list[Any]) -> None: ...
@@ -48,13 +50,14 @@ class Scores:
         self.task = task
         self.events = 0
         """Predictions so far."""
-        self.labels = 0
         self._of = _task_scores(spec, task)
         self._proxies = Proxies()
         self._look_at = 1
-        self._foresee, self._observe = self._of.foresee, self._of.observe
+        self._foresee = self._of.foresee
         self.knows_room_for = self._of.knows_room_for
         """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
+        self.observe = self._of.observe
+        """`observe(y, guess)`: score the answer of `guess` with its label; then the baselines learn it."""
 
     def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
         """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
@@ -62,14 +65,14 @@ class Scores:
         """
         self.events = number = self.events + 1
         if number == self._look_at:
-            self._look_at = number + (1 if number < REFERENCE else EVERY)
+            self._look_at = next_look(number)
             self._proxies.look(_one_value(answer), x)
         return self._foresee(answer)
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
-        """Score the answer of `guess` with its label `y`; then the baselines learn `y`."""
-        self.labels += 1
-        self._observe(y, guess)
+    @property
+    def labels(self) -> int:
+        """Labels observed so far."""
+        return self._of.labels
 
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes
@@ -85,7 +88,7 @@ class Scores:
 
     def dump(self) -> bytes:
         """The state; equal states give equal bytes."""
-        counts = [self.events, self.labels, self._look_at]
+        counts = [self.events, self._look_at]
         state = [_FORMAT, self.task, counts, self._proxies.saved(), self._of.saved()]
         return msgspec.msgpack.encode(state)
 
@@ -98,7 +101,7 @@ class Scores:
         if type(state) is not list or state[:2] != [_FORMAT, task]:
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         scores = cls(spec, task)
-        _, _, (scores.events, scores.labels, scores._look_at), proxies, saved = state
+        _, _, (scores.events, scores._look_at), proxies, saved = state
         scores._proxies.restore(proxies)
         scores._of.restore(saved)
         return scores
