@@ -265,6 +265,7 @@ class ModelSection(Section):
     steps: tuple[dict[str, Any], ...] = Field(
         default=(), description='instead of `use`, a pipeline: [{use = "preprocessing.StandardScaler"}, ...]'
     )
+    horizon: int = Field(default=1, ge=1, le=1000, description="1 to 1000 labels a forecaster looks ahead")
 
 
 class TransactionSection(Section):
