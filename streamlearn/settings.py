@@ -123,7 +123,7 @@ class EventSection(Section):
     )
     features: Annotated[str | tuple[str, ...], AfterValidator(check_features)] = Field(
         default="features",
-        description='path of an object or array; or a list of paths; or "*" = all not named otherwise',
+        description='path of an object or array; or paths; or "*" = all not named otherwise; "" = none',
     )
     label: Path = Field(default="label", description="path of the label")
     group: Path = Field(

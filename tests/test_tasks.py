@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+import orjson
 import pytest
 from river import (
     active,
@@ -25,8 +26,10 @@ from river.time_series.base import Forecaster
 
 from streamlearn import run
 from streamlearn.config import load
+from streamlearn.core.events import EventSpec
+from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner, task_of
-from streamlearn.core.records import Era
+from streamlearn.core.records import Era, Record
 from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import dump_model, load_model
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -147,6 +150,34 @@ def test_another_horizon_is_another_rule_for_the_same_model() -> None:
     told = Told([1.0] * 4)
     learner = Shard(ShardSpec("m", "v", 1, horizon=4), Learner(told), Memory()).learner
     assert (learner.model, learner.predict({}, None).detail) == (told, [1.0] * 4)
+
+
+def test_with_labels_on_a_topic_of_their_own_a_forecast_goes_on_from_those_that_have_come() -> None:
+    spec = ShardSpec("m", "v", 1, labels=LabelSpec("truth"), horizon=3)
+    shard = Shard(spec, Learner(time_series.HoltWinters(0.5, 0.5), 3), Memory())
+    plain, forecasts = time_series.HoltWinters(0.5, 0.5), []
+
+    def told(topic: str, n: int, **doc: Any) -> list[Any]:
+        value = orjson.dumps({"id": f"e{n}", "ts": 1000 + n, **doc})
+        return [orjson.loads(o.value or b"") for o in shard.step(Record(topic, 0, n, 2_000_000, None, value))]
+
+    for n in range(len(SERIES)):
+        forecasts += told("events", n, features={})
+        if n >= 5:  # the label of the event five before
+            told("truth", n - 5, label=SERIES[n - 5])
+    assert [answer["forecast"] for answer in forecasts[:7]] == [[]] * 7
+    for answer, y in zip(forecasts[5:], SERIES, strict=False):
+        assert answer["forecast"] == (plain.forecast(3) if plain._initialized else [])
+        plain.learn_one(y)
+
+
+@pytest.mark.parametrize("features", ["features", ""])
+def test_a_series_needs_no_features(features: str) -> None:
+    rest = {"features": {}} if features else {"site": "a"}
+    events = [{"ts": n, "label": y, **rest} for n, y in enumerate(SERIES)]
+    answers = list(run(time_series.HoltWinters(0.5), events, EventSpec(features=features)))
+    assert all(answer["forecast"] for answer in answers[2:])
+    load(None, {"event.features": features, "topics.input": ["t"]})
 
 
 @pytest.mark.parametrize("horizon", [0, 1001, "soon"])
