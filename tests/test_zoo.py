@@ -114,3 +114,12 @@ def test_a_model_killed_and_restored_answers_as_a_plain_river_loop(runs: Any, na
 
 
 COMPARED = test_a_model_killed_and_restored_answers_as_a_plain_river_loop.__name__
+
+
+def test_the_page_of_models_names_every_one_of_river() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    served, refused = page.split("## Refused")
+    for name, kind in zoo.kinds().items():
+        shown = f"`{name.removesuffix(kind.__name__)[:-1]}.{kind.__name__}`"
+        assert shown in (served if name in zoo.MAKERS else refused), shown
+    assert served.count("| yes |") == len(zoo.MAKERS)
