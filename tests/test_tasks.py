@@ -30,6 +30,7 @@ from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner, task_of
 from streamlearn.core.records import Era, Record
+from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Memory, Shard, ShardSpec
 from streamlearn.core.snapshot import dump_model, load_model
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -273,6 +274,17 @@ def test_a_filter_around_a_supervised_detector_judges_the_label() -> None:
         score = plain.score_one({}, y)
         assert (answer["score"], answer["prediction"]) == (score, plain.classify(score))
         plain.learn_one({}, y)
+
+
+def test_a_detector_that_judges_labels_is_not_scored_by_them() -> None:
+    for model, labels in ((anomaly.GaussianScorer(), 0), (MIN_MAX() | anomaly.HalfSpaceTrees(seed=1), 100)):
+        shard = Shard(ShardSpec("m", "v", 1, scores=ScoresSpec()), Learner(model), Memory())
+        for n in range(100):
+            value = orjson.dumps({"features": {"a": n % 7}, "label": n % 2})
+            (prediction,) = shard.step(Record("events", 0, n, 2_000_000, None, value))
+            assert b'"score"' in (prediction.value or b"")
+        assert shard.scores is not None
+        assert (shard.scores.labels, shard.memory.learned) == (labels, 100)
 
 
 def test_a_filter_inside_a_pipeline_keeps_what_it_thinks_wrong_from_the_classifier() -> None:

@@ -45,6 +45,8 @@ class Learner:
             _check_horizon(model, self.task)
         self.binary = self.task == "classification" and _is_binary(model)
         self.learns_unlabelled = self.task in ("anomaly", "clustering") and not model._supervised
+        self.judges_labels = self.task == "anomaly" and bool(final_step(model)._supervised)
+        """Whether labels are what it judges, and so no truth that it could be scored by."""
         self.predict: Predict = _predictor(model, self.task, horizon)
         self.learn: Callable[[dict[str, Any], Any], None] = model.learn_one
         """One learning step; `y` is ignored by a model that learns without labels."""

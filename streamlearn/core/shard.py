@@ -353,7 +353,8 @@ class Shard:
 
     def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any]) -> None:
         """Score what was answered for `x`, then learn its label."""
-        if self.scores is not None and (self.learner.task != "anomaly" or y in (0, 1)):
+        truth = self.learner.task != "anomaly" or (y in (0, 1) and not self.learner.judges_labels)
+        if truth and self.scores is not None:
             self.scores.observe(y, guess)
         if not self._learns_at_event:
             self._learn(x, y)
