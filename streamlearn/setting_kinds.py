@@ -86,7 +86,9 @@ def check_where(text: str) -> str:
 
 
 def check_features(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """The path, or paths, of features."""
+    """The path, or paths, of features; "" for none."""
+    if value == "":
+        return value
     paths = value if isinstance(value, tuple) else (value,)
     if not paths or not all(paths):
         raise ValueError("names nothing")

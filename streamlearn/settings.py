@@ -123,7 +123,7 @@ class EventSection(Section):
     )
     features: Annotated[str | tuple[str, ...], AfterValidator(check_features)] = Field(
         default="features",
-        description='path of an object or array; or a list of paths; or "*" = all not named otherwise',
+        description='path of an object or array; or paths; or "*" = all not named otherwise; "" = none',
     )
     label: Path = Field(default="label", description="path of the label")
     group: Path = Field(
@@ -265,6 +265,7 @@ class ModelSection(Section):
     steps: tuple[dict[str, Any], ...] = Field(
         default=(), description='instead of `use`, a pipeline: [{use = "preprocessing.StandardScaler"}, ...]'
     )
+    horizon: int = Field(default=1, ge=1, le=1000, description="1 to 1000 labels a forecaster looks ahead")
 
 
 class TransactionSection(Section):

@@ -55,9 +55,10 @@ def start(how: str, known: dict[tuple[str, int], int], log: Any = None) -> list[
 
 
 def test_an_era_holds_all_that_a_step_depends_on() -> None:
-    era = now(event={"time_unit": "ms", "label": "truth"})
+    era = now(event={"time_unit": "ms", "label": "truth"}, model={"horizon": 24})
     spec = spec_of(msgspec.json.decode(msgspec.json.encode(era), type=Era))
     assert (spec.model_name, spec.model_version, spec.revision) == ("preset:anomaly", "v1", 1)
+    assert spec.horizon == 24
     assert spec.event == EventSpec(time_unit="ms", label="truth")
     assert era.topics == {"a": ("id-a", 2), "b": ("id-b", 1), "x.control": ("id-x", 1)}
     assert (spec.control, spec.guard) == ("x.control", GuardSpec())

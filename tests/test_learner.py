@@ -9,7 +9,6 @@ import pytest
 from river import (
     anomaly,
     base,
-    cluster,
     compose,
     datasets,
     drift,
@@ -22,7 +21,6 @@ from river import (
     naive_bayes,
     neighbors,
     preprocessing,
-    time_series,
     tree,
 )
 
@@ -186,8 +184,6 @@ def test_probabilities_are_sorted_by_their_texts_and_hold_all_of_the_mass() -> N
     "model",
     [
         preprocessing.StandardScaler(),
-        cluster.KMeans(),
-        time_series.SNARIMAX(p=1, d=0, q=0),
         compose.Pipeline(preprocessing.StandardScaler(), anomaly.GaussianScorer()),
         object(),
     ],

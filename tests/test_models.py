@@ -16,6 +16,7 @@ import river.api
 from river import (
     anomaly,
     base,
+    cluster,
     ensemble,
     forest,
     linear_model,
@@ -155,9 +156,12 @@ def test_each_preset_serves_its_task_as_a_plain_river_loop_would(name: str) -> N
             r"another one each time it is built",
         ),
         ("user_models:THRESHOLD", {}, r"float is neither a river classifier"),
-        ("river.cluster:KMeans", {}, r"KMeans is neither a river classifier, a regressor"),
-        ("river.time_series:HoltWinters", {"alpha": 0.3}, r"HoltWinters is neither"),
-        ("river.preprocessing:StandardScaler", {}, r"StandardScaler is neither"),
+        ("river.cluster:ODAC", {}, r"ODAC builds a hierarchy"),
+        (
+            "river.preprocessing:StandardScaler",
+            {},
+            r"StandardScaler is neither.*give one of these",
+        ),
     ],
 )
 @pytest.mark.usefixtures("user")
@@ -186,6 +190,7 @@ UNSEEDED: dict[str, Any] = {
     "half space": lambda: preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(),
     "neighbours": neighbors.KNNClassifier,
     "bagging": lambda: ensemble.BaggingClassifier(tree.HoeffdingAdaptiveTreeClassifier(seed=None)),
+    "k-means": cluster.KMeans,
     "initializer": lambda: linear_model.LogisticRegression(initializer=optim.initializers.Normal()),
 }
 

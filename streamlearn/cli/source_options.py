@@ -114,7 +114,8 @@ def how(
         delay.field if delay else "",
     )
     # Rows of tables are sent as the envelope, also where the service reads other shapes.
-    features = event.features if isinstance(event.features, str) and event.features != "*" else "features"
+    path = event.features if isinstance(event.features, str) else ""
+    features = path if path not in ("", "*") else "features"
     types, missing = cells.declared(columns.types), frozenset(columns.missing or ())
     return How(
         Members(event.key or "key", event.time, event.time_unit, event.id, event.label, features),

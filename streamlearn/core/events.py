@@ -96,7 +96,8 @@ class EventSpec(msgspec.Struct, frozen=True):
 
     `group` is "" unless labels are joined by it.
     Each text but `format`, `preset`, `time_unit` and `time_as` is a path (`core.paths`). `features` is the
-    path of an object or array, a tuple of paths, or "*". `schema` is the text of a schema, not its file.
+    path of an object or array, a tuple of paths, "*", or "" for none. `schema` is the text of a schema, not
+    its file.
     """
 
     id: str = "id"

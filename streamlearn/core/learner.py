@@ -1,8 +1,12 @@
 """A river model behind two calls: `predict(x, y) -> Answer` and `learn(x, y)`.
 
-Which river method that is depends on the task and is settled once. A classifier is asked once, for its
-probabilities, and the prediction is the most probable label, exactly as river's own `predict_one` does
-it; whoever compares with a plain river loop finds the same bits.
+Which river method that is depends on the task and is settled once; docs/tasks.md has the table.
+
+Invariants:
+- The model is asked once per event, and whoever compares with a plain river loop finds the same bits. A
+  classifier is asked for its probabilities, and the prediction is the most probable label, exactly as
+  river's own `predict_one` does it.
+- A model of river that can only raise because it was asked too early is not asked: see `_is_ready`.
 """
 
 from collections.abc import Callable
@@ -13,7 +17,8 @@ import msgspec
 
 from streamlearn.core.codec import label_text
 
-Task = Literal["classification", "regression", "anomaly"]
+Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
+Predict = Callable[[dict[str, Any], Any], "Answer"]
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -28,18 +33,27 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Learner:
-    """One model. `binary`: it can only tell true from false, whatever it is shown."""
+    """One model. `binary`: it can only tell true from false, whatever it is shown. `horizon`: how many
+    labels a forecaster looks ahead, 1 for every other model; else `TypeError`.
+    """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, horizon: int = 1) -> None:
         self.model = model
+        self.horizon = horizon
         self.task = task_of(model)
+        if horizon != 1:
+            _check_horizon(model, self.task)
         self.binary = self.task == "classification" and _is_binary(model)
-        self.learns_unlabelled = self.task == "anomaly" and not model._supervised
-        self.predict: Callable[[dict[str, Any], Any], Answer] = _predictor(model, self.task)
+        self.learns_unlabelled = self.task in ("anomaly", "clustering") and not model._supervised
+        self.judges_labels = self.task == "anomaly" and bool(final_step(model)._supervised)
+        """Whether labels are what it judges, and so no truth that it could be scored by."""
+        self.predict: Predict = _predictor(model, self.task, horizon)
         self.learn: Callable[[dict[str, Any], Any], None] = model.learn_one
         """One learning step; `y` is ignored by a model that learns without labels."""
         if self.learns_unlabelled:
             self.learn = lambda x, _y: model.learn_one(x)
+        elif self.task == "forecasting":
+            self.learn = _forecast_learner(model, horizon)
 
 
 def task_of(model: Any) -> Task:
@@ -48,10 +62,11 @@ def task_of(model: Any) -> Task:
     Raises `TypeError` for an object that streamlearn cannot serve.
     """
     from river import base
-    from river.active.base import ActiveLearningClassifier
+    from river.time_series.base import Forecaster
 
-    if isinstance(model, ActiveLearningClassifier):
-        raise TypeError(f"{type(model).__name__} asks for labels instead of predicting them")
+    reason = _unservable(model)
+    if reason:
+        raise TypeError(f"{type(final_step(model)).__name__} {reason}")
     if isinstance(model, base.Classifier):
         return "classification"
     if isinstance(model, base.Regressor):
@@ -62,9 +77,43 @@ def task_of(model: Any) -> Task:
                 "a river pipeline cannot score a supervised anomaly detector, so it must stand alone"
             )
         return "anomaly"
+    if isinstance(model, base.Clusterer):
+        return "clustering"
+    if isinstance(model, Forecaster):
+        return "forecasting"
     raise TypeError(
-        f"{type(model).__name__} is neither a river classifier, a regressor nor an anomaly detector"
+        f"{type(model).__name__} is neither a river classifier, a regressor, an anomaly detector, a "
+        "clusterer nor a forecaster: give one of these"
     )
+
+
+def _unservable(model: Any) -> str:
+    """Why a model with the right base class still cannot be served, as river 0.26.1 has it; "" if it can."""
+    from river import anomaly, base, cluster
+    from river.active.base import ActiveLearningClassifier
+
+    final = final_step(model)
+    if isinstance(final, ActiveLearningClassifier):
+        return "asks for labels instead of predicting them"
+    if isinstance(final, base.MultiTargetRegressor):
+        return "predicts several targets at once, and an event has one label: take a regressor for one target"
+    if isinstance(final, cluster.ODAC):
+        return "builds a hierarchy of features and predicts nothing"
+    if isinstance(final, cluster.TextClust) and final.real_time_fading:
+        return "needs a clock with every event: give it real_time_fading = false"
+    if isinstance(final, anomaly.ThresholdFilter) and not final.protect_anomaly_detector:
+        return "never learns with protect_anomaly_detector = false: leave it true, or take a QuantileFilter"
+    return ""
+
+
+def _check_horizon(model: Any, task: Task) -> None:
+    if task != "forecasting":
+        raise TypeError(f"{type(final_step(model)).__name__} is no forecaster, so horizon must be 1")
+    if final_step(model) is not model:
+        raise TypeError(
+            f"{type(final_step(model)).__name__} stands behind other steps, which would need the features "
+            "of events to come: set horizon = 1, or let it stand alone"
+        )
 
 
 def final_step(model: Any) -> Any:
@@ -87,15 +136,19 @@ def _is_binary(model: Any) -> bool:
     return type(innermost).__module__.startswith("river.")
 
 
-def _predictor(model: Any, task: Task) -> Callable[[dict[str, Any], Any], Answer]:
+def _predictor(model: Any, task: Task, horizon: int) -> Predict:
     if task == "classification":
         return _classification(model)
     if task == "regression":
         return _regression(model)
-    return _anomaly(model)
+    if task == "anomaly":
+        return _anomaly(model)
+    if task == "clustering":
+        return _clustering(model)
+    return _forecasting(model, horizon)
 
 
-def _classification(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
+def _classification(model: Any) -> Predict:
     from river import base
 
     final = final_step(model)
@@ -123,7 +176,7 @@ def _classification(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
     return predict
 
 
-def _labels_only(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
+def _labels_only(model: Any) -> Predict:
     def predict(x: dict[str, Any], _y: Any) -> Answer:
         label = model.predict_one(x)
         return Answer(label, "", None, not isinstance(label, float) or isfinite(label))
@@ -131,7 +184,7 @@ def _labels_only(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
     return predict
 
 
-def _regression(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
+def _regression(model: Any) -> Predict:
     predict_one = model.predict_one
 
     def predict(x: dict[str, Any], _y: Any) -> Answer:
@@ -144,7 +197,7 @@ def _regression(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
     return predict
 
 
-def _anomaly(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
+def _anomaly(model: Any) -> Predict:
     """A detector answers with a score; a filter around it also with a verdict."""
     score_one = model.score_one
     supervised = final_step(model)._supervised
@@ -158,3 +211,60 @@ def _anomaly(model: Any) -> Callable[[dict[str, Any], Any], Answer]:
         return Answer(verdict, "score", score, isfinite(score))
 
     return predict
+
+
+def _is_ready(final: Any) -> bool:
+    """Whether a clusterer or forecaster can be asked yet.
+
+    Of river's own, two raise until they have seen enough: `STREAMKMeans` has no centres before it has
+    learned, and `HoltWinters` no level before max(2, seasonality) labels. All others answer from the start.
+    """
+    from river import cluster, time_series
+
+    if isinstance(final, cluster.STREAMKMeans):
+        return bool(final.centers)
+    if isinstance(final, time_series.HoltWinters):
+        return bool(final._initialized)
+    return True
+
+
+def _clustering(model: Any) -> Predict:
+    """A clusterer answers with the number of a cluster."""
+    predict_one = model.predict_one
+    final = final_step(model)
+
+    def predict(x: dict[str, Any], _y: Any) -> Answer:
+        cluster = predict_one(x) if _is_ready(final) else None
+        return Answer(None if cluster is None else int(cluster), "", None, True)
+
+    return predict
+
+
+def _forecasting(model: Any, horizon: int) -> Predict:
+    """A forecaster answers with the labels it expects next; an event's features belong to the first of them.
+
+    Features further ahead are not known, so a longer forecast is made from labels alone.
+    """
+    forecast = model.forecast
+    final = final_step(model)
+
+    def predict(x: dict[str, Any], _y: Any) -> Answer:
+        if not _is_ready(final):
+            return Answer(None, "forecast", [], True)
+        answer = forecast(horizon, xs=[x]) if horizon == 1 else forecast(horizon)
+        values = [float(value) for value in answer]
+        if not values:
+            return Answer(None, "forecast", [], True)
+        if len(values) != horizon:
+            raise ValueError(f"forecast({horizon}) gave {len(values)} values")
+        return Answer(values[0], "forecast", values, all(map(isfinite, values)))
+
+    return predict
+
+
+def _forecast_learner(model: Any, horizon: int) -> Callable[[dict[str, Any], Any], None]:
+    """The counterpart of `_forecasting`: what a forecast is made from is what was learned from."""
+    learn_one = model.learn_one
+    if horizon == 1:
+        return lambda x, y: learn_one(y=y, x=x)
+    return lambda _x, y: learn_one(y=y)

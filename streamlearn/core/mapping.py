@@ -79,7 +79,7 @@ def _is_plain(spec: EventSpec) -> bool:
     names = (spec.id, spec.key, spec.time, spec.label, spec.group)
     return (
         isinstance(spec.features, str)
-        and spec.features != "*"
+        and spec.features not in ("", "*")
         and not any("." in path for path in (*names, spec.features))
         and (spec.format, spec.preset, spec.schema, spec.registry) == ("json", "", "", False)
         and not (spec.where or spec.types or spec.carry)
@@ -136,7 +136,11 @@ def _typed(path: str, spec: EventSpec) -> Getter:
 
 
 def _features(spec: EventSpec) -> Take:
-    """What takes the features out of a document: without nulls, converted, and each a scalar."""
+    """What takes the features out of a document: without nulls, converted, and each a scalar. No path: none,
+    as in a series of labels.
+    """
+    if not spec.features:
+        return lambda _doc: {}
     converts = [(name, CONVERSIONS[kind]) for name, kind in spec.types.items()]
     settle: Take = _settled
     if isinstance(spec.features, tuple):

@@ -70,6 +70,8 @@ class ShardSpec(msgspec.Struct, frozen=True):
     """How labels are joined that come on a topic of their own."""
     scores: ScoresSpec | None = None
     """None: no scores, as in eras from before there were any."""
+    horizon: int = 1
+    """How many labels a forecaster looks ahead."""
 
 
 class Memory(msgspec.Struct):
@@ -114,7 +116,7 @@ class Shard:
     ) -> None:
         """`scores` and `late`: those to go on with; new ones are made where `spec` asks for them."""
         self.spec = spec
-        self.learner = learner
+        self.learner = learner if learner.horizon == spec.horizon else Learner(learner.model, spec.horizon)
         self.memory = memory
         self.scores = scores or (None if spec.scores is None else Scores(spec.scores, learner.task))
         self.late = late or _late(spec)
@@ -351,7 +353,8 @@ class Shard:
 
     def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any]) -> None:
         """Score what was answered for `x`, then learn its label."""
-        if self.scores is not None and (self.learner.task != "anomaly" or y in (0, 1)):
+        truth = self.learner.task != "anomaly" or (y in (0, 1) and not self.learner.judges_labels)
+        if truth and self.scores is not None:
             self.scores.observe(y, guess)
         if not self._learns_at_event:
             self._learn(x, y)

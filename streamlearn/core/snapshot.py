@@ -340,8 +340,10 @@ def trusted_by(fresh: bytes) -> frozenset[str]:
 
 
 def _safe_getattr(owner: Any, name: str) -> Any:
-    """What a pickled bound method needs, for river's classes alone."""
+    """What a pickled bound method needs: for river's classes alone, and the draw that `KMeans` keeps."""
     cls = owner if isinstance(owner, type) else type(owner)
+    if type(owner) is random.Random and name == "gauss":
+        return owner.gauss
     if name.startswith("__") or cls.__module__.split(".")[0] != "river":
         raise BadCheckpoint(f"it asks for {cls.__module__}.{cls.__qualname__}.{name}, which is not allowed")
     return getattr(owner, name)

@@ -53,7 +53,9 @@ def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
 
     log = structlog.get_logger()
     section = config.model
-    fresh = fresh_model(config.app.name, section.use, section.args, list(section.steps), model)
+    fresh = fresh_model(
+        config.app.name, section.use, section.args, list(section.steps), model, section.horizon
+    )
     service_log = open_log(config)
     store = open_store(config, SHARD)
     # What was imported lives as long as the process: the collector need not look at it again.

@@ -53,6 +53,7 @@ def spec_of(era: Era) -> ShardSpec:
         control=str(era.config.get("control", "")),
         labels=_part(era, "labels", LabelSpec),
         scores=_part(era, "scores", ScoresSpec),
+        horizon=msgspec.convert(era.config.get("horizon", 1), int),
     )
 
 
@@ -142,6 +143,7 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         "inputs": sorted(config.topics.input),
         "guard": config.guard.model_dump(),
         "control": config.topics.control,
+        "horizon": config.model.horizon,
     }
     labels = label_spec(config)
     if labels is not None:

@@ -21,13 +21,14 @@ SNAPSHOT_RECORDS = 1000
 
 
 def run(
-    model: Any, events: Iterable[Mapping[str, Any] | bytes], event: EventSpec | None = None
+    model: Any, events: Iterable[Mapping[str, Any] | bytes], event: EventSpec | None = None, horizon: int = 1
 ) -> Iterator[dict[str, Any]]:
     """Predict and learn each event as `streamlearn serve` would; yield what it would publish, decoded.
 
     `events`: objects like `{"id", "ts", "features", "label"}` (all but `features` optional), or their JSON
-    bytes. An event that is refused yields `{"dead_letter": {"stage", "reason"}, "source": {...}}`.
-    Raises `ConfigError` for a model that cannot be served.
+    bytes. `horizon`: how many labels a forecaster looks ahead. An event that is refused yields
+    `{"dead_letter": {"stage", "reason"}, "source": {...}}`. Raises `ConfigError` for a model that cannot be
+    served.
 
     >>> from river import linear_model
     >>> events = [{"features": {"x": 1.0}, "label": True}, {"features": {"x": 2.0}}, {"features": 3}]
@@ -37,8 +38,8 @@ def run(
     True None
     None {'stage': 'guard', 'reason': 'no_features'}
     """
-    fresh = fresh_model("memory", "", {}, [], model)
-    spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec())
+    fresh = fresh_model("memory", "", {}, [], model, horizon)
+    spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
     shard = Shard(spec, fresh.learner(), Memory())
     sections = dump_state(shard)
     since: list[Record] = []

@@ -17,7 +17,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from streamlearn.core.learner import Learner, final_step, task_of
+from streamlearn.core.learner import Learner, final_step
 from streamlearn.core.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.named import attribute
@@ -38,9 +38,9 @@ class FreshModel(NamedTuple):
 
 
 def fresh_model(
-    app: str, use: str, args: Mapping[str, Any], steps: list[Any], model: Any = None
+    app: str, use: str, args: Mapping[str, Any], steps: list[Any], model: Any = None, horizon: int = 1
 ) -> FreshModel:
-    """The model of the configuration, or `model` when the caller has one already.
+    """The model of the configuration, or `model` when the caller has one already, for that `horizon`.
 
     Raises `ConfigError`, naming the key and what would be right, when it cannot be built or served.
     """
@@ -49,9 +49,9 @@ def fresh_model(
         model = _pipeline(steps) if steps else _used(use, args)
     name = use if given is None and not steps else type(final_step(model)).__name__
     try:
-        task_of(model)
+        Learner(model, horizon)
     except TypeError as error:
-        raise ConfigError(f"[model] use = {use!r}: {error}. Give one of these three.") from error
+        raise ConfigError(f"[model] use = {use!r}: {error}.") from error
     fill_seeds(model, app)
     pickled = _pickled(model)
     trusted = trusted_by(pickled) | _package_of(use)
@@ -178,7 +178,7 @@ def _seed(part: Any, path: str) -> None:
     part.seed = seed
     for name, value in vars(part).items():
         if isinstance(value, random.Random):
-            setattr(part, name, random.Random(seed))
+            value.seed(seed)  # in place: `cluster.KMeans` has given a method of its generator away
         elif isinstance(value, np.random.RandomState):
             setattr(part, name, np.random.RandomState(seed))
         elif isinstance(value, np.random.Generator):
