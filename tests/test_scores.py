@@ -482,3 +482,11 @@ def test_psi_is_the_published_sum() -> None:
     p, q = (60.5 / 101, 40.5 / 101), (20.5 / 81, 60.5 / 81)
     expected = sum((a - b) * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert population_stability([60, 40], [20, 60]) == pytest.approx(expected)
+
+
+def test_a_class_that_was_only_predicted_counts_in_macro_f1_as_in_river() -> None:
+    scores, macro = Scores(ScoresSpec(), "classification"), metrics.MacroF1()
+    for y, said in [("a", "a"), ("b", "z"), ("b", "b")]:
+        scores.observe(y, scores.foresee(Answer(said, "", None, True), {}))
+        macro.update(y, said)
+    assert scores.report()["all"]["model"]["macro_f1"] == pytest.approx(macro.get())
