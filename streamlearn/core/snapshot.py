@@ -139,11 +139,9 @@ def seal(header: Header, sections: Sections, key: bytes = b"") -> bytearray:
     payload = [compressor.compress(part) for parts in pieces.values() for part in parts]
     payload.append(compressor.flush())
     parts = [prefix, _seal([prefix, *payload], key), *payload]
-    whole = bytearray(sum(map(len, parts)))
-    at = 0
+    whole = bytearray()
     for part in parts:
-        whole[at : at + len(part)] = part
-        at += len(part)
+        whole += part
     return whole
 
 
