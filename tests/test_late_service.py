@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
-from river import datasets, stream, tree
+from river import datasets, linear_model, preprocessing, stream, tree
 
 from streamlearn.core.records import Record, decode_entry
+from tests.command import Command, command  # noqa: F401
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
 Told = tuple[int, dict[str, Any], Any]
@@ -108,7 +109,10 @@ def accuracy(answers: Iterable[tuple[str, Any, float]], rows: list[tuple[dict[st
 
 
 def test_a_backlog_of_events_and_late_labels_is_learned_in_time_order(apps: Apps, backend: str) -> None:  # noqa: F811
-    """10,000 events and their labels, 200 events late, wait when the service starts; it is killed twice."""
+    """10,000 events and their labels, 200 events late, wait when the service starts; it is killed twice.
+
+    In time order the accuracy is 0.847; with labels in blocks of 500 it is 0.766, in blocks of 2,000 0.485.
+    """
     rows = drifting(10_000)
     app = apps(backend, labels=1, **{"model.use": "test_models:adaptive"})
     (app.folder / "test_models.py").open("a").write(
@@ -126,5 +130,31 @@ def test_a_backlog_of_events_and_late_labels_is_learned_in_time_order(apps: Apps
             in_time_order.append((f"e{number}", model.predict_one(x), 0.0))
         else:
             model.learn_one(x, y)
-    assert accuracy(ours, rows) == pytest.approx(accuracy(in_time_order, rows), abs=0.015)
+    assert accuracy(ours, rows) == pytest.approx(accuracy(in_time_order, rows), abs=0.025)
     assert ours == plain_loop(app, tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, seed=1))
+
+
+def test_a_replay_with_late_labels_equals_rivers_evaluation_to_the_last_digit(
+    apps: Apps,  # noqa: F811
+    backend: str,  # noqa: F811
+    command: Command,  # noqa: F811
+) -> None:
+    """At full speed into both topics, caught up afterwards, killed in the middle: no order is lost."""
+    app = apps(backend, labels=1, **{"scores.every": 1250})
+    where = ["-b", backend] if backend else ["--db", str(app.folder / "log.db")]
+    late = ["--labels-topic", app.labels, "--delay", "37"]
+    command.ok("replay", "river:Phishing", "-t", app.inputs[0], *late, *where)
+    killed_and_restarted(app, 1250, kills=1)
+
+    rows = list(datasets.Phishing())
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    answers = []
+    for number, x, y in told(rows, 37):
+        if y is None:
+            proba = model.predict_proba_one(x)
+            answers.append((str(number), max(proba, key=proba.get), proba[True]))
+        else:
+            model.learn_one(x, y)
+    assert published(app) == answers
+    (scores,) = app.scores()
+    assert scores["labels"] == 1250 - 37

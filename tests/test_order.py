@@ -2,12 +2,13 @@
 
 import random
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.records import Positions, Record, TopicPartition
 from streamlearn.log.port import Polled
-from streamlearn.service.order import PATIENCE_S, SLACK_MS, Merge
+from streamlearn.service.order import PATIENCE_S, Merge
 
 A: TopicPartition = ("a", 0)
 B: TopicPartition = ("b", 0)
@@ -88,19 +89,59 @@ def test_no_record_is_lost_repeated_or_out_of_its_partitions_order(steps: list[S
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(STEPS, min_size=2, max_size=3), st.integers(0, 2**32))
-def test_a_backlog_is_taken_in_the_order_of_time_within_the_slack(steps: list[Steps], seed: int) -> None:
+def test_a_backlog_is_taken_in_the_order_of_time(steps: list[Steps], seed: int) -> None:
     log = Log({("t", n): partition(("t", n), part, ordered=True) for n, part in enumerate(steps)})
     newest_ms = 0
     for one in drained(log, seed, ordered=True):
-        assert one.timestamp_ms >= newest_ms - SLACK_MS
-        newest_ms = max(newest_ms, one.timestamp_ms)
+        assert one.timestamp_ms >= newest_ms
+        newest_ms = one.timestamp_ms
 
 
-def test_the_oldest_head_goes_first_in_runs_with_some_slack() -> None:
+def test_the_oldest_goes_first_until_a_partition_has_no_more() -> None:
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(*(record(A, n, n * 600) for n in range(6)), record(B, 0, 500), record(B, 1, 9000)), 0.0)
-    runs = [places(merge.take(100, 0.0)) for _ in range(4)]
-    assert runs == [[("a", 0), ("a", 1), ("a", 2)], [("b", 0)], [("a", 3), ("a", 4), ("a", 5)], [("b", 1)]]
+    merge.add(polled(*(record(A, n, n * 600) for n in range(3)), record(B, 0, 500), record(B, 1, 9000)), 0.0)
+    assert places(merge.take(2, 0.0)) == [("a", 0), ("b", 0)]
+    assert places(merge.take(9, 0.0)) == [("a", 1), ("a", 2)]
+    assert places(merge.take(9, 0.0)) == [("b", 1)]
+
+
+def test_a_label_comes_after_the_events_of_its_millisecond() -> None:
+    merge = Merge({A: 0, B: 0}, labels="a")
+    merge.add(polled(record(A, 0, 5), record(B, 0, 5), record(B, 1, 6)), 0.0)
+    assert places(merge.take(9, 0.0)) == [("b", 0), ("a", 0)]
+
+
+def test_before_a_label_goes_it_is_asked_whether_events_have_come_meanwhile() -> None:
+    """Those of one poll are not read at one moment: the labels may have been read later."""
+    merge = Merge({A: 0, B: 0}, labels="b")
+    merge.add(polled(record(A, 0, 10), record(A, 1, 20), record(B, 0, 90)), 0.0)
+    assert places(merge.take(10, 0.0)) == [("a", 0), ("a", 1)]
+    assert merge.take(10, 0.0) == []
+    assert merge.wanted() == {A: 2}
+    merge.add(polled(record(A, 2, 80)), 0.0)
+    assert [places(merge.take(10, 0.0)) for _ in range(2)] == [[("a", 2)], [("b", 0)]]
+
+
+def test_the_order_that_replay_has_written_wins_over_times_of_arrival() -> None:
+    def at(place: TopicPartition, offset: int, order: bytes) -> Record:
+        return msgspec.structs.replace(record(place, offset, 7), headers=(("streamlearn.order", order),))
+
+    merge = Merge({A: 0, B: 0})
+    merge.add(polled(at(A, 0, b"7001"), at(A, 1, b"7004"), at(B, 0, b"7002"), at(B, 1, b"7003")), 0.0)
+    assert places(merge.take(9, 0.0)) == [("a", 0), ("b", 0), ("b", 1)]
+    merge = Merge({A: 0, B: 0})
+    merge.add(polled(at(A, 0, b"9" * 40), at(B, 0, b"-3"), record(B, 1, 6)), 0.0)
+    assert places(merge.take(9, 0.0)) == [("a", 0)]  # nonsense is no order: the times count
+
+
+def test_what_goes_back_goes_to_the_partitions_it_came_from() -> None:
+    merge = Merge({A: 0, B: 0})
+    merge.add(
+        polled(*(record(A, n, 2 * n) for n in range(3)), *(record(B, n, 2 * n + 1) for n in range(3))), 0.0
+    )
+    run = merge.take(4, 0.0)
+    merge.put_back(run[1:])
+    assert places(merge.take(9, 0.0)) == [("b", 0), ("a", 1), ("b", 1), ("a", 2)]
 
 
 def test_equal_times_go_by_topic_and_partition() -> None:
@@ -125,7 +166,7 @@ def test_a_partition_that_gave_all_it_had_but_holds_more_is_waited_for_at_once()
     assert merge.take(10, 0.0) == []
     assert merge.wanted() == {A: 1}
     merge.add(polled(record(A, 1, 200)), 0.0)
-    assert places(merge.take(10, 0.0)) == [("b", 0)]
+    assert places(merge.take(10, 0.0)) == [("b", 0), ("a", 1)]
 
 
 def test_a_partition_at_its_end_is_idle_and_not_waited_for() -> None:

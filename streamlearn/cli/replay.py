@@ -28,8 +28,8 @@ DelayText = Annotated[
     typer.Option(
         "--delay",
         metavar="WHEN",
-        help="When labels follow: 5m after the event, field:COLUMN at the time in it, or end-of:COLUMN"
-        " once with the last event of the group.",
+        help="When labels follow: 5m after the event, 200 events later, field:COLUMN at the time in it,"
+        " or end-of:COLUMN once with the last event of the group.",
     ),
 ]
 Speed = Annotated[
@@ -135,8 +135,8 @@ def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
 
     if bool(labels_topic) != bool(text):
         raise ConfigError(
-            "--labels-topic TOPIC and --delay go together: where labels go, and when (5m, field:COLUMN or"
-            " end-of:COLUMN)"
+            "--labels-topic TOPIC and --delay go together: where labels go, and when (5m, 200 events"
+            " later, field:COLUMN or end-of:COLUMN)"
         )
     if labels_topic and labels_topic == topic:
         raise ConfigError(f"--labels-topic {topic}: labels need a topic of their own")

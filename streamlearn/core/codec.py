@@ -25,7 +25,7 @@ from streamlearn.core.events import (
     Feature,
     Refusal,
 )
-from streamlearn.core.records import Headers, Output, Record
+from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record
 
 MAX_NAME_CHARS: Final = 256
 """So much of a feature's name goes into a dead letter's header."""
@@ -287,6 +287,8 @@ def passed_on(headers: Headers) -> Headers:
     kept: list[tuple[str, bytes | None]] = []
     room = MAX_HEADER_BYTES
     for name, value in headers:
+        if name == ORDER_HEADER:
+            continue
         room -= len(name.encode()) + len(value or b"") + HEADER_BYTES
         if room >= 0:
             kept.append((name, value))

@@ -20,6 +20,12 @@ Positions = dict[TopicPartition, int]
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
+ORDER_HEADER = "streamlearn.order"
+"""In this header `replay` says in what order it sent records to several topics: microseconds since 1970, in
+digits, never twice. It is not passed on.
+"""
+
+
 class Record(msgspec.Struct, gc=False):
     """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time."""
 

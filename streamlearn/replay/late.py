@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -27,13 +28,19 @@ from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
 _HUGE_INT = re.compile(rb"\d{19}")
-_SYNTAX = "write a duration like 5m, field:COLUMN (its time), or end-of:COLUMN (the group's last event)"
+_SYNTAX = (
+    "write a duration like 5m, a number of events like 200, field:COLUMN (its time), or end-of:COLUMN (the "
+    "group's last event)"
+)
 
 
 class Delay(NamedTuple):
-    """When a label is known: `seconds` after the event, at the time in `field`, or at the end of `group`."""
+    """When a label is known: `seconds` after the event, just before the event `events` places further, at the
+    time in `field`, or at the end of `group`.
+    """
 
     seconds: float = 0.0
+    events: int = 0
     field: str = ""
     group: str = ""
 
@@ -60,6 +67,8 @@ def delay_of(text: str) -> Delay:
         return Delay(field=column)
     if colon and column and kind == "end-of":
         return Delay(group=column)
+    if text.isascii() and text.isdigit() and int(text) <= MAX_WAITING:
+        return Delay(events=int(text)) if int(text) else Delay()
     try:
         return Delay(seconds=duration_s(text))
     except ValueError:
@@ -97,6 +106,9 @@ class Late:
         waiting: list[tuple[float, int, Item]] = []
         clock_s = -math.inf
         number = 0
+        if self._delay.events:
+            yield from self._by_count(items)
+            return
         for found in self._by_group(items) if self._delay.group else self._by_event(items):
             if found is None:
                 yield None
@@ -119,6 +131,28 @@ class Late:
                 )
             yield from _due(waiting, clock_s)
         yield from _due(waiting, math.inf)
+
+    def _by_count(self, items: Iterable[Item | None]) -> Iterator[Sent | None]:
+        """Each label just before the event that many places further, whatever the times say."""
+        waiting: deque[tuple[Item, dict[str, Any]] | None] = deque()
+        now: dict[str, Any] = {}
+        for item in items:
+            if item is None:
+                yield None
+                continue
+            doc = _object(item)
+            ts = None if doc is None else doc.get(self._members.time)
+            now = {} if ts is None else {"ts": ts}
+            if len(waiting) == self._delay.events and (due := waiting.popleft()) is not None:
+                yield _label_of(*due, now)
+            label = None if doc is None else doc.pop(self._members.label, None)
+            if doc is None or label is None:
+                waiting.append(None)
+                yield Sent(item, False)
+                continue
+            waiting.append((item, {"id": self._id(item, doc), "label": label}))
+            yield Sent(item._replace(row=item.row._replace(value=_dumped(doc))), False)
+        yield from (_label_of(*due, now) for due in waiting if due is not None)
 
     def _by_event(self, items: Iterable[Item | None]) -> Iterator[_Known | None]:
         for item in items:
@@ -248,6 +282,11 @@ class Late:
                 f"{item.place} has no id, so that its label could not be joined: name the column with --id"
             )
         return found
+
+
+def _label_of(event: Item, members: dict[str, Any], now: dict[str, Any]) -> Sent:
+    row = Row(event.row.key, orjson.dumps({**members, **now}), (), event.row.partition)
+    return Sent(Item(row, event.time_s, event.place), True)
 
 
 def _due(waiting: list[tuple[float, int, Item]], until_s: float) -> Iterator[Sent]:

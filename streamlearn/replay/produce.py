@@ -4,8 +4,8 @@ Invariants:
 - Records go out in the source's order. Their Kafka timestamps are arrival times; event time stays in
   the value, where it is safe from retention.
 - What is reported as sent is durable: `Admin.append` has returned for it.
-- Labels sent apart go out in smaller batches, each after the events before it: at full speed no label
-  arrives more than `LABELS_BATCH` records out of its place.
+- Where labels are sent apart, every record says its place in the order of both topics (`ORDER_HEADER`), so
+  that a service takes them in that very order however they arrive.
 """
 
 import threading
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from streamlearn.core.records import ORDER_HEADER
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay.late import Late, Sent
 from streamlearn.replay.pacing import Lateness, Pace, Pacer
@@ -20,7 +21,6 @@ from streamlearn.replay.sources import Item, Source
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 1 << 20
-LABELS_BATCH = 200
 
 
 class Topics(NamedTuple):
@@ -54,13 +54,13 @@ class Producer:
         self._stop = stop
         self._progress = progress
         self._late = late
-        self._most = LABELS_BATCH if late else BATCH_RECORDS
         self._batches: tuple[list[Row], list[Row]] = ([], [])
         self._due: list[float] = []
         self._batch_bytes = 0
         self._lateness = Lateness()
         self.sent = 0
         self._labels = 0
+        self._order_us = 0
         self._bytes = 0
         self._out_of_order = 0
         self._without_time = 0
@@ -152,9 +152,13 @@ class Producer:
                     return
             self._due.append(due_s)
         batch = self._batches[sent.label]
-        batch += self._placed([item.row], self._topics[sent.label])
+        row = item.row
+        if self._late is not None:
+            self._order_us = max(self._order_us + 1, time.time_ns() // 1000)
+            row = row._replace(headers=(*row.headers, (ORDER_HEADER, b"%d" % self._order_us)))
+        batch += self._placed([row], self._topics[sent.label])
         self._batch_bytes += len(item.row.key or b"") + len(item.row.value or b"")
-        if sum(map(len, self._batches)) >= self._most or self._batch_bytes >= BATCH_BYTES:
+        if sum(map(len, self._batches)) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
             self._flush()
 
     def _placed(self, rows: Sequence[Row], topic: str) -> Sequence[Row]:

@@ -4,8 +4,14 @@ Invariant: `ranges` covers exactly `records`, in the order in which they were st
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from streamlearn.core.records import Output, Range, Record, Skip
+
+RANGES_BYTES: Final = 400_000
+"""So much the ranges of one entry may take: an entry is one record, and a record is at most 1 MB."""
+
+_RANGE_BYTES: Final = 50
 
 
 class Batch:
@@ -18,17 +24,28 @@ class Batch:
         self.skips: list[Skip] = []
         self.size_bytes = 0
         self.full = False
+        self._ranges_bytes = 0
 
     def covers(self, run: Sequence[Record]) -> None:
-        """Note that `run`, records of one partition in offset order, was stepped."""
-        if run:
-            first, last = run[0], run[-1]
-            newest = self.ranges[-1] if self.ranges else None
-            if newest and newest[:2] == (first.topic, first.partition):
-                self.ranges[-1] = newest._replace(next=last.offset + 1)
+        """Note that `run` was stepped: each partition's records in offset order. Where partitions take
+        turns there is a range for each turn; too many of them make the batch full.
+        """
+        ranges = self.ranges
+        at = 0
+        while at < len(run):
+            topic, partition = run[at].topic, run[at].partition
+            first = last = run[at].offset
+            at += 1
+            while at < len(run) and run[at].topic == topic and run[at].partition == partition:
+                last = run[at].offset
+                at += 1
+            if ranges and ranges[-1][:2] == (topic, partition):
+                ranges[-1] = ranges[-1]._replace(next=last + 1)
             else:
-                self.ranges.append(Range(first.topic, first.partition, first.offset, last.offset + 1))
-            self.records += run
+                ranges.append(Range(topic, partition, first, last + 1))
+                self._ranges_bytes += len(topic) + _RANGE_BYTES
+        self.records += run
+        self.full = self.full or self._ranges_bytes >= RANGES_BYTES
 
     def leaves_out(self, record: Record, skip: Skip, outputs: Sequence[Output]) -> None:
         """Note that `record` was not stepped but became a dead letter."""

@@ -164,7 +164,7 @@ class Loop:
         )
         self._standing = standing = recovery.run(self._model_change)
         self._model_change = ""
-        self._merge = Merge(within(standing.positions, standing.era))
+        self._merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
         self._watch = Watch(self._config, self._fresh, standing, self._schemas)
         self._unseen = standing.shard.memory.records == 0
         self._looked_s = time.monotonic()
@@ -277,7 +277,7 @@ class Loop:
                 break
         else:
             batch.covers(run)
-            batch.full = len(batch.records) >= limits.max_records
+            batch.full = batch.full or len(batch.records) >= limits.max_records
         batch.size_bytes = size_bytes
         self._merge.put_back(run[done:])
 
