@@ -17,6 +17,7 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamlearn.core.records import ORDER_HEADER
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.embedded import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
@@ -545,24 +546,24 @@ class World:
     def __init__(self) -> None:
         self.admin = EmbeddedAdmin(Path("world.db"))
         self.admin.create([TopicSpec("e", 1), TopicSpec("l", 1)])
-        self.order: list[tuple[str, list[str]]] = []
 
-    def replay(
-        self, name: str, delay: str, told: How, batch: int | None = None, limit: int | None = None
-    ) -> Any:
+    def replay(self, name: str, delay: str, told: How, limit: int | None = None) -> Any:
         meant = delay_of(delay)
         roles = told.meaning.roles._replace(group=meant.group, due=meant.field)
         source = open_source(name, told._replace(meaning=told.meaning._replace(roles=roles)))
         late = Late(meant, told.members, source.tabular, source.once)
         producer = Producer(self.admin, Topics("e", "l"), Pace(), threading.Event(), lambda _: None, late)
-        if batch:
-            producer._most = batch
-            append = self.admin.append
-            self.admin.append = lambda topic, rows: (  # type: ignore[method-assign]
-                self.order.extend((topic, json.loads(row.value or b"").get("id", "group")) for row in rows),
-                append(topic, rows),
-            )[1]
         return producer.run(source, limit, loop=False)
+
+    @property
+    def order(self) -> list[tuple[str, str]]:
+        """What the records of both topics say of their order: topic, and the id."""
+        found = self.admin.poll({("e", 0): 0, ("l", 0): 0}, 10_000, 0).records
+        records = sorted(
+            (record for some in found.values() for record in some),
+            key=lambda record: int(dict(record.headers)[ORDER_HEADER] or 0),
+        )
+        return [(record.topic, json.loads(record.value or b"").get("id", "group")) for record in records]
 
     def of(self, topic: str) -> list[Any]:
         records = self.admin.poll({(topic, 0): 0}, 10_000, 0).records.get((topic, 0), [])
@@ -585,7 +586,7 @@ d,1700000240,4,g2,1700000230,q
 
 
 def test_labels_follow_after_a_delay_in_event_time(world: World) -> None:
-    report = world.replay(write("a.csv", TABLE), "2m", how(features="x"), batch=1)
+    report = world.replay(write("a.csv", TABLE), "2m", how(features="x"))
     assert (report["sent"], report["labels"]) == (8, 4)
     assert world.order == [
         ("e", "a"), ("e", "b"), ("l", "a"), ("e", "c"), ("l", "b"), ("l", "c"), ("e", "d"), ("l", "d"),
@@ -595,14 +596,21 @@ def test_labels_follow_after_a_delay_in_event_time(world: World) -> None:
 
 
 def test_labels_follow_at_the_time_of_a_column(world: World) -> None:
-    world.replay(write("a.csv", TABLE), "field:known", how(features="x"), batch=1)
+    world.replay(write("a.csv", TABLE), "field:known", how(features="x"))
     assert world.order == [("e", "a"), ("l", "a"), ("e", "b"), ("e", "c"), ("l", "c"), ("e", "d"), ("l", "d")]
     assert world.of("e")[0] == {"id": "a", "ts": 1700000000, "features": {"x": 1}}
     assert [label["ts"] for label in world.of("l")] == [1700000050, 1700000060, 1700000230]
 
 
+def test_labels_follow_a_number_of_events_later_whatever_the_times_are(world: World) -> None:
+    world.replay(write("a.csv", TABLE), "2", how(features="x"))
+    events = [("e", "a"), ("e", "b"), ("l", "a"), ("e", "c"), ("l", "b"), ("e", "d"), ("l", "c"), ("l", "d")]
+    assert world.order == events
+    assert world.of("l")[0] == {"id": "a", "label": "p", "ts": 1700000120}
+
+
 def test_a_groups_label_follows_its_last_event_once(world: World) -> None:
-    world.replay(write("a.csv", TABLE), "end-of:s", how(features="x"), batch=1)
+    world.replay(write("a.csv", TABLE), "end-of:s", how(features="x"))
     assert world.order == [("e", "a"), ("e", "b"), ("e", "c"), ("l", "group"), ("e", "d"), ("l", "group")]
     assert world.of("e")[0] == {"id": "a", "ts": 1700000000, "group": "g1", "features": {"x": 1}}
     assert world.of("l") == [
@@ -626,7 +634,7 @@ def test_a_group_on_a_pipe_ends_where_the_next_begins(world: World, monkeypatch:
 
     told = how(form="csv", features="x")
     pipe(0, 1, 3, 2, 4)
-    world.replay("-", "end-of:s", told, batch=1)
+    world.replay("-", "end-of:s", told)
     assert world.order == [("e", "a"), ("e", "c"), ("l", "group"), ("e", "b"), ("e", "d"), ("l", "group")]
     pipe(0, 1, 2, 3)
     with pytest.raises(ConfigError, match="standard input row 4: the group 'g1' comes again after its end"):
@@ -700,7 +708,10 @@ def test_the_pace_holds_for_both(world: World, monkeypatch: pytest.MonkeyPatch) 
         (["--labels-topic", "l"], "--labels-topic TOPIC and --delay go together"),
         (["--delay", "5m"], "--labels-topic TOPIC and --delay go together"),
         (["--labels-topic", "e", "--delay", "5m"], "labels need a topic of their own"),
-        (["--labels-topic", "l", "--delay", "soon"], "--delay soon: write a duration like 5m, field:COLUMN"),
+        (
+            ["--labels-topic", "l", "--delay", "soon"],
+            "--delay soon: write a duration like 5m, a number of events",
+        ),
         (["--labels-topic", "l", "--delay", "5m", "--rate", "9"], "has no event time"),
         (["--types", "x"], "--types x: write COLUMN=TYPE with a type of float"),
         (["--types", "x=double"], "--types x=double: write COLUMN=TYPE"),
