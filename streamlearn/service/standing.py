@@ -66,10 +66,13 @@ class Standing:
         self.shard = self._loaded()
 
     @classmethod
-    def at_genesis(cls, fresh: FreshModel, entry: Entry, schemas: Schemas) -> "Standing":
-        """Stand at an era entry with a fresh model: the genesis, or a changed model."""
+    def at_genesis(
+        cls, fresh: FreshModel, entry: Entry, schemas: Schemas, sections: Mapping[str, bytes]
+    ) -> "Standing":
+        """Stand at an era entry with the state that its revision begins with (`Beginning.sections`): the
+        genesis, or a changed model.
+        """
         assert entry.change is not None
-        sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
         positions = [
             (topic, partition, offset)
             for (topic, partition), offset in positions_under(entry.change, {}).items()

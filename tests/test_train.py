@@ -1,0 +1,233 @@
+"""`train` and `serve --from`: a service that begins where history ended, as if it had read that too."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from river import linear_model, preprocessing
+
+import streamlearn
+from streamlearn.core.snapshot import load_memory, unseal
+from streamlearn.errors import ConfigError
+from tests.command import Command, command
+from tests.service_process import App, Apps, apps, backend
+from tests.test_service import answers, events, logistic, plain_loop
+
+__all__ = ["apps", "backend", "command"]
+
+
+@pytest.fixture(autouse=True)
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of `train` already, so that it need not start the process again."""
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+
+
+def written(file: Path, stream: list[dict[str, Any]]) -> Path:
+    file.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in stream))
+    return file
+
+
+def trained(command: Command, app: App, stream: list[dict[str, Any]], *words: object) -> dict[str, Any]:
+    """Train the app's model on a stream: what `train --json` says."""
+    source = written(app.folder / "history.jsonl", stream)
+    out = f"file:{app.folder / 'trained'}"
+    name = ("-n", app.config.app.name, "-m", "test_models:logistic", "--app-dir", app.folder)
+    done: dict[str, Any] = orjson.loads(command.ok("train", source, "-o", out, *name, "--json", *words))
+    return done
+
+
+def test_a_service_that_begins_trained_goes_on_as_one_loop_over_history_and_stream(
+    apps: Apps, backend: str, command: Command
+) -> None:
+    app = apps(backend)
+    stream = events(1500)
+    done = trained(command, app, stream[:900])
+    assert (done["records"], done["learned"]) == (900, 900)
+    app.produce(stream[900:1200])
+    process = app.serve("--from", done["checkpoint"])
+    app.wait(process, 300)
+    process.kill()
+    process.wait()
+    # Nothing needs the training any more: neither the option nor its files.
+    shutil.rmtree(app.folder / "trained")
+    app.produce(stream[1200:])
+    process = app.serve()
+    app.wait(process, 600)
+    app.stop(process)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)[900:]
+
+
+def test_a_state_that_must_be_made_again_from_its_birth_needs_the_very_checkpoint_it_began_from(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("", **{"checkpoint.interval_s": 3600})
+    stream = events(600)
+    done = trained(command, app, stream[:300])
+    other = trained(command, app, stream[:200])
+    app.produce(stream[300:500])
+    process = app.serve("--from", done["checkpoint"])
+    app.wait(process, 200)
+    app.stop(process)
+    shutil.rmtree(app.folder / "log.db.checkpoints")
+    for words, said in (
+        ((), "must be made again from that one. Name it"),
+        (("--from", other["checkpoint"]), "is another one"),
+    ):
+        process = app.serve(*words)
+        assert process.wait(60) == 1
+        assert said in app.log
+    app.produce(stream[500:])
+    process = app.serve("--from", done["checkpoint"])
+    app.wait(process, 300)
+    app.stop(process)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream)[300:]
+
+
+def test_a_retrained_model_takes_the_place_of_the_old_one_with_model_change_fresh(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("")
+    stream = events(500)
+    app.produce(stream[:100])
+    process = app.serve()
+    app.wait(process, 100)
+    app.stop(process)
+    done = trained(command, app, stream[:400])
+    for part in (stream[400:450], stream[450:]):
+        app.produce(part)
+        process = app.serve("--from", done["checkpoint"], "--model-change", "fresh")
+        app.wait(process, 100 + int(part[-1]["id"][1:]) - 399)
+        app.stop(process)
+    assert answers(app.predictions())[100:] == plain_loop(logistic(), stream)[400:]
+    assert {p["model"]["revision"] for p in app.predictions()[100:]} == {2}
+    assert "model.unchanged" in app.log
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_both_versions_are_named(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("")
+    done = trained(command, app, events(50))
+    process = app.serve("--from", done["checkpoint"], "-m", "test_models:tree_model")
+    assert process.wait(60) == 2
+    assert f"holds the model version {done['version']} (test_models:logistic)" in app.log
+    assert "(test_models:tree_model): train it again" in app.log
+
+
+def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
+    stream = events(100)
+    stream[50]["features"]["f0"] = "hot"
+    written(Path("history.jsonl"), stream)
+    command.ok("train", "history.jsonl", "-m", "river.linear_model:LogisticRegression", "-o", "file:out")
+    _, sections = unseal(Path("out/000000000000.ckpt").read_bytes())
+    memory = load_memory(sections)
+    assert (memory.learned, memory.label_type, memory.outcomes["dlq.guard.feature_type"]) == (99, "bool", 1)
+    from streamlearn.service.beginning import _carried
+
+    before = unseal(Path("out/000000000000.ckpt").read_bytes())[1]
+    found = load_memory({"memory": _carried(before)})
+    assert (found.learned, found.label_type, set(found.types)) == (99, "bool", {"f0", "f1", "f2", "f3"})
+    assert (found.records, found.outcomes, found.time_unit) == (0, {}, "")
+
+
+def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) -> None:
+    Path("rows.csv").write_text("a,b,broken\n1,2,yes\n2,3,no\n")
+    words = ("-m", "river.linear_model:LogisticRegression", "-o", "file:out")
+    result = command("train", "rows.csv", *words)
+    assert result.code == 2
+    assert "none of its 2 records had a label" in result.err
+    assert not Path("out").exists()
+    Path("rows.csv").write_text("a,b,broken\n1,2,true\n2,3,false\n")
+    result = command("train", "rows.csv", "--label", "broken", *words)
+    assert "2 of them were refused" in result.err
+    assert "--types COLUMN=bool" in result.err
+    words = ("--label", "broken", "--types", "broken=bool", *words)
+    assert "learned 2 of 2 records" in command.ok("train", "rows.csv", *words)
+
+
+def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("")
+    stream = events(2200)
+    for at in (5, 1500, 1501):
+        stream[at]["features"]["poison"] = 1
+    source = written(app.folder / "history.jsonl", stream)
+    words = ("-m", "test_models:touchy", "--app-dir", app.folder, "-o", "file:out", "--json")
+    done = orjson.loads(command.ok("train", source, *words))
+    assert (done["learned"], done["outcomes"]["dlq.learn.raised"]) == (2197, 3)
+    plain = logistic()
+    for event in stream:
+        if "poison" not in event["features"]:
+            plain.predict_proba_one(event["features"])
+            plain.learn_one(event["features"], event["label"])
+    model = streamlearn.load("file:out@latest", use="test_models:touchy")
+    assert model["Touchy"].weights == plain["LogisticRegression"].weights
+    with pytest.raises(ConfigError, match=r"asks for test_models\.Touchy.*name the model"):
+        streamlearn.load("file:out@latest")
+
+
+def test_a_folder_of_a_service_takes_no_trained_checkpoint(apps: Apps, command: Command) -> None:
+    app = apps("")
+    process = app.serve()
+    app.produce(events(5))
+    app.wait(process, 5)
+    app.stop(process)
+    own = app.folder / "log.db.checkpoints" / app.config.app.name / "0"
+    result = command("train", "river:Phishing", "-o", f"file:{own}")
+    assert result.code == 2
+    assert "holds the checkpoints of a service" in result.err
+    model = streamlearn.load(f"file:{app.folder / 'log.db.checkpoints'}@latest")
+    assert isinstance(model["LogisticRegression"], linear_model.LogisticRegression)
+    assert isinstance(model["StandardScaler"], preprocessing.StandardScaler)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("nowhere", "there is no checkpoint 'nowhere': name it file:DIR@latest"),
+        ("file:nowhere@latest", "there is no folder nowhere"),
+        ("file:out", "names no checkpoint"),
+        ("file:out@7", "there is no checkpoint 7 in out; there are: 0"),
+        ("out/000000000000.ckpt", "its seal does not hold"),
+        ("", "say which checkpoint"),
+    ],
+)
+def test_load_says_what_would_be_right(command: Command, where: str, said: str) -> None:
+    command.ok("train", "river:Phishing", "-o", "file:out", "--limit", "20")
+    file = Path("out/000000000000.ckpt")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match=said):
+        streamlearn.load(where)
+
+
+def test_a_signed_checkpoint_opens_with_its_key_alone(command: Command) -> None:
+    Path("streamlearn.toml").write_text('[checkpoint]\nkey = "s3cret"\n')
+    command.ok("train", "river:Phishing", "-o", "file:out", "--limit", "20")
+    with pytest.raises(ConfigError, match=r"give the \[checkpoint\] key"):
+        streamlearn.load("file:out@latest")
+    assert streamlearn.load("file:out@latest", key="s3cret") is not None
+    assert streamlearn.load("file:out@latest", config="streamlearn.toml") is not None
+
+
+def test_a_notebook_loads_the_newest_state_of_a_service_by_its_configuration(
+    apps: Apps, backend: str, command: Command
+) -> None:
+    app = apps(backend)
+    stream = events(40)
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, 40)
+    app.stop(process)
+    log = app.config.log
+    Path("streamlearn.toml").write_text(
+        f'[app]\nname = "{app.config.app.name}"\n[log]\nbackend = "{log.backend}"\npath = "{log.path}"\n'
+        f'bootstrap_servers = "{log.bootstrap_servers}"\n'
+    )
+    plain = logistic()
+    for event in stream:
+        plain.learn_one(event["features"], event["label"])
+    model = streamlearn.load(config="streamlearn.toml")
+    assert model["LogisticRegression"].weights == plain["LogisticRegression"].weights
