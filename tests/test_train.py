@@ -11,6 +11,7 @@ from river import linear_model, preprocessing
 import streamlearn
 from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.errors import ConfigError
+from streamlearn.service.beginning import carried
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import answers, events, logistic, plain_loop
@@ -124,10 +125,7 @@ def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
     _, sections = unseal(Path("out/000000000000.ckpt").read_bytes())
     memory = load_memory(sections)
     assert (memory.learned, memory.label_type, memory.outcomes["dlq.guard.feature_type"]) == (99, "bool", 1)
-    from streamlearn.service.beginning import _carried
-
-    before = unseal(Path("out/000000000000.ckpt").read_bytes())[1]
-    found = load_memory({"memory": _carried(before)})
+    found = carried(sections)
     assert (found.learned, found.label_type, set(found.types)) == (99, "bool", {"f0", "f1", "f2", "f3"})
     assert (found.records, found.outcomes, found.time_unit) == (0, {}, "")
 

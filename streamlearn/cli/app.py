@@ -11,6 +11,7 @@ from streamlearn.cli import (
     explain,
     look,
     replay,
+    score,
     serve,
     show,
     topics,
@@ -32,6 +33,7 @@ app.command(short_help="See what data are there, and propose a configuration.")(
 app.command(short_help="Send a stream of the past to a topic.")(replay.replay)
 app.command(short_help="What was known when a prediction was made.")(explain.explain)
 app.command(short_help="Learn from the past, for `serve --from`.")(train.train)
+app.command(short_help="Answer a whole source with a fixed model.")(score.score)
 app.command(short_help="Write a range of a topic to a file.")(data.record)
 app.command(short_help="Print what is in a topic.")(data.tail)
 app.command(short_help="Make or check the topics of a service.")(topics.topics)

@@ -112,7 +112,7 @@ def _send(
         for text in stream.notes:
             common.note(text)
         for name in filter(None, topics):
-            _need_topic(admin, settings, name)
+            need_topic(admin, settings, name)
         late = None
         if delay is not None:
             members = Members("key", "ts", how.members.time_unit) if stream.tabular else how.members
@@ -156,7 +156,8 @@ def _pace(speed: str, rate: float | None) -> "Pace":
     return Pace(speed=float(speed))
 
 
-def _need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
+def need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
+    """Make a topic that does not exist, in an embedded log; on Kafka say how. Raises `ConfigError`."""
     from streamlearn.log.port import TopicSpec
 
     if topic in admin.topics():

@@ -56,7 +56,10 @@ class Beginning:
                 f" leads to the journal's end, so its state must be made again from that one{other}. Name it"
                 " with --from or [model] start_from, or restore one of the service's own checkpoints"
             )
-        return {"champion": saved.sections["champion"], "memory": _carried(saved.sections)}
+        return {
+            "champion": saved.sections["champion"],
+            "memory": msgspec.json.encode(carried(saved.sections)),
+        }
 
     def _checked(self) -> Saved:
         """The checkpoint, if it is one of this model's. Raises `ConfigError`."""
@@ -71,20 +74,23 @@ class Beginning:
                     " [model] and [app] name, or configure the model that it was trained with"
                 )
             model_in(saved, self._fresh.trusted)
-            _carried(saved.sections)
+            if frozen := carried(saved.sections).frozen:
+                raise ConfigError(
+                    f"the model in {saved.name} no longer learns ({frozen}): begin with another one"
+                )
             self._saved = saved
         return self._saved
 
 
-def _carried(sections: Mapping[str, bytes]) -> bytes:
-    """The memory of a service that begins where another state was."""
+def carried(sections: Mapping[str, bytes]) -> Memory:
+    """What the model in a checkpoint was taught by; all else of a state is a new service's own.
+
+    Raises `ConfigError`.
+    """
     try:
         before = load_memory(sections)
     except BadCheckpoint as reason:
-        raise ConfigError(f"the checkpoint to start from must not be loaded: {reason}") from reason
-    if before.frozen:
-        raise ConfigError(
-            f"the model in the checkpoint to start from no longer learns ({before.frozen}): train another"
-        )
-    memory = Memory(learned=before.learned, label_type=before.label_type, types=before.types)
-    return msgspec.json.encode(memory)
+        raise ConfigError(f"the checkpoint must not be loaded: {reason}") from reason
+    return Memory(
+        learned=before.learned, label_type=before.label_type, types=before.types, frozen=before.frozen
+    )
