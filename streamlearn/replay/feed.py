@@ -10,29 +10,59 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from streamlearn.core.events import EventSpec
+from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.records import Record
+from streamlearn.core.shard import ShardSpec
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.late import Delay, Late, Sent
 from streamlearn.replay.sources import How, Item, Source, kind_of
 
 
 class Feed(NamedTuple):
-    """What to read: the source, when its labels follow (None: they are inside the events), at most so many
-    events, and the names of the two topics.
+    """What to read: the source, when its labels follow (None: they are inside the events), and at most how
+    many events.
     """
 
     source: Source
     how: How
     delay: Delay | None = None
     limit: int | None = None
-    labels: str = ""
 
     @property
     def topic(self) -> str:
         """What the records' topic is called: the topic's own name, else the source's."""
         name = self.source.name
         return name.removeprefix("topic:").partition("@")[0] if name.startswith("topic:") else name
+
+    @property
+    def labels(self) -> str:
+        """What the labels' topic is called."""
+        return f"{self.topic}.labels"
+
+    def spec(self, configured: ShardSpec) -> ShardSpec:
+        """The rules of a shard that reads this feed: events as they come, labels as `late` sends them.
+        Where the configuration has no labels topic, they are waited for as long as it takes.
+        """
+        event, labels = event_of(configured.event, self.source), configured.labels
+        if self.delay is not None:
+            labels = labels or LabelSpec(topic="", ttl_ms=_FOR_EVER_MS)
+            labels = msgspec.structs.replace(
+                labels,
+                join="group" if self.delay.group else "id",
+                id="id",
+                group="group",
+                label="label",
+                time="ts",
+            )
+            if self.delay.group:
+                group = "group" if self.source.tabular else event.group or self.delay.group
+                event = msgspec.structs.replace(event, group=group)
+        if labels is not None:
+            labels = msgspec.structs.replace(labels, topic=self.labels)
+        return msgspec.structs.replace(configured, event=event, labels=labels, control="")
 
     def records(self) -> Iterator[Record | None]:
         """The records in order; None where nothing more has arrived yet, as on a slow pipe."""
@@ -86,4 +116,5 @@ def event_of(configured: EventSpec, source: Source) -> EventSpec:
     )
 
 
+_FOR_EVER_MS = 1e15
 _ENVELOPES = ("river", "python")

@@ -16,7 +16,7 @@ import msgspec
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import ShardSpec
 from streamlearn.errors import Stop
-from streamlearn.replay.feed import Feed, event_of
+from streamlearn.replay.feed import Feed
 from streamlearn.replay.lines import line
 from streamlearn.replay.sinks import Sink
 from streamlearn.service.beginning import carried
@@ -113,9 +113,9 @@ def _static(batch: Batch) -> tuple[ShardSpec, dict[str, bytes]]:
     """The rules and the state of a shard that answers and does not learn. Every row has its answer, so ids
     that come twice are answered twice.
     """
-    spec = spec_of(batch.saved.header.under)
-    event = msgspec.structs.replace(event_of(spec.event, batch.feed.source), duplicates=0)
+    spec = batch.feed.spec(spec_of(batch.saved.header.under))
+    event = msgspec.structs.replace(spec.event, duplicates=0)
     memory = carried(batch.saved.sections)
     memory.frozen = STATIC
     sections = {"champion": batch.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
-    return msgspec.structs.replace(spec, event=event, control=""), sections
+    return msgspec.structs.replace(spec, event=event), sections

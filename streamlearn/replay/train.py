@@ -18,7 +18,7 @@ from streamlearn.core.shard import Memory
 from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
-from streamlearn.replay.feed import Feed, event_of
+from streamlearn.replay.feed import Feed
 from streamlearn.service.eras import era_now, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
@@ -50,9 +50,10 @@ def train(
     """Step all of `feed` and write the checkpoint to `out` (`file:DIR`). Raises `ConfigError` when nothing
     was learned, and `Stop` when the model cannot be trained, or when `stop` was set.
     """
-    era = era_of(config, fresh, feed)
+    era = era_of(config, fresh, feed.source.name)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
-    offline = Offline(spec_of(era), sections, fresh.trusted, config.event.schema_registry)
+    spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
+    offline = Offline(spec, sections, fresh.trusted, config.event.schema_registry)
     records = told = 0
     for record in feed.records():
         if stop.is_set():
@@ -68,23 +69,17 @@ def train(
     memory = offline.shard.memory
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)
-    name = write_trained(out, header, offline.sections(), config.checkpoint.key)
+    state = {part: data for part, data in offline.sections().items() if part in ("champion", "memory")}
+    name = write_trained(out, header, state, config.checkpoint.key)
     return Training(name, fresh.name, fresh.version, records, memory.learned, dict(memory.outcomes))
 
 
-def era_of(config: Config, fresh: FreshModel, feed: Feed) -> Era:
-    """What the history is stepped under: the era that `serve` would make, without a journal's topics."""
+def era_of(config: Config, fresh: FreshModel, source: str) -> Era:
+    """What the checkpoint stands under: the era that `serve` would make, without a journal's topics."""
     nowhere = TopicInfo("", (0,), (0,))
-    names = (*config.topics.input, config.topics.control, *filter(None, [_labels_of(config)]))
-    era = era_now(config, fresh, dict.fromkeys(names, nowhere), TRAINED)
-    event = event_of(spec_of(era).event, feed.source)
-    inside: dict[str, Any] = {**era.config, "event": msgspec.to_builtins(event), "control": ""}
-    inside |= {"app": config.app.name, "source": feed.source.name}
+    era = era_now(config, fresh, dict.fromkeys(config.names().sources, nowhere), TRAINED)
+    inside: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
     return msgspec.structs.replace(era, config=inside, topics={})
-
-
-def _labels_of(config: Config) -> str:
-    return str(getattr(config.topics, "labels", ""))
 
 
 def _need_learning(memory: Memory, records: int, name: str) -> None:

@@ -6,12 +6,9 @@ Invariants:
 - Memory is bounded: at most `SNAPSHOT_RECORDS` records are held for an undo.
 """
 
-from collections.abc import Mapping
-
-from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard, ShardSpec
-from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.core.snapshot import Sections, dump_state, load_state
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
 from streamlearn.service.schemas import Schemas
 
@@ -24,12 +21,12 @@ class Offline:
     """
 
     def __init__(
-        self, spec: ShardSpec, sections: Mapping[str, bytes], trusted: frozenset[str], registry: str = ""
+        self, spec: ShardSpec, sections: Sections, trusted: frozenset[str], registry: str = ""
     ) -> None:
         self._spec = spec
         self._trusted = trusted
         self._schemas = Schemas(registry, lambda: None)
-        self._sections = dict(sections)
+        self._sections = sections
         self._since: list[Record] = []
         self._skipped: dict[int, tuple[str, str]] = {}
         self.shard = self._loaded()
@@ -46,10 +43,10 @@ class Offline:
         self._since.append(record)
         return outputs
 
-    def sections(self) -> dict[str, bytes]:
+    def sections(self) -> Sections:
         """The state as a checkpoint holds it. Raises `Stop` when the model does not pickle."""
         try:
-            return dump_state(self.shard.learner.model, self.shard.memory)
+            return dump_state(self.shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
             raise Stop(
                 f"the model cannot be saved once it has learned: {type(error).__name__}: {error}. Keep "
@@ -93,5 +90,4 @@ class Offline:
                     return self.shard.skip(record, skip.stage, skip.reason)
 
     def _loaded(self) -> Shard:
-        model, memory = load_state(self._sections, self._trusted)
-        return Shard(self._spec, Learner(model), memory)
+        return load_state(self._spec, self._sections, self._trusted)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.snapshot import Header, load_model, open_header, seal, unseal
+from streamlearn.core.snapshot import Header, Sections, load_model, open_header, seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.log.folder import FolderStore
 
@@ -67,7 +67,7 @@ def model_in(saved: Saved, trusted: frozenset[str]) -> Any:
         ) from reason
 
 
-def write_trained(where: str, header: Header, sections: dict[str, bytes], key: str = "") -> str:
+def write_trained(where: str, header: Header, sections: Sections, key: str = "") -> str:
     """Write a trained checkpoint into the folder `where` (`file:DIR`), as the next number there. Returns
     how to name it. Raises `ConfigError` for a folder that is a service's own.
     """
