@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from streamlearn.core.events import Event
 from streamlearn.core.records import Record
 from streamlearn.errors import Stop
 from streamlearn.log.port import Admin, Store
@@ -24,6 +25,7 @@ from streamlearn.replay.lookup import (
     record_at,
 )
 from streamlearn.replay.rebuild import Rebuild, Rebuilt
+from streamlearn.replay.told import event_in, label_of
 from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config
 
@@ -51,6 +53,8 @@ def explain(
     source = Place(**prediction["source"])
     record = record_at(admin, source)
     rebuilt = _rebuilt(config, fresh, admin, store, record, found, source, looked, tell)
+    event = None if record is None else event_in(config, record)
+    label = None if record is None or event is None else label_of(config, admin, event, record, looked)
     return {
         "prediction": prediction,
         "published": {
@@ -59,8 +63,8 @@ def explain(
             "offset": found.offset,
             "timestamp": found.timestamp_ms,
         },
-        "event": _event(record, rebuilt),
-        "label": _label(rebuilt),
+        "event": _event(record, event, rebuilt),
+        "label": label,
         "model": _model(rebuilt, record),
         "contributions": _contributions(rebuilt, prediction["prediction"]),
         "looked_at": looked.by_topic,
@@ -123,21 +127,14 @@ def _rebuilt(
     return rebuild.at(record, found.value or b"", entry, offset)
 
 
-def _event(record: Record | None, rebuilt: Rebuilt | None) -> dict[str, Any] | None:
-    """The event as it was read; None when its record is no longer retained."""
+def _event(record: Record | None, event: Event | None, rebuilt: Rebuilt | None) -> dict[str, Any] | None:
+    """The event as its model saw it, else as it was read; None when its record is no longer retained."""
     if record is None:
         return None
     arrived = {"timestamp": record.timestamp_ms}
-    if rebuilt is None:
-        text = (record.value or b"").decode("utf-8", "backslashreplace")
-        return {**arrived, "value": text}
-    return {**arrived, "features": rebuilt.x}
-
-
-def _label(rebuilt: Rebuilt | None) -> dict[str, Any] | None:
-    if rebuilt is None or rebuilt.y is None:
-        return None
-    return {"label": rebuilt.y, "where": "in the event", "delay_s": 0.0}
+    if rebuilt is not None or event is not None:
+        return {**arrived, "features": rebuilt.x if rebuilt is not None else event and event.x}
+    return {**arrived, "value": (record.value or b"").decode("utf-8", "backslashreplace")}
 
 
 def _model(rebuilt: Rebuilt | None, record: Record | None) -> dict[str, Any]:

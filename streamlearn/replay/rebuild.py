@@ -30,7 +30,6 @@ class Rebuilt(NamedTuple):
 
     model: Any
     x: dict[str, Any]
-    y: Any
     exact: bool
     learned: int
     seq: int
@@ -88,7 +87,7 @@ class Rebuild:
             if event is None:
                 return None
             learned = shard.memory.learned
-            return Rebuilt(shard.learner.model, event.x, event.y, False, learned, header.seq, 0, why)
+            return Rebuilt(shard.learner.model, event.x, False, learned, header.seq, 0, why)
         return None
 
     def _older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
@@ -147,22 +146,21 @@ class Rebuild:
         """Step the record; what reached the model is seen as the model is asked, before it learns."""
         learner = standing.shard.learner
         learned = standing.shard.memory.learned
-        seen: list[tuple[dict[str, Any], Any]] = []
+        seen: list[dict[str, Any]] = []
         ask = learner.predict
         champion = standing.take_snapshot()["champion"]
         assert isinstance(champion, bytes), "a model is one piece"
 
         def asked(x: dict[str, Any], y: Any) -> Answer:
-            seen.append((dict(x), y))
+            seen.append(dict(x))
             return ask(x, y)
 
         learner.predict = asked
         outputs = self._schemas.step(standing.shard, record)
         if not seen or published not in [output.value for output in outputs]:
             raise _Differs("the prediction comes out different in this process")
-        (x, y) = seen[0]
         model = load_model(champion, self._fresh.trusted)
-        return Rebuilt(model, x, y, True, learned, seq, redone)
+        return Rebuilt(model, seen[0], True, learned, seq, redone)
 
 
 class _Differs(StreamlearnError):
