@@ -156,18 +156,18 @@ def test_a_place_is_topic_partition_offset() -> None:
 def test_a_label_of_the_labels_topic_is_found_with_its_delay(
     apps: Apps, backend: str, command: Command
 ) -> None:
-    app = apps(backend, inputs=(("events", 1), ("labels", 1)))
+    app = apps(backend, labels=1)
     stream = events(120)
     labels = [{"id": e["id"], "label": e.pop("label"), "ts": e["ts"] + 30} for e in stream]
     app.produce(stream[:100])
-    app.produce(labels[:90], topic=1)
+    app.admin.append(app.labels, app.rows(labels[:90]))
     app.produce(stream[100:])
-    process = app.serve(**{"topics.input": app.inputs[:1], "topics.labels": app.inputs[1]})
+    process = app.serve()
     app.wait(process, 120)
     app.stop(process)
-    Path("streamlearn.toml").write_text(f'[topics]\ninput = "{app.inputs[0]}"\nlabels = "{app.inputs[1]}"\n')
+    Path("streamlearn.toml").write_text(f'[topics]\ninput = "{app.inputs[0]}"\nlabels = "{app.labels}"\n')
     found = orjson.loads(command.ok("explain", "e85", "--json", *words(app)))
-    where = f"{app.inputs[1]} partition 0 offset 85"
+    where = f"{app.labels} partition 0 offset 85"
     assert found["label"] == {"label": labels[85]["label"], "where": where, "delay_s": 30.0}
     found = orjson.loads(command.ok("explain", "e110", "--json", *words(app)))
     assert (found["label"], found["model"]["exact"]) == (None, True)
