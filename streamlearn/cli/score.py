@@ -23,9 +23,14 @@ Out = Annotated[
         "--out", "-o", metavar="FILE", help="FILE.csv is a table; or topic:NAME. [default: standard output]"
     ),
 ]
+_ROWS = 40
+
 DeadLetters = Annotated[
     str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
 ]
+_ROWS = 40
+"""So many windows of the report are printed at most."""
+
 Window = Annotated[
     int, typer.Option("--window", min=10, max=1_000_000, metavar="N", help="Labels in a row of the report.")
 ]
@@ -80,7 +85,7 @@ def score(
     late = feeding.delay_in(delay)
     how = source_options.how(settings, columns, csv, form, late is not None, late)
     own = bool(model or config)
-    report = _score(settings, own, source, how, checkpoint, (out, dead_letters), late, limit)
+    report = _score(settings, own, source, how, checkpoint, (out, dead_letters), late, limit, window)
     if as_json:
         common.print_json(report)
     else:
@@ -96,6 +101,7 @@ def _score(
     outs: tuple[str, str],
     delay: "Delay | None",
     limit: int | None,
+    window: int,
 ) -> dict[str, Any]:
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
     from streamlearn.replay.score import Batch, Letters
@@ -122,7 +128,7 @@ def _score(
         letters = None
         if dead_letters:
             letters = Letters(stack.enter_context(sink_of(dead_letters, None)))
-        batch = Batch(feed, saved, trusted, settings.event.schema_registry)
+        batch = Batch(feed, saved, trusted, settings.event.schema_registry, window)
         try:
             return run(batch, sink, letters, stop, advance)
         except Stop as error:
@@ -147,3 +153,43 @@ def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:
     if refused:
         there = f"are in {dead_letters}" if dead_letters else "were left out; --dead-letters FILE keeps them"
         common.note(f"{refused:,} refused records {there}")
+    if report["decay"] is not None:
+        _tell_decay(report["decay"])
+
+
+def _tell_decay(decay: dict[str, Any]) -> None:
+    """How good it was, and since when not."""
+    metric = decay["metric"]
+    names = ("model", "no_change", "prior")
+    head = " ".join(f"{name.replace('_', '-'):>10}" for name in names)
+    common.note(f"\n{metric} ({'more' if decay['more_is_better'] else 'less'} is better)")
+    common.note(f"{'labels':>12} {head}")
+    rows = decay["windows"]
+    step = -(-len(rows) // _ROWS) or 1
+    for row in [row for at, row in enumerate(rows) if at % step == 0 or row is decay["worse_since"]]:
+        mark = "" if row["better"] else "   not better than the best baseline"
+        common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
+    if step > 1:
+        windows = f"{len(rows):,} windows of {decay['window']:,} labels"
+        common.note(f"(every {step}th of {windows}; --json has all)")
+    common.note(f"{'all':>12} {' '.join(_number(decay['all'][name]) for name in names)}")
+    common.note(_verdict(decay))
+
+
+def _verdict(decay: dict[str, Any]) -> str:
+    rows, since = decay["windows"], decay["worse_since"]
+    if not rows:
+        return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
+    if since is None:
+        return "up to the last window the model was better than the baselines, or no worse can be told"
+    if since is rows[0]:
+        return "in no window was the model better than the best baseline"
+    first = since["labels"] - decay["window"] + 1
+    return (
+        f"it stopped being good: from label {first:,} on (record {since['records']:,} ends that window) no"
+        " window was better than the best baseline; train it again"
+    )
+
+
+def _number(value: float | None) -> str:
+    return f"{'-':>10}" if value is None else f"{value:>10.4g}"

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.core.records import Output, Record
+from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import ShardSpec
 from streamlearn.errors import Stop
+from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.lines import line
 from streamlearn.replay.sinks import Sink
@@ -28,17 +30,19 @@ STATIC = "static"
 """Why a batch's model learns nothing (`Memory.frozen`)."""
 
 PROGRESS_RECORDS = 1_000
+_NEVER = 1 << 62
 
 
 class Batch(NamedTuple):
     """What to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river (see
-    `core.snapshot.trusted_by`), and the address of the schema registry.
+    `core.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of the report.
     """
 
     feed: Feed
     saved: Saved
     trusted: frozenset[str]
     registry: str = ""
+    window: int = 1000
 
 
 class Letters:
@@ -68,12 +72,13 @@ def score(
 ) -> dict[str, Any]:
     """Answer every event of the feed into `out`; the report.
 
-    `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`. Raises `Stop` when
-    the model fails at every event, or when `stop` was set.
+    `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`, and
+    `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
     """
     began_s = time.monotonic()
     spec, sections = _static(batch)
     offline = Offline(spec, sections, batch.trusted, batch.registry)
+    decay = Decay(batch.window)
     records = told = predictions = 0
     for record in batch.feed.records():
         if stop.is_set():
@@ -82,9 +87,10 @@ def score(
             continue
         outputs = offline.step(record)
         records += 1
+        decay.note(offline.shard)
         for output in outputs:
             if output.role == "predictions":
-                out.write(outputs)
+                out.write((output,))
                 predictions += 1
             elif letters is not None and output.role == "dlq":
                 letters.write(record, output)
@@ -106,6 +112,7 @@ def score(
             "learned": offline.shard.memory.learned,
         },
         "checkpoint": {"name": batch.saved.name, "sha256": batch.saved.sha256},
+        "decay": decay.report(offline.shard),
     }
 
 
@@ -118,4 +125,5 @@ def _static(batch: Batch) -> tuple[ShardSpec, dict[str, bytes]]:
     memory = carried(batch.saved.sections)
     memory.frozen = STATIC
     sections = {"champion": batch.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
-    return msgspec.structs.replace(spec, event=event), sections
+    scores = ScoresSpec(every=_NEVER, window=batch.window)
+    return msgspec.structs.replace(spec, event=event, scores=scores), sections
