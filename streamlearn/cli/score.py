@@ -23,8 +23,6 @@ Out = Annotated[
         "--out", "-o", metavar="FILE", help="FILE.csv is a table; or topic:NAME. [default: standard output]"
     ),
 ]
-_ROWS = 40
-
 DeadLetters = Annotated[
     str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
 ]
@@ -160,7 +158,7 @@ def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:
 def _tell_decay(decay: dict[str, Any]) -> None:
     """How good it was, and since when not."""
     metric = decay["metric"]
-    names = ("model", "no_change", "prior")
+    names = list(decay["all"])
     head = " ".join(f"{name.replace('_', '-'):>10}" for name in names)
     common.note(f"\n{metric} ({'more' if decay['more_is_better'] else 'less'} is better)")
     common.note(f"{'labels':>12} {head}")
@@ -181,7 +179,8 @@ def _verdict(decay: dict[str, Any]) -> str:
     if not rows:
         return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
     if since is None:
-        return "up to the last window the model was better than the baselines, or no worse can be told"
+        worse = sum(row["better"] is False for row in rows)
+        return f"in the last window it was better than the baselines; not so in {worse:,} of {len(rows):,} windows"
     if since is rows[0]:
         return "in no window was the model better than the best baseline"
     first = since["labels"] - decay["window"] + 1

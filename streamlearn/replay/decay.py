@@ -20,7 +20,6 @@ MAIN: Final[dict[str, tuple[str, bool]]] = {
 """By task the number that is compared, and whether more of it is better. Kappa and not accuracy, because it
 makes no difference to kappa how rare a class is."""
 
-BASELINES: Final = ("no_change", "prior")
 MAX_WINDOWS: Final = 100_000
 
 
@@ -40,8 +39,7 @@ class Decay:
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.
         self._next = (scores.labels // self._window + 1) * self._window
         metric, more = MAIN[scores.task]
-        window = scores.report()["window"]
-        row = {name: window[name][metric] for name in ("model", *BASELINES)}
+        row = _main(scores.report()["window"], metric)
         better = _is_better(row, more)
         self._rows.append({"labels": scores.labels, "records": shard.memory.records, **row, "better": better})
 
@@ -54,7 +52,6 @@ class Decay:
         if scores is None or not scores.labels or scores.task not in MAIN:
             return None
         metric, more = MAIN[scores.task]
-        whole = scores.report()["all"]
         judged = [row for row in self._rows if row["better"] is not None]
         since = len(judged)
         while since and not judged[since - 1]["better"]:
@@ -63,17 +60,22 @@ class Decay:
             "metric": metric,
             "more_is_better": more,
             "labels": scores.labels,
-            "all": {name: whole[name][metric] for name in ("model", *BASELINES)},
+            "all": _main(scores.report()["all"], metric),
             "window": self._window,
             "windows": list(self._rows),
             "worse_since": judged[since] if since < len(judged) else None,
         }
 
 
-def _is_better(row: dict[str, Any], more: bool) -> bool | None:
+def _main(span: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """One number of the model and of each baseline, by name."""
+    return {name: numbers[metric] for name, numbers in span.items() if isinstance(numbers, dict)}
+
+
+def _is_better(row: dict[str, float | None], more: bool) -> bool | None:
     """Whether the model beats every baseline; None where its number is not defined."""
     model = row["model"]
-    rivals = [row[name] for name in BASELINES if row[name] is not None]
+    rivals = [number for name, number in row.items() if name != "model" and number is not None]
     if model is None or not rivals:
         return None
     return bool(model > max(rivals) if more else model < min(rivals))
