@@ -19,6 +19,9 @@ from tests.test_service import answers, events, logistic, plain_loop
 __all__ = ["apps", "backend", "command"]
 
 
+LOGISTIC = "river.linear_model:LogisticRegression"
+
+
 @pytest.fixture(autouse=True)
 def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of `train` already, so that it need not start the process again."""
@@ -121,7 +124,7 @@ def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
     stream = events(100)
     stream[50]["features"]["f0"] = "hot"
     written(Path("history.jsonl"), stream)
-    command.ok("train", "history.jsonl", "-m", "river.linear_model:LogisticRegression", "-o", "file:out")
+    command.ok("train", "history.jsonl", "-m", LOGISTIC, "-o", "file:out")
     _, sections = unseal(Path("out/000000000000.ckpt").read_bytes())
     memory = load_memory(sections)
     assert (memory.learned, memory.label_type, memory.outcomes["dlq.guard.feature_type"]) == (99, "bool", 1)
@@ -132,7 +135,7 @@ def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
 
 def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) -> None:
     Path("rows.csv").write_text("a,b,broken\n1,2,yes\n2,3,no\n")
-    words = ("-m", "river.linear_model:LogisticRegression", "-o", "file:out")
+    words = ("-m", LOGISTIC, "-o", "file:out")
     result = command("train", "rows.csv", *words)
     assert result.code == 2
     assert "none of its 2 records had a label" in result.err
@@ -143,6 +146,29 @@ def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) 
     assert "--types COLUMN=bool" in result.err
     words = ("--label", "broken", "--types", "broken=bool", *words)
     assert "learned 2 of 2 records" in command.ok("train", "rows.csv", *words)
+
+
+def test_labels_that_come_late_are_learned_when_they_are_known(command: Command) -> None:
+    stream = events(400)
+    source = written(Path("history.jsonl"), stream)
+    done = orjson.loads(
+        command.ok("train", source, "--delay", "30s", "-m", LOGISTIC, "-o", "file:out", "--json")
+    )
+    assert (done["records"], done["learned"], done["outcomes"]["label.joined"]) == (800, 400, 400)
+    assert done["outcomes"]["prediction"] == 400
+    model, plain = streamlearn.load("file:out@latest"), linear_model.LogisticRegression()
+    for event in stream:
+        plain.learn_one(event["features"], event["label"])
+    assert model.weights == plain.weights  # an event a second: the labels come in the same order
+
+
+def test_one_label_at_the_end_of_a_group_is_learned_by_all_of_its_events(command: Command) -> None:
+    rows = [f"{n},{n // 10},{n % 7},{'up' if n // 10 % 2 else 'down'}" for n in range(200)]
+    Path("rows.csv").write_text("\n".join(["ts,series,a,which", *rows]) + "\n")
+    words = ("--time", "ts", "--label", "which", "--delay", "end-of:series", "--json")
+    tree = ("-m", "river.naive_bayes:GaussianNB", "-o", "file:out")
+    done = orjson.loads(command.ok("train", "rows.csv", *words, *tree))
+    assert (done["learned"], done["outcomes"]["label.joined"]) == (200, 20)
 
 
 def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(

@@ -179,8 +179,8 @@ def _verdict(decay: dict[str, Any]) -> str:
     if not rows:
         return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
     if since is None:
-        worse = sum(row["better"] is False for row in rows)
-        return f"in the last window it was better than the baselines; not so in {worse:,} of {len(rows):,} windows"
+        worse = f"{sum(row['better'] is False for row in rows):,} of {len(rows):,} windows"
+        return f"in the last window it was better than the baselines; it was not in {worse}"
     if since is rows[0]:
         return "in no window was the model better than the best baseline"
     first = since["labels"] - decay["window"] + 1
