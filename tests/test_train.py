@@ -227,6 +227,14 @@ def test_load_says_what_would_be_right(command: Command, where: str, said: str) 
         streamlearn.load(where)
 
 
+def test_a_preset_loads_without_being_named(command: Command) -> None:
+    command.ok("train", "river:WaterFlow", "-m", "preset:regression", "-o", "file:out", "--limit", "50")
+    assert isinstance(streamlearn.load("file:out@latest").predict_one({}), float)
+    assert (
+        command.ok("score", "river:WaterFlow", "--checkpoint", "file:out@0", "--limit", "3").count("\n") == 3
+    )
+
+
 def test_a_signed_checkpoint_opens_with_its_key_alone(command: Command) -> None:
     Path("streamlearn.toml").write_text('[checkpoint]\nkey = "s3cret"\n')
     command.ok("train", "river:Phishing", "-o", "file:out", "--limit", "20")

@@ -105,15 +105,16 @@ def _score(
     from streamlearn.replay.score import Batch, Letters
     from streamlearn.replay.score import score as run
     from streamlearn.replay.sinks import sink_of
+    from streamlearn.service.loading import preset_of
     from streamlearn.service.models import fresh_model
     from streamlearn.service.saved import model_in, read_saved
 
     out, dead_letters = outs
     saved = read_saved(checkpoint, settings.checkpoint.key)
     section = settings.model
-    trusted: frozenset[str] = frozenset()
+    trusted = preset_of(saved)
     if own:
-        trusted = fresh_model(settings.app.name, section.use, section.args, list(section.steps)).trusted
+        trusted |= fresh_model(settings.app.name, section.use, section.args, list(section.steps)).trusted
     model_in(saved, trusted)
     to_topic = out.startswith("topic:")
     with contextlib.ExitStack() as stack:
@@ -179,8 +180,9 @@ def _verdict(decay: dict[str, Any]) -> str:
     if not rows:
         return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
     if since is None:
-        worse = f"{sum(row['better'] is False for row in rows):,} of {len(rows):,} windows"
-        return f"in the last window it was better than the baselines; it was not in {worse}"
+        worse = sum(row["better"] is False for row in rows)
+        but = f", though not in {worse:,} of the {len(rows):,} windows" if worse else ", and in every other"
+        return f"in the last window it was better than each baseline{but}"
     if since is rows[0]:
         return "in no window was the model better than the best baseline"
     first = since["labels"] - decay["window"] + 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.models import fresh_model
+from streamlearn.service.presets import PRESETS
 from streamlearn.service.saved import Saved, model_in, read_saved, saved_from
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
             'say which checkpoint: streamlearn.load("file:DIR@latest"), a file, or config="streamlearn.toml"'
         )
     if not config:
-        return model_in(read_saved(str(where), key), trusted_of(use))
+        saved = read_saved(str(where), key)
+        return model_in(saved, trusted_of(use) | preset_of(saved))
     from streamlearn.config import load as load_config
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
     model = settings.model
     fresh = fresh_model(settings.app.name, model.use, model.args, list(model.steps))
     key = key or settings.checkpoint.key
-    return model_in(read_saved(str(where), key) if where else _newest(settings, key), fresh.trusted)
+    saved = read_saved(str(where), key) if where else _newest(settings, key)
+    return model_in(saved, fresh.trusted | preset_of(saved))
 
 
 def trusted_of(use: str) -> frozenset[str]:
@@ -43,6 +46,16 @@ def trusted_of(use: str) -> frozenset[str]:
     needed. Raises `ConfigError`.
     """
     return fresh_model("", use, {}, []).trusted if use else frozenset()
+
+
+def preset_of(saved: Saved) -> frozenset[str]:
+    """What a checkpoint that says it is of a preset may hold: what that preset, which is ours, holds."""
+    name = str(saved.header.under.config.get("model_name", ""))
+    return (
+        trusted_of(name)
+        if name.startswith("preset:") and name.removeprefix("preset:") in PRESETS
+        else frozenset()
+    )
 
 
 def _newest(settings: "Config", key: str) -> Saved:
