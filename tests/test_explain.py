@@ -9,6 +9,7 @@ import orjson
 import pytest
 from river import compose, linear_model, multiclass, preprocessing, tree
 
+from streamlearn.core.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.replay.contributions import contributions
 from streamlearn.replay.lookup import Place, place_of
@@ -118,6 +119,16 @@ def test_without_a_way_to_the_very_model_the_numbers_are_said_to_be_an_older_one
 ) -> None:
     app = apps("", **{"checkpoint.interval_s": 3600, "transaction.max_records": 50})
     served(app, events(300))
+    first = app.folder / "log.db.checkpoints" / app.config.app.name / "0" / "000000000000.ckpt"
+    header, sections = unseal(first.read_bytes())
+    other = logistic()
+    other.learn_one({"f0": 1.0}, True)
+    first.write_bytes(seal(header, {**sections, "champion": dump_model(other)}))
+    found = orjson.loads(command.ok("explain", "e10", "--json", *words(app)))
+    assert (found["model"]["exact"], found["model"]["why"]) == (
+        False,
+        "the prediction comes out different in this process",
+    )
     forget(app, app.config.topics.journal, 4)
     found = orjson.loads(command.ok("explain", "e280", "--json", *words(app)))
     assert found["model"]["exact"] is False

@@ -99,10 +99,12 @@ def test_a_retrained_model_takes_the_place_of_the_old_one_with_model_change_fres
     app.wait(process, 100)
     app.stop(process)
     done = trained(command, app, stream[:400])
-    for part in (stream[400:450], stream[450:]):
-        app.produce(part)
-        process = app.serve("--from", done["checkpoint"], "--model-change", "fresh")
-        app.wait(process, 100 + int(part[-1]["id"][1:]) - 399)
+    fresh = ("--from", done["checkpoint"], "--model-change", "fresh")
+    # Asked for again, also after another change, it has nothing to do: it is that model which goes on.
+    for upto, words, features in ((430, fresh, 2000), (460, (), 1000), (500, fresh, 1000)):
+        app.produce(stream[app.outcomes() + 300 : upto])
+        process = app.serve(*words, **{"guard.features": features})
+        app.wait(process, upto - 300)
         app.stop(process)
     assert answers(app.predictions())[100:] == plain_loop(logistic(), stream)[400:]
     assert {p["model"]["revision"] for p in app.predictions()[100:]} == {2}
