@@ -34,6 +34,11 @@ def read(name: str) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in Path(name).read_bytes().splitlines()]
 
 
+def written_config() -> str:
+    Path("ahead.toml").write_text("[model]\nargs = { p = 1, d = 0, q = 0 }\n")
+    return "ahead.toml"
+
+
 def drifting(n: int, at: int) -> list[dict[str, Any]]:
     """Events whose labels mean the opposite from `at` on."""
     stream = events(n, seed=5)
@@ -199,3 +204,11 @@ def test_what_cannot_be_is_said_before_anything_is_read(apps: Apps, command: Com
     assert command(*words, "--json").code == 2
     command.ok(*words, *model)
     assert command("score", source, "--checkpoint", "file:nowhere@latest").code == 2
+    numbers = [{"id": n, "features": {}, "label": float(n % 7)} for n in range(50)]
+    series = written("series.jsonl", numbers)
+    command.ok(
+        "train", series, "-m", "river.time_series:SNARIMAX", "-c", written_config(), "-o", "file:ahead"
+    )
+    result = command("score", series, "--checkpoint", "file:ahead@latest")
+    assert result.code == 2
+    assert "would forecast the same for every event" in result.err

@@ -58,11 +58,9 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     from streamlearn.log.connect import open_store
     from streamlearn.replay.explain import explain as run
     from streamlearn.replay.lookup import place_of
-    from streamlearn.service.models import fresh_model
 
     place = place_of(at) if at else None
-    section = settings.model
-    fresh = fresh_model(settings.app.name, section.use, section.args, list(section.steps))
+    fresh = feeding.model_of(settings)
     with common.admin_of(settings) as admin:
         store = open_store(settings, SHARD)
         try:

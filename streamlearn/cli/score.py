@@ -106,15 +106,13 @@ def _score(
     from streamlearn.replay.score import score as run
     from streamlearn.replay.sinks import sink_of
     from streamlearn.service.loading import preset_of
-    from streamlearn.service.models import fresh_model
     from streamlearn.service.saved import model_in, read_saved
 
     out, dead_letters = outs
     saved = read_saved(checkpoint, settings.checkpoint.key)
-    section = settings.model
     trusted = preset_of(saved)
     if own:
-        trusted |= fresh_model(settings.app.name, section.use, section.args, list(section.steps)).trusted
+        trusted |= feeding.model_of(settings).trusted
     model_in(saved, trusted)
     to_topic = out.startswith("topic:")
     with contextlib.ExitStack() as stack:

@@ -74,12 +74,10 @@ def _train(
     settings: "Config", source: str, how: "How", out: str, delay: "Delay | None", limit: int | None
 ) -> "Training":
     from streamlearn.replay.train import train as run
-    from streamlearn.service.models import fresh_model
     from streamlearn.service.saved import folder_of
 
     folder_of(out)
-    section = settings.model
-    fresh = fresh_model(settings.app.name, section.use, section.args, list(section.steps))
+    fresh = feeding.model_of(settings)
     with (
         feeding.feed_of(settings, source, how, delay, limit) as (feed, _),
         common.stop_on_signal() as stop,

@@ -15,7 +15,6 @@ MAIN: Final[dict[str, tuple[str, bool]]] = {
     "classification": ("cohen_kappa", True),
     "anomaly": ("average_precision", True),
     "regression": ("mae", False),
-    "forecasting": ("mae", False),
 }
 """By task the number that is compared, and whether more of it is better. Kappa and not accuracy, because it
 makes no difference to kappa how rare a class is."""

@@ -16,7 +16,7 @@ import msgspec
 from streamlearn.core.records import Output, Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import ShardSpec
-from streamlearn.errors import Stop
+from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.lines import line
@@ -78,6 +78,11 @@ def score(
     began_s = time.monotonic()
     spec, sections = _static(batch)
     offline = Offline(spec, sections, batch.trusted, batch.registry)
+    if offline.shard.learner.task == "forecasting":
+        raise ConfigError(
+            "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"
+            " same for every event: serve it, or see how good it is with `streamlearn backtest`"
+        )
     decay = Decay(batch.window)
     records = told = predictions = 0
     for record in batch.feed.records():

@@ -35,7 +35,7 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
     model = settings.model
-    fresh = fresh_model(settings.app.name, model.use, model.args, list(model.steps))
+    fresh = fresh_model(settings.app.name, model.use, model.args, list(model.steps), horizon=model.horizon)
     key = key or settings.checkpoint.key
     saved = read_saved(str(where), key) if where else _newest(settings, key)
     return model_in(saved, fresh.trusted | preset_of(saved))
