@@ -151,6 +151,25 @@ def test_rows_that_no_model_can_take_are_counted_and_kept_for_a_replay(command: 
     assert "--dead-letters FILE keeps them" in command("score", source, *words).err
 
 
+def test_an_event_that_makes_the_model_raise_is_left_out_and_changes_no_other_answer(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("")
+    model = ("-m", "test_models:blind", "--app-dir", app.folder)
+    command.ok("train", written("history.jsonl", events(200)), "-o", "file:out", *model)
+    stream = events(1200, seed=4)
+    for at in (30, 1100):
+        del stream[at]["features"]["f0"]
+    words = ("--checkpoint", "file:out@latest", "-o", "answers.jsonl", *model)
+    result = command("score", written("new.jsonl", stream), *words)
+    assert "2 records: dlq.predict.raised" in result.err
+    plain = streamlearn.load("file:out@latest", use="test_models:blind")
+    good = [event for event in stream if "f0" in event["features"]]
+    assert [answer["probabilities"]["true"] for answer in read("answers.jsonl")] == [
+        plain.predict_proba_one(event["features"])[True] for event in good
+    ]
+
+
 def test_a_batch_that_is_interrupted_leaves_no_file(command: Command) -> None:
     checkpoint = trained(command)
     Path("slow_source.py").write_text(

@@ -77,7 +77,7 @@ def score(
     """
     began_s = time.monotonic()
     spec, sections = _static(batch)
-    offline = Offline(spec, sections, batch.trusted, batch.registry)
+    offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
     if offline.shard.learner.task == "forecasting":
         raise ConfigError(
             "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"

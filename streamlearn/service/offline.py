@@ -6,9 +6,11 @@ Invariants:
 - Memory is bounded: at most `SNAPSHOT_RECORDS` records are held for an undo.
 """
 
+import msgspec
+
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard, ShardSpec
-from streamlearn.core.snapshot import Sections, dump_state, load_state
+from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
 from streamlearn.service.schemas import Schemas
 
@@ -17,12 +19,19 @@ SNAPSHOT_RECORDS = 1000
 
 class Offline:
     """One state, from `sections` on. `trusted`: see `core.snapshot.trusted_by`; `registry`: the address of
-    the schema registry, "" for none. Raises `BadCheckpoint` when the sections cannot be loaded.
+    the schema registry, "" for none; `static`: the model learns nothing, so that one pickle of it will do.
+    Raises `BadCheckpoint` when the sections cannot be loaded.
     """
 
     def __init__(
-        self, spec: ShardSpec, sections: Sections, trusted: frozenset[str], registry: str = ""
+        self,
+        spec: ShardSpec,
+        sections: Sections,
+        trusted: frozenset[str],
+        registry: str = "",
+        static: bool = False,
     ) -> None:
+        self._static = static
         self._spec = spec
         self._trusted = trusted
         self._schemas = Schemas(registry, lambda: None)
@@ -45,8 +54,12 @@ class Offline:
 
     def sections(self) -> Sections:
         """The state as a checkpoint holds it. Raises `Stop` when the model does not pickle."""
+        shard = self.shard
+        if self._static:  # a forest's pickle every thousand records would cost as much as its answers
+            memory = msgspec.json.encode(shard.memory)
+            return {"champion": self._sections["champion"], "memory": memory, **side_parts(shard)}
         try:
-            return dump_state(self.shard)
+            return dump_state(shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
             raise Stop(
                 f"the model cannot be saved once it has learned: {type(error).__name__}: {error}. Keep "
