@@ -170,6 +170,13 @@ def test_an_event_that_makes_the_model_raise_is_left_out_and_changes_no_other_an
     ]
 
 
+def test_a_row_whose_id_came_before_is_answered_too(command: Command) -> None:
+    Path("streamlearn.toml").write_text("[event]\nduplicates = 100\n")
+    checkpoint = trained(command)
+    source = written("new.jsonl", [*events(20), *events(20)])
+    assert command.ok("score", source, "--checkpoint", checkpoint).count("\n") == 40
+
+
 def test_a_batch_that_is_interrupted_leaves_no_file(command: Command) -> None:
     checkpoint = trained(command)
     Path("slow_source.py").write_text(

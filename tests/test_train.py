@@ -4,14 +4,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from river import linear_model, preprocessing
 
 import streamlearn
-from streamlearn.core.snapshot import load_memory, unseal
+from streamlearn.config import load
+from streamlearn.core.snapshot import load_memory, seal, unseal
 from streamlearn.errors import ConfigError
-from streamlearn.service.beginning import carried
+from streamlearn.service.beginning import Beginning, carried
+from streamlearn.service.models import fresh_model
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import answers, events, logistic, plain_loop
@@ -133,6 +136,18 @@ def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
     found = carried(sections)
     assert (found.learned, found.label_type, set(found.types)) == (99, "bool", {"f0", "f1", "f2", "f3"})
     assert (found.records, found.outcomes, found.time_unit) == (0, {}, "")
+
+
+def test_a_model_that_no_longer_learns_is_no_beginning(command: Command) -> None:
+    command.ok("train", "river:Phishing", "-m", LOGISTIC, "-o", "file:out", "--limit", "20")
+    file = Path("out/000000000000.ckpt")
+    header, sections = unseal(file.read_bytes())
+    memory = load_memory(sections)
+    memory.frozen = "raised"
+    file.write_bytes(seal(header, {**sections, "memory": msgspec.json.encode(memory)}))
+    config = load(None, {"model.start_from": "file:out@latest", "model.use": LOGISTIC}, need_input=False)
+    with pytest.raises(ConfigError, match="no longer learns"):
+        assert Beginning(config, fresh_model(config.app.name, LOGISTIC, {}, [])).sha256
 
 
 def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) -> None:

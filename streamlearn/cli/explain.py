@@ -16,7 +16,7 @@ _SHOWN = 20
 
 def explain(
     *,
-    ident: Annotated[str, typer.Argument(metavar="[ID]", help="The event's id.")] = "",
+    ident: Annotated[str, typer.Argument(metavar="ID", help="The event's id.")] = "",
     at: Annotated[
         str, typer.Option("--at", metavar="TOPIC-PARTITION-OFFSET", help="The record instead of an id.")
     ] = "",
