@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-from river import linear_model, preprocessing
+from river import linear_model
 
 import streamlearn
 from streamlearn.config import load
 from streamlearn.core.snapshot import load_memory, seal, unseal
-from streamlearn.errors import ConfigError
+from streamlearn.errors import ConfigError, Stop
 from streamlearn.service.beginning import Beginning, carried
 from streamlearn.service.models import fresh_model
 from tests.command import Command, command
@@ -63,33 +63,66 @@ def test_a_service_that_begins_trained_goes_on_as_one_loop_over_history_and_stre
     process = app.serve()
     app.wait(process, 600)
     app.stop(process)
-    assert answers(app.predictions()) == plain_loop(logistic(), stream)[900:]
+    plain = logistic()
+    assert answers(app.predictions()) == plain_loop(plain, stream)[900:]
+    # A notebook has that model by the service's configuration, and its folder takes no trained checkpoint.
+    log = app.config.log
+    Path("streamlearn.toml").write_text(
+        f'[app]\nname = "{app.config.app.name}"\n[log]\nbackend = "{log.backend}"\npath = "{log.path}"\n'
+        f'bootstrap_servers = "{log.bootstrap_servers}"\n'
+    )
+    model = streamlearn.load(config="streamlearn.toml")
+    assert model["LogisticRegression"].weights == plain["LogisticRegression"].weights
+    if not backend:
+        own = f"{log.path}.checkpoints"
+        assert streamlearn.load(f"file:{own}@latest")["StandardScaler"].means == plain["StandardScaler"].means
+        result = command("train", "river:Phishing", "-o", f"file:{own}/{app.config.app.name}/0")
+        assert result.code == 2
+        assert "holds the checkpoints of a service" in result.err
 
 
-def test_a_state_that_must_be_made_again_from_its_birth_needs_the_very_checkpoint_it_began_from(
+def test_a_state_that_is_made_again_from_its_birth_begins_with_the_very_same_checkpoint(
     apps: Apps, command: Command
 ) -> None:
     app = apps("", **{"checkpoint.interval_s": 3600})
     stream = events(600)
     done = trained(command, app, stream[:300])
-    other = trained(command, app, stream[:200])
     app.produce(stream[300:500])
     process = app.serve("--from", done["checkpoint"])
     app.wait(process, 200)
     app.stop(process)
     shutil.rmtree(app.folder / "log.db.checkpoints")
-    for words, said in (
-        ((), "must be made again from that one. Name it"),
-        (("--from", other["checkpoint"]), "is another one"),
-    ):
-        process = app.serve(*words)
-        assert process.wait(60) == 1
-        assert said in app.log
     app.produce(stream[500:])
     process = app.serve("--from", done["checkpoint"])
     app.wait(process, 300)
     app.stop(process)
+    assert '"offsets":200' in app.log
     assert answers(app.predictions()) == plain_loop(logistic(), stream)[300:]
+
+
+def beginning(start_from: str, model: str = LOGISTIC) -> Beginning:
+    config = load(None, {"model.start_from": start_from, "model.use": model}, need_input=False)
+    return Beginning(config, fresh_model(config.app.name, model, {}, []))
+
+
+def test_no_other_checkpoint_and_no_other_model_takes_its_place(command: Command) -> None:
+    words = ("train", "river:Phishing", "-m", LOGISTIC, "-o", "file:out", "--limit")
+    command.ok(*words, 20)
+    command.ok(*words, 30)
+    era, _ = unseal(Path("out/000000000000.ckpt").read_bytes())
+    began = msgspec.structs.replace(era.under, began_from=beginning("file:out@0").sha256)
+    assert beginning("file:out@0").sections(began)["champion"]
+    with pytest.raises(Stop, match=r"must be made again from that one\. Name it with --from"):
+        beginning("").sections(began)
+    with pytest.raises(Stop, match="is another one"):
+        beginning("file:out@1").sections(began)
+    other = "river.linear_model:Perceptron"
+    with pytest.raises(ConfigError) as refused:
+        assert beginning("file:out@0", other).sha256
+    assert f"holds the model version {era.under.model_version} ({LOGISTIC})" in str(refused.value)
+    assert f"builds version {fresh_model('streamlearn', other, {}, []).version} ({other})" in str(
+        refused.value
+    )
 
 
 def test_a_retrained_model_takes_the_place_of_the_old_one_with_model_change_fresh(
@@ -114,17 +147,6 @@ def test_a_retrained_model_takes_the_place_of_the_old_one_with_model_change_fres
     assert "model.unchanged" in app.log
 
 
-def test_a_checkpoint_of_another_model_is_refused_and_both_versions_are_named(
-    apps: Apps, command: Command
-) -> None:
-    app = apps("")
-    done = trained(command, app, events(50))
-    process = app.serve("--from", done["checkpoint"], "-m", "test_models:tree_model")
-    assert process.wait(60) == 2
-    assert f"holds the model version {done['version']} (test_models:logistic)" in app.log
-    assert "(test_models:tree_model): train it again" in app.log
-
-
 def test_what_is_carried_is_what_the_model_was_taught(command: Command) -> None:
     stream = events(100)
     stream[50]["features"]["f0"] = "hot"
@@ -145,9 +167,8 @@ def test_a_model_that_no_longer_learns_is_no_beginning(command: Command) -> None
     memory = load_memory(sections)
     memory.frozen = "raised"
     file.write_bytes(seal(header, {**sections, "memory": msgspec.json.encode(memory)}))
-    config = load(None, {"model.start_from": "file:out@latest", "model.use": LOGISTIC}, need_input=False)
     with pytest.raises(ConfigError, match="no longer learns"):
-        assert Beginning(config, fresh_model(config.app.name, LOGISTIC, {}, [])).sha256
+        assert beginning("file:out@latest").sha256
 
 
 def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) -> None:
@@ -210,21 +231,6 @@ def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(
         streamlearn.load("file:out@latest")
 
 
-def test_a_folder_of_a_service_takes_no_trained_checkpoint(apps: Apps, command: Command) -> None:
-    app = apps("")
-    process = app.serve()
-    app.produce(events(5))
-    app.wait(process, 5)
-    app.stop(process)
-    own = app.folder / "log.db.checkpoints" / app.config.app.name / "0"
-    result = command("train", "river:Phishing", "-o", f"file:{own}")
-    assert result.code == 2
-    assert "holds the checkpoints of a service" in result.err
-    model = streamlearn.load(f"file:{app.folder / 'log.db.checkpoints'}@latest")
-    assert isinstance(model["LogisticRegression"], linear_model.LogisticRegression)
-    assert isinstance(model["StandardScaler"], preprocessing.StandardScaler)
-
-
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -259,24 +265,3 @@ def test_a_signed_checkpoint_opens_with_its_key_alone(command: Command) -> None:
         streamlearn.load("file:out@latest")
     assert streamlearn.load("file:out@latest", key="s3cret") is not None
     assert streamlearn.load("file:out@latest", config="streamlearn.toml") is not None
-
-
-def test_a_notebook_loads_the_newest_state_of_a_service_by_its_configuration(
-    apps: Apps, backend: str, command: Command
-) -> None:
-    app = apps(backend)
-    stream = events(40)
-    app.produce(stream)
-    process = app.serve()
-    app.wait(process, 40)
-    app.stop(process)
-    log = app.config.log
-    Path("streamlearn.toml").write_text(
-        f'[app]\nname = "{app.config.app.name}"\n[log]\nbackend = "{log.backend}"\npath = "{log.path}"\n'
-        f'bootstrap_servers = "{log.bootstrap_servers}"\n'
-    )
-    plain = logistic()
-    for event in stream:
-        plain.learn_one(event["features"], event["label"])
-    model = streamlearn.load(config="streamlearn.toml")
-    assert model["LogisticRegression"].weights == plain["LogisticRegression"].weights
