@@ -1,7 +1,8 @@
 """streamlearn: models that keep learning on a live stream, and can be trusted with it.
 
 Public names: `run(model, events)` is the service in memory; `serve(config, model=None)` the service on a
-log; everything else is the command line's, `streamlearn --help`.
+log; `load("file:DIR@latest")` the river model in a checkpoint; everything else is the command line's,
+`streamlearn --help`.
 
 To read the code, begin with ARCHITECTURE.md, then core/records.py, core/shard.py, log/port.py,
 service/loop.py and service/recovery.py.
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamlearn.service import serve
+    from streamlearn.service.loading import load
     from streamlearn.service.memory import run
 
-__all__ = ["run", "serve"]
+__all__ = ["load", "run", "serve"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from streamlearn.service.memory import run
 
         return run
+    if name == "load":
+        from streamlearn.service.loading import load
+
+        return load
     if name == "serve":
         from streamlearn.service import serve
 

@@ -37,6 +37,7 @@ FLAGS = {
     "topics.input": "--input",
     "topics.predictions": "--output",
     "model.use": "--model",
+    "model.start_from": "--from",
 }
 LATER = {"log.client", "model.per"}
 _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}

@@ -266,6 +266,10 @@ class ModelSection(Section):
         default=(), description='instead of `use`, a pipeline: [{use = "preprocessing.StandardScaler"}, ...]'
     )
     horizon: int = Field(default=1, ge=1, le=1000, description="1 to 1000 labels a forecaster looks ahead")
+    start_from: str = Field(
+        default="",
+        description='trained state to begin with: file:DIR@latest, file:DIR@SEQ or a file; "" = none',
+    )
 
 
 class TransactionSection(Section):

@@ -284,7 +284,7 @@ def test_serve_does_not_start_itself_for_ever(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("STREAMLEARN_STARTED_AGAIN", "1")
     monkeypatch.setenv("PYTHONHASHSEED", "random")
     with pytest.raises(Stop, match="something resets PYTHONHASHSEED"):
-        serve._start_again(portable_math=False)
+        serve.start_again(portable_math=False)
 
 
 def test_the_first_signal_stops_and_the_second_interrupts() -> None:

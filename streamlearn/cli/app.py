@@ -2,7 +2,21 @@
 
 import typer
 
-from streamlearn.cli import checkpoints, control, data, demo, dlq, look, replay, serve, show, topics
+from streamlearn.cli import (
+    checkpoints,
+    control,
+    data,
+    demo,
+    dlq,
+    explain,
+    look,
+    replay,
+    score,
+    serve,
+    show,
+    topics,
+    train,
+)
 
 app = typer.Typer(
     name="streamlearn",
@@ -17,6 +31,9 @@ app.command(short_help="See it learn, be killed, and come back.")(demo.demo)
 app.command(short_help="Read events, predict, learn, publish.")(serve.serve)
 app.command(short_help="See what data are there, and propose a configuration.")(look.look)
 app.command(short_help="Send a stream of the past to a topic.")(replay.replay)
+app.command(short_help="What was known when a prediction was made.")(explain.explain)
+app.command(short_help="Learn from the past, for `serve --from`.")(train.train)
+app.command(short_help="Answer a whole source with a fixed model.")(score.score)
 app.command(short_help="Write a range of a topic to a file.")(data.record)
 app.command(short_help="Print what is in a topic.")(data.tail)
 app.command(short_help="Make or check the topics of a service.")(topics.topics)

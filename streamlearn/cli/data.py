@@ -3,7 +3,6 @@
 import itertools
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,6 @@ from typing import Annotated
 import typer
 
 from streamlearn.cli import common
-from streamlearn.errors import Unreachable
 
 Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
 
@@ -57,6 +55,8 @@ def record(
 
 def _write_whole(out: Path | None, texts: Iterator[bytes]) -> int:
     """Write lines; into a file through a temporary one beside it. Returns how many."""
+    from streamlearn.replay.sinks import whole_file
+
     count = 0
     if out is None:
         for text in texts:
@@ -64,29 +64,11 @@ def _write_whole(out: Path | None, texts: Iterator[bytes]) -> int:
             count += 1
         sys.stdout.flush()
         return count
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as error:
-        raise Unreachable(f"{out} cannot be written: {error.strerror}; choose another file with -o") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for text in texts:
-                file.write(text + b"\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(out) as file:
+        for text in texts:
+            file.write(text + b"\n")
+            count += 1
     return count
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def tail(

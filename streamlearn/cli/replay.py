@@ -1,14 +1,11 @@
 """`replay`: a source of the past into a topic, at its pace."""
 
-import contextlib
 import re
-import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, source_options
+from streamlearn.cli import common, progress, source_options
 from streamlearn.errors import ConfigError, StreamlearnError
 
 if TYPE_CHECKING:
@@ -115,14 +112,14 @@ def _send(
         for text in stream.notes:
             common.note(text)
         for name in filter(None, topics):
-            _need_topic(admin, settings, name)
+            need_topic(admin, settings, name)
         late = None
         if delay is not None:
             members = Members("key", "ts", how.members.time_unit) if stream.tabular else how.members
             late = Late(delay, members, stream.tabular, stream.once)
         total = limit if stream.total is None or loop else min(limit or stream.total, stream.total)
-        with _progress(total) as progress:
-            producer = Producer(admin, Topics(*topics), pace, stop, progress, late)
+        with progress.bar("replay", total) as advance:
+            producer = Producer(admin, Topics(*topics), pace, stop, advance, late)
             try:
                 return producer.run(stream, limit, loop)
             except StreamlearnError:
@@ -159,7 +156,8 @@ def _pace(speed: str, rate: float | None) -> "Pace":
     return Pace(speed=float(speed))
 
 
-def _need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
+def need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
+    """Make a topic that does not exist, in an embedded log; on Kafka say how. Raises `ConfigError`."""
     from streamlearn.log.port import TopicSpec
 
     if topic in admin.topics():
@@ -171,18 +169,3 @@ def _need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
         )
     common.note(f"made topic {topic} with 1 partition in {settings.log.path}")
     admin.create([TopicSpec(topic, 1)])
-
-
-@contextlib.contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error when that is a terminal, else nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replay", total=total)
-        yield lambda count: bar.advance(task, count)

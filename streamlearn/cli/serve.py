@@ -42,6 +42,12 @@ def serve(
     replica: Annotated[
         str | None, typer.Option(metavar="NAME", help="This replica's own name, for a quick restart.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="CHECKPOINT", help="Begin trained: file:DIR@latest, file:DIR@SEQ or a file."
+        ),
+    ] = None,
     model_change: Annotated[
         str, typer.Option(metavar="HOW", help="What to do when the model was changed: fresh.")
     ] = "",
@@ -58,6 +64,7 @@ def serve(
     from streamlearn.config import load
 
     more = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
+    more["model_start_from"] = start_from
     given = common.flags(bootstrap_servers, backend, db, option, **more, app_name=name, app_replica=replica)
     # Held back until the service, which knows how to stop, takes them: also across the execve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -66,7 +73,7 @@ def serve(
         if app_dir and not app_dir.is_dir():
             raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
         settings = load(config, given)
-        _start_again(settings.app.portable_math)
+        start_again(settings.app.portable_math)
         _serve(settings, app_dir, model_change)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -93,7 +100,7 @@ def _check_model_change(how: str) -> None:
         raise ConfigError(f"--model-change {how}: must be fresh (drop the old model, begin a new one)")
 
 
-def _start_again(portable_math: bool) -> None:
+def start_again(portable_math: bool) -> None:
     """Execute this very command again under the environment that makes its arithmetic repeatable.
 
     These variables work only from the start of a process, so this comes before numpy and river.

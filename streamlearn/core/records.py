@@ -76,7 +76,8 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     `topics`: id and partition count by input topic. `start`: where each input partition begins
     (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
     `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be,
-    see `core.guard.majority`.
+    see `core.guard.majority`. `began_from`: sha256 of the checkpoint that the revision began from, "" when
+    it began with a fresh model.
     """
 
     why: str
@@ -89,6 +90,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     start: list[tuple[str, int, int]]
     fingerprint: str
     kinds: dict[str, str] = {}
+    began_from: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -70,7 +70,7 @@ Sections = Mapping[str, bytes | Sequence[bytes]]
 def dump_state(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     """The sections of a state. Raises whatever pickling the model raises."""
     sections = {"champion": dump_model(shard.learner.model), "memory": msgspec.json.encode(shard.memory)}
-    return {**sections, **_side_parts(shard)}
+    return {**sections, **side_parts(shard)}
 
 
 def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> Shard:
@@ -86,10 +86,11 @@ def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> 
 
 def carried(shard: Shard, spec: ShardSpec) -> Shard:
     """The state of `shard` under other rules; the model and the memory are the same objects."""
-    return _with_side_parts(spec, shard.learner, shard.memory, _side_parts(shard))
+    return _with_side_parts(spec, shard.learner, shard.memory, side_parts(shard))
 
 
-def _side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
+def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
+    """The sections that are neither the model nor the memory."""
     parts: dict[str, bytes | Sequence[bytes]] = {}
     if shard.scores is not None:
         parts["scores"] = shard.scores.dump()

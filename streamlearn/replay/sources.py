@@ -47,11 +47,14 @@ class How(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One record to send; `time_s` is its event time, None when it has none. `place`: for messages."""
+    """One record to send; `time_s` is its event time, None when it has none. `place`: for messages;
+    `number`: of the row or line there, a record's offset in a topic.
+    """
 
     row: Row
     time_s: float | None
     place: str = ""
+    number: int = 0
 
 
 class Source:
@@ -99,7 +102,7 @@ class Source:
         name = shown(self.name)
         for at, row in enumerate(batch.rows):
             time_s = batch.times_s[at] if batch.times_s is not None else None
-            yield Item(row, time_s, f"{name} row {batch.places[at]}")
+            yield Item(row, time_s, f"{name} row {batch.places[at]}", batch.places[at])
         if batch.pause:
             yield None
 

@@ -21,6 +21,7 @@ from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
+from streamlearn.service.beginning import Beginning
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.eras import check_topics, era_now, start_of, what_changed
 from streamlearn.service.models import FreshModel
@@ -62,6 +63,7 @@ class Recovery:
         self._schemas = schemas
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()
+        self._beginning = Beginning(config, fresh)
 
     def run(self, model_change: str = "") -> Standing:
         """Stand at the journal's end, under the era of today's configuration.
@@ -90,13 +92,16 @@ class Recovery:
             )
         standing = self._redone(era.revision, itertools.chain([newest] if newest else [], candidates))
         memory = standing.shard.memory
-        if model_change and (memory.frozen or memory.failing >= FAILING_LIMIT):
+        useless = memory.frozen or memory.failing >= FAILING_LIMIT
+        if model_change and (useless or self._beginning.differs_from(era)):
             return self._replaced(end, era, number, now, standing.positions)
         if model_change:
             log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
+        elif self._config.model.start_from:
+            log.info("model.goes_on", hint="start_from is for a first start, or with --model-change fresh")
         why = what_changed(era, now)
         if why:
-            now = msgspec.structs.replace(now, why=why, revision=era.revision)
+            now = msgspec.structs.replace(now, why=why, revision=era.revision, began_from=era.began_from)
             self._begin_era(
                 standing, start_of(self._log, self._config, now, self._topics, standing.positions)
             )
@@ -117,12 +122,18 @@ class Recovery:
             )
         era = era_now(self._config, self._fresh, self._topics, "genesis")
         era = start_of(self._log, self._config, era, self._topics, {})
+        era = msgspec.structs.replace(era, began_from=self._beginning.sha256)
         check_model(self._fresh, era, self._first_records(era), self._schemas)
         entry = Entry(0, 0, chain(GENESIS, ()), change=era)
-        standing = Standing.at_genesis(self._fresh, entry, self._schemas)
+        standing = self._standing_at(entry)
         self._shard_log.publish(entry, (), standing.positions)
         standing.era_began = True
-        log.info("journal.started", app=self._config.app.name, model_version=era.model_version)
+        log.info(
+            "journal.started",
+            app=self._config.app.name,
+            model_version=era.model_version,
+            learned=standing.shard.memory.learned,
+        )
         return standing
 
     def _first_records(self, era: Era) -> list[Record]:
@@ -169,15 +180,21 @@ class Recovery:
         now = msgspec.structs.replace(now, why="model", revision=era.revision + 1)
         now = start_of(self._log, self._config, now, self._topics, known)
         kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
-        now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]))
+        began_from = self._beginning.sha256
+        now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]), began_from=began_from)
         entry = Entry(end.seq + 1, number + 1, chain(end.digest, ()), change=now)
-        standing = Standing.at_genesis(self._fresh, entry, self._schemas)
+        standing = self._standing_at(entry)
         self._shard_log.publish(entry, (), standing.positions)
         standing.era_began = True
         log.warning(
             "model.replaced", before=era.model_version, after=now.model_version, revision=now.revision
         )
         return standing
+
+    def _standing_at(self, birth: Entry) -> Standing:
+        """The state with which the revision of an era entry begins."""
+        assert birth.change is not None
+        return Standing.at_genesis(self._fresh, birth, self._schemas, self._beginning.sections(birth.change))
 
     def _positions_at_end(self, newest: Candidate | None) -> Positions:
         """The positions after the last entry, without stepping anything."""
@@ -255,7 +272,7 @@ class Recovery:
             diverged = max(diverged, failed)
             log.warning("redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it")
         log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
-        standing = Standing.at_genesis(self._fresh, self._birth(revision), self._schemas)
+        standing = self._standing_at(self._birth(revision))
         failed = self._redo_all(standing)
         if failed is None:
             return standing

@@ -9,10 +9,8 @@ Invariants:
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
-
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
-from streamlearn.core.shard import Memory, Shard
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state, load_state
 from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import ShardLog
@@ -66,10 +64,11 @@ class Standing:
         self.shard = self._loaded()
 
     @classmethod
-    def at_genesis(cls, fresh: FreshModel, entry: Entry, schemas: Schemas) -> "Standing":
-        """Stand at an era entry with a fresh model: the genesis, or a changed model."""
+    def at_genesis(cls, fresh: FreshModel, entry: Entry, schemas: Schemas, sections: Sections) -> "Standing":
+        """Stand at an era entry with the state that its revision begins with (`Beginning.sections`): the
+        genesis, or a changed model.
+        """
         assert entry.change is not None
-        sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
         positions = [
             (topic, partition, offset)
             for (topic, partition), offset in positions_under(entry.change, {}).items()
@@ -159,7 +158,7 @@ class Standing:
         skips = _by_place(entry.skips)
         outputs: list[Output] = []
         try:
-            for record in _in_order(entry, shard_log):
+            for record in in_order(entry, shard_log):
                 alive()
                 outputs += self._step(record, skips)
         except ModelRaised:
@@ -167,7 +166,7 @@ class Standing:
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
 
 
-def _in_order(entry: Entry, shard_log: ShardLog) -> Iterator[Record]:
+def in_order(entry: Entry, shard_log: ShardLog) -> Iterator[Record]:
     """The records of an entry as they were stepped. Where events and labels take turns, each partition is
     read once, not once a turn: a turn is a few records, and a read is a round trip.
     """

@@ -1,0 +1,150 @@
+"""`streamlearn explain`: what was known when a prediction was made."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common, feeding
+from streamlearn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+
+_SHOWN = 20
+
+
+def explain(
+    *,
+    ident: Annotated[str, typer.Argument(metavar="ID", help="The event's id.")] = "",
+    at: Annotated[
+        str, typer.Option("--at", metavar="TOPIC-PARTITION-OFFSET", help="The record instead of an id.")
+    ] = "",
+    as_json: common.AsJson = False,
+    name: common.Name = None,
+    model: feeding.Model = None,
+    app_dir: feeding.AppDir = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Why a prediction is what it is: event, answer, model, label, and what each feature added to it.
+
+    The model that answered is made again from checkpoint and journal, beside the running service; for a
+    linear model its weights times the features are shown. The newest prediction of an id is explained.
+    """
+    from streamlearn.config import load
+
+    given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
+    settings = load(config, given, need_input=False)
+    if bool(ident) == bool(at):
+        raise ConfigError("explain: give the event's ID, or --at TOPIC-PARTITION-OFFSET")
+    feeding.prepare(settings, app_dir)
+    found = _explained(settings, ident, at)
+    if as_json:
+        common.print_json(found)
+    elif "dead_letter" in found:
+        _print_letter(found["dead_letter"])
+    else:
+        _print(found)
+    looked = ", ".join(f"{count:,} of {topic}" for topic, count in found["looked_at"].items())
+    common.note(f"looked at {looked}")
+
+
+def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
+    from streamlearn.cli.checkpoints import SHARD
+    from streamlearn.log.connect import open_store
+    from streamlearn.replay.explain import explain as run
+    from streamlearn.replay.lookup import place_of
+
+    place = place_of(at) if at else None
+    fresh = feeding.model_of(settings)
+    with common.admin_of(settings) as admin:
+        store = open_store(settings, SHARD)
+        try:
+            return run(settings, fresh, admin, store, ident, place, common.note)
+        finally:
+            store.close()
+
+
+def _print_letter(letter: dict[str, Any]) -> None:
+    about = f" feature {letter['feature']!r}" if letter["feature"] else ""
+    print(f"refused    {letter['stage']}.{letter['reason']}{about}: {letter['message']}")
+    print(f"           see `streamlearn dlq show {letter['place']}`")
+
+
+def _print(found: dict[str, Any]) -> None:
+    """For a person: one line for each thing that was known."""
+    prediction, model = found["prediction"], found["prediction"]["model"]
+    source, event = prediction["source"], found["event"]
+    place = f"{source['topic']} partition {source['partition']} offset {source['offset']}"
+    print(f"event      {prediction['id']}: {place}")
+    print(f"answer     {_text(prediction['prediction'])}{_detail(prediction)}")
+    print(f"           published {_time(found['published']['timestamp'])}")
+    revision = f"revision {model['revision']}, learned {model['learned']:,}"
+    print(f"model      {model['name']} {model['version']}, {revision}")
+    if event is None:
+        print("features   gone: the event's record is no longer retained")
+    elif "features" in event:
+        print(
+            f"features   {', '.join(f'{name} = {_text(value)}' for name, value in event['features'].items())}"
+        )
+    else:
+        print(f"value      {event['value']}")
+    print(f"label      {_label(found['label'])}")
+    print(f"made again {_made(found['model'])}")
+    if found["contributions"]:
+        _print_table(found["contributions"])
+
+
+def _detail(prediction: dict[str, Any]) -> str:
+    detail = prediction.get("probabilities") or {}
+    parts = [f"{label} {share:.4g}" for label, share in sorted(detail.items(), key=lambda one: -one[1])[:5]]
+    if "score" in prediction:
+        parts.append(f"score {prediction['score']:.6g}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _label(label: dict[str, Any] | None) -> str:
+    if label is None:
+        return "none is known"
+    return f"{_text(label['label'])}, {label['where']}, {label['delay_s']:,.1f} s after it"
+
+
+def _made(model: dict[str, Any]) -> str:
+    if model["exact"]:
+        return (
+            f"the very model: from checkpoint {model['checkpoint']} and {model['redone']:,} records after it;"
+            " it gives the published bytes"
+        )
+    if "checkpoint" not in model:
+        return str(model["why"])
+    return (
+        f"an older model: checkpoint {model['checkpoint']}, learned {model['learned']:,}, because"
+        f" {model['why']}. The numbers below are that model's"
+    )
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    label = "" if found["label"] is None else f" for {_text(found['label'])}"
+    print(f"adds up to {found['total']:.6g}{label}: intercept {found['intercept']:.6g}, and")
+    width = max([len(part["feature"]) for part in found["parts"][:_SHOWN]], default=0)
+    print(f"           {'feature':<{max(width, 7)}} {'value':>12} {'weight':>12} {'adds':>12}")
+    for part in found["parts"][:_SHOWN]:
+        numbers = " ".join(f"{part[name]:>12.6g}" for name in ("value", "weight", "contribution"))
+        print(f"           {part['feature']:<{max(width, 7)}} {numbers}")
+    if len(found["parts"]) > _SHOWN:
+        rest = sum(part["contribution"] for part in found["parts"][_SHOWN:])
+        print(f"           and {len(found['parts']) - _SHOWN:,} more, {rest:.6g} together")
+
+
+def _text(value: Any) -> str:
+    import orjson
+
+    return orjson.dumps(value).decode()
+
+
+def _time(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1e3, UTC).isoformat(timespec="milliseconds")

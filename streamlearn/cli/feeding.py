@@ -1,0 +1,91 @@
+"""What `train` and `score` share: from words to a feed, in a process prepared as `serve` prepares its own."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamlearn.cli import common, serve
+from streamlearn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Admin
+    from streamlearn.replay.feed import Feed
+    from streamlearn.replay.late import Delay as Lag
+    from streamlearn.replay.sources import How
+    from streamlearn.service.models import FreshModel
+
+Delay = Annotated[
+    str,
+    typer.Option(
+        "--delay",
+        metavar="WHEN",
+        help="When labels are known: 5m after the event, field:COLUMN at the time in it, or end-of:COLUMN"
+        " with the last event of the group. [default: with the event]",
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after N events.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="preset:NAME, my_module:build, river.tree:Class."),
+]
+AppDir = Annotated[
+    Path | None, typer.Option("--app-dir", metavar="DIR", help="Where your modules are. [default: here]")
+]
+
+
+def prepare(settings: "Config", app_dir: Path | None) -> None:
+    """The environment in which arithmetic repeats itself, and the user's modules on the path."""
+    if app_dir and not app_dir.is_dir():
+        raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
+    serve.start_again(settings.app.portable_math)
+    sys.path.insert(0, str((app_dir or Path()).resolve()))
+
+
+def model_of(settings: "Config") -> "FreshModel":
+    """The model of the configuration. Raises `ConfigError`."""
+    from streamlearn.service.models import fresh_model
+
+    section = settings.model
+    steps = list(section.steps)
+    return fresh_model(settings.app.name, section.use, section.args, steps, horizon=section.horizon)
+
+
+@contextlib.contextmanager
+def feed_of(
+    settings: "Config",
+    source: str,
+    how: "How",
+    delay: "Lag | None",
+    limit: int | None,
+    out_topic: bool = False,
+) -> Iterator[tuple["Feed", "Admin | None"]]:
+    """The feed, and the log where one is needed: for a source `topic:`, or to write to a topic."""
+    from streamlearn.replay.feed import Feed
+    from streamlearn.replay.sources import open_source
+
+    with contextlib.ExitStack() as stack:
+        admin = None
+        if source.startswith("topic:") or out_topic:
+            admin = stack.enter_context(common.admin_of(settings))
+        stream = open_source(source, how, admin)
+        for text in stream.notes:
+            common.note(text)
+        yield Feed(stream, how, delay, limit), admin
+
+
+def delay_in(text: str) -> "Lag | None":
+    """The meaning of --delay, None when it was not given. Raises `ConfigError`."""
+    from streamlearn.replay.late import delay_of
+
+    return delay_of(text) if text else None
+
+
+def total_of(feed: "Feed") -> int | None:
+    """How many events there will be, as far as that is known."""
+    known = [count for count in (feed.source.total, feed.limit) if count is not None]
+    return min(known, default=None)

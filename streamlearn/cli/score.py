@@ -1,0 +1,194 @@
+"""`streamlearn score`: a fixed model answers a whole source at once, into a file or a topic."""
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common, feeding, progress, replay, source_options
+from streamlearn.errors import ConfigError, Stop
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.replay.late import Delay
+    from streamlearn.replay.sources import How
+
+Checkpoint = Annotated[
+    str,
+    typer.Option("--checkpoint", metavar="CHECKPOINT", help="file:DIR@latest, file:DIR@SEQ or a file."),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="FILE.csv is a table; or topic:NAME. [default: standard output]"
+    ),
+]
+DeadLetters = Annotated[
+    str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
+]
+_ROWS = 40
+"""So many windows of the report are printed at most."""
+
+Window = Annotated[
+    int, typer.Option("--window", min=10, max=1_000_000, metavar="N", help="Labels in a row of the report.")
+]
+
+
+def score(
+    *,
+    source: source_options.Source,
+    checkpoint: Checkpoint,
+    out: Out = "",
+    dead_letters: DeadLetters = "",
+    model: feeding.Model = None,
+    delay: feeding.Delay = "",
+    window: Window = 1000,
+    id_column: source_options.Id = "",
+    time_column: source_options.Time = "",
+    key_column: source_options.Key = "",
+    features: source_options.Features = "",
+    label: source_options.Label = "",
+    types: source_options.Types = "",
+    missing: source_options.Missing = None,
+    delimiter: source_options.Delimiter = "",
+    decimal: source_options.Decimal = ".",
+    encoding: source_options.Encoding = "",
+    header: source_options.Header = "",
+    form: source_options.Format = "",
+    limit: feeding.Limit = None,
+    as_json: common.AsJson = False,
+    app_dir: feeding.AppDir = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Answer every event of a source with the model of a checkpoint, which learns nothing from them.
+
+    Where there are labels, a report says how good the answers were, window by window beside the baselines,
+    and since when they were not. For a model of your own name it with -m or -c, so that its classes load.
+    """
+    from streamlearn.config import load
+
+    given = common.flags(bootstrap_servers, backend, db, option, model_use=model)
+    settings = load(config, given, need_input=False)
+    if as_json and not out:
+        raise ConfigError(
+            "--json prints the report on standard output: send the predictions to a file with -o"
+        )
+    feeding.prepare(settings, app_dir)
+    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    late = feeding.delay_in(delay)
+    how = source_options.how(settings, columns, csv, form, late is not None, late)
+    own = bool(model or config)
+    report = _score(settings, own, source, how, checkpoint, (out, dead_letters), late, limit, window)
+    if as_json:
+        common.print_json(report)
+    else:
+        _tell(report, out, dead_letters)
+
+
+def _score(
+    settings: "Config",
+    own: bool,
+    source: str,
+    how: "How",
+    checkpoint: str,
+    outs: tuple[str, str],
+    delay: "Delay | None",
+    limit: int | None,
+    window: int,
+) -> dict[str, Any]:
+    """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
+    from streamlearn.replay.score import Batch, Letters
+    from streamlearn.replay.score import score as run
+    from streamlearn.replay.sinks import sink_of
+    from streamlearn.service.loading import preset_of
+    from streamlearn.service.saved import model_in, read_saved
+
+    out, dead_letters = outs
+    saved = read_saved(checkpoint, settings.checkpoint.key)
+    trusted = preset_of(saved)
+    if own:
+        trusted |= feeding.model_of(settings).trusted
+    model_in(saved, trusted)
+    to_topic = out.startswith("topic:")
+    with contextlib.ExitStack() as stack:
+        feed, admin = stack.enter_context(feeding.feed_of(settings, source, how, delay, limit, to_topic))
+        if to_topic and admin is not None:
+            replay.need_topic(admin, settings, out.removeprefix("topic:"))
+        stop = stack.enter_context(common.stop_on_signal())
+        advance = stack.enter_context(progress.bar("score", feeding.total_of(feed)))
+        sink = stack.enter_context(sink_of(out, admin))
+        letters = None
+        if dead_letters:
+            letters = Letters(stack.enter_context(sink_of(dead_letters, None)))
+        batch = Batch(feed, saved, trusted, settings.event.schema_registry, window)
+        try:
+            return run(batch, sink, letters, stop, advance)
+        except Stop as error:
+            left = (
+                f"part of the predictions is in {out}" if to_topic else f"{out or 'the rest'} was not written"
+            )
+            raise Stop(f"{error}: {left}") from error
+
+
+def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:
+    """The report for a person, on standard error: standard output may hold the predictions."""
+    where = out or "standard output"
+    common.note(
+        f"{report['predictions']:,} predictions of {report['records']:,} records to {where}, in"
+        f" {report['seconds']:.1f} s ({report['per_s']:,.0f} a second)"
+    )
+    refused = 0
+    for outcome, count in sorted(report["outcomes"].items()):
+        if outcome != "prediction":
+            common.note(f"{count:,} records: {outcome}")
+            refused += count * outcome.startswith("dlq.")
+    if refused:
+        there = f"are in {dead_letters}" if dead_letters else "were left out; --dead-letters FILE keeps them"
+        common.note(f"{refused:,} refused records {there}")
+    if report["decay"] is not None:
+        _tell_decay(report["decay"])
+
+
+def _tell_decay(decay: dict[str, Any]) -> None:
+    """How good it was, and since when not."""
+    metric = decay["metric"]
+    names = list(decay["all"])
+    head = " ".join(f"{name.replace('_', '-'):>10}" for name in names)
+    common.note(f"\n{metric} ({'more' if decay['more_is_better'] else 'less'} is better)")
+    common.note(f"{'labels':>12} {head}")
+    rows = decay["windows"]
+    step = -(-len(rows) // _ROWS) or 1
+    for row in [row for at, row in enumerate(rows) if at % step == 0 or row is decay["worse_since"]]:
+        mark = "" if row["better"] else "   not better than the best baseline"
+        common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
+    if step > 1:
+        windows = f"{len(rows):,} windows of {decay['window']:,} labels"
+        common.note(f"(every {step}th of {windows}; --json has all)")
+    common.note(f"{'all':>12} {' '.join(_number(decay['all'][name]) for name in names)}")
+    common.note(_verdict(decay))
+
+
+def _verdict(decay: dict[str, Any]) -> str:
+    rows, since = decay["windows"], decay["worse_since"]
+    if not rows:
+        return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
+    if since is None:
+        worse = sum(row["better"] is False for row in rows)
+        but = f", though not in {worse:,} of the {len(rows):,} windows" if worse else ", and in every other"
+        return f"in the last window it was better than each baseline{but}"
+    if since is rows[0]:
+        return "in no window was the model better than the best baseline"
+    first = since["labels"] - decay["window"] + 1
+    return (
+        f"it stopped being good: from label {first:,} on (record {since['records']:,} ends that window) no"
+        " window was better than the best baseline; train it again"
+    )
+
+
+def _number(value: float | None) -> str:
+    return f"{'-':>10}" if value is None else f"{value:>10.4g}"

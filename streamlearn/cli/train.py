@@ -1,0 +1,86 @@
+"""`streamlearn train`: from history to a checkpoint that `serve --from` begins with."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamlearn.cli import common, feeding, progress, source_options
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.replay.late import Delay
+    from streamlearn.replay.sources import How
+    from streamlearn.replay.train import Training
+
+Out = Annotated[
+    str, typer.Option("--out", "-o", metavar="file:DIR", help="The folder that gets the checkpoint.")
+]
+
+
+def train(
+    *,
+    source: source_options.Source,
+    out: Out,
+    model: feeding.Model = None,
+    delay: feeding.Delay = "",
+    id_column: source_options.Id = "",
+    time_column: source_options.Time = "",
+    key_column: source_options.Key = "",
+    features: source_options.Features = "",
+    label: source_options.Label = "",
+    types: source_options.Types = "",
+    missing: source_options.Missing = None,
+    delimiter: source_options.Delimiter = "",
+    decimal: source_options.Decimal = ".",
+    encoding: source_options.Encoding = "",
+    header: source_options.Header = "",
+    form: source_options.Format = "",
+    limit: feeding.Limit = None,
+    name: common.Name = None,
+    as_json: common.AsJson = False,
+    app_dir: feeding.AppDir = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Learn from a source of the past, in its order, and save the state as a checkpoint.
+
+    Each event is predicted and then learned, by the code of `serve`; `serve --from file:DIR@latest` goes on
+    from there. Use the configuration of that service (-c), so that the model is the same.
+    """
+    from streamlearn.config import load
+
+    given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
+    settings = load(config, given, need_input=False)
+    feeding.prepare(settings, app_dir)
+    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    late = feeding.delay_in(delay)
+    how = source_options.how(settings, columns, csv, form, late is not None, late)
+    done = _train(settings, source, how, out, late, limit)
+    if as_json:
+        common.print_json(done._asdict())
+        return
+    print(f"learned {done.learned:,} of {done.records:,} records with {done.model} {done.version}")
+    for outcome, count in sorted(done.outcomes.items()):
+        if outcome != "prediction":
+            common.note(f"{count:,} records: {outcome}")
+    print(f"saved as {done.checkpoint}; begin with it: streamlearn serve --from {done.checkpoint}")
+
+
+def _train(
+    settings: "Config", source: str, how: "How", out: str, delay: "Delay | None", limit: int | None
+) -> "Training":
+    from streamlearn.replay.train import train as run
+    from streamlearn.service.saved import folder_of
+
+    folder_of(out)
+    fresh = feeding.model_of(settings)
+    with (
+        feeding.feed_of(settings, source, how, delay, limit) as (feed, _),
+        common.stop_on_signal() as stop,
+        progress.bar("train", feeding.total_of(feed)) as advance,
+    ):
+        return run(settings, fresh, feed, out, stop, advance)

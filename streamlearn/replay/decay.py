@@ -1,0 +1,80 @@
+"""How good a fixed model's answers were, window by window beside the baselines, and since when they were not.
+
+The numbers are those of `core.scores`: the baselines knew no more than the model at each moment, and go on
+learning from the labels, as a fixed model does not.
+
+Invariant: a verdict is given only on windows that are full; at most `MAX_WINDOWS` are kept.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+from streamlearn.core.shard import Shard
+
+MAIN: Final[dict[str, tuple[str, bool]]] = {
+    "classification": ("cohen_kappa", True),
+    "anomaly": ("average_precision", True),
+    "regression": ("mae", False),
+}
+"""By task the number that is compared, and whether more of it is better. Kappa and not accuracy, because it
+makes no difference to kappa how rare a class is."""
+
+MAX_WINDOWS: Final = 100_000
+
+
+class Decay:
+    """Windows of `window` labels, one after the other."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._next = window
+        self._rows: deque[dict[str, Any]] = deque(maxlen=MAX_WINDOWS)
+
+    def note(self, shard: Shard) -> None:
+        """Look at the shard after a record: take down a window when it has filled."""
+        scores = shard.scores
+        if scores is None or scores.labels < self._next or scores.task not in MAIN:
+            return
+        # A label of a group is many labels at once: the window is the last ones, wherever it ends.
+        self._next = (scores.labels // self._window + 1) * self._window
+        metric, more = MAIN[scores.task]
+        row = _main(scores.report()["window"], metric)
+        better = _is_better(row, more)
+        self._rows.append({"labels": scores.labels, "records": shard.memory.records, **row, "better": better})
+
+    def report(self, shard: Shard) -> dict[str, Any] | None:
+        """None without labels. `metric`, `more_is_better`, `labels`, `all` (over all labels), `window`
+        (labels in each), `windows`, and `worse_since`: the first window from which on the model was better
+        than the best baseline in none; None when it was in the last one.
+        """
+        scores = shard.scores
+        if scores is None or not scores.labels or scores.task not in MAIN:
+            return None
+        metric, more = MAIN[scores.task]
+        judged = [row for row in self._rows if row["better"] is not None]
+        since = len(judged)
+        while since and not judged[since - 1]["better"]:
+            since -= 1
+        return {
+            "metric": metric,
+            "more_is_better": more,
+            "labels": scores.labels,
+            "all": _main(scores.report()["all"], metric),
+            "window": self._window,
+            "windows": list(self._rows),
+            "worse_since": judged[since] if since < len(judged) else None,
+        }
+
+
+def _main(span: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """One number of the model and of each baseline, by name."""
+    return {name: numbers[metric] for name, numbers in span.items() if isinstance(numbers, dict)}
+
+
+def _is_better(row: dict[str, float | None], more: bool) -> bool | None:
+    """Whether the model beats every baseline; None where its number is not defined."""
+    model = row["model"]
+    rivals = [number for name, number in row.items() if name != "model" and number is not None]
+    if model is None or not rivals:
+        return None
+    return bool(model > max(rivals) if more else model < min(rivals))

@@ -1,0 +1,120 @@
+"""A source of the past as the records that a shard would have read, without a log between.
+
+Invariants:
+- Events are records of `EVENTS`' topic in the source's order, offsets counted from 0; those of a topic keep
+  their partition and offset. Labels that come late are records of the labels topic, by event time.
+- A record has arrived at its event time, where the source knows it, else now: the same moment for all.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from streamlearn.core.events import EventSpec
+from streamlearn.core.label_records import LabelSpec
+from streamlearn.core.records import Record
+from streamlearn.core.shard import ShardSpec
+from streamlearn.replay.jsonlines import Members
+from streamlearn.replay.late import Delay, Late, Sent
+from streamlearn.replay.sources import How, Item, Source, kind_of
+
+
+class Feed(NamedTuple):
+    """What to read: the source, when its labels follow (None: they are inside the events), and at most how
+    many events.
+    """
+
+    source: Source
+    how: How
+    delay: Delay | None = None
+    limit: int | None = None
+
+    @property
+    def topic(self) -> str:
+        """What the records' topic is called: the topic's own name, else the source's."""
+        name = self.source.name
+        return name.removeprefix("topic:").partition("@")[0] if name.startswith("topic:") else name
+
+    @property
+    def labels(self) -> str:
+        """What the labels' topic is called."""
+        return f"{self.topic}.labels"
+
+    def spec(self, configured: ShardSpec) -> ShardSpec:
+        """The rules of a shard that reads this feed: events as they come, labels as `late` sends them.
+        Where the configuration has no labels topic, they are waited for as long as it takes.
+        """
+        event, labels = event_of(configured.event, self.source), configured.labels
+        if self.delay is not None:
+            labels = labels or LabelSpec(topic="", ttl_ms=_FOR_EVER_MS)
+            labels = msgspec.structs.replace(
+                labels,
+                join="group" if self.delay.group else "id",
+                id="id",
+                group="group",
+                label="label",
+                time="ts",
+            )
+            if self.delay.group:
+                group = "group" if self.source.tabular else event.group or self.delay.group
+                event = msgspec.structs.replace(event, group=group)
+        if labels is not None:
+            labels = msgspec.structs.replace(labels, topic=self.labels)
+        return msgspec.structs.replace(configured, event=event, labels=labels, control="")
+
+    def records(self) -> Iterator[Record | None]:
+        """The records in order; None where nothing more has arrived yet, as on a slow pipe."""
+        now_ms = time.time_ns() // 1_000_000
+        own = self.source.name.startswith("topic:")
+        counted: dict[tuple[str, int], int] = {}
+        for sent in self._sent():
+            if sent is None:
+                yield None
+                continue
+            row, time_s = sent.item.row, sent.item.time_s
+            topic = self.labels if sent.label else self.topic
+            at = (topic, row.partition or 0)
+            offset = sent.item.number if own and not sent.label else counted.get(at, 0)
+            counted[at] = offset + 1
+            arrived_ms = now_ms if time_s is None else int(time_s * 1000)
+            yield Record(topic, at[1], offset, arrived_ms, row.key, row.value, row.headers)
+
+    def _sent(self) -> Iterator[Sent | None]:
+        if self.delay is None:
+            for item in self._limited(self.source.items()):
+                yield None if item is None else Sent(item, False)
+            return
+        members = self.how.members
+        members = Members("key", "ts", members.time_unit) if self.source.tabular else members
+        late = Late(self.delay, members, self.source.tabular, self.source.once)
+        if late.scans:
+            late.scan(self._limited(self.source.preview()))
+        yield from late.merge(self._limited(self.source.items()))
+
+    def _limited(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
+        taken = 0
+        for item in items:
+            if taken == self.limit:
+                return
+            taken += item is not None
+            yield item
+
+
+def event_of(configured: EventSpec, source: Source) -> EventSpec:
+    """How the source's events are read: those made from columns, pairs or river's data sets have the plain
+    envelope, whatever shape the service reads; all others are as configured.
+    """
+    if not source.tabular and (source.name.startswith("topic:") or kind_of(source.name) not in _ENVELOPES):
+        return configured
+    return EventSpec(
+        time_unit=configured.time_unit,
+        types=configured.types,
+        time_as=configured.time_as,
+        duplicates=configured.duplicates,
+    )
+
+
+_FOR_EVER_MS = 1e15
+_ENVELOPES = ("river", "python")

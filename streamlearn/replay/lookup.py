@@ -1,0 +1,176 @@
+"""Find one record among many: a prediction by its event's id or place, and the entry that covers a record.
+
+Invariants:
+- Topics are read as anybody may read them, committed records only; nothing is fenced and nothing written.
+- Memory holds one block of records, however long the topic is; `Looked` counts what was looked at.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import orjson
+
+from streamlearn.core.records import Entry, Range, Record, decode_entry
+from streamlearn.errors import ConfigError, Gone
+from streamlearn.log.port import Admin
+from streamlearn.replay import reading
+from streamlearn.replay.letters import Letter, letter_of
+
+BLOCK = 5_000
+TOLD_EVERY = 100_000
+SLACK_MS = 60_000
+"""A prediction and its entry are published together; their arrival times differ by less than this."""
+
+
+class Looked:
+    """How many records were looked at, in all and by topic. `tell` hears about it now and then."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.by_topic: dict[str, int] = {}
+        self._tell = tell
+
+    def __call__(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The records, counted."""
+        for record in records:
+            count = self.by_topic[record.topic] = self.by_topic.get(record.topic, 0) + 1
+            if count % TOLD_EVERY == 0:
+                self._tell(f"looked at {count:,} records of {record.topic} ...")
+            yield record
+
+    def summary(self) -> str:
+        """For a message."""
+        return (
+            ", ".join(f"{count:,} records of {topic}" for topic, count in self.by_topic.items()) or "nothing"
+        )
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a record lies."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def place_of(text: str) -> Place:
+    """The place in TOPIC-PARTITION-OFFSET. Raises `ConfigError`."""
+    head, _, offset = text.rpartition("-")
+    topic, _, partition = head.rpartition("-")
+    if not (topic and partition.isdigit() and offset.isdigit()):
+        raise ConfigError(f"--at {text}: write TOPIC-PARTITION-OFFSET, like events-0-1234")
+    return Place(topic, int(partition), int(offset))
+
+
+def backwards(admin: Admin, topic: str, upto: reading.Offsets) -> Iterator[Record]:
+    """A topic's records before `upto`, the newest first within a block."""
+    info = reading.topic_info(admin, topic)
+    while any(end > start for end, start in zip(upto, info.start, strict=True)):
+        first = tuple(max(start, end - BLOCK) for end, start in zip(upto, info.start, strict=True))
+        yield from reversed(list(reading.between(admin, topic, first, upto)))
+        upto = first
+
+
+def prediction_of(admin: Admin, topic: str, ident: str, looked: Looked) -> Record | None:
+    """The newest prediction for an event's id, which is a text or the text of an integer."""
+    begins = [b'{"id":' + orjson.dumps(ident) + b","]
+    if ident.removeprefix("-").isdigit():
+        begins.append(b'{"id":' + ident.encode() + b",")
+    wanted = tuple(begins)
+    end = reading.topic_info(admin, topic).end
+    for record in looked(backwards(admin, topic, end)):
+        if (record.value or b"").startswith(wanted):
+            return record
+    return None
+
+
+def prediction_at(admin: Admin, topic: str, place: Place, looked: Looked) -> Record | None:
+    """The prediction for the record at `place`."""
+    source = {"topic": place.topic, "partition": place.partition, "offset": place.offset}
+    ends = b',"source":' + orjson.dumps(source) + b"}"
+    for record in looked(backwards(admin, topic, reading.topic_info(admin, topic).end)):
+        if (record.value or b"").endswith(ends):
+            return record
+    return None
+
+
+def letter_about(
+    admin: Admin, topic: str, place: Place | None, ident: str, id_member: str, looked: Looked
+) -> Letter | None:
+    """The newest dead letter of the record at `place`, or of an event that has this id."""
+    if topic not in admin.topics():
+        return None
+    for record in looked(backwards(admin, topic, reading.topic_info(admin, topic).end)):
+        letter = letter_of(record)
+        if letter is None:
+            continue
+        if place == Place(letter.topic, letter.partition, letter.offset):
+            return letter
+        if place is None and _has_id(record.value, ident, id_member):
+            return letter
+    return None
+
+
+def _has_id(value: bytes | None, ident: str, member: str) -> bool:
+    try:
+        doc = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return False
+    found = doc.get(member) if isinstance(doc, dict) else None
+    return isinstance(found, str | int) and not isinstance(found, bool) and str(found) == ident
+
+
+def record_at(admin: Admin, place: Place) -> Record | None:
+    """The record there, None when it is no longer retained."""
+    try:
+        found = next(
+            read_run(admin, Range(place.topic, place.partition, place.offset, place.offset + 1)), None
+        )
+    except (Gone, ConfigError):
+        return None
+    return found
+
+
+def read_run(admin: Admin, run: Range) -> Iterator[Record]:
+    """The records of a run, in order. Raises `Gone` when it is not retained whole."""
+    info = reading.topic_info(admin, run.topic)
+    if run.partition >= info.partitions or info.start[run.partition] > run.first:
+        raise Gone(f"{run.topic}-{run.partition} no longer holds offset {run.first}")
+    first, upto = list(info.end), list(info.end)
+    first[run.partition], upto[run.partition] = run.first, run.next
+    return reading.between(admin, run.topic, tuple(first), tuple(upto))
+
+
+def entry_covering(
+    admin: Admin, journal: str, place: Place, around_ms: int, looked: Looked
+) -> tuple[int, Entry] | None:
+    """The entry that covers a record, and its offset in the journal. `around_ms`: when it was published."""
+    end = reading.topic_info(admin, journal).end
+    near = admin.offsets_at(journal, around_ms - SLACK_MS)
+    for first, upto in ((near, end), (reading.topic_info(admin, journal).start, near)):
+        for record in looked(reading.between(admin, journal, first, upto)):
+            entry = decode_entry(record.value or b"")
+            if any(covers(run, place) for run in entry.ranges):
+                return record.offset, entry
+    return None
+
+
+def entries_back_to(admin: Admin, journal: str, upto: int, seq: int) -> list[Entry] | None:
+    """The entries from `seq` on, before journal offset `upto`, in order; None when the journal no longer
+    holds them all.
+    """
+    info = reading.topic_info(admin, journal)
+    found: list[Entry] = []
+    for record in backwards(admin, journal, (upto, *info.start[1:])):
+        entry = decode_entry(record.value or b"")
+        if entry.seq < seq:
+            break
+        found.append(entry)
+    return found[::-1] if found and found[-1].seq == seq else None
+
+
+def covers(run: Range, place: Place) -> bool:
+    """Whether a run holds the place."""
+    return (run.topic, run.partition) == (
+        place.topic,
+        place.partition,
+    ) and run.first <= place.offset < run.next

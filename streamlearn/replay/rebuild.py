@@ -1,0 +1,172 @@
+"""The very model that made a prediction, made again beside a running service from checkpoint and journal.
+
+Invariants:
+- Read only: topics are read as anybody may, checkpoints from the store; no shard is opened, so nobody is
+  fenced.
+- A model is called exact only when its prediction came out as the published one, byte for byte.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from streamlearn.core.learner import Answer
+from streamlearn.core.records import Entry, Era, Range, Record
+from streamlearn.core.snapshot import Header, load_model, unseal
+from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
+from streamlearn.log.port import Admin, ShardLog, Store
+from streamlearn.replay.lookup import Place, entries_back_to, read_run
+from streamlearn.service.checkpoints import stored
+from streamlearn.service.models import FreshModel
+from streamlearn.service.schemas import Schemas
+from streamlearn.service.standing import Standing, in_order
+
+Tell = Callable[[str], None]
+
+
+class Rebuilt(NamedTuple):
+    """What the model was given and what it is. `exact`: it made this very prediction; else it is that of an
+    older checkpoint, and `why` says what kept it from being made again. `learned` is this model's.
+    """
+
+    model: Any
+    x: dict[str, Any]
+    exact: bool
+    learned: int
+    seq: int
+    redone: int
+    why: str = ""
+
+
+class _Readable:
+    """As much of a `ShardLog` as a redo needs."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """As `ShardLog.read`."""
+        return read_run(self._admin, run)
+
+
+class Rebuild:
+    """For one service: its log, its checkpoints, the secret they are signed with and its journal's name."""
+
+    def __init__(
+        self,
+        admin: Admin,
+        store: Store,
+        key: bytes,
+        fresh: FreshModel,
+        journal: str,
+        registry: str,
+        tell: Tell,
+    ) -> None:
+        self._admin = admin
+        self._store = store
+        self._key = key
+        self._fresh = fresh
+        self._journal = journal
+        self._schemas = Schemas(registry, lambda: None)
+        self._tell = tell
+
+    def at(self, record: Record, published: bytes, entry: Entry, journal_offset: int) -> Rebuilt | None:
+        """The model that predicted `record`, which `entry` covers. None when no checkpoint is as old."""
+        for header, sections in self._older(entry.seq):
+            try:
+                standing = Standing(self._fresh, header, sections, self._schemas)
+            except BadCheckpoint as reason:
+                self._tell(f"checkpoint {header.seq} is passed over: {reason}")
+                continue
+            try:
+                return self._redone(standing, header, record, published, entry, journal_offset)
+            except (Gone, ModelRaised, StreamlearnError) as error:
+                why = str(error) or "the model raised"
+            standing = Standing(self._fresh, header, sections, self._schemas)  # the other one was stepped
+            shard = standing.shard
+            event = shard.peek(record)
+            if event is None:
+                return None
+            learned = shard.memory.learned
+            return Rebuilt(shard.learner.model, event.x, False, learned, header.seq, 0, why)
+        return None
+
+    def _older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
+        """Whole checkpoints that stand before entry `seq`, newest first."""
+        for name in reversed(stored(self._store)):
+            if int(name) < seq:
+                try:
+                    yield unseal(self._store.read(name), self._key)
+                except BadCheckpoint as reason:
+                    self._tell(f"checkpoint {name} is passed over: {reason}")
+
+    def _redone(
+        self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry, upto: int
+    ) -> Rebuilt:
+        """Step what lies between, and then the record itself. Raises `Gone` or `_Differs`."""
+        entries = entries_back_to(self._admin, self._journal, upto, header.seq + 1)
+        if entries is None and entry.seq != header.seq + 1:
+            raise Gone(f"the journal no longer holds the entries from {header.seq + 1} on")
+        shard_log = self._readable()
+        redone = sum(run.next - run.first for past in entries or () for run in past.ranges)
+        if redone > 10_000:
+            self._tell(f"stepping {redone:,} records again from checkpoint {header.seq} on ...")
+        for past in entries or ():
+            if past.change is not None:
+                _same_revision(past.change, standing.era)
+                standing.begin_era(past)
+            elif not standing.redo(past, shard_log, lambda: None):
+                raise _Differs(f"entry {past.seq} comes out different in this process")
+        return self._last(standing, record, published, entry, header.seq, redone)
+
+    def _readable(self) -> ShardLog:
+        readable: Any = _Readable(self._admin)
+        shard_log: ShardLog = readable  # a redo calls nothing but `read`
+        return shard_log
+
+    def _last(
+        self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
+    ) -> Rebuilt:
+        """Step the entry up to the record, and the record itself under observation."""
+        skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
+        place = Place(record.topic, record.partition, record.offset)
+        shard = standing.shard
+        for one in in_order(entry, self._readable()):
+            if Place(one.topic, one.partition, one.offset) == place:
+                return self._observed(standing, one, published, seq, redone)
+            redone += 1
+            if skip := skips.get((one.topic, one.partition, one.offset)):
+                shard.skip(one, skip.stage, skip.reason)
+            else:
+                self._schemas.step(shard, one)
+        raise Gone("the record is not in the entry that covers it")
+
+    def _observed(
+        self, standing: Standing, record: Record, published: bytes, seq: int, redone: int
+    ) -> Rebuilt:
+        """Step the record; what reached the model is seen as the model is asked, before it learns."""
+        learner = standing.shard.learner
+        learned = standing.shard.memory.learned
+        seen: list[dict[str, Any]] = []
+        ask = learner.predict
+        champion = standing.take_snapshot()["champion"]
+        assert isinstance(champion, bytes), "a model is one piece"
+
+        def asked(x: dict[str, Any], y: Any) -> Answer:
+            seen.append(dict(x))
+            return ask(x, y)
+
+        learner.predict = asked
+        outputs = self._schemas.step(standing.shard, record)
+        if not seen or published not in [output.value for output in outputs]:
+            raise _Differs("the prediction comes out different in this process")
+        model = load_model(champion, self._fresh.trusted)
+        return Rebuilt(model, seen[0], True, learned, seq, redone)
+
+
+class _Differs(StreamlearnError):
+    """What was redone is not what was published."""
+
+
+def _same_revision(change: Era, era: Era) -> None:
+    if change.revision != era.revision:
+        raise _Differs("the model was replaced between the checkpoint and this prediction")

@@ -1,0 +1,134 @@
+"""Batch inference: a fixed model answers a source, by the very shard of `serve`, and learns nothing.
+
+Invariants:
+- Each record has one outcome: a prediction, in the shape of the contract, a dead letter or a skip. The
+  model stays as the checkpoint has it, whatever labels there are.
+- Memory is bounded: the source is read, and the results are written, as they come.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streamlearn.core.records import Output, Record
+from streamlearn.core.scores import ScoresSpec
+from streamlearn.core.shard import ShardSpec
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.replay.decay import Decay
+from streamlearn.replay.feed import Feed
+from streamlearn.replay.lines import line
+from streamlearn.replay.sinks import Sink
+from streamlearn.service.beginning import carried
+from streamlearn.service.eras import spec_of
+from streamlearn.service.offline import Offline
+from streamlearn.service.saved import Saved
+
+STATIC = "static"
+"""Why a batch's model learns nothing (`Memory.frozen`)."""
+
+PROGRESS_RECORDS = 1_000
+_NEVER = 1 << 62
+
+
+class Batch(NamedTuple):
+    """What to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river (see
+    `core.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of the report.
+    """
+
+    feed: Feed
+    saved: Saved
+    trusted: frozenset[str]
+    registry: str = ""
+    window: int = 1000
+
+
+class Letters:
+    """Dead letters as lines that `replay` sends back, headers included."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def write(self, record: Record, letter: Output) -> None:
+        """Take one: the record as it was, with the reasons in its headers."""
+        text = line(
+            Record(
+                record.topic,
+                record.partition,
+                record.offset,
+                record.timestamp_ms,
+                letter.key,
+                letter.value,
+                letter.headers,
+            )
+        )
+        self._sink.write((Output("dlq", record.partition, None, text),))
+
+
+def score(
+    batch: Batch, out: Sink, letters: Letters | None, stop: threading.Event, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Answer every event of the feed into `out`; the report.
+
+    `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`, and
+    `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
+    """
+    began_s = time.monotonic()
+    spec, sections = _static(batch)
+    offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
+    if offline.shard.learner.task == "forecasting":
+        raise ConfigError(
+            "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"
+            " same for every event: serve it, or see how good it is with `streamlearn backtest`"
+        )
+    decay = Decay(batch.window)
+    records = told = predictions = 0
+    for record in batch.feed.records():
+        if stop.is_set():
+            raise Stop(f"interrupted after {records:,} records")
+        if record is None:
+            continue
+        outputs = offline.step(record)
+        records += 1
+        decay.note(offline.shard)
+        for output in outputs:
+            if output.role == "predictions":
+                out.write((output,))
+                predictions += 1
+            elif letters is not None and output.role == "dlq":
+                letters.write(record, output)
+        if records - told == PROGRESS_RECORDS:
+            progress(records - told)
+            told = records
+    progress(records - told)
+    took_s = time.monotonic() - began_s
+    return {
+        "records": records,
+        "predictions": predictions,
+        "outcomes": dict(offline.shard.memory.outcomes),
+        "seconds": round(took_s, 3),
+        "per_s": round(records / took_s, 1) if took_s else 0.0,
+        "model": {
+            "name": spec.model_name,
+            "version": spec.model_version,
+            "revision": spec.revision,
+            "learned": offline.shard.memory.learned,
+        },
+        "checkpoint": {"name": batch.saved.name, "sha256": batch.saved.sha256},
+        "decay": decay.report(offline.shard),
+    }
+
+
+def _static(batch: Batch) -> tuple[ShardSpec, dict[str, bytes]]:
+    """The rules and the state of a shard that answers and does not learn. Every row has its answer, so ids
+    that come twice are answered twice.
+    """
+    spec = batch.feed.spec(spec_of(batch.saved.header.under))
+    event = msgspec.structs.replace(spec.event, duplicates=0)
+    memory = carried(batch.saved.sections)
+    memory.frozen = STATIC
+    sections = {"champion": batch.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
+    scores = ScoresSpec(every=_NEVER, window=batch.window)
+    return msgspec.structs.replace(spec, event=event, scores=scores), sections

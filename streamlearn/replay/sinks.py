@@ -1,0 +1,122 @@
+"""Where a batch's results go: a file, standard output or a topic.
+
+Invariants:
+- A file appears under its name only when it is whole; what ends early leaves nothing.
+- A topic's rows are durable when `write` of a later one, or the end, returns; at most `BATCH` rows wait.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from streamlearn.core.records import Output, Record
+from streamlearn.errors import Unreachable
+from streamlearn.log.port import Admin, Row
+from streamlearn.replay import tables
+
+BATCH = 2_000
+
+
+class Sink(Protocol):
+    """Takes outputs in order."""
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        """Take some more."""
+
+
+class Lines:
+    """Values as JSON lines."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        """As `Sink.write`."""
+        for output in outputs:
+            self._file.write((output.value or b"") + b"\n")
+
+
+class Rows:
+    """Records of a topic, each on its source's partition where the topic has it."""
+
+    def __init__(self, admin: Admin, topic: str) -> None:
+        self._admin = admin
+        self._topic = topic
+        self._partitions = admin.topics()[topic].partitions
+        self._waiting: list[Row] = []
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        """As `Sink.write`."""
+        self._waiting += [
+            Row(one.key, one.value, one.headers, one.partition % self._partitions) for one in outputs
+        ]
+        if len(self._waiting) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._waiting:
+            self._admin.append(self._topic, self._waiting)
+            self._waiting = []
+
+
+@contextlib.contextmanager
+def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
+    """The sink called `out`: a file (`.csv` is a table, else JSON lines), "" for standard output, or
+    `topic:NAME`. What was written counts only when the block ends well.
+    """
+    if out.startswith("topic:"):
+        assert admin is not None
+        rows = Rows(admin, out.removeprefix("topic:"))
+        yield rows
+        rows.flush()
+    elif not out:
+        yield Lines(sys.stdout.buffer)
+        sys.stdout.flush()
+    elif Path(out).suffix.lower() == ".csv":
+        with tempfile.TemporaryFile() as lines:
+            yield Lines(lines)
+            columns = tables.columns_of(_read_back(lines))
+            with whole_file(Path(out)) as file:
+                for text in tables.csv_lines(_read_back(lines), columns):
+                    file.write(text + b"\n")
+    else:
+        with whole_file(Path(out)) as file:
+            yield Lines(file)
+
+
+def _read_back(lines: BinaryIO) -> Iterator[Record]:
+    lines.seek(0)
+    for number, line in enumerate(lines):
+        yield Record("predictions", 0, number, 0, None, line)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, beside `path`; it gets that name when the block ends well, else it is removed."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise Unreachable(
+            f"{path} cannot be written: {error.strerror}; choose another file with -o"
+        ) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

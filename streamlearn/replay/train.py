@@ -1,0 +1,103 @@
+"""From history to a checkpoint that `serve` starts from: the very shard of `serve`, fed from a source.
+
+Invariants:
+- The state is that of a service which has read the same events in the same order; a record that it would
+  have refused is refused here, and counted.
+- The checkpoint is written once, at the end, whole.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streamlearn.core.events import REASONS
+from streamlearn.core.records import GENESIS, Era
+from streamlearn.core.shard import Memory
+from streamlearn.core.snapshot import Header
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.log.port import TopicInfo
+from streamlearn.replay.feed import Feed
+from streamlearn.service.eras import era_now, spec_of
+from streamlearn.service.models import FreshModel
+from streamlearn.service.offline import Offline
+from streamlearn.service.saved import TRAINED, write_trained
+from streamlearn.settings import Config
+
+PROGRESS_RECORDS = 500
+
+
+class Training(NamedTuple):
+    """What training came to. `checkpoint`: how to name it; `outcomes`: records by outcome."""
+
+    checkpoint: str
+    model: str
+    version: str
+    records: int
+    learned: int
+    outcomes: dict[str, int]
+
+
+def train(
+    config: Config,
+    fresh: FreshModel,
+    feed: Feed,
+    out: str,
+    stop: threading.Event,
+    progress: Callable[[int], None],
+) -> Training:
+    """Step all of `feed` and write the checkpoint to `out` (`file:DIR`). Raises `ConfigError` when nothing
+    was learned, and `Stop` when the model cannot be trained, or when `stop` was set.
+    """
+    era = era_of(config, fresh, feed.source.name)
+    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
+    offline = Offline(spec, sections, fresh.trusted, config.event.schema_registry)
+    records = told = 0
+    for record in feed.records():
+        if stop.is_set():
+            raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
+        if record is None:
+            continue
+        offline.step(record)
+        records += 1
+        if records - told == PROGRESS_RECORDS:
+            progress(records - told)
+            told = records
+    progress(records - told)
+    memory = offline.shard.memory
+    _need_learning(memory, records, feed.source.name)
+    header = Header(0, GENESIS, 0, era, [], memory.learned)
+    state = {part: data for part, data in offline.sections().items() if part in ("champion", "memory")}
+    name = write_trained(out, header, state, config.checkpoint.key)
+    return Training(name, fresh.name, fresh.version, records, memory.learned, dict(memory.outcomes))
+
+
+def era_of(config: Config, fresh: FreshModel, source: str) -> Era:
+    """What the checkpoint stands under: the era that `serve` would make, without a journal's topics."""
+    nowhere = TopicInfo("", (0,), (0,))
+    era = era_now(config, fresh, dict.fromkeys(config.names().sources, nowhere), TRAINED)
+    inside: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
+    return msgspec.structs.replace(era, config=inside, topics={})
+
+
+def _need_learning(memory: Memory, records: int, name: str) -> None:
+    if memory.frozen:
+        raise Stop(
+            f"learning stopped in the middle of {name} ({memory.frozen}): the model raised too often, or gave"
+            " an answer that is no number. No checkpoint was written; mend the model or the data"
+        )
+    if not memory.learned:
+        refused = {what: count for what, count in memory.outcomes.items() if what.startswith("dlq.")}
+        worst = max(refused, key=lambda what: refused[what], default="")
+        advice = "Name the column that holds the label with --label"
+        if worst:
+            reason = worst.rpartition(".")[2]
+            advice = f"{refused[worst]:,} of them were refused: {REASONS[reason]}"
+            if worst.startswith("dlq.label."):
+                advice += ". Declare the type of the label's column, like --types COLUMN=bool"
+        raise ConfigError(
+            f"nothing was learned from {name}: none of its {records:,} records had a label that the model"
+            f" could take. {advice}"
+        )

@@ -1,0 +1,76 @@
+"""`streamlearn.load`: the river model in a checkpoint, for a notebook or a program.
+
+Invariant: a model's pickle is opened by the allow-list alone; what is trusted beyond river is what the
+caller names, by `use` or by a configuration.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamlearn.errors import BadCheckpoint, ConfigError
+from streamlearn.service.models import fresh_model
+from streamlearn.service.presets import PRESETS
+from streamlearn.service.saved import Saved, model_in, read_saved, saved_from
+
+if TYPE_CHECKING:
+    from streamlearn.settings import Config
+
+
+def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | Path = "") -> Any:
+    """The river model as it stood at a checkpoint: yours, to predict with and to learn on.
+
+    `where`: `file:DIR@latest`, `file:DIR@SEQ` or one file. Without it, the newest checkpoint of the service
+    that `config` (a TOML file) describes, also from Kafka. `use`: the model's maker as in `[model] use`
+    (`my_models:build`); needed for classes of your own, whose package is then imported and trusted. `key`:
+    the `[checkpoint] key`, where there is one. `config` gives both. Raises `ConfigError`.
+    """
+    if not where and not config:
+        raise ConfigError(
+            'say which checkpoint: streamlearn.load("file:DIR@latest"), a file, or config="streamlearn.toml"'
+        )
+    if not config:
+        saved = read_saved(str(where), key)
+        return model_in(saved, trusted_of(use) | preset_of(saved))
+    from streamlearn.config import load as load_config
+
+    settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
+    model = settings.model
+    fresh = fresh_model(settings.app.name, model.use, model.args, list(model.steps), horizon=model.horizon)
+    key = key or settings.checkpoint.key
+    saved = read_saved(str(where), key) if where else _newest(settings, key)
+    return model_in(saved, fresh.trusted | preset_of(saved))
+
+
+def trusted_of(use: str) -> frozenset[str]:
+    """What naming a model's maker allows its checkpoints to hold; of presets and river nothing more is
+    needed. Raises `ConfigError`.
+    """
+    return fresh_model("", use, {}, []).trusted if use else frozenset()
+
+
+def preset_of(saved: Saved) -> frozenset[str]:
+    """What a checkpoint that says it is of a preset may hold: what that preset, which is ours, holds."""
+    name = str(saved.header.under.config.get("model_name", ""))
+    return (
+        trusted_of(name)
+        if name.startswith("preset:") and name.removeprefix("preset:") in PRESETS
+        else frozenset()
+    )
+
+
+def _newest(settings: "Config", key: str) -> Saved:
+    """The newest checkpoint of a service that is whole."""
+    from streamlearn.log.connect import open_store
+    from streamlearn.service.checkpoints import stored
+
+    store = open_store(settings, 0)
+    refused = ""
+    try:
+        for name in reversed(stored(store)):
+            try:
+                return saved_from(name, store.read(name), key)
+            except (BadCheckpoint, ConfigError) as reason:
+                refused = refused or f"; the newest: {reason}"
+    finally:
+        store.close()
+    raise ConfigError(f"the service {settings.app.name} has no checkpoint that can be loaded{refused}")

@@ -1,0 +1,106 @@
+"""A shard that no journal stands behind: history, batches and files are stepped by the very code of `serve`.
+
+Invariants:
+- Each record has the outcome it has live: a model that raises is undone from a snapshot, and the record
+  becomes a dead letter that never reaches it again.
+- Memory is bounded: at most `SNAPSHOT_RECORDS` records are held for an undo.
+"""
+
+import msgspec
+
+from streamlearn.core.records import Output, Record
+from streamlearn.core.shard import FAILING_LIMIT, Shard, ShardSpec
+from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
+from streamlearn.errors import ModelRaised, NeedSchema, Stop
+from streamlearn.service.schemas import Schemas
+
+SNAPSHOT_RECORDS = 1000
+
+
+class Offline:
+    """One state, from `sections` on. `trusted`: see `core.snapshot.trusted_by`; `registry`: the address of
+    the schema registry, "" for none; `static`: the model learns nothing, so that one pickle of it will do.
+    Raises `BadCheckpoint` when the sections cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        spec: ShardSpec,
+        sections: Sections,
+        trusted: frozenset[str],
+        registry: str = "",
+        static: bool = False,
+    ) -> None:
+        self._static = static
+        self._spec = spec
+        self._trusted = trusted
+        self._schemas = Schemas(registry, lambda: None)
+        self._sections = sections
+        self._since: list[Record] = []
+        self._skipped: dict[int, tuple[str, str]] = {}
+        self.shard = self._loaded()
+
+    def step(self, record: Record) -> tuple[Output, ...]:
+        """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
+        if len(self._since) >= SNAPSHOT_RECORDS:
+            self._sections = self.sections()
+            self._since, self._skipped = [], {}
+        try:
+            outputs = self._step(record)
+        except ModelRaised as raised:
+            outputs = self._without(record, raised)
+        self._since.append(record)
+        return outputs
+
+    def sections(self) -> Sections:
+        """The state as a checkpoint holds it. Raises `Stop` when the model does not pickle."""
+        shard = self.shard
+        if self._static:  # a forest's pickle every thousand records would cost as much as its answers
+            memory = msgspec.json.encode(shard.memory)
+            return {"champion": self._sections["champion"], "memory": memory, **side_parts(shard)}
+        try:
+            return dump_state(shard)
+        except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
+            raise Stop(
+                f"the model cannot be saved once it has learned: {type(error).__name__}: {error}. Keep "
+                "lambdas, open files, locks and clients out of it"
+            ) from error
+
+    def _without(self, record: Record, raised: ModelRaised) -> tuple[Output, ...]:
+        """The state without what the model did at `record`, and its dead letter."""
+        self.shard = self._loaded()
+        try:
+            for at, past in enumerate(self._since):
+                self._again(at, past)
+        except ModelRaised as error:
+            raise Stop(
+                "undoing a failed step gave another failure: the model is not deterministic. Give every part"
+                " a seed, and keep all state in attributes that pickle"
+            ) from error
+        self._skipped[len(self._since)] = (raised.stage, "raised")
+        outputs = self.shard.skip(record, raised.stage, "raised")
+        if self.shard.memory.failing >= FAILING_LIMIT:
+            cause = raised.__cause__
+            raise Stop(
+                f"the model failed to predict {FAILING_LIMIT} events in a row, the last one with"
+                f" {type(cause).__name__}: {cause}. Are these events of the kind that it is made for?"
+            )
+        return outputs
+
+    def _again(self, at: int, record: Record) -> None:
+        if at in self._skipped:
+            self.shard.skip(record, *self._skipped[at])
+        else:
+            self._step(record)
+
+    def _step(self, record: Record) -> tuple[Output, ...]:
+        while True:
+            try:
+                return self.shard.step(record)
+            except NeedSchema as need:
+                if skip := self._schemas.missing(self.shard, record, need.ident):
+                    self._skipped[len(self._since)] = (skip.stage, skip.reason)
+                    return self.shard.skip(record, skip.stage, skip.reason)
+
+    def _loaded(self) -> Shard:
+        return load_state(self._spec, self._sections, self._trusted)
