@@ -99,6 +99,20 @@ def test_the_closed_form_is_the_integral_of_the_mixture(distance: float, spread:
     assert math.exp(compare.log_evidence(distance, spread)) == pytest.approx(integral, rel=1e-6)
 
 
+@pytest.mark.parametrize("labels", [100, 1000, 30_000])
+def test_at_its_ends_the_evidence_against_an_asymptotic_interval_is_just_enough(labels: int) -> None:
+    """A Gaussian mixture over λ of exp(λ distance - λ² labels / 2), for values of variance one."""
+    distance, variance = asymptotic_radius(labels, labels) * labels, compare._asymptotic_rho2()
+
+    def mixed(rate: float) -> float:
+        density = math.exp(-(rate**2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+        return math.exp(rate * distance - rate**2 * labels / 2) * density
+
+    peak = distance / (labels + 1 / variance)
+    integral, _error = quad(mixed, -10 * peak, 10 * peak, points=[peak], limit=500)
+    assert integral == pytest.approx(1 / ALPHA, rel=1e-4)
+
+
 @pytest.mark.parametrize("spread", [0.0, 1.0, 37.5, 1e3, 1e6, 1e9])
 def test_at_its_ends_the_evidence_against_a_bounded_interval_is_just_enough(spread: float) -> None:
     evidence = compare.log_evidence(bounded_radius(spread), spread)

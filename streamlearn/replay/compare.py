@@ -109,8 +109,7 @@ def verdict(interval: Interval | None) -> int:
 
 def asymptotic_radius(labels: int, spread: float) -> float:
     """Half the width of the asymptotic interval for a mean of `labels` values."""
-    spent = -2 * math.log(ALPHA)
-    rho2 = (spent + math.log(spent + 1)) / _TUNED_LABELS
+    rho2 = _asymptotic_rho2()
     grown = labels * rho2 + 1
     deviation = math.sqrt(spread / labels)
     return deviation * math.sqrt(2 * grown / (labels * labels * rho2) * math.log(math.sqrt(grown) / ALPHA))
@@ -138,6 +137,13 @@ def log_evidence(distance: Any, spread: Any) -> Any:
     reach = (_SCALE * distance + spread + _rho()) / _SCALE**2
     grown = gammaln(shape) + np.log(gammainc(shape, reach)) - shape * np.log(reach)
     return _leading() + grown + reach - _rho() / _SCALE**2
+
+
+@lru_cache(1)
+def _asymptotic_rho2() -> float:
+    """The variance of the Gaussian mixture for `_TUNED_LABELS`, in units of the differences' own."""
+    spent = -2 * math.log(ALPHA)
+    return (spent + math.log(spent + 1)) / _TUNED_LABELS
 
 
 @lru_cache(1)
