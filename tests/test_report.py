@@ -29,7 +29,7 @@ def result(models: tuple[str, ...] = ("tree", "logistic"), points: int = 120) ->
             "version": "0123456789ab",
             "scores": {"accuracy": 0.9 - 0.1 * n, "log_loss": 0.3 + 0.1 * n, "kappa_m": -0.0123},
             "us_per_event": 34.56 + n,
-            "state_bytes": 20480 * (n + 1),
+            "model_bytes": 20480 * (n + 1),
             "growth_bytes_per_event": 1.2,
             "digests": {"predictions": "ab" * 32, "scores": "cd" * 32},
         }

@@ -24,7 +24,7 @@ _BASELINE_COLORS: Final = ("--b0", "--b1")
 _TITLES: Final = {
     "f1": "F1",
     "roc_auc": "ROC AUC",
-    "kappa": "Cohen’s kappa",
+    "cohen_kappa": "Cohen’s kappa",
     "kappa_m": "kappa M",
     "kappa_temporal": "kappa temporal",
     "mae": "MAE",
@@ -160,14 +160,14 @@ def _table(result: Mapping[str, Any]) -> str:
         f" {'↓' if metric in LOWER_IS_BETTER else '↑'}</th>"
         for metric in metrics
     ]
-    heads += ["<th>time<small>per event</small></th>", "<th>state<small>at the end</small></th>"]
+    heads += ["<th>time<small>per event</small></th>", "<th>model<small>its size</small></th>"]
     heads.append("<th>growth<small>per event</small></th>")
     lines = []
     for n, (model, one) in enumerate(rows):
         cells = [_cell(one["scores"].get(m), best[m], _main(m, result)) for m in metrics]
         if model:
             growth = one["growth_bytes_per_event"]
-            costs = (f"{one['us_per_event']:,.1f} µs", in_bytes(one["state_bytes"]), in_bytes(growth))
+            costs = (f"{one['us_per_event']:,.1f} µs", in_bytes(one["model_bytes"]), in_bytes(growth))
         else:
             costs = ("", "", "")
         cells += [f"<td>{cost}</td>" for cost in costs]
