@@ -59,6 +59,10 @@ class Scores:
         """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
         self.observe = self._of.observe
         """`observe(y, guess)`: score the answer of `guess` with its label; then the baselines learn it."""
+        self.answers = self._of.answers
+        """`answers(guess)`: what was answered, in the order of `report`'s forecasters, None for no answer;
+        () for tasks where an answer is not for one label.
+        """
 
     def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
         """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
@@ -74,12 +78,6 @@ class Scores:
     def labels(self) -> int:
         """Labels observed so far."""
         return self._of.labels
-
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
-        """What was answered then, in the order of `report`'s forecasters, None for no answer; () for tasks
-        where an answer is not for one label.
-        """
-        return self._of.answers(guess)
 
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes

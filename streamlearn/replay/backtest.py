@@ -121,7 +121,7 @@ class Backtest:
         self.task = tasks.pop()
         whole = models[0].report()["all"]
         self.forecasters = [name for name, scores in whole.items() if isinstance(scores, dict)]
-        self.metrics = [name for name in whole["model"] if not name.endswith("_by_step")]
+        self.metrics = [name for name in whole["model"] if name != "answered" and "_by_" not in name]
         found = [name for name in MAIN.get(self.task, ()) if name in self.metrics]
         self.metric = found[0] if found else self.metrics[0]
         self.pairs = self._pairs()

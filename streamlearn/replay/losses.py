@@ -6,6 +6,7 @@ Invariants:
 - A label that a rebuilt state observes again (after an undo) is noted again, with the same numbers.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamlearn.core.learner import Answer
 from streamlearn.core.scores import Scores
-from streamlearn.core.shard import Shard
+from streamlearn.core.shard import Memory, Shard
 
 LOSS = {"classification": "accuracy", "anomaly": "accuracy", "regression": "mae"}
 """The metric that the mean loss stands for, by task: 0 for a right label and 1 for a wrong one, or the error.
@@ -46,24 +47,38 @@ def losses_of(seen: list[Loss], after: int) -> Losses:
 
 
 class Tapped(Scores):
-    """Scores that also note losses in `seen`; whoever reads them empties it. Made by `tap`."""
+    """Scores whose guesses say which event they are of. Made by `tap`."""
 
-    shard: Shard
-    seen: list[Loss]
+    memory: Memory
 
     def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
         """As `Scores` does it, and which event it is."""
         guess = super().foresee(answer, x)
-        guess.append(self.shard.memory.records)
+        guess.append(self.memory.records)
         return guess
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
-        """As `Scores` does it, and the losses."""
+
+def tap(shard: Shard, seen: list[Loss]) -> None:
+    """Put a tap on a shard whose spec asks for scores; it fills `seen`."""
+    assert shard.scores is not None
+    tapped = Tapped.load(shard.scores.spec, shard.learner.task, shard.scores.dump())
+    assert isinstance(tapped, Tapped)
+    tapped.memory = shard.memory
+    tapped.observe = _noting(tapped, seen)
+    shard.scores = tapped
+
+
+def _noting(tapped: Tapped, seen: list[Loss]) -> Callable[..., None]:
+    """`observe` that also notes the losses."""
+    observe, answers, memory, note = tapped.observe, tapped.answers, tapped.memory, seen.append
+    numbers = tapped.task == "regression"
+
+    def noted(y: Any, guess: list[Any]) -> None:
         number = guess.pop()
-        answers = self.answers(guess)
-        if answers:
-            model, last, usual = answers
-            if self.task == "regression":
+        found = answers(guess)
+        if found:
+            model, last, usual = found
+            if numbers:
                 losses = (
                     None if model is None else abs(y - model),
                     None if last is None else abs(y - last),
@@ -75,15 +90,7 @@ class Tapped(Scores):
                     None if last is None else last != y,
                     None if usual is None else usual != y,
                 )
-            self.seen.append((number, self.shard.memory.records, losses))
-        super().observe(y, guess)
+            note((number, memory.records, losses))
+        observe(y, guess)
 
-
-def tap(shard: Shard, seen: list[Loss]) -> None:
-    """Put a tap on a shard whose spec asks for scores; it fills `seen`."""
-    assert shard.scores is not None
-    tapped = Tapped.load(shard.scores.spec, shard.learner.task, shard.scores.dump())
-    assert isinstance(tapped, Tapped)
-    tapped.shard = shard
-    tapped.seen = seen
-    shard.scores = tapped
+    return noted

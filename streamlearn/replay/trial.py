@@ -31,6 +31,9 @@ from streamlearn.service.models import FreshModel, fresh_model
 from streamlearn.settings import Config
 
 MAX_MODELS: Final = 12
+UNDATED_MS: Final = 4_102_444_800_000
+"""When a record arrived whose source does not say: 2100, the same in every run and after every event."""
+
 _NEVER: Final = 1 << 62
 _BY_SOURCE: Final = "source"
 
@@ -67,7 +70,7 @@ class Trial:
             when = f"on {config.topics.labels}" if config.topics.labels else ""
             self.setting = Setting(source, when, config.topics.labels, recorded.order)
             return
-        feed = self._feed = Feed(open_source(source, how, admin), how, late, limit, undated_ms=0)
+        feed = self._feed = Feed(open_source(source, how, admin), how, late, limit, undated_ms=UNDATED_MS)
         self.records = feed.records()
         self.notes = feed.source.notes
         self.total = min((n for n in (feed.source.total, limit) if n is not None), default=None)
@@ -83,7 +86,7 @@ class Trial:
         found: list[Contender] = []
         for use in uses:
             fresh = self._fresh(use)
-            name = _unique(fresh.name, [one.name for one in found])
+            name = _unique(_short(use), [one.name for one in found])
             found.append(Contender(name, use, fresh, self._spec(fresh), registry))
         if self._kinds is None:
             first = list(itertools.islice(self.records, ENOUGH))
@@ -119,6 +122,11 @@ def _limited(records: Iterator[Record], others: set[str], limit: int | None) -> 
                 return
             events += 1
         yield record
+
+
+def _short(use: str) -> str:
+    """A model's name in tables: a preset's as it stands, of others what comes after the module."""
+    return use if use.startswith("preset:") else use.rpartition(":")[2]
 
 
 def _unique(name: str, taken: list[str]) -> str:
