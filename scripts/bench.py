@@ -6,6 +6,7 @@
     scripts/bench replay     [--events N] [--pairs N] [--backend embedded|kafka]
     scripts/bench decode     [--events N] [--pairs N]
     scripts/bench scores     [--events N] [--pairs N]
+    scripts/bench backtest   [--events N] [--pairs N]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
@@ -16,7 +17,10 @@ of river alone. `replay`: a CSV of 11 columns at full speed, against the appendi
 in memory, by the same client; the share of its speed that is reached. `decode`: what reading costs
 over `orjson.loads` per event, in turns, for the plain envelope and for mapped flat JSON. `scores`: what
 scores with baselines, and a report every 1,000 events, add to predicting and learning with a scaler and a
-logistic regression.
+logistic regression. `backtest`: the share of the speed of river's `progressive_val_score` that a backtest of
+the same model reaches, labels at once and 200 events late. It reads JSON lines and scores two baselines
+too; river has its rows ready in memory, with accuracy alone (`plain`), with the same metrics (`model`), or
+with those of the baselines as well (`all`).
 `--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
 """
 
@@ -365,13 +369,13 @@ def _scored_step(learner: Learner, scores: Scores | None) -> Callable[[Any], Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "what", nargs="*", help="throughput, memory, restart, replay, decode, scores (default: all, embedded)"
+        "what", nargs="*", help="throughput, memory, restart, replay, decode, scores, backtest (default: all)"
     )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
     args = parser.parse_args()
-    for what in args.what or ["throughput", "memory", "restart", "replay", "decode", "scores"]:
+    for what in args.what or ["throughput", "memory", "restart", "replay", "decode", "scores", "backtest"]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
@@ -386,6 +390,11 @@ def main() -> None:
                 result = decoding(args.events or 50_000, args.pairs)
             elif what == "scores":
                 result = scoring(args.events or 50_000, args.pairs)
+            elif what == "backtest":
+                from bench_backtest import backtesting
+
+                (folder / "bench_model.py").write_text(MODEL)
+                result = backtesting(folder, list(events(args.events or 50_000, seed=1)), args.pairs)
             else:
                 parser.error(f"there is no benchmark {what!r}")
             print(json.dumps({what: result}))

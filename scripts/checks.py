@@ -1,7 +1,8 @@
 """Every check of the project in one go: `scripts/test [--all] [arguments for pytest]`.
 
-Style, types, then the tests with a real Kafka broker that is started here and stopped here. All of them run,
-also after a failure; the exit code is 0 only if all passed. Tests marked `slow` run with `--all`.
+Style, types, then the tests with a real Kafka broker that is started here and stopped here, and a real
+browser. All of them run, also after a failure; the exit code is 0 only if all passed. Tests marked `slow` run
+with `--all`.
 
 Invariants:
 - The broker has a temporary folder of its own, and it ends with this process, even one killed by SIGKILL.
@@ -69,6 +70,8 @@ def main(words: list[str]) -> int:
     """The exit code of everything: pytest's when the tests failed, else 1 when another check failed."""
     failed = [" ".join(check) for check in CHECKS if run(*check)]
     selection = [] if "--all" in words else ["-m", "not slow"]
+    # Where no browser can be had, it says so, and the tests too.
+    subprocess.run([ROOT / "scripts" / "browser"], stdout=subprocess.DEVNULL, check=False)
     with broker():
         tests = run("pytest", *selection, *(word for word in words if word != "--all"))
     if failed:

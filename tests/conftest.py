@@ -1,9 +1,10 @@
-"""What all tests share: the real Kafka broker they may use, and names of their own on it.
+"""What all tests share: the real Kafka broker and the real browser they may use, and names of their own.
 
 Invariants:
 - A test that needs Kafka is marked `kafka` and gets the address from the fixture `kafka`; it is skipped,
   and counted in one loud line, when `STREAMLEARN_TEST_KAFKA` names no broker.
-- With `CI=true` a skipped Kafka test makes the run fail: a green run there means they all ran.
+- A test that needs a browser is marked `browser`, and is skipped so when there is no Chromium on PATH.
+- With `CI=true` such a skipped test makes the run fail: a green run there means they all ran.
 """
 
 import os
@@ -11,8 +12,15 @@ import uuid
 
 import pytest
 
+from tests.browser import BROWSERS, browser_path
+
 BROKER_VARIABLE = "STREAMLEARN_TEST_KAFKA"
 NO_BROKER = f"{BROKER_VARIABLE} names no broker"
+NO_BROWSER = f"none of {', '.join(BROWSERS)} is on PATH"
+NEEDS = (
+    ("KAFKA", NO_BROKER, "scripts/test starts one, or scripts/kafka start"),
+    ("BROWSER", NO_BROWSER, "scripts/test installs one, or scripts/browser"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} uses the broker: mark it with @pytest.mark.kafka")
         if item.get_closest_marker("kafka") is not None and not os.environ.get(BROKER_VARIABLE):
             item.add_marker(pytest.mark.skip(reason=NO_BROKER))
+        if item.get_closest_marker("browser") is not None and browser_path() is None:
+            item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
 
 
 @pytest.fixture(scope="session")
@@ -35,19 +45,22 @@ def topic_prefix() -> str:
     return f"t-{uuid.uuid4().hex[:12]}"
 
 
-def skipped_kafka_tests(reporter: pytest.TerminalReporter) -> int:
-    return sum(NO_BROKER in str(report.longrepr) for report in reporter.stats.get("skipped", ()))
+def skipped_for(reporter: pytest.TerminalReporter, reason: str) -> int:
+    return sum(reason in str(report.longrepr) for report in reporter.stats.get("skipped", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    count = skipped_kafka_tests(terminalreporter)
-    if count:
-        line = f"{count} KAFKA TESTS SKIPPED: {NO_BROKER}; scripts/test starts one, or scripts/kafka start"
-        terminalreporter.write_line(line, red=True, bold=True)
+    for what, reason, remedy in NEEDS:
+        count = skipped_for(terminalreporter, reason)
+        if count:
+            terminalreporter.write_line(
+                f"{count} {what} TESTS SKIPPED: {reason}; {remedy}", red=True, bold=True
+            )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert isinstance(reporter, pytest.TerminalReporter)
-    if os.environ.get("CI") == "true" and skipped_kafka_tests(reporter) and session.exitstatus == 0:
+    skipped = sum(skipped_for(reporter, reason) for _, reason, _ in NEEDS)
+    if os.environ.get("CI") == "true" and skipped and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

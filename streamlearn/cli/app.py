@@ -3,6 +3,7 @@
 import typer
 
 from streamlearn.cli import (
+    backtest,
     checkpoints,
     control,
     data,
@@ -34,6 +35,7 @@ app.command(short_help="Send a stream of the past to a topic.")(replay.replay)
 app.command(short_help="What was known when a prediction was made.")(explain.explain)
 app.command(short_help="Learn from the past, for `serve --from`.")(train.train)
 app.command(short_help="Answer a whole source with a fixed model.")(score.score)
+app.command(short_help="Score models on a stream of the past, side by side.")(backtest.backtest)
 app.command(short_help="Write a range of a topic to a file.")(data.record)
 app.command(short_help="Print what is in a topic.")(data.tail)
 app.command(short_help="Make or check the topics of a service.")(topics.topics)

@@ -134,7 +134,12 @@ def chain(previous: str, outputs: Iterable[Output]) -> str:
     Every field is length-prefixed and null is distinct from empty, so that no two different lists of
     outputs have the same preimage. Partition and timestamp are left out: they are placement, not content.
     """
-    parts: list[bytes] = [bytes.fromhex(previous)]
+    return hashlib.blake2b(bytes.fromhex(previous) + preimage(outputs), digest_size=32).hexdigest()
+
+
+def preimage(outputs: Iterable[Output]) -> bytes:
+    """What `chain` hashes of outputs. Of a list and the next one it is that of both, joined."""
+    parts: list[bytes] = []
     for output in outputs:
         key, value, headers = output.key, output.value, output.headers
         if key is None and value is not None and not headers:  # most of them, in one go
@@ -144,7 +149,7 @@ def chain(previous: str, outputs: Iterable[Output]) -> str:
         parts += (_prefixed(output.role.encode()), _prefixed(key), _prefixed(value), b"%d;" % len(headers))
         for name, content in headers:
             parts += (_prefixed(name.encode()), _prefixed(content))
-    return hashlib.blake2b(b"".join(parts), digest_size=32).hexdigest()
+    return b"".join(parts)
 
 
 GENESIS = hashlib.blake2b(b"streamlearn journal 1", digest_size=32).hexdigest()

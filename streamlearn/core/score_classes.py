@@ -8,6 +8,7 @@ it equals a river metric that was shown just these labels, without the drift of 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from math import log
 from typing import Any, Final
 
@@ -78,6 +79,11 @@ class ClassScores:
         elif detail is not None and answer.member == "score":
             kept = float(detail)
         return [prediction, kept, yes, self._last, self._best, self.labels, *self._counts]
+
+    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+        """The labels that were answered."""
+        prediction, _, _, last, best, *_ = guess
+        return prediction, last, next(islice(self._places, best, None)) if best >= 0 else None
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """File the pair; the baselines learn `y`, for which there must be room."""

@@ -124,6 +124,10 @@ class NumberScores:
         """What scoring will need of the answers at this moment."""
         return [answer.prediction, self._last, self._mean[1]]
 
+    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+        """The numbers that were answered."""
+        return tuple(guess)
+
     def observe(self, y: Any, guess: list[Any]) -> None:
         """File the pair; the baselines learn `y`."""
         y = float(y)
@@ -233,6 +237,10 @@ class ForecastScores:
         self._mean = running_mean(self._mean, (y,))
         self._last = y
         self._waiting = [kept for kept in self._waiting if len(kept[1]) > self.labels - kept[0]]
+
+    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+        """A forecast is for many labels."""
+        return ()
 
     def fold(self) -> None:
         """Nothing is put off."""

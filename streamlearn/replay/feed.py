@@ -22,14 +22,15 @@ from streamlearn.replay.sources import How, Item, Source, kind_of
 
 
 class Feed(NamedTuple):
-    """What to read: the source, when its labels follow (None: they are inside the events), and at most how
-    many events.
+    """What to read: the source, when its labels follow (None: they are inside the events), at most how
+    many events, and when those without a time have arrived (None: now).
     """
 
     source: Source
     how: How
     delay: Delay | None = None
     limit: int | None = None
+    undated_ms: int | None = None
 
     @property
     def topic(self) -> str:
@@ -66,7 +67,7 @@ class Feed(NamedTuple):
 
     def records(self) -> Iterator[Record | None]:
         """The records in order; None where nothing more has arrived yet, as on a slow pipe."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = time.time_ns() // 1_000_000 if self.undated_ms is None else self.undated_ms
         own = self.source.name.startswith("topic:")
         counted: dict[tuple[str, int], int] = {}
         for sent in self._sent():

@@ -63,12 +63,13 @@ def offsets_of(admin: Admin, topic: str, where: str) -> Offsets:
 def between(admin: Admin, topic: str, first: Offsets, upto: Offsets) -> Iterator[Record]:
     """The records with `first <= offset < upto`, partitions merged by arrival time."""
     runs = [
-        _run(admin, topic, partition, *ends) for partition, ends in enumerate(zip(first, upto, strict=True))
+        run(admin, topic, partition, *ends) for partition, ends in enumerate(zip(first, upto, strict=True))
     ]
     return heapq.merge(*runs, key=lambda record: (record.timestamp_ms, record.partition))
 
 
-def _run(admin: Admin, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
+def run(admin: Admin, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
+    """The records of one partition with `position <= offset < upto`, in order."""
     at = (topic, partition)
     silent_since_s: float | None = None
     at_end = False

@@ -211,12 +211,21 @@ def _river(name: str, meaning: Meaning) -> Source:
     )
 
 
-def _topic(name: str, how: How, admin: Admin | None) -> Source:
+def topic_range(name: str, admin: Admin) -> tuple[str, reading.Offsets, reading.Offsets]:
+    """The topic of a source `topic:NAME@FROM..TO`, and per partition its first offset and that after it."""
     topic, _, span = name.removeprefix("topic:").partition("@")
     first, _, upto = span.partition("..")
-    if admin is None or not topic:
+    return (
+        topic,
+        reading.offsets_of(admin, topic, first or "beginning"),
+        reading.offsets_of(admin, topic, upto or "end"),
+    )
+
+
+def _topic(name: str, how: How, admin: Admin | None) -> Source:
+    if admin is None or name == "topic:":
         raise ConfigError(f"{name} cannot be read: write topic:NAME@FROM..TO, and say where the log is")
-    ends = [reading.offsets_of(admin, topic, where) for where in (first or "beginning", upto or "end")]
+    topic, *ends = topic_range(name, admin)
 
     def read(numbered: int) -> Iterator[Batch]:
         records = reading.between(admin, topic, *ends)

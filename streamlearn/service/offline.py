@@ -14,7 +14,9 @@ from streamlearn.core.snapshot import Sections, dump_state, load_state, side_par
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
 from streamlearn.service.schemas import Schemas
 
-SNAPSHOT_RECORDS = 1000
+SNAPSHOT_RECORDS = 10_000
+"""A snapshot costs milliseconds and is of use only when a model raises; after that there is one at once, so
+that the next undo is cheap."""
 
 
 class Offline:
@@ -43,14 +45,19 @@ class Offline:
     def step(self, record: Record) -> tuple[Output, ...]:
         """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
         if len(self._since) >= SNAPSHOT_RECORDS:
-            self._sections = self.sections()
-            self._since, self._skipped = [], {}
+            self._take_snapshot()
         try:
             outputs = self._step(record)
         except ModelRaised as raised:
             outputs = self._without(record, raised)
+            self._take_snapshot()
+            return outputs
         self._since.append(record)
         return outputs
+
+    def _take_snapshot(self) -> None:
+        self._sections = self.sections()
+        self._since, self._skipped = [], {}
 
     def sections(self) -> Sections:
         """The state as a checkpoint holds it. Raises `Stop` when the model does not pickle."""

@@ -1,0 +1,163 @@
+"""`streamlearn backtest`: models side by side over a stream of the past, by the very shard of `serve`."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common, feeding, progress, source_options
+from streamlearn.errors import CheckFailed, ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.replay.late import Delay as Lag
+    from streamlearn.replay.sources import How
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="preset:NAME, my_module:build, river.tree:Class; repeat it to compare. [default: the config's]",
+    ),
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots, in one file.")
+]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under",
+        metavar="METRIC=VALUE",
+        help="Exit with 3 when a model's score is worse than this; may be repeated.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option("--window", min=10, max=100_000, metavar="N", help="Labels in the window. [default: 1000]"),
+]
+
+
+def backtest(
+    *,
+    source: source_options.Source,
+    models: Models = None,
+    delay: feeding.Delay = "",
+    window: Window = None,
+    html: Html = None,
+    fail_under: FailUnder = None,
+    id_column: source_options.Id = "",
+    time_column: source_options.Time = "",
+    key_column: source_options.Key = "",
+    features: source_options.Features = "",
+    label: source_options.Label = "",
+    types: source_options.Types = "",
+    missing: source_options.Missing = None,
+    delimiter: source_options.Delimiter = "",
+    decimal: source_options.Decimal = ".",
+    encoding: source_options.Encoding = "",
+    header: source_options.Header = "",
+    form: source_options.Format = "",
+    limit: feeding.Limit = None,
+    name: common.Name = None,
+    as_json: common.AsJson = False,
+    app_dir: feeding.AppDir = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Score models on a stream of the past as they would have been live, beside baselines and each other.
+
+    Every answer is given before its label is learned, and the label comes as late as --delay says. With the
+    configuration of a service (-c) and topic:NAME of its input, its labels topic is read too, in the order of
+    its journal: the predictions and scores are then byte for byte those of the service.
+    """
+    from streamlearn.config import load
+
+    more: dict[str, object] = {"app_name": name, "scores_window": window}
+    settings = load(config, common.flags(bootstrap_servers, backend, db, option, **more), need_input=False)
+    feeding.prepare(settings, app_dir)
+    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
+    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    late = feeding.delay_in(delay)
+    how = source_options.how(settings, columns, csv, form, late is not None, late)
+    bars = [_bar(text) for text in fail_under or []]
+    if html is not None and not html.resolve().parent.is_dir():
+        raise ConfigError(f"--html {html}: there is no such folder")
+    result = _result(settings, models or [settings.model.use], source, how, (delay, late), limit, bars)
+    _tell(result, as_json, html)
+    _check(result, bars)
+
+
+def _result(
+    settings: "Config",
+    uses: list[str],
+    source: str,
+    how: "How",
+    delay: "tuple[str, Lag | None]",
+    limit: int | None,
+    bars: list[tuple[str, float]],
+) -> dict[str, Any]:
+    """Open the source, make the models, and run."""
+    from streamlearn.replay.backtest import Backtest
+    from streamlearn.replay.trial import Trial
+
+    with contextlib.ExitStack() as stack:
+        admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
+        trial = Trial(settings, source, how, delay, limit, admin)
+        for text in trial.notes:
+            common.note(text)
+        run = Backtest(trial.contenders(uses))
+        for metric, _ in bars:
+            if metric not in run.metrics:
+                known = ", ".join(run.metrics)
+                raise ConfigError(f"--fail-under {metric}: a model for {run.task} has these scores: {known}")
+        stop = stack.enter_context(common.stop_on_signal())
+        advance = stack.enter_context(progress.bar("backtest", trial.total))
+        run.run(trial.records, trial.setting.labels_topic, stop, advance)
+        return run.result(trial.setting)
+
+
+def _bar(text: str) -> tuple[str, float]:
+    metric, equals, value = text.partition("=")
+    try:
+        if metric and equals:
+            return metric.strip(), float(value)
+    except ValueError:
+        pass
+    raise ConfigError(f"--fail-under {text}: write METRIC=VALUE, for example --fail-under accuracy=0.9")
+
+
+def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
+    if html is not None:
+        from streamlearn.replay.report import page
+
+        html.write_text(page(result), "utf-8")
+    if as_json:
+        common.print_json(result)
+        return
+    from streamlearn.cli.backtest_table import show
+
+    show(result)
+    if html is not None:
+        common.note(f"the page is in {html}")
+
+
+def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
+    """Raise `CheckFailed` for the models whose scores are worse than asked for."""
+    from streamlearn.replay.backtest import is_better
+
+    failed = []
+    for metric, bar in bars:
+        for model in result["models"]:
+            value = model["scores"][metric]
+            if value is None:
+                failed.append(f"{model['name']} has no {metric}: no label was scored that defines it")
+            elif is_better(bar, value, metric):
+                failed.append(f"{model['name']} has {metric} {value:.6g}, which is worse than {bar:g}")
+    if failed:
+        raise CheckFailed(f"--fail-under: {'; '.join(failed)}")

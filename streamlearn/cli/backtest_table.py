@@ -1,0 +1,67 @@
+"""The result of a backtest in a terminal: a table of scores, who is better, and what to beware of."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamlearn.replay.report import (
+    LOWER_IS_BETTER,
+    best_of,
+    count,
+    in_bytes,
+    metrics_of,
+    rows_of,
+    shown,
+    title_of,
+)
+
+_WIDTH = 110
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print it to standard output; what to beware of to standard error."""
+    out = Console(highlight=False, soft_wrap=True)
+    if not out.is_terminal:
+        out.width = _WIDTH  # a file or a pipe has no width of its own
+    when = f", labels {result['delay']}" if result["delay"] else ""
+    out.print(
+        Text(
+            f"{result['source']}: {result['task']}, {count(result['events'])} events,"
+            f" {count(result['labels'])} labels{when}, {result['seconds']:.1f} s"
+        )
+    )
+    out.print(_scores(result), soft_wrap=False)
+    for pair in result["pairs"]:
+        out.print(Text(f"  {pair['words']}"))
+    if result["pairs"]:
+        out.print(Text("  [from, to]: 95 % confidence sequence, valid at any time", style="dim"))
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    for text in result["warnings"]:
+        err.print(Text(f"warning: {text}", style="yellow"))
+
+
+def _scores(result: dict[str, Any]) -> Table:
+    """A row per score, so that many scores of few models fit; a column per model and baseline."""
+    rows = rows_of(result)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
+    table.add_column("")
+    for model, one in rows:
+        table.add_column(Text(one["name"]), justify="right", style="" if model else "dim", overflow="fold")
+    for metric in metrics_of(result):
+        values = [one["scores"].get(metric) for _, one in rows]
+        best = best_of(values, metric)
+        cells = [
+            Text(shown(value), style="bold" if value is not None and value == best else "")
+            for value in values
+        ]
+        arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
+        table.add_row(Text(f"{title_of(metric)} {arrow}"), *cells)
+    table.add_section()
+    models = [one for model, one in rows if model]
+    table.add_row("time per event", *(f"{one['us_per_event']:.1f} µs" for one in models))
+    table.add_row("size of the model", *(in_bytes(one["model_bytes"]) for one in models))
+    table.add_row("its growth per event", *(in_bytes(one["growth_bytes_per_event"]) for one in models))
+    return table

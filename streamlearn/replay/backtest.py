@@ -1,0 +1,252 @@
+"""Models side by side over a stream of the past, by the very shard of `serve`, with nothing around it.
+
+The source is read once; each run of records is stepped by every model in turn. What comes out is one plain
+object, which `--json` prints and `report.page` makes a page of.
+
+Invariants:
+- Predictions and scores are byte for byte those of a service under the same configuration that takes the
+  same records in the same order; the digests say so.
+- A comparison is made on labels that both answered, in the order of the labels.
+- Memory is bounded: a run of records, what the models hold, and at most `POINTS` points of each curve.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from streamlearn.core.records import Record
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.replay.compare import Difference, Floats, verdict
+from streamlearn.replay.contender import Contender, size_of
+from streamlearn.replay.curves import Curves
+from streamlearn.replay.losses import LOSS, Losses
+from streamlearn.replay.report import LOWER_IS_BETTER, shown, title_of
+from streamlearn.service.eras import versions
+
+RUN_RECORDS: Final = 200
+"""Stepped at most by one model before the next one has its turn; less at the start, where a short stream's
+curves need points."""
+
+MAIN: Final = {
+    "classification": ("accuracy",),
+    "regression": ("mae",),
+    "forecasting": ("mae",),
+    "anomaly": ("average_precision", "roc_auc"),
+}
+"""The metric that curves and warnings are about; where a task is not named, the first there is."""
+
+
+class Setting(NamedTuple):
+    """What the result says of the run: the source's name, when labels come ("" = inside their events), the
+    topic of labels, and in what order records were taken.
+    """
+
+    source: str
+    delay: str
+    labels_topic: str
+    order: str
+
+
+class Pair:
+    """A model and what it is compared with: another model (`other`), or the baseline at place `at`."""
+
+    def __init__(self, a: Contender, b: str, metric: str, other: Contender | None, at: int) -> None:
+        self.a = a
+        self.b = b
+        self.metric = metric
+        self._other = other
+        self._at = at
+        self.difference = Difference(bounded=metric == "accuracy")
+
+    def update(self) -> None:
+        """Take in the labels of the last run. A difference above 0 is in favour of `a`."""
+        mine, theirs = _matched(self.a.losses, self._other.losses if self._other else self.a.losses)
+        values = theirs[:, self._at] - mine[:, 0]
+        self.difference.add(values[~np.isnan(values)])
+
+    def result(self) -> dict[str, Any]:
+        """Its member of `pairs`."""
+        interval = self.difference.interval()
+        low, high = interval or (None, None)
+        return {
+            "a": self.a.name,
+            "b": self.b,
+            "metric": self.metric,
+            "labels": self.difference.labels,
+            "difference": self.difference.mean if self.difference.labels else None,
+            "low": low,
+            "high": high,
+            "better": {0: None, 1: self.a.name, -1: self.b}[verdict(interval)],
+            "method": self.difference.method,
+            "words": self._words(),
+        }
+
+    def _words(self) -> str:
+        interval, mean, metric = self.difference.interval(), self.difference.mean, title_of(self.metric)
+        if interval is None:
+            return f"no difference between {self.a.name} and {self.b} can be told: too few labels"
+        low, high = interval
+        better = verdict(interval)
+        if not better:
+            span = f"{shown(mean)} [{shown(low)}, {shown(high)}]"
+            return f"no difference between {self.a.name} and {self.b} can be told yet: {span} {metric}"
+        names = (self.a.name, self.b) if better > 0 else (self.b, self.a.name)
+        low, high = (low, high) if better > 0 else (-high, -low)
+        span = f"{shown(abs(mean))} [{shown(low)}, {shown(high)}]"
+        return f"{names[0]} is better than {names[1]} by {span} {metric}"
+
+
+def _matched(mine: Losses, theirs: Losses) -> tuple[Floats, Floats]:
+    """The losses of the labels that both observed in this run: nearly always all, and in the same order."""
+    if mine is theirs or np.array_equal(mine.numbers, theirs.numbers):
+        return mine.values, theirs.values
+    _, ours, others = np.intersect1d(mine.numbers, theirs.numbers, return_indices=True)
+    order = np.argsort(ours)
+    return mine.values[ours[order]], theirs.values[others[order]]
+
+
+class Backtest:
+    """Several models over one stream; `run` it once, then take `result`. All models are of one task."""
+
+    def __init__(self, models: Sequence[Contender]) -> None:
+        tasks = {model.shard.learner.task for model in models}
+        if len(tasks) > 1:
+            names = ", ".join(f"{model.name} ({model.shard.learner.task})" for model in models)
+            raise ConfigError(f"these models do not do the same task, so they cannot be compared: {names}")
+        self.models = models
+        self.task = tasks.pop()
+        whole = models[0].report()["all"]
+        self.forecasters = [name for name, scores in whole.items() if isinstance(scores, dict)]
+        self.metrics = [name for name in whole["model"] if name != "answered" and "_by_" not in name]
+        found = [name for name in MAIN.get(self.task, ()) if name in self.metrics]
+        self.metric = found[0] if found else self.metrics[0]
+        self.pairs = self._pairs()
+        self.events = self.labels = 0
+        self.seconds = 0.0
+        by_loss = LOSS.get(self.task) == self.metric
+        self._curves = Curves(models, self.forecasters, self.metric, by_loss, self.pairs)
+
+    def _pairs(self) -> list[Pair]:
+        metric = LOSS.get(self.task)
+        if metric is None:
+            return []
+        found = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(self.models, 2)]
+        for model in self.models:
+            found += [Pair(model, name, metric, None, at) for at, name in enumerate(self.forecasters) if at]
+        return found
+
+    def run(
+        self,
+        records: Iterator[Record | None],
+        labels_topic: str,
+        stop: threading.Event,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Step all of `records`; `progress` is told how many events are done. Raises `Stop` when `stop` was
+        set, and when a model cannot go on.
+        """
+        began_s = time.perf_counter()
+        while run := list(itertools.islice(records, min(RUN_RECORDS, self._curves.every))):
+            there = [record for record in run if record is not None]
+            for model in self.models:
+                model.run(there)
+            for pair in self.pairs:
+                pair.update()
+            events = sum(record.topic != labels_topic for record in there)
+            self.events += events
+            self._curves.after(self.events)
+            progress(events)
+            if stop.is_set():
+                raise Stop(f"interrupted after {self.events:,} events")
+        self._curves.end(self.events)
+        self.seconds = time.perf_counter() - began_s
+
+    def result(self, setting: Setting) -> dict[str, Any]:
+        """All there is to tell; see the module's docstring."""
+        reports = [model.report() for model in self.models]
+        first = reports[0]
+        models = [self._model(one, report) for one, report in zip(self.models, reports, strict=True)]
+        baselines = [
+            {"name": name, "scores": self._scores(first["all"][name]), "window": first["window"][name]}
+            for name in self.forecasters[1:]
+        ]
+        return {
+            **setting._asdict(),
+            "task": self.task,
+            "metric": self.metric,
+            "events": self.events,
+            "labels": first["labels"],
+            "window": self.models[0].window,
+            "seconds": self.seconds,
+            "models": models,
+            "baselines": baselines,
+            "pairs": [pair.result() for pair in self.pairs],
+            "warnings": warnings_of(self.metric, first["labels"], models, baselines),
+            "versions": versions(),
+            "curves": self._curves.result(),
+        }
+
+    def _scores(self, found: dict[str, Any]) -> dict[str, float | None]:
+        return {metric: found[metric] for metric in self.metrics if metric in found}
+
+    def _model(self, model: Contender, report: dict[str, Any]) -> dict[str, Any]:
+        sections = model.sections()
+        model_bytes = size_of({"champion": sections["champion"]})
+        return {
+            "name": model.name,
+            "use": model.use,
+            "version": model.version,
+            "scores": self._scores(report["all"]["model"]),
+            "window": report["window"]["model"],
+            "labels": report["labels"],
+            "learned": model.shard.memory.learned,
+            "us_per_event": model.seconds / max(1, self.events) * 1e6,
+            "model_bytes": model_bytes,
+            "growth_bytes_per_event": (model_bytes - model.born_bytes) / max(1, self.events),
+            "state_bytes": size_of(sections),
+            "outcomes": dict(model.shard.memory.outcomes),
+            "join": None if model.shard.late is None else model.shard.late.report(),
+            "digests": {role: digest.hexdigest() for role, digest in model.digests.items()},
+        }
+
+
+def is_better(one: float, other: float, metric: str) -> bool:
+    """Whether a score is better than another one."""
+    return one < other if metric in LOWER_IS_BETTER else one > other
+
+
+def warnings_of(
+    metric: str, labels: int, models: Sequence[dict[str, Any]], baselines: Sequence[dict[str, Any]]
+) -> list[str]:
+    """What a newcomer must not miss: no labels, models that are no better than guessing, refused events."""
+    found = []
+    if not labels:
+        found.append(
+            "No label was scored: name the labels' column (--label), or see what became of the records."
+        )
+    beaten = [list(_beaten_by(metric, model, baselines)) for model in models]
+    if labels and all(beaten):
+        found.append(
+            f"No model beats every baseline ({title_of(metric)}): {'; '.join(map('; '.join, beaten))}."
+            " Do not use one for these answers."
+        )
+    else:
+        found += [f"{one}." for some in beaten for one in some]
+    for model in models:
+        dead = {what: n for what, n in model["outcomes"].items() if what.startswith("dlq.")}
+        if dead:
+            told = ", ".join(f"{n:,} {what.removeprefix('dlq.')}" for what, n in sorted(dead.items()))
+            found.append(f"{model['name']} had {sum(dead.values()):,} records refused: {told}.")
+    return found
+
+
+def _beaten_by(metric: str, model: dict[str, Any], baselines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    mine = model["scores"].get(metric)
+    for baseline in baselines:
+        other = baseline["scores"].get(metric)
+        if mine is not None and other is not None and not is_better(mine, other, metric):
+            yield f"{model['name']} ({shown(mine)}) does not beat {baseline['name']} ({shown(other)})"

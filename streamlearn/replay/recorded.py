@@ -1,0 +1,124 @@
+"""The records of a service, from its own topics, in the order in which it took them.
+
+The journal has that order. What the journal does not have (no service ran, or it has not come that far, or
+its beginning was trimmed) comes by time of arrival, oldest first: before the journalled records what lies
+before them, after them what lies after.
+
+Invariants:
+- Each record of the range once, in offset order within a partition; committed records only.
+- Nothing is decided by a clock or by how much a poll brings.
+"""
+
+import heapq
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streamlearn.core.records import Entry, Era, Record, TopicPartition, decode_entry
+from streamlearn.errors import Stop
+from streamlearn.log.port import Admin
+from streamlearn.replay import reading
+from streamlearn.settings import Config
+
+BY_ARRIVAL = "arrival"
+BY_JOURNAL = "journal"
+
+
+class Span(NamedTuple):
+    """Of one partition: offsets `first <= offset < upto`."""
+
+    first: int
+    upto: int
+
+
+class Recorded:
+    """The topics that `config`'s service reads; of the input `topic` only offsets `first` to `upto`, one per
+    partition. `order`: where it comes from. `revision`, `kinds`: of the service's first era, where known.
+    """
+
+    def __init__(
+        self, admin: Admin, config: Config, topic: str, first: reading.Offsets, upto: reading.Offsets
+    ) -> None:
+        self._admin = admin
+        self._control = config.topics.control
+        self._spans: dict[TopicPartition, Span] = {}
+        there = admin.topics()
+        for name in config.names().sources:
+            if name in there:
+                ends = (first, upto) if name == topic else (there[name].start, there[name].end)
+                for partition, (start, end) in enumerate(zip(*ends, strict=True)):
+                    self._spans[name, partition] = Span(start, end)
+        entries = list(self._entries(config.topics.journal)) if config.topics.journal in there else []
+        self._runs = [run for entry in entries for run in entry.ranges if run[:2] in self._spans]
+        eras = [entry.change for entry in entries if entry.change is not None]
+        self.order = BY_JOURNAL if self._runs else BY_ARRIVAL
+        self.revision = eras[0].revision if eras else 1
+        self.kinds: dict[str, str] | None = _kinds(eras) if self._runs else None
+
+    def records(self) -> Iterator[Record]:
+        """All of them, in order."""
+        began: dict[TopicPartition, int] = {}
+        for run in self._runs:
+            began.setdefault((run.topic, run.partition), run.first)
+        yield from self._by_arrival({at: self._cut(at, upto=first) for at, first in began.items()})
+        streams = {at: _Stream(self._read(at, self._cut(at, first=first))) for at, first in began.items()}
+        for run in self._runs:
+            at = (run.topic, run.partition)
+            yield from streams[at].before(min(run.next, self._spans[at].upto))
+        rest = [stream.rest() for stream in streams.values()]
+        rest += [self._read(at, span) for at, span in self._spans.items() if at not in began]
+        yield from _merged(rest)
+
+    def _cut(self, at: TopicPartition, first: int = 0, upto: int | None = None) -> Span:
+        span = self._spans[at]
+        upto = span.upto if upto is None else min(upto, span.upto)
+        return Span(max(first, span.first), upto)
+
+    def _by_arrival(self, spans: dict[TopicPartition, Span]) -> Iterator[Record]:
+        return _merged([self._read(at, span) for at, span in spans.items()])
+
+    def _read(self, at: TopicPartition, span: Span) -> Iterator[Record]:
+        return reading.run(self._admin, *at, *span)
+
+    def _entries(self, journal: str) -> Iterator[Entry]:
+        info = reading.topic_info(self._admin, journal)
+        for record in reading.run(self._admin, journal, 0, info.start[0], info.end[0]):
+            try:
+                yield decode_entry(record.value or b"")
+            except msgspec.MsgspecError as error:
+                raise Stop(
+                    f"{journal} at offset {record.offset} is no entry of a journal: {error}"
+                ) from error
+
+
+class _Stream:
+    """Records of a partition, taken piece by piece."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._held: Record | None = next(records, None)
+
+    def before(self, upto: int) -> Iterator[Record]:
+        """The next records with `offset < upto`."""
+        while self._held is not None and self._held.offset < upto:
+            yield self._held
+            self._held = next(self._records, None)
+
+    def rest(self) -> Iterator[Record]:
+        """All that are left."""
+        while self._held is not None:
+            yield self._held
+            self._held = next(self._records, None)
+
+
+def _merged(streams: list[Iterator[Record]]) -> Iterator[Record]:
+    return heapq.merge(*streams, key=_arrival)
+
+
+def _arrival(record: Record) -> tuple[Any, ...]:
+    return record.timestamp_ms, record.topic, record.partition
+
+
+def _kinds(eras: list[Era]) -> dict[str, str]:
+    return {name: kind for era in eras for name, kind in era.kinds.items()}

@@ -1,0 +1,134 @@
+"""What a backtest is about: which records, by which rules, with which models.
+
+A source is read as `train` reads it (`replay.feed`). When it is an input topic of the configured service, the
+records are those of all its topics instead, in the order of its journal (`replay.recorded`), under the very
+rules of the service.
+
+Invariant: the same source, configuration and models give the same records and rules; no clock is asked.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from streamlearn.core.records import Record
+from streamlearn.core.scores import ScoresSpec
+from streamlearn.core.shard import ShardSpec
+from streamlearn.errors import ConfigError
+from streamlearn.log.port import Admin
+from streamlearn.replay.backtest import Setting
+from streamlearn.replay.contender import Contender, kinds_of
+from streamlearn.replay.feed import Feed
+from streamlearn.replay.late import Delay
+from streamlearn.replay.recorded import Recorded
+from streamlearn.replay.sources import How, open_source, topic_range
+from streamlearn.replay.train import era_of
+from streamlearn.service.eras import spec_of
+from streamlearn.service.first_types import ENOUGH
+from streamlearn.service.models import FreshModel, fresh_model
+from streamlearn.settings import Config
+
+MAX_MODELS: Final = 12
+UNDATED_MS: Final = 4_102_444_800_000
+"""When a record arrived whose source does not say: 2100, the same in every run and after every event."""
+
+_NEVER: Final = 1 << 62
+_BY_SOURCE: Final = "source"
+
+
+class Trial:
+    """`records`, to be read once, after `contenders`; `total`: the number of events, where it is known;
+    `notes`: what a person should know about how the source is read. Raises `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: str,
+        how: How,
+        delay: tuple[str, Delay | None],
+        limit: int | None,
+        admin: Admin | None,
+    ) -> None:
+        text, late = delay
+        self._config = config
+        self._source = source
+        self._kinds: dict[str, str] | None = None
+        self._feed: Feed | None = None
+        self._recorded: Recorded | None = None
+        topic = source.removeprefix("topic:").partition("@")[0]
+        own = source.startswith("topic:") and topic in config.topics.input
+        if own and admin is not None and late is None and not how.meaning.given:
+            recorded = self._recorded = Recorded(admin, config, *topic_range(source, admin))
+            self._kinds = recorded.kinds
+            others = {config.topics.labels, config.topics.control}
+            self.records: Iterator[Record | None] = _limited(recorded.records(), others, limit)
+            self.notes: tuple[str, ...] = ()
+            self.total = limit
+            when = f"on {config.topics.labels}" if config.topics.labels else ""
+            self.setting = Setting(source, when, config.topics.labels, recorded.order)
+            return
+        feed = self._feed = Feed(open_source(source, how, admin), how, late, limit, undated_ms=UNDATED_MS)
+        self.records = feed.records()
+        self.notes = feed.source.notes
+        self.total = min((n for n in (feed.source.total, limit) if n is not None), default=None)
+        self.setting = Setting(source, text, feed.labels, _BY_SOURCE)
+
+    def contenders(self, uses: list[str]) -> list[Contender]:
+        """The models, fresh, each under a name of its own. Raises `ConfigError`."""
+        if len(uses) > MAX_MODELS:
+            raise ConfigError(
+                f"{len(uses)} models are too many to look at side by side: at most {MAX_MODELS}"
+            )
+        registry = self._config.event.schema_registry
+        found: list[Contender] = []
+        for use in uses:
+            fresh = self._fresh(use)
+            name = _unique(_short(use), [one.name for one in found])
+            found.append(Contender(name, use, fresh, self._spec(fresh), registry))
+        if self._kinds is None:
+            first = list(itertools.islice(self.records, ENOUGH))
+            self.records = itertools.chain(first, self.records)
+            self._kinds = kinds_of(found[0].shard, [one for one in first if one is not None], ENOUGH)
+        if self._kinds:
+            for one in found:
+                one.settle(self._kinds)
+        return found
+
+    def _fresh(self, use: str) -> FreshModel:
+        section = self._config.model
+        if use == section.use:
+            return fresh_model(self._config.app.name, use, section.args, list(section.steps))
+        return fresh_model(self._config.app.name, use, {}, [])
+
+    def _spec(self, fresh: FreshModel) -> ShardSpec:
+        scores = self._config.scores
+        spec = spec_of(era_of(self._config, fresh, self._source))
+        spec = msgspec.structs.replace(spec, scores=ScoresSpec(scores.every or _NEVER, scores.window))
+        if self._feed is not None:
+            return self._feed.spec(spec)
+        assert self._recorded is not None
+        return msgspec.structs.replace(spec, revision=self._recorded.revision)
+
+
+def _limited(records: Iterator[Record], others: set[str], limit: int | None) -> Iterator[Record]:
+    """The records up to the last of `limit` events; those of the topics `others` are no events."""
+    events = 0
+    for record in records:
+        if record.topic not in others:
+            if events == limit:
+                return
+            events += 1
+        yield record
+
+
+def _short(use: str) -> str:
+    """A model's name in tables: a preset's as it stands, of others what comes after the module."""
+    return use if use.startswith("preset:") else use.rpartition(":")[2]
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    n = sum(one == name or one.startswith(f"{name} (") for one in taken)
+    return f"{name} ({n + 1})" if n else name
