@@ -7,14 +7,15 @@ from typing import Any
 
 import orjson
 import pytest
-from river import datasets, metrics
+from river import base, datasets, metrics
 from test_selfcheck import era  # the era of a default configuration
 
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.snapshot import dump_model, load_model
-from streamlearn.features import gaps, scale
+from streamlearn.features import gaps, rehearse, scale
 from streamlearn.features.gaps import LastKnown
+from streamlearn.features.rehearse import MAX_LABELS, Rehearsal
 from streamlearn.features.scale import SteadyScaler
 from streamlearn.service.models import fresh_model
 from streamlearn.service.presets import PRESETS, preset
@@ -137,7 +138,7 @@ def test_anomalies_are_found_also_after_one_wild_reading() -> None:
 # --- the parts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [gaps, scale])
+@pytest.mark.parametrize("module", [gaps, rehearse, scale])
 def test_the_examples_in_the_parts_are_right(module: Any) -> None:
     assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
     assert doctest.testmod(module).attempted > 2
@@ -157,6 +158,56 @@ def test_a_gap_is_filled_for_a_while_and_what_is_kept_is_bounded() -> None:
     x = {"steady": 7, "once 49": 0, "once 48": 0, "once 47": 0, "once 46": 0}
     assert filled.transform_one(x) is x
     assert list(filled.transform_one({"steady": 7})) == ["steady", "once 46", "once 47", "once 48", "once 49"]
+
+
+class Listener(base.Classifier):
+    """Remembers what it was taught."""
+
+    def __init__(self) -> None:
+        self.taught: Events = []
+
+    def learn_one(self, x: dict[str, Any], y: Any) -> None:
+        self.taught.append((x, y))
+
+    def predict_proba_one(self, x: dict[str, Any]) -> dict[Any, float]:
+        return {}
+
+
+def test_each_label_is_learned_at_once_and_the_newest_of_each_come_again() -> None:
+    model = Rehearsal(Listener(), per_label=10, times=3)
+    blocks = [({"n": n}, "first" if n < 500 else "second") for n in range(1000)]
+    for x, y in blocks:
+        model.learn_one(x, y)
+    taught = model.model.taught
+    assert taught[::4] == blocks
+    again = [pair for at, pair in enumerate(taught[-1600:]) if at % 4]
+    assert {x["n"] for x, y in again if y == "first"} == set(range(490, 500))
+    assert sum(y == "first" for _, y in again) == pytest.approx(600, abs=60)
+
+
+def test_examples_are_kept_of_the_labels_seen_last_only() -> None:
+    model = Rehearsal(Listener(), per_label=2, times=1)
+    for n in range(1000):
+        model.learn_one({"n": n}, f"label {n}")
+    assert all(int(y[6:]) > n - MAX_LABELS - 1 for n, (_, y) in enumerate(model.model.taught[1::2]))
+
+
+def test_labels_in_blocks_do_not_make_a_model_forget() -> None:
+    """Four postures, each held for 100 events, whose label is known when the next begins."""
+    rng = random.Random(1)
+    hits = dict.fromkeys(("classification", "sensors"), 0)
+    for name in hits:
+        model, held = preset(name), []
+        for block in range(60):
+            y = "abcd"[rng.randrange(4)]
+            for _ in range(100):
+                x = {f"angle {n}": rng.gauss("abcd".index(y) * (n + 1) % 4, 1) for n in range(3)}
+                hits[name] += block >= 20 and model.predict_one(x) == y
+                held.append((x, y))
+            while held:
+                model.learn_one(*held.pop(0))
+    assert hits["sensors"] > 0.75 * 4000
+    assert hits["sensors"] > 1.1 * hits["classification"]
 
 
 def test_a_new_level_is_learned_and_a_spike_is_not() -> None:
