@@ -43,7 +43,11 @@ def preset(name: str) -> Any:
 def _classification() -> Any:
     from river import tree
 
-    return tree.HoeffdingAdaptiveTreeClassifier(seed=1)
+    from streamlearn.features.labels import SortedLabels
+
+    model = tree.HoeffdingAdaptiveTreeClassifier(seed=1)
+    model.classes = SortedLabels()
+    return model
 
 
 def _regression() -> Any:
