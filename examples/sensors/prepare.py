@@ -20,7 +20,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGE = "seglearn==1.2.5"
 WHEEL = "seglearn-1.2.5-py3-none-any.whl"
@@ -44,26 +44,43 @@ def fetched(folder: Path) -> Path:
     return wheel
 
 
-def events(wheel: Path) -> Iterator[dict[str, Any]]:
-    """The recordings, subject by subject, as events; `group` names a recording, `label` its exercise."""
+class Recording(NamedTuple):
+    """One exercise by one subject. `readings`: rows of the six `signals`, 50 a second."""
+
+    name: str
+    subject: int
+    exercise: str
+    signals: list[str]
+    readings: Any
+
+
+def recordings(wheel: Path) -> Iterator[Recording]:
+    """All of them, one subject after another."""
     import numpy as np
 
     with zipfile.ZipFile(wheel) as archive:
         packed = archive.read("seglearn/data/watch_dataset.npy")
     # An array of Python objects is a pickle; the hash above says that it is the known one.
     data = np.load(io.BytesIO(packed), allow_pickle=True).item()
-    signals = data["X_labels"]
-    ts = BEGIN_S
     for number in np.argsort(data["subject"], kind="stable"):
-        readings, exercise = data["X"][number], data["y_labels"][data["y"][number]]
+        exercise = data["y_labels"][data["y"][number]]
+        yield Recording(
+            f"recording-{number}", int(data["subject"][number]), exercise, data["X_labels"], data["X"][number]
+        )
+
+
+def events(wheel: Path) -> Iterator[dict[str, Any]]:
+    """The recordings as events; `group` names a recording, `label` its exercise."""
+    ts = BEGIN_S
+    for name, subject, exercise, signals, readings in recordings(wheel):
         for second in range(WINDOW_S, len(readings) // RATE_HZ + 1):
             window = readings[(second - WINDOW_S) * RATE_HZ : second * RATE_HZ]
             parts = (("mean", window.mean(axis=0)), ("sd", window.std(axis=0)))
             yield {
-                "id": f"{number}-{second}",
+                "id": f"{name}-{second}",
                 "ts": ts + second,
-                "group": f"recording-{number}",
-                "subject": int(data["subject"][number]),
+                "group": name,
+                "subject": subject,
                 "features": {
                     f"{signal}_{part}": round(float(value), 6)
                     for part, values in parts
