@@ -129,6 +129,17 @@ def walks() -> Case:
     )
 
 
+def turns() -> Case:
+    """A label that means its contrary every 2,000 events; each is a hundred events late."""
+    rng = random.Random(5)
+    pairs = []
+    for number in range(8000):
+        x = {f"a{n}": rng.gauss(0, 1) for n in range(4)}
+        pairs.append((x, (x["a0"] + x["a1"] / 2 > 0) != (number // 2000 % 2 == 1)))
+    both = ("classification", "sensors")
+    return Case("labels that turn around", both, pairs, [n + 101 for n in range(len(pairs))])
+
+
 def raw_watch(prepare: ModuleType, wheel: Path) -> Iterable[dict[str, Any]]:
     """Every 25th reading as it is, two a second, without windows."""
     for name, _subject, exercise, signals, readings in prepare.recordings(wheel):
@@ -146,6 +157,7 @@ def cases(folder: Path) -> Iterable[Case]:
     yield by_group("watch, raw readings", both, raw_watch(watch, wheel))
     yield by_group("JapaneseVowels", both, speech.events(speech.fetched(folder)))
     yield walks()
+    yield turns()
     for name in ROWS_LATE:
         yield by_rows(name, both)
     yield water()

@@ -1,8 +1,12 @@
 """Presets take what sensors send: gaps, strings, booleans, new and lost features, wild readings, drift."""
 
 import doctest
+import importlib.util
 import random
+import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,6 +27,7 @@ from streamlearn.service.selfcheck import check_model
 
 Events = list[tuple[dict[str, Any], Any]]
 ALL = list(PRESETS)
+ROOT = Path(__file__).parent.parent
 
 
 def events(name: str, seed: int = 3, count: int = 2000) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -149,6 +154,46 @@ def scored(wild: bool) -> float:
 def test_anomalies_are_found_also_after_one_wild_reading() -> None:
     assert scored(wild=False) > 0.95
     assert scored(wild=True) > 0.95
+
+
+# --- what they reach, as docs/presets.md says ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("presets_script", ROOT / "scripts" / "presets.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_presets_beat_the_baselines_with_late_labels(script: Any) -> None:
+    for name in ("classification", "sensors"):
+        of = script.measured(script.by_rows("Phishing", (name,)), name).of
+        kappa = {who: values["cohen_kappa"] for who, values in of.items()}
+        assert kappa["model"] > max(kappa["no_change"], kappa["prior"]) + 0.5
+    of = script.measured(script.water(), "regression").of
+    for metric in ("mae", "rmse"):
+        assert of["model"][metric] < min(of["no_change"][metric], of["mean"][metric])
+    assert of["model"]["answered"] == of["no_change"]["answered"] == of["mean"]["answered"]
+
+
+@pytest.mark.slow
+def test_the_table_in_the_docs_is_what_the_script_prints(
+    script: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    script.main(str(tmp_path))
+
+    def rows(text: str) -> list[list[str]]:
+        """The cells of each line with a metric, without the last, which is a time."""
+        return [line.split("|")[1:-2] for line in text.splitlines() if re.search(r"\| -?\d\.\d{3} \|", line)]
+
+    printed, written = rows(capsys.readouterr().out), rows((ROOT / "docs" / "presets.md").read_text())
+    assert [cells[:3] for cells in printed] == [cells[:3] for cells in written]
+    for one, other in zip(printed, written, strict=True):
+        assert [*map(float, one[3:])] == pytest.approx([*map(float, other[3:])], abs=0.02)
 
 
 # --- the parts ------------------------------------------------------------------------------------------
