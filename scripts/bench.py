@@ -6,6 +6,7 @@
     scripts/bench replay     [--events N] [--pairs N] [--backend embedded|kafka]
     scripts/bench decode     [--events N] [--pairs N]
     scripts/bench scores     [--events N] [--pairs N]
+    scripts/bench join       [--events N] [--pairs N]
     scripts/bench backtest   [--events N] [--pairs N]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
@@ -37,19 +38,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import psutil
 
 from streamlearn.config import load
-from streamlearn.core.events import EventSpec
-from streamlearn.core.learner import Learner
-from streamlearn.core.mapping import compile_decoder
-from streamlearn.core.records import Record
-from streamlearn.core.scores import Scores, ScoresSpec
 from streamlearn.log.connect import open_admin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
@@ -59,6 +54,7 @@ from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics
 from streamlearn.replay.sources import How, open_source
 from streamlearn.settings import Config
 
+ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
 FULL_SPEED = How(meaning=Meaning(timed=False))
 
 MODEL = """
@@ -288,94 +284,27 @@ def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
     }
 
 
-def flat_events(n: int) -> Iterator[bytes]:
-    """The same events without the envelope: every feature a member beside id, time and label."""
-    for value in events(n, seed=1):
-        event = orjson.loads(value)
-        yield orjson.dumps(event | event.pop("features"))
-
-
-def cpu_us(call: Callable[[Any], object], args: list[Any]) -> float:
-    """CPU time per call."""
-    began_s = time.process_time()
-    for arg in args:
-        call(arg)
-    return (time.process_time() - began_s) / len(args) * 1e6
-
-
-def decoding(n: int, pairs: int) -> dict[str, object]:
-    """Median differences to `orjson.loads` in microseconds per event."""
-    specs = {
-        "plain": (EventSpec(), list(events(n, seed=1))),
-        "all_others": (EventSpec(features="*"), list(flat_events(n))),
-        "list": (EventSpec(features=tuple(f"f{k}" for k in range(8))), list(flat_events(n))),
-        "everything": (
-            EventSpec(features="*", where="f0 < 9 and ts > 0", types={"f1": "float"}, carry=("id",)),
-            list(flat_events(n)),
-        ),
-    }
-    over: dict[str, object] = {}
-    for name, (spec, values) in specs.items():
-        records = [Record("events", 0, i, 1 << 50, None, value) for i, value in enumerate(values)]
-        decode = compile_decoder(spec)
-        turns = [cpu_us(decode, records) - cpu_us(orjson.loads, values) for _ in range(pairs)]
-        over[f"{name}_over_loads_us"] = round(statistics.median(turns), 2)
-    return over
-
-
-def scoring(n: int, pairs: int) -> dict[str, object]:
-    """Median differences in microseconds per event, for labels true and false, and 0 and 1."""
-    from river import linear_model, preprocessing
-
-    found = [orjson.loads(value) for value in events(n, seed=1)]
-    gc.collect()
-    gc.freeze()  # the events of the whole run must not cost the loop any collections
-    result: dict[str, object] = {}
-    for kind in (bool, int):
-        stream = [(event["features"], kind(event["label"])) for event in found]
-        bare_us, scored_us = [], []
-        for _ in range(pairs):
-            for us, scores in ((bare_us, None), (scored_us, Scores(ScoresSpec(), "classification"))):
-                learner = Learner(preprocessing.StandardScaler() | linear_model.LogisticRegression())
-                us.append(cpu_us(_scored_step(learner, scores), stream))
-        over = statistics.median(a - b for a, b in zip(scored_us, bare_us, strict=True))
-        result[f"{kind.__name__}_over_us"] = round(over, 2)
-        result[f"{kind.__name__}_bare_us"] = round(statistics.median(bare_us), 2)
-    return result
-
-
-def _scored_step(learner: Learner, scores: Scores | None) -> Callable[[Any], None]:
-    predict, learn = learner.predict, learner.learn
-
-    def bare(row: Any) -> None:
-        x, y = row
-        predict(x, y)
-        learn(x, y)
-
-    if scores is None:
-        return bare
-    foresee, observe, report = scores.foresee, scores.observe, scores.report
-
-    def scored(row: Any) -> None:
-        x, y = row
-        observe(y, foresee(predict(x, y), x))
-        learn(x, y)
-        if not scores.events % 1000:
-            report()
-
-    return scored
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "what", nargs="*", help="throughput, memory, restart, replay, decode, scores, backtest (default: all)"
+        "what",
+        nargs="*",
+        help="throughput, memory, restart, replay, decode, scores, join, backtest (default: all)",
     )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
     args = parser.parse_args()
-    for what in args.what or ["throughput", "memory", "restart", "replay", "decode", "scores", "backtest"]:
+    for what in args.what or [
+        "throughput",
+        "memory",
+        "restart",
+        "replay",
+        "decode",
+        "scores",
+        "join",
+        "backtest",
+    ]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
@@ -386,10 +315,15 @@ def main() -> None:
                 result = replay(folder, args.backend, args.events or 500_000, args.pairs)
             elif what == "restart":
                 result = restart(folder, args.backend, args.pairs)
-            elif what == "decode":
-                result = decoding(args.events or 50_000, args.pairs)
-            elif what == "scores":
-                result = scoring(args.events or 50_000, args.pairs)
+            elif what in ("decode", "scores", "join"):
+                import bench_core
+
+                measure = {
+                    "decode": bench_core.decoding,
+                    "scores": bench_core.scoring,
+                    "join": bench_core.joining,
+                }
+                result = measure[what](list(events(args.events or 50_000, seed=1)), args.pairs)
             elif what == "backtest":
                 from bench_backtest import backtesting
 
