@@ -48,12 +48,6 @@ class Rehearsal(base.Wrapper, base.Classifier):  # type: ignore[misc] # river ha
     def _multiclass(self) -> bool:
         return bool(self.model._multiclass)
 
-    @classmethod
-    def _unit_test_params(cls) -> Any:
-        from river import tree
-
-        yield {"model": tree.HoeffdingTreeClassifier()}
-
     def predict_proba_one(self, x: dict[Any, Any]) -> dict[Any, float]:
         """What the model inside says."""
         found: dict[Any, float] = self.model.predict_proba_one(x)
