@@ -102,14 +102,15 @@ def _square(error: float) -> float:
 
 
 class NumberScores:
-    """A regressor beside the last label and `river.dummy.StatisticRegressor(stats.Mean())`, which says
-    0.0 before the first label. A guess: `[prediction, last label, mean]`.
+    """A regressor beside the last label and `river.dummy.StatisticRegressor(stats.Mean())`. Before the first
+    label both say 0.0, as river's regressors do, so that all are scored on the same labels. A guess:
+    `[prediction, last label, mean]`.
     """
 
     def __init__(self, window: int) -> None:
         self.labels = 0
         self._mean: Mean = NO_MEAN
-        self._last: float | None = None
+        self._last = 0.0
         self._ys: list[float] = []
         self._guesses: list[list[Any]] = []
         self._sheets = [NumberSheet() for _ in FORECASTERS]
