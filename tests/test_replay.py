@@ -193,6 +193,7 @@ def test_river_data_becomes_events() -> None:
         Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'),
         1647770400.0,
         "river:waterflow row 1",
+        1,
     )
     phishing = open_source("river:Phishing", HOW)
     assert len(list(phishing.items())) == 1250

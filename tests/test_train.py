@@ -200,6 +200,15 @@ def test_labels_that_come_late_are_learned_when_they_are_known(command: Command)
     assert model.weights == plain.weights  # an event a second: the labels come in the same order
 
 
+def test_labels_days_after_their_events_are_no_labels_from_the_future(command: Command) -> None:
+    daily = [{**event, "ts": 1.7e9 + 86_400 * n} for n, event in enumerate(events(60))]
+    words = ("-m", LOGISTIC, "-o", "file:out", "--json")
+    for delay in ("3", "2d"):
+        source = written(Path("history.jsonl"), daily)
+        done = orjson.loads(command.ok("train", source, "--delay", delay, *words))
+        assert (done["learned"], done["outcomes"]["label.joined"]) == (60, 60)
+
+
 def test_one_label_at_the_end_of_a_group_is_learned_by_all_of_its_events(command: Command) -> None:
     rows = [f"{n},{n // 10},{n % 7},{'up' if n // 10 % 2 else 'down'}" for n in range(200)]
     Path("rows.csv").write_text("\n".join(["ts,series,a,which", *rows]) + "\n")

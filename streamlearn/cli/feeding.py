@@ -24,8 +24,8 @@ Delay = Annotated[
     typer.Option(
         "--delay",
         metavar="WHEN",
-        help="When labels are known: 5m after the event, field:COLUMN at the time in it, or end-of:COLUMN"
-        " with the last event of the group. [default: with the event]",
+        help="When labels are known: 5m after the event, 200 events later, field:COLUMN at the time in it,"
+        " or end-of:COLUMN with the last event of the group. [default: with the event]",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after N events.")]

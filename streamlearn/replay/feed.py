@@ -3,7 +3,8 @@
 Invariants:
 - Events are records of `EVENTS`' topic in the source's order, offsets counted from 0; those of a topic keep
   their partition and offset. Labels that come late are records of the labels topic, by event time.
-- A record has arrived at its event time, where the source knows it, else now: the same moment for all.
+- An event has arrived at its event time, where the source knows it, else now, the same moment for all; a
+  label now, so that none seems to come before the time at which it says it was known.
 """
 
 import time
@@ -80,6 +81,8 @@ class Feed(NamedTuple):
             offset = sent.item.number if own and not sent.label else counted.get(at, 0)
             counted[at] = offset + 1
             arrived_ms = now_ms if time_s is None else int(time_s * 1000)
+            if sent.label:
+                arrived_ms = max(arrived_ms, now_ms)
             yield Record(topic, at[1], offset, arrived_ms, row.key, row.value, row.headers)
 
     def _sent(self) -> Iterator[Sent | None]:
