@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 
 from streamlearn.config import load
 from streamlearn.core.records import GENESIS, Output, chain
+from streamlearn.log.embedded import EmbeddedAdmin
+from streamlearn.log.port import TopicSpec
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.contender import Digest
 from streamlearn.replay.late import delay_of
@@ -250,9 +253,16 @@ def test_without_a_journal_labels_of_the_configured_topic_come_by_time_of_arriva
 ) -> None:
     Path("streamlearn.toml").write_text(CONFIG)
     (Path("test_models.py")).write_text(MODELS)
-    lines(Path("e.jsonl"), phishing())
-    words = ("--topic", "events", "--labels-topic", "truth", "--delay", "20s")
-    command.ok("replay", "e.jsonl", *words)
+    admin = EmbeddedAdmin("log.db")
+    admin.create([TopicSpec("events", 1), TopicSpec("truth", 1)])
+    rows = list(enumerate(phishing()))
+    for start in range(0, len(rows), 50):
+        some = rows[start : start + 50]
+        admin.append("events", App.rows({"id": f"e{n}", "ts": n, "features": x} for n, (x, _) in some))
+        time.sleep(0.002)  # their arrivals differ
+        admin.append("truth", App.rows({"id": f"e{n}", "ts": n, "label": y} for n, (_, y) in some))
+        time.sleep(0.002)
+    admin.close()
     from_topics = orjson.loads(command.ok("backtest", "topic:events", "-m", LOGISTIC, "--json"))
     assert from_topics["order"] == "arrival"
     assert from_topics["labels"] == 1250

@@ -74,7 +74,7 @@ class Trial:
         self.records = feed.records()
         self.notes = feed.source.notes
         self.total = min((n for n in (feed.source.total, limit) if n is not None), default=None)
-        self.setting = Setting(source, text, feed.labels, _BY_SOURCE)
+        self.setting = Setting(source, _when(text, late), feed.labels, _BY_SOURCE)
 
     def contenders(self, uses: list[str]) -> list[Contender]:
         """The models, fresh, each under a name of its own. Raises `ConfigError`."""
@@ -122,6 +122,17 @@ def _limited(records: Iterator[Record], others: set[str], limit: int | None) -> 
                 return
             events += 1
         yield record
+
+
+def _when(text: str, delay: Delay | None) -> str:
+    """When labels come, in words; "" when inside their events."""
+    if delay is None:
+        return ""
+    if delay.group:
+        return f"with the last event of each {delay.group}"
+    if delay.field:
+        return f"at the time in {delay.field}"
+    return f"{text} events later" if delay.events else f"{text} later"
 
 
 def _short(use: str) -> str:
