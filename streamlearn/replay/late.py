@@ -27,7 +27,7 @@ from streamlearn.replay.sources import Item
 from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
-_HUGE_INT = re.compile(rb"\d{19}")
+_HUGE_INT = re.compile(rb"(?<!\d)\d{19}")  # the look behind: one try per number, not one per digit
 _SYNTAX = (
     "write a duration like 5m, a number of events like 200, field:COLUMN (its time), or end-of:COLUMN (the "
     "group's last event)"
