@@ -21,8 +21,9 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Record
 from streamlearn.core.scores import Scores, ScoresSpec
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, dump_state, seal
+from streamlearn.core.state import Memory, ShardSpec
 
 LATE = 200
 WAITING = 1_000_000

@@ -14,7 +14,8 @@ from streamlearn.core.events import Refusal
 from streamlearn.core.guard import SETTLED
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend

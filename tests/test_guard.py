@@ -15,7 +15,8 @@ from streamlearn.core.events import EventSpec
 from streamlearn.core.guard import MAX_TEXTS, SETTLED, Guard, GuardSpec, Types, majority, table
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 from tests.service_process import App, Apps, apps
 

@@ -27,8 +27,9 @@ from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.core.state import Memory, ShardSpec
 
 DAY_MS = 86_400_000
 

@@ -17,7 +17,8 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.paths import MISSING, flat, getter
 from streamlearn.core.records import Headers, Record
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.core.where import compile_where
 from tests.test_codec import BAD, MEMBERS, is_clean
 

@@ -14,7 +14,8 @@ import pytest
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.schemas import Schema
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import NeedSchema, Stop, Unreachable
 from streamlearn.service import schemas as schemas_module
 from streamlearn.service.schemas import Schemas

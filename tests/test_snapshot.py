@@ -37,7 +37,7 @@ from river import (
 
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import (
     MAGIC,
     Header,
@@ -50,6 +50,7 @@ from streamlearn.core.snapshot import (
     trusted_by,
     unseal,
 )
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint
 from streamlearn.service.models import fill_seeds
 

@@ -31,8 +31,9 @@ from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner, task_of
 from streamlearn.core.records import Era, Record
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import fresh_model

@@ -78,6 +78,8 @@ class Late:
         self._settled: list[dict[str, int]] = [{}, {}]
         self._delays = Delays()
         self._orphans = Orphans()
+        self.has_news = False
+        """Whether `alert` is to be asked."""
         self._read = label_reader(spec)
 
     # --- labels ---------------------------------------------------------------------------------------
@@ -87,13 +89,13 @@ class Late:
         return self._read(record, unit or self._time_unit)
 
     def join(self, told: Told, arrived_ms: int) -> tuple[str, list[Waiting]]:
-        """What a label is (`joined`, `early`, `duplicate`, `late`), and the events that are to learn it."""
+        """What a label is (`label.joined`, `.early`, `.duplicate`, `.late`), and the events to learn it."""
         counts = self.counts
         counts.records += 1
         interval = self.spec.join == "interval"
         if self._early and self._is_known(told):
             counts.duplicate += 1
-            return "duplicate", []
+            return "label.duplicate", []
         events = (
             self.pending.take_between(told.join, told.start_ms, told.end_ms)
             if interval
@@ -101,22 +103,22 @@ class Late:
         )
         if events:
             counts.joined += 1
-            self._orphans.joined += 1
+            self._ended(1, 0)
             if self.spec.join == "id":
                 self._settle(told.join, _JOINED)
             else:
                 self._wait(told, arrived_ms, used=True)
-            return "joined", [self._learnt(event, told, arrived_ms) for event in events]
+            return "label.joined", [self._learnt(event, told, arrived_ms) for event in events]
         state = self._settled_as(_name_of(told, interval))
         if state == _JOINED:
             counts.duplicate += 1
-            return "duplicate", []
+            return "label.duplicate", []
         if state == _ENDED or (interval and told.end_ms + self.spec.ttl_ms <= self.pending.newest_ms):
             counts.late += 1
-            return "late", []
+            return "label.late", []
         counts.early += 1
         self._wait(told, arrived_ms, used=False)
-        return "early", []
+        return "label.early", []
 
     def _is_known(self, told: Told) -> bool:
         known = self._early.get(told.join)
@@ -172,7 +174,7 @@ class Late:
             if not early.used:
                 early.used = True
                 self.counts.joined += 1
-                self._orphans.joined += 1
+                self._ended(1, 0)
             self.counts.events_joined += 1
             self._delays.note(told.time_ms, event.time_ms, early.arrived_ms - arrived_ms)
             if self.spec.join == "id":
@@ -217,7 +219,7 @@ class Late:
             del self._early[told.join]
         if not early.used:
             self.counts.orphan += 1
-            self._orphans.orphans += 1
+            self._ended(0, 1)
             return
         self._settle(_name_of(told, self.spec.join == "interval"), _JOINED)
 
@@ -231,12 +233,18 @@ class Late:
         young, old = self._settled
         return young[name] if name in young else old.get(name)
 
+    def _ended(self, joined: int, orphans: int) -> None:
+        counts = self._orphans
+        counts.joined += joined
+        counts.orphans += orphans
+        if counts.joined + counts.orphans >= ORPHANS_OF:
+            self.has_news = True
+
     # --- what is told ---------------------------------------------------------------------------------
 
     def alert(self) -> dict[str, Any] | None:
         """What is to be told about the share of orphans, when that has changed; see `Orphans.alert`."""
-        if self._orphans.joined + self._orphans.orphans < ORPHANS_OF:
-            return None
+        self.has_news = False
         return self._orphans.alert(self.spec.orphans_max_share, self.spec.topic, self.spec.join)
 
     def report(self) -> dict[str, Any]:
@@ -280,6 +288,7 @@ class Late:
         except _BROKEN as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._orphans = saved.orphans
+        self._ended(0, 0)
         self._settled = saved.settled
         self._early_order = deque(saved.early)
         self._early_count = len(saved.early)

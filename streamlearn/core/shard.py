@@ -12,15 +12,12 @@ Invariants:
 
 from typing import Any, Final
 
-import msgspec
-
 from streamlearn.core.codec import dead_letter
 from streamlearn.core.commands import command_in
 from streamlearn.core.events import (
     MAX_AHEAD_MS,
     MS_PER_UNIT,
     Event,
-    EventSpec,
     Label,
     Refusal,
     Skipped,
@@ -28,16 +25,17 @@ from streamlearn.core.events import (
     moment_of,
     unit_of,
 )
-from streamlearn.core.guard import Guard, GuardSpec, Learned
-from streamlearn.core.label_records import LabelSpec, Told
+from streamlearn.core.guard import Guard
+from streamlearn.core.label_records import Told
 from streamlearn.core.labels import Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.published import Publisher
 from streamlearn.core.records import Output, Record, TopicPartition
 from streamlearn.core.schemas import Schema
-from streamlearn.core.scores import Scores, ScoresSpec
-from streamlearn.core.storm import Letter, noted
+from streamlearn.core.scores import Scores
+from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.storm import noted
 from streamlearn.core.window import Window
 from streamlearn.errors import ModelRaised
 
@@ -53,54 +51,6 @@ Outputs = tuple[Output, ...]
 
 _LABEL_KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
 _LABELS: Final = frozenset((bool, int, float, str))
-
-
-class ShardSpec(msgspec.Struct, frozen=True):
-    """What a step depends on besides its state; part of an era. `model_*` go into each prediction."""
-
-    model_name: str
-    model_version: str
-    revision: int
-    event: EventSpec = EventSpec()
-    guard: GuardSpec | None = GuardSpec()
-    """None in eras from before there was a guard: they are redone as they were lived."""
-    control: str = ""
-    """The control topic: its records are commands."""
-    labels: LabelSpec | None = None
-    """How labels are joined that come on a topic of their own."""
-    scores: ScoresSpec | None = None
-    """None: no scores, as in eras from before there were any."""
-    horizon: int = 1
-    """How many labels a forecaster looks ahead."""
-
-
-class Memory(msgspec.Struct):
-    """All of the state that is not the model: saved in every checkpoint."""
-
-    records: int = 0
-    learned: int = 0
-    time_unit: str = ""
-    """Fixed by the first event that was accepted; "" until then."""
-    label_type: str = ""
-    """`bool`, `int`, `str` or `number`, fixed by the first label learned; "" until then."""
-    frozen: str = ""
-    """Why learning stopped; "" while it goes on."""
-    raised_at: list[int] = []
-    """Record numbers of the newest undos, at most `UNDO_LIMIT` of them."""
-    failing: int = 0
-    """Predict failures in a row."""
-    outcomes: dict[str, int] = {}
-    """Records by outcome: `prediction`, `skip.<reason>`, `dlq.<stage>.<reason>`, `command.<name>`,
-    `label.<what became of it>`.
-    """
-    recent: list[str | int] = []
-    """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.window`."""
-    recent_next: int = 0
-    """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
-    types: dict[str, Learned] = {}
-    """What the guard has learned, by feature name."""
-    letters: list[Letter] = []
-    """The newest dead letters, see `core.storm`."""
 
 
 class Shard:
@@ -129,6 +79,8 @@ class Shard:
         self._others = {spec.control: self._obey}
         if spec.labels is not None:
             self._others[spec.labels.topic] = self._tell
+        self._scores_any = self.learner.task != "anomaly"
+        self._scores_binary = not self.learner.judges_labels
         self._learns_at_event = learner.learns_unlabelled and (
             spec.labels is None or spec.labels.learn == "event"
         )
@@ -231,11 +183,12 @@ class Shard:
         outcome, events = late.join(told, record.timestamp_ms)
         for x, guess in events:
             self._learn_label(x, told.y, guess)
-        self._count(f"label.{outcome}")
-        return self._alerts(record)
+        outcomes = self.memory.outcomes
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        return self._alerts(late, record) if late.has_news else ()
 
-    def _alerts(self, record: Record) -> Outputs:
-        alert = self.late.alert() if self.late is not None else None
+    def _alerts(self, late: Late, record: Record) -> Outputs:
+        alert = late.alert()
         return () if alert is None else (self._publisher.alert(record, alert),)
 
     # --- events ---------------------------------------------------------------------------------------
@@ -307,7 +260,7 @@ class Shard:
         source = (record.topic, record.partition)
         if late is not None and late.passes(source, event.time_ms):
             self._end_waiting(late, source)
-            alerts = self._alerts(record)
+            alerts = self._alerts(late, record) if late.has_news else ()
         try:
             answer = self.learner.predict(event.x, event.y)
         except MemoryError:
@@ -353,8 +306,7 @@ class Shard:
 
     def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any]) -> None:
         """Score what was answered for `x`, then learn its label."""
-        truth = self.learner.task != "anomaly" or (y in (0, 1) and not self.learner.judges_labels)
-        if truth and self.scores is not None:
+        if self.scores is not None and (self._scores_any or (self._scores_binary and y in (0, 1))):
             self.scores.observe(y, guess)
         if not self._learns_at_event:
             self._learn(x, y)

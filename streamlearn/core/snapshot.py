@@ -29,7 +29,8 @@ import zstandard
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import Scores
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint
 
 MAGIC: Final = b"STRMLRN1"

@@ -17,8 +17,9 @@ import numpy as np
 
 from streamlearn.core.guard import majority
 from streamlearn.core.records import GENESIS, Output, Record, preimage
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Sections
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import NeedSchema
 from streamlearn.replay.losses import Loss, losses_of, tap
 from streamlearn.service.models import FreshModel

@@ -16,7 +16,7 @@ import msgspec
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.records import Record
-from streamlearn.core.shard import ShardSpec
+from streamlearn.core.state import ShardSpec
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.late import Delay, Late, Sent
 from streamlearn.replay.sources import How, Item, Source, kind_of

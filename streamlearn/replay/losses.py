@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from streamlearn.core.learner import Answer
 from streamlearn.core.scores import Scores
-from streamlearn.core.shard import Memory, Shard
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory
 
 LOSS = {"classification": "accuracy", "anomaly": "accuracy", "regression": "mae"}
 """The metric that the mean loss stands for, by task: 0 for a right label and 1 for a wrong one, or the error.

@@ -15,7 +15,7 @@ import msgspec
 
 from streamlearn.core.records import Output, Record
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import ShardSpec
+from streamlearn.core.state import ShardSpec
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed

@@ -14,8 +14,8 @@ import msgspec
 
 from streamlearn.core.events import REASONS
 from streamlearn.core.records import GENESIS, Era
-from streamlearn.core.shard import Memory
 from streamlearn.core.snapshot import Header
+from streamlearn.core.state import Memory
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed

@@ -15,7 +15,7 @@ import msgspec
 
 from streamlearn.core.records import Record
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import ShardSpec
+from streamlearn.core.state import ShardSpec
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay.backtest import Setting

@@ -25,7 +25,7 @@ from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import ShardSpec
+from streamlearn.core.state import ShardSpec
 from streamlearn.errors import ConfigError, Reopen, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel

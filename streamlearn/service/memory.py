@@ -12,8 +12,9 @@ import orjson
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import Memory, Shard, ShardSpec
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 from streamlearn.service.models import fresh_model
 

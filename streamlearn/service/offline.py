@@ -9,8 +9,9 @@ Invariants:
 import msgspec
 
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import FAILING_LIMIT, Shard, ShardSpec
+from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
+from streamlearn.core.state import ShardSpec
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
 from streamlearn.service.schemas import Schemas
 

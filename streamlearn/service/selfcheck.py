@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from streamlearn.core.records import Era, Output, Record
-from streamlearn.core.shard import Memory, Shard
+from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
+from streamlearn.core.state import Memory
 from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised, NeedSchema
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
