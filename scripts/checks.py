@@ -22,6 +22,9 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 BROKER_VARIABLE = "STREAMLEARN_TEST_KAFKA"
 PATIENCE_S = 20.0
+WORKERS = "2"
+"""Processes of pytest. Most tests wait for processes and brokers; more than two make their patience short."""
+
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -73,7 +76,7 @@ def main(words: list[str]) -> int:
     # Where no browser can be had, it says so, and the tests too.
     subprocess.run([ROOT / "scripts" / "browser"], stdout=subprocess.DEVNULL, check=False)
     with broker():
-        tests = run("pytest", *selection, *(word for word in words if word != "--all"))
+        tests = run("pytest", "-n", WORKERS, *selection, *(word for word in words if word != "--all"))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return tests or int(bool(failed))

@@ -71,7 +71,7 @@ class App:
         labels: int = 0,
         **extra: object,
     ) -> None:
-        (folder / "test_models.py").write_text(MODELS)
+        (folder / "app_models.py").write_text(MODELS)
         self.folder = folder
         self.inputs = [f"{name}.{topic}" for topic, _ in inputs]
         self.labels = f"{name}.labels" if labels else ""
@@ -85,7 +85,7 @@ class App:
             "app.replica": "one",
             "topics.input": self.inputs,
             "topics.labels": self.labels,
-            "model.use": "test_models:logistic",
+            "model.use": "app_models:logistic",
             "checkpoint.interval_s": 0.3,
             "transaction.max_records": 500,
             **where,

@@ -26,7 +26,7 @@ from tests.test_late_service import drifting, produced, settled, told
 
 __all__ = ["apps", "backend", "command"]
 
-LOGISTIC, TREE, TOUCHY = "test_models:logistic", "test_models:tree_model", "test_models:touchy"
+LOGISTIC, TREE, TOUCHY = "app_models:logistic", "app_models:tree_model", "app_models:touchy"
 MORE_MODELS = """
 
 def regressor():
@@ -42,8 +42,8 @@ def detector():
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `test_models`, which can be imported."""
-    (tmp_path / "test_models.py").write_text(MODELS + MORE_MODELS)
+    """A folder with `app_models`, which can be imported."""
+    (tmp_path / "app_models.py").write_text(MODELS + MORE_MODELS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONHASHSEED", "0")  # else the command starts this process again
     return tmp_path
@@ -124,7 +124,7 @@ def test_a_comparison_is_that_of_the_accuracies_on_the_same_labels(models: Path)
 def test_a_regressor_is_compared_by_its_errors_and_says_that_this_is_asymptotic(models: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [({"a": (a := float(rng.normal()))}, 3 * a + float(rng.normal(0, 0.1))) for _ in range(600)]
-    found = backtest(lines(models / "e.jsonl", rows), "test_models:regressor")
+    found = backtest(lines(models / "e.jsonl", rows), "app_models:regressor")
     mean = next(pair for pair in found["pairs"] if pair["b"] == "mean")
     assert mean["metric"] == found["metric"] == "mae"
     assert "asymptotic" in mean["method"]
@@ -137,7 +137,7 @@ def test_a_regressor_is_compared_by_its_errors_and_says_that_this_is_asymptotic(
 def test_a_detector_has_curves_too_though_single_answers_cannot_be_compared(models: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [({"a": float(rng.normal(4 * (n % 40 == 0)))}, n % 40 == 0) for n in range(600)]
-    found = backtest(lines(models / "e.jsonl", rows), "test_models:detector")
+    found = backtest(lines(models / "e.jsonl", rows), "app_models:detector")
     assert found["metric"] == "average_precision"
     assert found["curves"]["models"]["detector"][-1] == pytest.approx(
         found["models"][0]["window"]["average_precision"]
@@ -252,7 +252,7 @@ def test_without_a_journal_labels_of_the_configured_topic_come_by_time_of_arriva
     models: Path, command: Command
 ) -> None:
     Path("streamlearn.toml").write_text(CONFIG)
-    (Path("test_models.py")).write_text(MODELS)
+    (Path("app_models.py")).write_text(MODELS)
     admin = EmbeddedAdmin("log.db")
     admin.create([TopicSpec("events", 1), TopicSpec("truth", 1)])
     rows = list(enumerate(phishing()))
@@ -301,7 +301,7 @@ def test_fail_under_says_which_model_which_value_and_which_bar(models: Path, com
 
 def test_models_of_two_tasks_are_not_compared(models: Path, command: Command) -> None:
     source = lines(models / "e.jsonl", phishing()[:10])
-    both = ("-m", LOGISTIC, "-m", "test_models:regressor")
+    both = ("-m", LOGISTIC, "-m", "app_models:regressor")
     done = command("backtest", source, *both, "--app-dir", models)
     assert done.code == 2
     assert "regressor (regression)" in done.err

@@ -30,7 +30,7 @@ def words(app: App) -> list[object]:
     """The options that name the app to a command."""
     log = app.config.log
     where = ["--db", log.path] if log.backend == "embedded" else ["-b", log.bootstrap_servers]
-    return [*where, "-n", app.config.app.name, "-m", "test_models:logistic", "--app-dir", app.folder]
+    return [*where, "-n", app.config.app.name, "-m", "app_models:logistic", "--app-dir", app.folder]
 
 
 def served(app: App, stream: list[Any], **flags: object) -> None:

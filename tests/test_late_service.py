@@ -114,8 +114,8 @@ def test_a_backlog_of_events_and_late_labels_is_learned_in_time_order(apps: Apps
     In time order the accuracy is 0.847; with labels in blocks of 500 it is 0.766, in blocks of 2,000 0.485.
     """
     rows = drifting(10_000)
-    app = apps(backend, labels=1, **{"model.use": "test_models:adaptive"})
-    (app.folder / "test_models.py").open("a").write(
+    app = apps(backend, labels=1, **{"model.use": "app_models:adaptive"})
+    (app.folder / "app_models.py").open("a").write(
         "\n\ndef adaptive():\n    return tree.HoeffdingAdaptiveTreeClassifier(grace_period=50, seed=1)\n"
     )
     produced(app, list(told(rows, 200)))

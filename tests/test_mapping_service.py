@@ -191,7 +191,7 @@ def test_an_undo_within_a_batch_keeps_its_unknown_schemas_dead(apps: Apps, regis
     registry.answers["/schemas/ids/1"] = (200, {"schema": "{}", "schemaType": "JSON"})
     app = apps(
         "",
-        **{"event.schema_registry": registry.url, "event.features": "*", "model.use": "test_models:touchy"},
+        **{"event.schema_registry": registry.url, "event.features": "*", "model.use": "app_models:touchy"},
     )
     stream = rows(300)
     values = [json.dumps(row | ({"poison": 1} if n == 150 else {})).encode() for n, row in enumerate(stream)]

@@ -155,7 +155,7 @@ def test_an_event_that_makes_the_model_raise_is_left_out_and_changes_no_other_an
     apps: Apps, command: Command
 ) -> None:
     app = apps("")
-    model = ("-m", "test_models:blind", "--app-dir", app.folder)
+    model = ("-m", "app_models:blind", "--app-dir", app.folder)
     command.ok("train", written("history.jsonl", events(200)), "-o", "file:out", *model)
     stream = events(1200, seed=4)
     for at in (30, 1100):
@@ -163,7 +163,7 @@ def test_an_event_that_makes_the_model_raise_is_left_out_and_changes_no_other_an
     words = ("--checkpoint", "file:out@latest", "-o", "answers.jsonl", *model)
     result = command("score", written("new.jsonl", stream), *words)
     assert "2 records: dlq.predict.raised" in result.err
-    plain = streamlearn.load("file:out@latest", use="test_models:blind")
+    plain = streamlearn.load("file:out@latest", use="app_models:blind")
     good = [event for event in stream if "f0" in event["features"]]
     assert [answer["probabilities"]["true"] for answer in read("answers.jsonl")] == [
         plain.predict_proba_one(event["features"])[True] for event in good
@@ -223,7 +223,7 @@ def test_topic_to_topic_keeps_places_and_says_where_each_event_stood(
 def test_what_cannot_be_is_said_before_anything_is_read(apps: Apps, command: Command) -> None:
     app = apps("")
     source = written("history.jsonl", events(30))
-    model = ("-m", "test_models:touchy", "--app-dir", app.folder)
+    model = ("-m", "app_models:touchy", "--app-dir", app.folder)
     command.ok("train", source, "-o", "file:out", *model)
     words = ("score", source, "--checkpoint", "file:out@latest")
     assert "name the model (use=, -m or [model] use)" in command(*words).err

@@ -76,7 +76,7 @@ def test_five_kills_lose_repeat_and_change_nothing(apps: Apps, backend: str) -> 
 
 
 def test_a_tree_killed_between_checkpoints_answers_as_if_nothing_happened(apps: Apps, backend: str) -> None:
-    app = apps(backend, **{"model.use": "test_models:tree_model", "checkpoint.interval_s": 3600})
+    app = apps(backend, **{"model.use": "app_models:tree_model", "checkpoint.interval_s": 3600})
     stream = events(3000)
     app.produce(stream[:2000])
     process = app.serve()
@@ -92,7 +92,7 @@ def test_a_tree_killed_between_checkpoints_answers_as_if_nothing_happened(apps: 
 def test_events_that_make_the_model_raise_become_dead_letters_and_leave_no_trace(
     apps: Apps, backend: str
 ) -> None:
-    app = apps(backend, **{"model.use": "test_models:touchy"})
+    app = apps(backend, **{"model.use": "app_models:touchy"})
     stream = events(600)
     poisoned = {100, 101, 400}
     for i in poisoned:
@@ -112,7 +112,7 @@ def test_events_that_make_the_model_raise_become_dead_letters_and_leave_no_trace
 
 
 def test_learning_freezes_at_the_fourth_event_that_makes_the_model_raise(apps: Apps, backend: str) -> None:
-    app = apps(backend, **{"model.use": "test_models:touchy"})
+    app = apps(backend, **{"model.use": "app_models:touchy"})
     stream = events(400)
     for i in (50, 100, 150, 200, 250):
         stream[i]["features"]["poison"] = 1
@@ -128,7 +128,7 @@ def test_learning_freezes_at_the_fourth_event_that_makes_the_model_raise(apps: A
 def test_a_model_that_cannot_predict_stops_the_service_instead_of_draining_the_topic(
     apps: Apps, backend: str
 ) -> None:
-    app = apps(backend, **{"model.use": "test_models:blind"})
+    app = apps(backend, **{"model.use": "app_models:blind"})
     app.produce(events(10))
     app.produce([{"id": str(i), "features": {"other": 1.0}} for i in range(300)])
     process = app.serve()
@@ -144,7 +144,7 @@ def test_a_changed_model_is_refused_and_begins_fresh_only_on_the_users_word(apps
     process = app.serve()
     app.wait(process, 500)
     app.stop(process)
-    changed = {"model.use": "test_models:tree_model"}
+    changed = {"model.use": "app_models:tree_model"}
     process = app.serve(**changed)
     assert process.wait(60) == 2
     assert "--model-change fresh" in app.log
@@ -367,7 +367,7 @@ def test_a_replaced_model_is_made_again_without_checkpoints_from_its_own_beginni
     app = apps("")
     stream = events(900)
     settled(app, stream[:400])
-    changed = {"model.use": "test_models:tree_model"}
+    changed = {"model.use": "app_models:tree_model"}
     app.produce(stream[400:700])
     process = app.serve("--model-change", "fresh", **changed)
     app.wait(process, 700)
@@ -384,7 +384,7 @@ def test_a_replaced_model_is_made_again_without_checkpoints_from_its_own_beginni
 
 
 def test_a_frozen_model_begins_anew_with_model_change_fresh(apps: Apps) -> None:
-    app = apps("", **{"model.use": "test_models:touchy"})
+    app = apps("", **{"model.use": "app_models:touchy"})
     stream = events(200)
     for i in (20, 40, 60, 80):
         stream[i]["features"]["poison"] = 1

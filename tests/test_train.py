@@ -40,7 +40,7 @@ def trained(command: Command, app: App, stream: list[dict[str, Any]], *words: ob
     """Train the app's model on a stream: what `train --json` says."""
     source = written(app.folder / "history.jsonl", stream)
     out = f"file:{app.folder / 'trained'}"
-    name = ("-n", app.config.app.name, "-m", "test_models:logistic", "--app-dir", app.folder)
+    name = ("-n", app.config.app.name, "-m", "app_models:logistic", "--app-dir", app.folder)
     done: dict[str, Any] = orjson.loads(command.ok("train", source, "-o", out, *name, "--json", *words))
     return done
 
@@ -226,7 +226,7 @@ def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(
     for at in (5, 1500, 1501):
         stream[at]["features"]["poison"] = 1
     source = written(app.folder / "history.jsonl", stream)
-    words = ("-m", "test_models:touchy", "--app-dir", app.folder, "-o", "file:out", "--json")
+    words = ("-m", "app_models:touchy", "--app-dir", app.folder, "-o", "file:out", "--json")
     done = orjson.loads(command.ok("train", source, *words))
     assert (done["learned"], done["outcomes"]["dlq.learn.raised"]) == (2197, 3)
     plain = logistic()
@@ -234,9 +234,9 @@ def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(
         if "poison" not in event["features"]:
             plain.predict_proba_one(event["features"])
             plain.learn_one(event["features"], event["label"])
-    model = streamlearn.load("file:out@latest", use="test_models:touchy")
+    model = streamlearn.load("file:out@latest", use="app_models:touchy")
     assert model["Touchy"].weights == plain["LogisticRegression"].weights
-    with pytest.raises(ConfigError, match=r"asks for test_models\.Touchy.*name the model"):
+    with pytest.raises(ConfigError, match=r"asks for app_models\.Touchy.*name the model"):
         streamlearn.load("file:out@latest")
 
 
