@@ -13,6 +13,7 @@ from streamlearn.cli import (
     look,
     replay,
     score,
+    scores,
     serve,
     show,
     topics,
@@ -33,6 +34,7 @@ app.command(short_help="Read events, predict, learn, publish.")(serve.serve)
 app.command(short_help="See what data are there, and propose a configuration.")(look.look)
 app.command(short_help="Send a stream of the past to a topic.")(replay.replay)
 app.command(short_help="What was known when a prediction was made.")(explain.explain)
+app.command(short_help="How good a service is, beside the baselines.")(scores.scores)
 app.command(short_help="Learn from the past, for `serve --from`.")(train.train)
 app.command(short_help="Answer a whole source with a fixed model.")(score.score)
 app.command(short_help="Score models on a stream of the past, side by side.")(backtest.backtest)
