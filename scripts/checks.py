@@ -76,7 +76,15 @@ def main(words: list[str]) -> int:
     # Where no browser can be had, it says so, and the tests too.
     subprocess.run([ROOT / "scripts" / "browser"], stdout=subprocess.DEVNULL, check=False)
     with broker():
-        tests = run("pytest", "-n", WORKERS, *selection, *(word for word in words if word != "--all"))
+        tests = run(
+            "pytest",
+            "-n",
+            WORKERS,
+            "--dist",
+            "worksteal",
+            *selection,
+            *(word for word in words if word != "--all"),
+        )
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return tests or int(bool(failed))
