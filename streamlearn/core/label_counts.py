@@ -12,6 +12,9 @@ import msgspec
 ORPHANS_OF: Final = 1_000
 """The share of orphans is looked at after each so many labels that came to an end."""
 
+MAX_DELAY_MS: Final = 1e18
+"""Longer delays count as this one: event times are any number a double holds."""
+
 _STEPS_PER_OCTAVE: Final = 8
 
 
@@ -40,8 +43,8 @@ class Delays(msgspec.Struct):
         its own (None), what lay between both arrivals counts.
         """
         delay_ms = between_ms if known_ms is None else known_ms - event_ms
-        if delay_ms < 0:
-            delay_ms = 0.0
+        if not 0.0 <= delay_ms <= MAX_DELAY_MS:  # also what no number is: moments can be endlessly far apart
+            delay_ms = MAX_DELAY_MS if delay_ms > 0 else 0.0
         bucket = int(_STEPS_PER_OCTAVE * log2(1.0 + delay_ms))
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.max_ms = max(self.max_ms, delay_ms)

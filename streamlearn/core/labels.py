@@ -22,7 +22,7 @@ from streamlearn.core.events import Event, Label, Refusal
 from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
 from streamlearn.core.packing import Kept, Packer
-from streamlearn.core.pending import Pending
+from streamlearn.core.pending import Pending, waiting_in
 from streamlearn.core.records import Record, TopicPartition
 
 EARLY_MAX: Final = 100_000
@@ -36,7 +36,7 @@ _JOINED: Final = 0
 _ENDED: Final = 1
 
 
-Waiting = tuple[dict[str, Any], list[Any]]
+Waiting = tuple[dict[str, Any], list[Any] | None]
 """An event whose label is here: features and guess as they were when it was predicted."""
 
 
@@ -159,8 +159,11 @@ class Late:
             self._settle(join, _ENDED)
         return x, guess
 
-    def early_for(self, event: Event, arrived_ms: int) -> Label | None:
-        """The label that waits for `event`, None when there is none. It is joined by that."""
+    def label_of(self, event: Event, arrived_ms: int) -> Label | None:
+        """The label inside `event`, or one that waits for it and is joined by that; None without either."""
+        if event.y is not None:
+            self._brings_its_own(event)
+            return event.y
         if not self._early:
             return None
         join = _join_of(self.spec.join, event)
@@ -182,6 +185,17 @@ class Late:
             return told.y
         return None
 
+    def _brings_its_own(self, event: Event) -> None:
+        """An event came with its label inside: another label that names it by its id is a second one."""
+        if self.spec.join != "id":
+            return
+        join = short(event.id)
+        for early in [*self._early.get(join, ())]:
+            early.used = True
+            self.counts.duplicate += 1
+            self._forget(early)
+        self._settle(join, _JOINED)
+
     def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
         """Keep a predicted event until its label comes. False for one that no label can name."""
         join = _join_of(self.spec.join, event)
@@ -190,7 +204,8 @@ class Late:
         self.pending.add(
             source, (join, event.time_ms, arrived_ms, event.x, guess, event.ts), self.spec.ttl_ms
         )
-        if self.pending.count > self.spec.pending_max:
+        over = self.pending.count - self.spec.pending_max
+        for _ in range(min(over, DUE_PER_RECORD)):  # one, but after a restart with a smaller limit
             self.counts.events_dropped += 1
             self._over(self.pending.dropped())
         return True
@@ -283,6 +298,8 @@ class Late:
             saved = msgspec.msgpack.decode(view[8:end], type=_Saved)
             self.counts, self._delays = saved.counts, saved.delays
             if saved.join != self.spec.join:
+                self.counts.events_dropped += waiting_in(view[end:])
+                self.counts.orphan += sum(1 for one in saved.early if not one.used)
                 return
             self.pending.load(view[end:])
         except _BROKEN as error:

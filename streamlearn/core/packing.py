@@ -13,8 +13,9 @@ from streamlearn.core.events import moment_of
 
 SHAPES_MAX: Final = 4_096
 
-Kept = tuple[str, float, int, dict[str, Any], list[Any], Any]
-"""What labels name it by, its time, its arrival (ms), features, guess, and its `ts` as it came."""
+Kept = tuple[str, float, int, dict[str, Any], list[Any] | None, Any]
+"""What labels name it by, its time, its arrival (ms), features, guess, and its `ts` as it came. The guess is
+None where scores began after the event was predicted."""
 
 _pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
 _unpack: Final = msgspec.msgpack.Decoder().decode

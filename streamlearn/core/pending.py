@@ -82,6 +82,14 @@ class _Segment:
             self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
         return event
 
+    def forget_guesses(self) -> None:
+        """Go on without what scoring would have needed."""
+        if self.packed is None:
+            self.pieces = [None if event is None else _unguessed(event) for event in self.pieces]
+            return
+        pack = self.packer.pack
+        self._keep([pack(_unguessed(self.look(n))) if lives else b"" for n, lives in enumerate(self.alive)])
+
     def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
         """Pieces, ends, deadlines, marks of life; copied unless they never change."""
         if self.packed is not None:
@@ -104,6 +112,11 @@ class _Segment:
             segment.packed = None
             segment.deadlines = array("d", segment.deadlines)
         return segment
+
+
+def _unguessed(event: Kept) -> Kept:
+    join, time_ms, arrived_ms, x, _guess, ts = event
+    return join, time_ms, arrived_ms, x, None, ts
 
 
 def _ends_of(pieces: list[bytes]) -> bytes:
@@ -225,6 +238,12 @@ class Pending:
         """Remove and return the event nearest to its deadline, as when too many wait."""
         return self._pop(min(self._lanes, key=_Lane.oldest))
 
+    def forget_guesses(self) -> None:
+        """The scores begin anew: what was foreseen for the old ones means nothing to them."""
+        for lane in self._lanes:
+            for segment in lane.segments.values():
+                segment.forget_guesses()
+
     def _pop(self, lane: _Lane) -> Kept:
         """Remove the event at the head of `lane`."""
         place = lane.head << _LANE_BITS | lane.number
@@ -305,6 +324,17 @@ class Pending:
                 self._note(join, time_ms, place << _LANE_BITS | number)
                 self.count += 1
             lane.oldest()
+
+
+def waiting_in(data: memoryview) -> int:
+    """How many events wait in what `Pending.dump` gave, joined."""
+    at = 8 + int.from_bytes(data[:8], "big")
+    waiting = 0
+    for *_, table in msgspec.msgpack.decode(data[8:at])[1]:
+        for _, (*sizes, marks) in table:
+            at += sum(sizes) + marks
+            waiting += sum(data[at - marks : at])
+    return waiting
 
 
 def _waiting(lane: _Lane) -> Iterator[tuple[int, str, float]]:

@@ -69,7 +69,7 @@ class Shard:
         self.learner = learner if learner.horizon == spec.horizon else Learner(learner.model, spec.horizon)
         self.memory = memory
         self.scores = scores or (None if spec.scores is None else Scores(spec.scores, learner.task))
-        self.late = late or _late(spec)
+        self.late = late
         self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
@@ -78,6 +78,7 @@ class Shard:
         self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
         self._others = {spec.control: self._obey}
         if spec.labels is not None:
+            self.late = late or Late(spec.labels, spec.event.time_as, spec.event.time_unit)
             self._others[spec.labels.topic] = self._tell
         self._scores_any = self.learner.task != "anomaly"
         self._scores_binary = not self.learner.judges_labels
@@ -206,8 +207,7 @@ class Shard:
             if time_ms > arrived_ms + MAX_AHEAD_MS:
                 return Refusal("guard", "future")
         else:
-            unit = memory.time_unit
-            time_ms = arrived_ms
+            unit, time_ms = memory.time_unit, arrived_ms
         event.time_ms = time_ms
         if self.spec.event.time_as:
             moment = moment_of(ts, time_ms)
@@ -273,14 +273,14 @@ class Shard:
             return (*alerts, self._unusable(record, output))
         memory.failing = 0
         guess = [] if scores is None else scores.foresee(answer, event.x)
-        y = event.y if event.y is not None or late is None else late.early_for(event, record.timestamp_ms)
+        y = event.y if late is None else late.label_of(event, record.timestamp_ms)
         if y is not None:
             self._learn_label(event.x, y, guess)
         if self._learns_at_event:
             self._learn(event.x, y)
-        elif y is None and late is not None:
+        if y is None and late is not None:
             waits = late.waits(event, source, record.timestamp_ms, guess)
-            if not waits and self.learner.learns_unlabelled:
+            if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
                 self._learn(event.x, None)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
@@ -304,10 +304,15 @@ class Shard:
         except ModelRaised as raised:
             raise ModelRaised("expire") from raised.__cause__
 
-    def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any]) -> None:
+    def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any] | None) -> None:
         """Score what was answered for `x`, then learn its label."""
-        if self.scores is not None and (self._scores_any or (self._scores_binary and y in (0, 1))):
-            self.scores.observe(y, guess)
+        scores = self.scores
+        if scores is not None and (self._scores_any or (self._scores_binary and y in (0, 1))):
+            if not scores.knows_room_for(y):  # there was room when the label came, but its event was late
+                self._count("label.too_many_classes")
+                return
+            if guess is not None:
+                scores.observe(y, guess)
         if not self._learns_at_event:
             self._learn(x, y)
 
@@ -344,9 +349,4 @@ class Shard:
         return dead_letter(record, refusal)
 
     def _count(self, outcome: str) -> None:
-        outcomes = self.memory.outcomes
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-
-
-def _late(spec: ShardSpec) -> Late | None:
-    return None if spec.labels is None else Late(spec.labels, spec.event.time_as, spec.event.time_unit)
+        self.memory.outcomes[outcome] = self.memory.outcomes.get(outcome, 0) + 1

@@ -1,0 +1,117 @@
+"""Late labels under odd circumstances: no room left, no end of time, other rules than when the event came."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from river import anomaly, linear_model, preprocessing, tree
+
+from streamlearn.core.score_classes import MAX_CLASSES
+from streamlearn.core.shard import ShardSpec
+from streamlearn.core.snapshot import carried
+from tests.test_labels import Feed
+
+
+def under(feed: Feed, **changes: Any) -> None:
+    """Go on under other rules, as after a restart with another configuration."""
+    feed.shard = carried(feed.shard, msgspec.structs.replace(feed.shard.spec, **changes))
+
+
+def with_labels(spec: ShardSpec, **changes: Any) -> dict[str, Any]:
+    assert spec.labels is not None
+    return {"labels": msgspec.structs.replace(spec.labels, **changes)}
+
+
+def test_early_labels_of_more_classes_than_there_is_room_for_are_counted_and_end_nothing() -> None:
+    """Each found room when it came, because classes are counted when their events have come."""
+    feed = Feed(tree.HoeffdingTreeClassifier())
+    for n in range(MAX_CLASSES + 5):
+        feed.label(f"class {n}", id=f"e{n}")
+    for n in range(MAX_CLASSES + 5):
+        feed.event(f"e{n}", n)
+    assert feed.learned == MAX_CLASSES
+    assert feed.shard.memory.outcomes["label.too_many_classes"] == 5
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_events_from_before_there_were_scores_are_learned_and_not_scored(task: str) -> None:
+    """Scores off, then on again: what older scores foresaw, or nobody did, means nothing to the new ones."""
+    numbers = preprocessing.StandardScaler() | linear_model.LinearRegression()
+    feed = Feed(numbers if task == "regression" else tree.HoeffdingTreeClassifier())
+    ys: Any = [1.0, 2.0, 3.0] if task == "regression" else ["a", "b", "c"]
+    scores = feed.shard.spec.scores
+    feed.event("first", 0)
+    feed.label(ys[2], id="first")
+    for n in range(1500):
+        feed.event(f"seen {n}", n)
+    under(feed, scores=None)
+    for n in range(600):
+        feed.event(f"unseen {n}", n)
+    under(feed, scores=scores)
+    for n in range(1500):
+        feed.label(ys[n % 3], id=f"seen {n}")
+        feed.label(ys[n % 3], id=f"unseen {n}")
+    assert feed.learned == 1 + 1500 + 600
+    assert feed.shard.scores is not None
+    assert feed.shard.scores.report()["labels"] == 0
+    feed.event("later", 2000)
+    feed.label(ys[0], id="later")
+    assert feed.shard.scores.report()["labels"] == 1
+
+
+def test_a_label_for_an_event_from_before_the_beginning_of_time_has_a_delay() -> None:
+    """Event times are any number a double holds: in milliseconds this one is minus infinity."""
+    feed = Feed()
+    feed.event("now", 1000)
+    feed.event("long ago", -1e308)
+    feed.label(id="long ago", ts=1001)
+    assert feed.counts.events_joined == 1
+    assert feed.shard.late is not None
+    assert feed.shard.late.report()["delay_s"]["max"] == 1e15
+
+
+def test_a_smaller_limit_of_waiting_events_holds_after_a_restart() -> None:
+    feed = Feed()
+    for n in range(1500):
+        feed.event(f"e{n}", n)
+    under(feed, **with_labels(feed.shard.spec, pending_max=10))
+    feed.event("one", 2000)
+    feed.event("two", 2000)
+    assert feed.pending == 10
+    assert feed.counts.events_dropped == 1492
+
+
+def test_events_and_labels_that_were_joined_in_another_way_are_let_go_and_counted() -> None:
+    feed = Feed()
+    for n in range(1100):
+        feed.event(f"e{n}", n)
+    feed.label(id="e7")
+    feed.label(id="unheard of")
+    under(feed, **with_labels(feed.shard.spec, join="group"))
+    counts = feed.counts
+    assert (counts.events_joined, counts.events_dropped, feed.pending) == (1, 1099, 0)
+    assert (counts.records, counts.joined, counts.orphan) == (2, 1, 1)
+
+
+def test_a_detector_that_learns_at_the_event_is_scored_by_the_label_that_comes_later() -> None:
+    feed = Feed(anomaly.HalfSpaceTrees(seed=1, n_trees=2, height=3), learn="event", ttl_ms=10_000.0)
+    for n in range(4):
+        feed.event(f"e{n}", n)
+        feed.label(n == 2, id=f"e{n}")
+    feed.event("no label", 5)
+    feed.event("far later", 100)
+    assert feed.learned == 6
+    assert feed.shard.scores is not None
+    assert feed.shard.scores.report()["labels"] == 4
+    assert (feed.counts.joined, feed.counts.events_expired) == (4, 1)
+
+
+def test_a_label_for_an_event_that_brought_its_own_is_a_second_one_and_no_orphan() -> None:
+    feed = Feed(early_ttl_ms=1000.0)
+    feed.label(id="b")
+    feed.event("a", 1, label=True)
+    feed.event("b", 1, label=True)
+    feed.label(id="a")
+    feed.event("c", 100)
+    assert feed.learned == 2
+    assert (feed.counts.duplicate, feed.counts.orphan) == (2, 0)
