@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from river import anomaly, linear_model, preprocessing, tree
+from river import anomaly, cluster, linear_model, preprocessing, tree
 
+from streamlearn.core import labels as labels_module
 from streamlearn.core.score_classes import MAX_CLASSES
 from streamlearn.core.shard import ShardSpec
 from streamlearn.core.snapshot import carried
@@ -115,3 +116,67 @@ def test_a_label_for_an_event_that_brought_its_own_is_a_second_one_and_no_orphan
     feed.event("c", 100)
     assert feed.learned == 2
     assert (feed.counts.duplicate, feed.counts.orphan) == (2, 0)
+
+
+@pytest.mark.parametrize("where", ["on its topic", "inside the event"])
+def test_a_class_with_an_endless_name_does_not_make_every_later_prediction_too_large(where: str) -> None:
+    """A prediction names every class: one name of nearly a megabyte, and none would be published again."""
+    feed = Feed(tree.HoeffdingTreeClassifier())
+    name = "x" * 990_000
+    if where == "inside the event":
+        (letter,) = feed.event("a", 1, label=name)
+    else:
+        feed.event("a", 1)
+        (letter,) = feed.label(name, id="a")
+    assert letter["role"] == "dlq"
+    feed.event("b", 1)
+    feed.label("x" * 128, id="b")
+    (answer,) = feed.event("c", 2)
+    assert answer["prediction"] == "x" * 128
+
+
+def test_a_number_whose_square_is_none_is_no_label() -> None:
+    """A tree of river raises on it, and the fourth one would have ended learning."""
+    feed = Feed(tree.HoeffdingTreeRegressor(grace_period=20))
+    for n in range(100):
+        feed.event(f"e{n}", n, {"a": n % 7})
+        feed.label(float(n % 7), id=f"e{n}")
+    for y in (1e151, -1e308):
+        (letter,) = feed.label(y, id="e0")
+        assert letter["role"] == "dlq"
+    feed.event("last", 100)
+    feed.label(-1e150, id="last")
+    assert feed.learned == 101
+    assert feed.shard.memory.outcomes["dlq.label.label_too_large"] == 2
+
+
+def test_a_cluster_label_of_one_class_too_many_is_a_dead_letter() -> None:
+    feed = Feed(cluster.KMeans(n_clusters=2, seed=1))
+    for n in range(MAX_CLASSES + 1):
+        feed.event(f"e{n}", n)
+        letters = feed.label(f"class {n}", id=f"e{n}")
+    assert [letter["role"] for letter in letters] == ["dlq"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("stale", ["event", "label"])
+def test_an_alert_comes_with_the_same_record_whether_or_not_the_state_went_through_bytes(
+    monkeypatch: pytest.MonkeyPatch, restarts: bool, stale: str
+) -> None:
+    """The oldest event, or early label, has left; its deadline must no longer make anybody look."""
+    monkeypatch.setattr(labels_module, "ORPHANS_OF", 3)
+    feed = Feed(ttl_ms=10_000.0 if stale == "event" else 1e9, early_ttl_ms=10_000.0)
+    for name in ("these", "are", "orphans"):
+        feed.label(id=name)
+    feed.event("first", 0)
+    assert feed.event("a", 100)[0]["role"] == "alerts"
+    feed.label(id="a")
+    feed.event("b", 105)
+    for name in ("c", "d"):
+        feed.label(id=name)
+        feed.event(name, 106)
+    if restarts:
+        feed.restarted()
+    assert [one["role"] for one in feed.event("e", 114 if stale == "event" else 117)] == ["predictions"]
+    feed.label(id="e")
+    assert feed.counts.joined == 4

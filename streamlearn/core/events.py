@@ -30,6 +30,10 @@ MAX_NUMBER: Final = 1e150
 """A feature further from zero is refused: its square does not fit in a double, and one such event makes a
 scaler, and with it most models, answer NaN for ever."""
 
+MAX_LABEL_LENGTH: Final = 128
+"""A text label with more characters is refused: predictions name every class, and with a thousand of them,
+all characters escaped, still fit into a record."""
+
 MAX_AHEAD_MS: Final = 3_600_000
 """An event further ahead of its record's timestamp is refused: its clock is broken."""
 
@@ -77,6 +81,8 @@ REASONS: Final[dict[str, str]] = {
     "unknown_command": "there is no such command; this version knows guard-reset",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
+    "label_too_large": "the label is beyond 1e150, so that its square does not fit in a double",
+    "label_too_long": f"the label is longer than {MAX_LABEL_LENGTH} characters: give classes short names",
     "too_many_classes": "a new class, but as many different labels as are kept apart (1,000) have been seen",
     "no_label": "the record of the labels topic holds no label: it is missing or null",
     "no_join": "the label names no event: its id, group or key (see [labels]) is no text and no integer",
@@ -195,6 +201,13 @@ def event_time_ms(ts: str | int | float, unit: str) -> float | None:
     if isinstance(ts, str):
         return None
     return ts * MS_PER_UNIT[unit]
+
+
+def beyond_limits(y: Label) -> str:
+    """Why a label would harm a model or its predictions, though its type is right; "" when it does not."""
+    if type(y) is str:
+        return "label_too_long" if len(y) > MAX_LABEL_LENGTH else ""
+    return "" if -MAX_NUMBER <= y <= MAX_NUMBER else "label_too_large"  # type: ignore[operator]
 
 
 def moment_of(ts: str | int | float | None, time_ms: float) -> datetime.datetime | None:

@@ -137,11 +137,14 @@ class Late:
 
     def passes(self, source: TopicPartition, time_ms: float) -> bool:
         """Move the clock to an event's time. Whether events or early labels are due: then call `due`."""
-        if self._early_order and self.pending.newest_ms == float("-inf"):
-            for early in self._early_order:  # labels that came before any event wait from now on
-                early.deadline_ms = time_ms + self.spec.early_ttl_ms
+        early = self._early_order
+        while early and early[0].gone:  # a state from bytes never had them, and must answer the same
+            early.popleft()
+        if early and self.pending.newest_ms == float("-inf"):
+            for one in early:  # labels that came before any event wait from now on
+                one.deadline_ms = time_ms + self.spec.early_ttl_ms
         due = self.pending.clock(source, time_ms)
-        return due or (bool(self._early_order) and time_ms > self._early_order[0].deadline_ms)
+        return due or (bool(early) and time_ms > early[0].deadline_ms)
 
     def due(self, source: TopicPartition) -> list[Waiting]:
         """End the waiting of events and labels whose time is up; the events."""

@@ -175,7 +175,8 @@ class Pending:
             self._lanes.append(lane)
         if time_ms > lane.clock:  # noqa: PLR1730 - a call to max would be most of this method's time
             lane.clock = time_ms
-        return lane.clock > lane.due
+        # What was due may have been taken, and `due` is then too early, but not in a state from bytes.
+        return lane.clock > lane.due and lane.clock > lane.oldest()
 
     @property
     def newest_ms(self) -> float:

@@ -21,6 +21,7 @@ from streamlearn.core.events import (
     Label,
     Refusal,
     Skipped,
+    beyond_limits,
     event_time_ms,
     moment_of,
     unit_of,
@@ -177,10 +178,9 @@ class Shard:
         told = late.read(record, self.memory.time_unit)
         if isinstance(told, Refusal):
             return (self._refuse(record, told),)
-        if self.memory.label_type != "bool" or type(told.y) is not bool:  # as in `_check`
-            refusal = self._label_refusal(told.y, strict=True)
-            if refusal is not None:
-                return (self._refuse(record, refusal),)
+        plain = self.memory.label_type == "bool" and type(told.y) is bool  # as in `_check`
+        if not plain and (refusal := self._label_refusal(told.y, strict=True)) is not None:
+            return (self._refuse(record, refusal),)
         outcome, events = late.join(told, record.timestamp_ms)
         for x, guess in events:
             self._learn_label(x, told.y, guess)
@@ -228,23 +228,23 @@ class Shard:
         """
         if type(y) not in _LABELS:
             return Refusal("label", "label_type")
-        if self.learner.learns_unlabelled:
-            usable = self.learner.task != "anomaly" or y in (0, 1)
-            return Refusal("label", "label_value") if strict and not usable else None
-        memory = self.memory
-        kind = self._label_kind(y)
-        if not kind or kind != (memory.label_type or kind):
+        learner, memory = self.learner, self.memory
+        if learner.learns_unlabelled and learner.task == "anomaly":
+            return Refusal("label", "label_value") if strict and y not in (0, 1) else None
+        kind = "" if learner.learns_unlabelled else self._label_kind(y)
+        if kind != (memory.label_type or kind) or not (kind or learner.learns_unlabelled):
             return Refusal("label", "label_type")
-        if self.learner.binary and y not in (0, 1):
+        if learner.binary and y not in (0, 1):
             return Refusal("label", "label_value")
+        if reason := beyond_limits(y):
+            return Refusal("label", reason)
         if self.scores is not None and not self.scores.knows_room_for(y):
             return Refusal("label", "too_many_classes")
         memory.label_type = kind
         return None
 
     def _first_unit(self, ts: str | int | float) -> str:
-        declared = self.spec.event.time_unit
-        return unit_of(ts) if declared == "auto" else declared
+        return unit_of(ts) if self.spec.event.time_unit == "auto" else self.spec.event.time_unit
 
     def _label_kind(self, y: Label) -> str:
         """The label's type in the vocabulary of `Memory.label_type`; "" when the task has no such label."""
