@@ -14,7 +14,7 @@ from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.service import eras
 from streamlearn.service.eras import check_topics, era_now, spec_of, start_of, what_changed
-from streamlearn.service.models import FreshModel
+from streamlearn.service.models import FreshModel, fresh_model
 from streamlearn.settings import Config
 
 FRESH = FreshModel("preset:anomaly", "v1", b"", frozenset())
@@ -173,3 +173,22 @@ def test_an_era_from_before_there_was_a_guard_is_redone_without_one() -> None:
     old = {name: value for name, value in era.config.items() if name not in ("guard", "control")}
     spec = spec_of(msgspec.structs.replace(era, config=old))
     assert (spec.guard, spec.control) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("use", "default"),
+    [
+        ("river.linear_model:LinearRegression", float("nan")),
+        ("river.linear_model:LinearRegression", "false"),
+        ("river.linear_model:LogisticRegression", "nope"),
+        ("river.anomaly:HalfSpaceTrees", 3),
+        ("river.tree:HoeffdingTreeClassifier", "x" * 200),
+    ],
+)
+def test_a_default_label_that_the_model_could_never_learn_is_refused_at_the_start(
+    use: str, default: Any
+) -> None:
+    settings = config(labels={"default": default})
+    settings = settings.model_copy(update={"topics": settings.topics.model_copy(update={"labels": "b"})})
+    with pytest.raises(ConfigError, match=r"\[labels\] default = .* could learn"):
+        era_now(settings, fresh_model("x", use, {}, []), TOPICS, "")

@@ -179,7 +179,7 @@ class Shard:
         if isinstance(told, Refusal):
             return (self._refuse(record, told),)
         plain = self.memory.label_type == "bool" and type(told.y) is bool  # as in `_check`
-        if not plain and (refusal := self._label_refusal(told.y, strict=True)) is not None:
+        if not plain and (refusal := self.label_refusal(told.y, strict=True)) is not None:
             return (self._refuse(record, refusal),)
         outcome, events = late.join(told, record.timestamp_ms)
         for x, guess in events:
@@ -216,13 +216,13 @@ class Shard:
             event.x[self.spec.event.time_as] = moment
         if y is not None and (memory.label_type != "bool" or type(y) is not bool):
             # Most labels that are true or false have passed here.
-            refusal = self._label_refusal(y, strict=False)
+            refusal = self.label_refusal(y, strict=False)
             if refusal is not None:
                 return refusal
         memory.time_unit = unit
         return None
 
-    def _label_refusal(self, y: Label, strict: bool) -> Refusal | None:
+    def label_refusal(self, y: Label, strict: bool) -> Refusal | None:
         """Why a label cannot be learned. Fixes the label type by the first good one. `strict`: labels that a
         model without labels can only be scored by must be fit for that.
         """
@@ -292,7 +292,7 @@ class Shard:
         label learns them all the same.
         """
         default = late.spec.default
-        if default is not None and self._label_refusal(default, strict=True) is not None:
+        if default is not None and self.label_refusal(default, strict=True) is not None:
             self._count("label.default_refused")  # it is not of the type that this stream's labels have
             default = None
         try:

@@ -18,14 +18,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streamlearn.core.events import EventSpec
+from streamlearn.core.events import REASONS, EventSpec
 from streamlearn.core.fingerprint import fingerprint
 from streamlearn.core.guard import GuardSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.state import ShardSpec
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ConfigError, Reopen, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
@@ -147,6 +148,7 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
     }
     labels = label_spec(config)
     if labels is not None:
+        _check_default(labels, fresh)
         inside["labels"] = msgspec.to_builtins(labels)
     if config.scores.every:
         inside["scores"] = config.scores.model_dump()
@@ -161,6 +163,19 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         start=[],
         fingerprint=fingerprint(),
     )
+
+
+def _check_default(labels: LabelSpec, fresh: FreshModel) -> None:
+    """Raise `ConfigError` for a default that the model could never learn: it would only be counted."""
+    if labels.default is None:
+        return
+    shard = Shard(ShardSpec(fresh.name, fresh.version, 1, labels=labels), fresh.learner(), Memory())
+    refusal = shard.label_refusal(labels.default, strict=True)
+    if refusal is not None:
+        raise ConfigError(
+            f"[labels] default = {str(labels.default)[:60]!r} is nothing that {fresh.name} could learn "
+            f"({REASONS[refusal.reason]}). Give a label of this stream, or leave it out to forget events."
+        )
 
 
 def check_topics(before: Era, now: Era) -> None:
