@@ -180,3 +180,19 @@ def test_an_alert_comes_with_the_same_record_whether_or_not_the_state_went_throu
     assert [one["role"] for one in feed.event("e", 114 if stale == "event" else 117)] == ["predictions"]
     feed.label(id="e")
     assert feed.counts.joined == 4
+
+
+@pytest.mark.parametrize("waiting", [3, 1500])
+def test_shorter_waiting_times_hold_after_a_restart_for_what_waits_and_for_what_comes(waiting: int) -> None:
+    """What was to wait longer stands before what comes now, and must not keep it waiting."""
+    feed = Feed(ttl_ms=1e9, early_ttl_ms=1e9)
+    for n in range(waiting):
+        feed.event(f"e{n}", n)
+    feed.label(id="early")
+    under(feed, **with_labels(feed.shard.spec, ttl_ms=10_000.0, early_ttl_ms=10_000.0))
+    feed.event("new", waiting + 5)
+    assert (feed.counts.events_expired, feed.counts.orphan) == (0, 0)
+    feed.restarted()
+    feed.event("newer", waiting + 20)
+    feed.event("newest", waiting + 20)
+    assert (feed.pending, feed.counts.events_expired, feed.counts.orphan) == (2, waiting + 1, 1)

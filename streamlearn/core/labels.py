@@ -304,7 +304,7 @@ class Late:
                 self.counts.events_dropped += waiting_in(view[end:])
                 self.counts.orphan += sum(1 for one in saved.early if not one.used)
                 return
-            self.pending.load(view[end:])
+            self.pending.load(view[end:], self.spec.ttl_ms)
         except _BROKEN as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._orphans = saved.orphans
@@ -312,7 +312,9 @@ class Late:
         self._settled = saved.settled
         self._early_order = deque(saved.early)
         self._early_count = len(saved.early)
+        latest_ms = self.pending.newest_ms + self.spec.early_ttl_ms
         for one in saved.early:
+            one.deadline_ms = min(one.deadline_ms, latest_ms)
             self._early.setdefault(one.told.join, []).append(one)
 
 

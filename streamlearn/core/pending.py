@@ -82,6 +82,12 @@ class _Segment:
             self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
         return event
 
+    def end_by(self, latest_ms: float) -> None:
+        """Bring deadlines forward that were given when events were to wait longer."""
+        if len(self.deadlines) and self.deadlines[-1] > latest_ms:
+            sooner = array("d", (min(one, latest_ms) for one in self.deadlines))
+            self.deadlines = sooner if self.packed is None else memoryview(sooner.tobytes()).cast("d")
+
     def forget_guesses(self) -> None:
         """Go on without what scoring would have needed."""
         if self.packed is None:
@@ -301,9 +307,9 @@ class Pending:
         header = msgspec.msgpack.encode([self._packer.saved(), lanes])
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
-    def load(self, data: memoryview) -> None:
-        """Take over what `dump` gave, joined; this store must be empty. Raises `ValueError` and the like
-        when `data` is not that.
+    def load(self, data: memoryview, ttl_ms: float) -> None:
+        """Take over what `dump` gave, joined; this store must be empty. From now on nothing waits longer than
+        `ttl_ms`. Raises `ValueError` and the like when `data` is not that.
         """
         at = 8 + int.from_bytes(data[:8], "big")
         names, lanes = msgspec.msgpack.decode(data[8:at])
@@ -316,7 +322,8 @@ class Pending:
                 for size in sizes:
                     parts.append(bytes(data[at : at + size]))
                     at += size
-                lane.segments[segment_at] = _Segment.of(parts, self._packer)
+                segment = lane.segments[segment_at] = _Segment.of(parts, self._packer)
+                segment.end_by(clock + ttl_ms)
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
             self._by_source[topic, partition] = lane
