@@ -269,6 +269,13 @@ def test_what_is_not_there_is_named(command: Command, words: tuple[str, ...], sa
     assert (result.code, said in result.err) == (2, True), result
 
 
+def test_of_many_topics_those_are_named_that_look_like_the_one_that_is_not_there(command: Command) -> None:
+    for n in range(30):
+        fill(f"t{n}", [])
+    fill("readings", [])
+    assert "'reading'; the topics are: readings and 30 more" in command("look", "reading", "--db", "s.db").err
+
+
 def test_names_of_columns_cannot_break_out_of_the_file(command: Command) -> None:
     rows = [{'a "quoted"\nname\x7f': n / 3, "label\n[app]": n, "label": bool(n % 2)} for n in range(30)]
     found = proposed(command, lines("odd.jsonl", rows))

@@ -111,6 +111,16 @@ def test_the_report_says_since_when_and_its_numbers_are_rivers(command: Command,
     assert not late or "it stopped being good: from label 2,001 on" in text
 
 
+def test_a_window_in_which_no_baseline_had_an_answer_is_not_judged(command: Command) -> None:
+    """All labels come after the last event: baselines answered nothing, and beating nothing is no merit."""
+    source = written("new.jsonl", events(500))
+    words = ("--checkpoint", trained(command), "-o", "answers.jsonl", "--window", "100", "--delay", "5000")
+    said = command("score", source, *words).err
+    assert said.count("cannot be compared") == 5
+    assert "no window could be compared" in said
+    assert "better than" not in said
+
+
 def test_a_regression_is_judged_by_its_error_of_which_less_is_better(command: Command) -> None:
     rng = random.Random(2)
     stream = [{"id": n, "features": {"x": rng.uniform(-1, 1)}} for n in range(900)]

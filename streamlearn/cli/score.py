@@ -1,7 +1,7 @@
 """`streamlearn score`: a fixed model answers a whole source at once, into a file or a topic."""
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -154,6 +154,9 @@ def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:
         _tell_decay(report["decay"])
 
 
+_MARKS: Final = {True: "", False: "   not better than the best baseline", None: "   cannot be compared"}
+
+
 def _tell_decay(decay: dict[str, Any]) -> None:
     """How good it was, and since when not."""
     metric = decay["metric"]
@@ -164,7 +167,7 @@ def _tell_decay(decay: dict[str, Any]) -> None:
     rows = decay["windows"]
     step = -(-len(rows) // _ROWS) or 1
     for row in [row for at, row in enumerate(rows) if at % step == 0 or row is decay["worse_since"]]:
-        mark = "" if row["better"] else "   not better than the best baseline"
+        mark = _MARKS[row["better"]]
         common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
     if step > 1:
         windows = f"{len(rows):,} windows of {decay['window']:,} labels"
@@ -177,11 +180,17 @@ def _verdict(decay: dict[str, Any]) -> str:
     rows, since = decay["windows"], decay["worse_since"]
     if not rows:
         return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
+    judged = [row for row in rows if row["better"] is not None]
+    if not judged:
+        return (
+            "no window could be compared: either the model or every baseline had no answer in it (baselines"
+            " have none before the first label is known), or the number is not defined there"
+        )
     if since is None:
-        worse = sum(row["better"] is False for row in rows)
-        but = f", though not in {worse:,} of the {len(rows):,} windows" if worse else ", and in every other"
-        return f"in the last window it was better than each baseline{but}"
-    if since is rows[0]:
+        worse = sum(not row["better"] for row in judged)
+        but = f", though not in {worse:,} of {len(judged):,} windows" if worse else ", and in every other"
+        return f"in the last window that could be compared it was better than each baseline{but}"
+    if since is judged[0]:
         return "in no window was the model better than the best baseline"
     first = since["labels"] - decay["window"] + 1
     return (

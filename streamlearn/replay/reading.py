@@ -5,6 +5,7 @@ Invariants:
 - Memory holds one poll per partition, however long the range is.
 """
 
+import difflib
 import heapq
 import re
 import threading
@@ -19,6 +20,8 @@ from streamlearn.log.port import Admin, Polled, TopicInfo
 _POLL_RECORDS = 1000
 _POLL_S = 0.2
 _SILENCE_S = 10.0
+_SHOWN = 10
+"""So many topics are named at most when one is not there: a cluster may have thousands."""
 
 Offsets = tuple[int, ...]
 """One offset per partition."""
@@ -28,8 +31,10 @@ def topic_info(admin: Admin, topic: str) -> TopicInfo:
     """The topic, or a `ConfigError` that names those there are."""
     found = admin.topics()
     if topic not in found:
-        names = ", ".join(sorted(found)) or "none"
-        raise ConfigError(f"there is no topic {topic!r}; the topics are: {names}")
+        near = difflib.get_close_matches(topic, found, _SHOWN) or sorted(found)[:_SHOWN]
+        more = f" and {len(found) - len(near):,} more" if len(found) > len(near) else ""
+        names = ", ".join(near) or "none"
+        raise ConfigError(f"there is no topic {topic!r}; the topics are: {names}{more}")
     return found[topic]
 
 
