@@ -27,6 +27,7 @@ from river import (
 from streamlearn.core.learner import Answer, Learner
 from streamlearn.core.metrics import population_stability
 from streamlearn.core.score_ranks import MAX_KEPT, Ranks
+from streamlearn.core.metrics import rank_metrics
 from streamlearn.core.scores import MAX_CLASSES, Scores, ScoresSpec
 
 Row = tuple[dict[str, Any], Any]
@@ -490,3 +491,9 @@ def test_a_class_that_was_only_predicted_counts_in_macro_f1_as_in_river() -> Non
         scores.observe(y, scores.foresee(Answer(said, "", None, True), {}))
         macro.update(y, said)
     assert scores.report()["all"]["model"]["macro_f1"] == pytest.approx(macro.get())
+
+
+def test_a_perfect_average_precision_is_one_and_no_more() -> None:
+    """Shares added up instead came to 1.0000000000000004."""
+    for anomalies in range(1, 100):
+        assert rank_metrics([(50, 0), *[(0, 1)] * anomalies])["average_precision"] == 1.0

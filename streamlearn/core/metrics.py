@@ -142,10 +142,10 @@ def rank_metrics(groups: Sequence[tuple[int, int]]) -> dict[str, float | None]:
         true += pos
         false += neg
         if pos:
-            precision += pos / positives * (true / (true + false))
+            precision += pos * (true / (true + false))  # divided once, at the end: else it may exceed 1
     return {
         "roc_auc_ranks": ratio(wins, negatives * positives),
-        "average_precision": precision if positives else None,
+        "average_precision": ratio(precision, positives),
     }
 
 
