@@ -72,6 +72,7 @@ class App:
         **extra: object,
     ) -> None:
         (folder / "app_models.py").write_text(MODELS)
+        sys.modules.pop("app_models", None)  # of another test in this process
         self.folder = folder
         self.inputs = [f"{name}.{topic}" for topic, _ in inputs]
         self.labels = f"{name}.labels" if labels else ""

@@ -1,6 +1,7 @@
 """Backtest: the numbers of river's own evaluation, the bytes of the live service, models side by side."""
 
 import math
+import sys
 import threading
 import time
 from pathlib import Path
@@ -45,6 +46,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with `app_models`, which can be imported."""
     (tmp_path / "app_models.py").write_text(MODELS + MORE_MODELS)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "app_models", raising=False)  # of another test in this process
     monkeypatch.setenv("PYTHONHASHSEED", "0")  # else the command starts this process again
     return tmp_path
 

@@ -25,9 +25,8 @@ from river import (
 )
 
 from streamlearn.core.learner import Answer, Learner
-from streamlearn.core.metrics import population_stability
+from streamlearn.core.metrics import population_stability, rank_metrics
 from streamlearn.core.score_ranks import MAX_KEPT, Ranks
-from streamlearn.core.metrics import rank_metrics
 from streamlearn.core.scores import MAX_CLASSES, Scores, ScoresSpec
 
 Row = tuple[dict[str, Any], Any]

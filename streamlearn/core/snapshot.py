@@ -115,10 +115,9 @@ def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections
 
 
 def _whole(sections: Sections, name: str) -> bytes:
-    try:
-        section = sections[name]
-    except KeyError as missing:
-        raise BadCheckpoint(f"the section {missing} is missing") from missing
+    section = sections.get(name)
+    if section is None:
+        raise BadCheckpoint(f"the section {name!r} is missing")
     return section if isinstance(section, bytes) else b"".join(section)
 
 
