@@ -8,8 +8,8 @@ from river import anomaly, cluster, linear_model, preprocessing, tree
 
 from streamlearn.core import labels as labels_module
 from streamlearn.core.score_classes import MAX_CLASSES
-from streamlearn.core.shard import ShardSpec
 from streamlearn.core.snapshot import carried
+from streamlearn.core.state import ShardSpec
 from tests.test_labels import Feed
 
 

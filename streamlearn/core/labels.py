@@ -291,9 +291,10 @@ class Late:
         head = msgspec.msgpack.encode(saved)
         return [len(head).to_bytes(8, "big"), head, *self.pending.dump()]
 
-    def load(self, data: bytes) -> None:
-        """Take over what `dump` gave, joined; this object must be new. Raises `ValueError`. Events and
-        labels that were joined in another way than now are let go and counted.
+    def load(self, data: bytes, scored: bool = True) -> None:
+        """Take over what `dump` gave, joined; this object must be new. `scored`: the scores go on, too; else
+        what was foreseen for older ones is let go. Raises `ValueError`. Events and labels that were joined
+        in another way than now are let go and counted.
         """
         view = memoryview(data)
         end = 8 + int.from_bytes(view[:8], "big")
@@ -305,6 +306,8 @@ class Late:
                 self.counts.orphan += sum(1 for one in saved.early if not one.used)
                 return
             self.pending.load(view[end:], self.spec.ttl_ms)
+            if not scored:
+                self.pending.forget_guesses()
         except _BROKEN as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._orphans = saved.orphans

@@ -106,9 +106,7 @@ def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections
         if spec.scores is not None and "scores" in sections:
             shard.scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
         if shard.late is not None and "pending" in sections:
-            shard.late.load(_whole(sections, "pending"))
-            if spec.scores is not None and "scores" not in sections:
-                shard.late.pending.forget_guesses()
+            shard.late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
     return shard
