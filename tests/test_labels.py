@@ -234,6 +234,12 @@ def test_a_group_has_one_label_for_all_its_events_also_for_those_that_come_after
     assert feed.learned == 4
 
 
+def test_an_event_that_no_label_can_name_is_counted_and_does_not_wait() -> None:
+    feed = Feed(join="group", event=EventSpec(group="group"))
+    feed.event("a", 0)
+    assert (feed.pending, feed.counts.events_unnamed) == (0, 1)
+
+
 def test_an_interval_labels_the_events_of_its_key_from_its_start_up_to_its_end() -> None:
     feed = Feed(Remembers(), EventSpec(key="key"), join="interval")
     for n in range(10):

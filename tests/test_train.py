@@ -183,7 +183,7 @@ def test_a_history_without_labels_teaches_nothing_and_says_so(command: Command) 
     assert "2 of them were refused" in result.err
     assert "--types COLUMN=bool" in result.err
     words = ("--label", "broken", "--types", "broken=bool", *words)
-    assert "learned 2 of 2 records" in command.ok("train", "rows.csv", *words)
+    assert "learned 2 of 2 events" in command.ok("train", "rows.csv", *words)
 
 
 def test_labels_that_come_late_are_learned_when_they_are_known(command: Command) -> None:

@@ -63,9 +63,10 @@ def train(
     if as_json:
         common.print_json(done._asdict())
         return
-    print(f"learned {done.learned:,} of {done.records:,} records with {done.model} {done.version}")
+    events = done.outcomes.get("prediction", 0)
+    print(f"learned {done.learned:,} of {events:,} events with {done.model} {done.version}")
     for outcome, count in sorted(done.outcomes.items()):
-        if outcome != "prediction":
+        if outcome not in ("prediction", "label.joined"):
             common.note(f"{count:,} records: {outcome}")
     print(f"saved as {done.checkpoint}; begin with it: streamlearn serve --from {done.checkpoint}")
 

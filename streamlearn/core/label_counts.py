@@ -19,7 +19,9 @@ _STEPS_PER_OCTAVE: Final = 8
 
 
 class Counts(msgspec.Struct):
-    """`records` of the labels topic that were labels; how each ended; and how events ended without one."""
+    """`records` of the labels topic that were labels; how each ended; how events ended without one;
+    and those that no label can name, because they have no group or key.
+    """
 
     records: int = 0
     joined: int = 0
@@ -30,6 +32,7 @@ class Counts(msgspec.Struct):
     events_joined: int = 0
     events_expired: int = 0
     events_dropped: int = 0
+    events_unnamed: int = 0
 
 
 class Delays(msgspec.Struct):

@@ -203,6 +203,7 @@ class Late:
         """Keep a predicted event until its label comes. False for one that no label can name."""
         join = _join_of(self.spec.join, event)
         if join is None:
+            self.counts.events_unnamed += 1
             return False
         self.pending.add(
             source, (join, event.time_ms, arrived_ms, event.x, guess, event.ts), self.spec.ttl_ms
