@@ -219,6 +219,13 @@ def test_a_moment_among_the_features_comes_back_with_its_offset() -> None:
     assert x["moment"].isoformat() == "2026-01-31T08:00:00+05:00"
 
 
+def test_a_moment_among_the_features_is_no_concern_of_the_scores() -> None:
+    feed = Feed(Remembers(), EventSpec(time_as="moment"), every=1100)
+    told = [feed.event(str(n), n, {"a": float(n)}) for n in range(1100)]
+    proxies = told[-1][-1]["proxies"]
+    assert list(proxies["feature_psi"]) == ["a"]
+
+
 def test_a_group_has_one_label_for_all_its_events_also_for_those_that_come_after_it() -> None:
     feed = Feed(join="group", event=EventSpec(group="group"))
     for n in range(3):

@@ -26,6 +26,9 @@ MAX_CHARS: Final = 64
 
 NOTE: Final = "proxies, not scores: they say that the stream has moved, not that the model is wrong"
 
+_PLAIN: Final = frozenset((bool, int, float, str))
+"""A moment among the features has no distribution worth following: it only grows."""
+
 _MISSING: Final = 0
 _OTHER: Final = 1
 _FIRST: Final = 2
@@ -113,8 +116,8 @@ class Proxies:
             self._recent.append(bytes(row))
             del self._recent[:-RECENT]
             return
-        for name in x:
-            if name not in names and len(names) < MAX_FEATURES:
+        for name, value in x.items():
+            if name not in names and len(names) < MAX_FEATURES and type(value) in _PLAIN:
                 names[name] = len(names) + 1
         self._reference.append([_trimmed(answer), *(_trimmed(x.get(name)) for name in names)])
         if len(self._reference) == REFERENCE:
