@@ -1,5 +1,6 @@
 """Backtest: the numbers of river's own evaluation, the bytes of the live service, models side by side."""
 
+import json
 import math
 import sys
 import threading
@@ -299,6 +300,18 @@ def test_fail_under_says_which_model_which_value_and_which_bar(models: Path, com
     assert done.code == 2
     assert "balanced_accuracy" in done.err
     assert command(*words, "--fail-under", "accuracy").code == 2
+
+
+def test_the_scores_of_several_classes_are_those_of_several_classes(
+    models: Path, tmp_path: Path, command: Command
+) -> None:
+    rows = [({"a": n % 3 + 0.01 * (n % 7)}, "xyz"[n % 3]) for n in range(300)]
+    file = lines(tmp_path / "e.jsonl", rows)
+    told = ("backtest", file, "-m", "river.naive_bayes:GaussianNB", "--json")
+    scores = json.loads(command.ok(*told, "--fail-under", "macro_f1=0.5"))["models"][0]["scores"]
+    assert scores["macro_f1"] > 0.9
+    assert "f1" not in scores
+    assert command(*told, "--fail-under", "macro_f1=1.1").code == 3
 
 
 def test_models_of_two_tasks_are_not_compared(models: Path, command: Command) -> None:

@@ -121,7 +121,10 @@ class Backtest:
         self.task = tasks.pop()
         whole = models[0].report()["all"]
         self.forecasters = [name for name, scores in whole.items() if isinstance(scores, dict)]
-        self.metrics = [name for name in whole["model"] if name != "answered" and "_by_" not in name]
+        self.metrics = [*filter(_is_one_number, whole["model"])]
+        """Those there may be; which of them there are for classes depends on how many classes come."""
+        if "f1" in self.metrics:
+            self.metrics.append("macro_f1")
         found = [name for name in MAIN.get(self.task, ()) if name in self.metrics]
         self.metric = found[0] if found else self.metrics[0]
         self.pairs = self._pairs()
@@ -191,7 +194,7 @@ class Backtest:
         }
 
     def _scores(self, found: dict[str, Any]) -> dict[str, float | None]:
-        return {metric: found[metric] for metric in self.metrics if metric in found}
+        return {metric: value for metric, value in found.items() if _is_one_number(metric)}
 
     def _model(self, model: Contender, report: dict[str, Any]) -> dict[str, Any]:
         sections = model.sections()
@@ -212,6 +215,10 @@ class Backtest:
             "join": None if model.shard.late is None else model.shard.late.report(),
             "digests": {role: digest.hexdigest() for role, digest in model.digests.items()},
         }
+
+
+def _is_one_number(metric: str) -> bool:
+    return metric != "answered" and "_by_" not in metric
 
 
 def is_better(one: float, other: float, metric: str) -> bool:

@@ -23,6 +23,8 @@ _COLORS: Final = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5")
 _BASELINE_COLORS: Final = ("--b0", "--b1")
 _TITLES: Final = {
     "f1": "F1",
+    "macro_f1": "macro F1",
+    "roc_auc_ranks": "ROC AUC by ranks",
     "roc_auc": "ROC AUC",
     "cohen_kappa": "Cohen’s kappa",
     "kappa_m": "kappa M",
