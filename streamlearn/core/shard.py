@@ -57,20 +57,13 @@ _LABELS: Final = frozenset((bool, int, float, str))
 class Shard:
     """One state. `learner`, `memory`, `scores` and `late` together are everything it knows."""
 
-    def __init__(
-        self,
-        spec: ShardSpec,
-        learner: Learner,
-        memory: Memory,
-        scores: Scores | None = None,
-        late: Late | None = None,
-    ) -> None:
-        """`scores` and `late`: those to go on with; new ones are made where `spec` asks for them."""
+    def __init__(self, spec: ShardSpec, learner: Learner, memory: Memory) -> None:
+        """Scores and labels begin anew where `spec` asks for them; `core.snapshot` puts saved ones there."""
         self.spec = spec
         self.learner = learner if learner.horizon == spec.horizon else Learner(learner.model, spec.horizon)
         self.memory = memory
-        self.scores = scores or (None if spec.scores is None else Scores(spec.scores, learner.task))
-        self.late = late
+        self.scores = None if spec.scores is None else Scores(spec.scores, learner.task)
+        self.late: Late | None = None
         self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
@@ -79,7 +72,7 @@ class Shard:
         self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
         self._others = {spec.control: self._obey}
         if spec.labels is not None:
-            self.late = late or Late(spec.labels, spec.event.time_as, spec.event.time_unit)
+            self.late = Late(spec.labels, spec.event.time_as, spec.event.time_unit)
             self._others[spec.labels.topic] = self._tell
         self._scores_any = self.learner.task != "anomaly"
         self._scores_binary = not self.learner.judges_labels
@@ -184,8 +177,7 @@ class Shard:
         outcome, events = late.join(told, record.timestamp_ms)
         for x, guess in events:
             self._learn_label(x, told.y, guess)
-        outcomes = self.memory.outcomes
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self._count(outcome)
         return self._alerts(late, record) if late.has_news else ()
 
     def _alerts(self, late: Late, record: Record) -> Outputs:
