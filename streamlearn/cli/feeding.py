@@ -83,9 +83,3 @@ def delay_in(text: str) -> "Lag | None":
     from streamlearn.replay.late import delay_of
 
     return delay_of(text) if text else None
-
-
-def total_of(feed: "Feed") -> int | None:
-    """How many events there will be, as far as that is known."""
-    known = [count for count in (feed.source.total, feed.limit) if count is not None]
-    return min(known, default=None)

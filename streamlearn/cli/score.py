@@ -120,7 +120,7 @@ def _score(
         if to_topic and admin is not None:
             replay.need_topic(admin, settings, out.removeprefix("topic:"))
         stop = stack.enter_context(common.stop_on_signal())
-        advance = stack.enter_context(progress.bar("score", feeding.total_of(feed)))
+        advance = stack.enter_context(progress.bar("score", feed.total))
         sink = stack.enter_context(sink_of(out, admin))
         letters = None
         if dead_letters:

@@ -82,6 +82,6 @@ def _train(
     with (
         feeding.feed_of(settings, source, how, delay, limit) as (feed, _),
         common.stop_on_signal() as stop,
-        progress.bar("train", feeding.total_of(feed)) as advance,
+        progress.bar("train", feed.total) as advance,
     ):
         return run(settings, fresh, feed, out, stop, advance)

@@ -19,7 +19,7 @@ from streamlearn.core.records import Record
 from streamlearn.core.state import ShardSpec
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.late import Delay, Late, Sent
-from streamlearn.replay.sources import How, Item, Source, kind_of
+from streamlearn.replay.sources import How, Source, kind_of, limited
 
 
 class Feed(NamedTuple):
@@ -43,6 +43,11 @@ class Feed(NamedTuple):
     def labels(self) -> str:
         """What the labels' topic is called."""
         return f"{self.topic}.labels"
+
+    @property
+    def total(self) -> int | None:
+        """How many events there will be, as far as that is known."""
+        return min((count for count in (self.source.total, self.limit) if count is not None), default=None)
 
     def spec(self, configured: ShardSpec) -> ShardSpec:
         """The rules of a shard that reads this feed: events as they come, labels as `late` sends them.
@@ -87,23 +92,15 @@ class Feed(NamedTuple):
 
     def _sent(self) -> Iterator[Sent | None]:
         if self.delay is None:
-            for item in self._limited(self.source.items()):
+            for item in limited(self.source.items(), self.limit):
                 yield None if item is None else Sent(item, False)
             return
         members = self.how.members
         members = Members("key", "ts", members.time_unit) if self.source.tabular else members
         late = Late(self.delay, members, self.source.tabular, self.source.once)
         if late.scans:
-            late.scan(self._limited(self.source.preview()))
-        yield from late.merge(self._limited(self.source.items()))
-
-    def _limited(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
-        taken = 0
-        for item in items:
-            if taken == self.limit:
-                return
-            taken += item is not None
-            yield item
+            late.scan(limited(self.source.preview(), self.limit))
+        yield from late.merge(limited(self.source.items(), self.limit))
 
 
 def event_of(configured: EventSpec, source: Source) -> EventSpec:

@@ -10,14 +10,14 @@ Invariants:
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from streamlearn.core.records import ORDER_HEADER
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay.late import Late, Sent
 from streamlearn.replay.pacing import Lateness, Pace, Pacer
-from streamlearn.replay.sources import Item, Source
+from streamlearn.replay.sources import Item, Source, limited
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 1 << 20
@@ -88,7 +88,7 @@ class Producer:
             taken = self._at_once(source, limit)
         else:
             taken = 0
-            for item in _limited(source.items(), limit):
+            for item in limited(source.items(), limit):
                 if self._stop.is_set():
                     break
                 taken += item is not None
@@ -123,9 +123,9 @@ class Producer:
 
     def _with_labels(self, source: Source, limit: int | None, late: Late, pacer: Pacer) -> int:
         if late.scans:
-            late.scan(_limited(source.preview(), limit))
+            late.scan(limited(source.preview(), limit))
         taken = 0
-        for found in late.merge(_limited(source.items(), limit)):
+        for found in late.merge(limited(source.items(), limit)):
             if self._stop.is_set():
                 break
             if found is None:
@@ -200,13 +200,3 @@ class Producer:
         if self._pace.speed is not None:
             report |= {"out_of_order": self._out_of_order, "without_time": self._without_time}
         return report | self._lateness.summary()
-
-
-def _limited(items: Iterator[Item | None], limit: int | None) -> Iterator[Item | None]:
-    """The first `limit` items, None not counted."""
-    taken = 0
-    for item in items:
-        if taken == limit:
-            return
-        taken += item is not None
-        yield item

@@ -235,3 +235,13 @@ def _topic(name: str, how: How, admin: Admin | None) -> Source:
         return jsonlines.table(name, groups, how.meaning, numbered)
 
     return Source(name, read, tabular=how.meaning.given)
+
+
+def limited(items: Iterator[Item | None], limit: int | None) -> Iterator[Item | None]:
+    """The first `limit` items, None not counted."""
+    taken = 0
+    for item in items:
+        if taken == limit:
+            return
+        taken += item is not None
+        yield item

@@ -73,7 +73,7 @@ class Trial:
         feed = self._feed = Feed(open_source(source, how, admin), how, late, limit, undated_ms=UNDATED_MS)
         self.records = feed.records()
         self.notes = feed.source.notes
-        self.total = min((n for n in (feed.source.total, limit) if n is not None), default=None)
+        self.total = feed.total
         self.setting = Setting(source, _when(text, late), feed.labels, _BY_SOURCE)
 
     def contenders(self, uses: list[str]) -> list[Contender]:
