@@ -149,7 +149,7 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` for the models whose scores are worse than asked for."""
-    from streamlearn.replay.backtest import is_better
+    from streamlearn.replay.report import is_better
 
     failed = []
     for metric, bar in bars:

@@ -97,8 +97,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
 
 def _verdicts(message: dict[str, Any]) -> list[str]:
     """What a newcomer must not miss."""
-    from streamlearn.replay.backtest import MAIN, is_better
-    from streamlearn.replay.report import shown, title_of
+    from streamlearn.replay.report import MAIN, is_better, shown, title_of
 
     if not message["labels"]:
         return ["no label has come yet: nothing is known of how good the model is (proxies are no scores)"]

@@ -24,20 +24,12 @@ from streamlearn.replay.compare import Difference, Floats, verdict
 from streamlearn.replay.contender import Contender, size_of
 from streamlearn.replay.curves import Curves
 from streamlearn.replay.losses import LOSS, Losses
-from streamlearn.replay.report import LOWER_IS_BETTER, shown, title_of
+from streamlearn.replay.report import MAIN, is_better, shown, title_of
 from streamlearn.service.eras import versions
 
 RUN_RECORDS: Final = 200
 """Stepped at most by one model before the next one has its turn; less at the start, where a short stream's
 curves need points."""
-
-MAIN: Final = {
-    "classification": ("accuracy",),
-    "regression": ("mae",),
-    "forecasting": ("mae",),
-    "anomaly": ("average_precision", "roc_auc"),
-}
-"""The metric that curves and warnings are about; where a task is not named, the first there is."""
 
 
 class Setting(NamedTuple):
@@ -219,11 +211,6 @@ class Backtest:
 
 def _is_one_number(metric: str) -> bool:
     return metric != "answered" and "_by_" not in metric
-
-
-def is_better(one: float, other: float, metric: str) -> bool:
-    """Whether a score is better than another one."""
-    return one < other if metric in LOWER_IS_BETTER else one > other
 
 
 def warnings_of(

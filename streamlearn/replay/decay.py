@@ -10,14 +10,15 @@ from collections import deque
 from typing import Any, Final
 
 from streamlearn.core.shard import Shard
+from streamlearn.replay.report import LOWER_IS_BETTER, is_better
 
-MAIN: Final[dict[str, tuple[str, bool]]] = {
-    "classification": ("cohen_kappa", True),
-    "anomaly": ("average_precision", True),
-    "regression": ("mae", False),
+JUDGED_BY: Final = {
+    "classification": "cohen_kappa",
+    "anomaly": "average_precision",
+    "regression": "mae",
 }
-"""By task the number that is compared, and whether more of it is better. Kappa and not accuracy, because it
-makes no difference to kappa how rare a class is."""
+"""By task the number that is compared. Kappa and not accuracy, because it makes no difference to kappa how
+rare a class is."""
 
 MAX_WINDOWS: Final = 100_000
 
@@ -33,13 +34,13 @@ class Decay:
     def note(self, shard: Shard) -> None:
         """Look at the shard after a record: take down a window when it has filled."""
         scores = shard.scores
-        if scores is None or scores.labels < self._next or scores.task not in MAIN:
+        if scores is None or scores.labels < self._next or scores.task not in JUDGED_BY:
             return
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.
         self._next = (scores.labels // self._window + 1) * self._window
-        metric, more = MAIN[scores.task]
+        metric = JUDGED_BY[scores.task]
         row = _main(scores.report()["window"], metric)
-        better = _is_better(row, more)
+        better = _is_best(row, metric)
         self._rows.append({"labels": scores.labels, "records": shard.memory.records, **row, "better": better})
 
     def report(self, shard: Shard) -> dict[str, Any] | None:
@@ -48,16 +49,16 @@ class Decay:
         than the best baseline in none; None when it was in the last one.
         """
         scores = shard.scores
-        if scores is None or not scores.labels or scores.task not in MAIN:
+        if scores is None or not scores.labels or scores.task not in JUDGED_BY:
             return None
-        metric, more = MAIN[scores.task]
+        metric = JUDGED_BY[scores.task]
         judged = [row for row in self._rows if row["better"] is not None]
         since = len(judged)
         while since and not judged[since - 1]["better"]:
             since -= 1
         return {
             "metric": metric,
-            "more_is_better": more,
+            "more_is_better": metric not in LOWER_IS_BETTER,
             "labels": scores.labels,
             "all": _main(scores.report()["all"], metric),
             "window": self._window,
@@ -71,10 +72,10 @@ def _main(span: dict[str, Any], metric: str) -> dict[str, float | None]:
     return {name: numbers[metric] for name, numbers in span.items() if isinstance(numbers, dict)}
 
 
-def _is_better(row: dict[str, float | None], more: bool) -> bool | None:
+def _is_best(row: dict[str, float | None], metric: str) -> bool | None:
     """Whether the model beats every baseline; None where its number is not defined."""
     model = row["model"]
     rivals = [number for name, number in row.items() if name != "model" and number is not None]
     if model is None or not rivals:
         return None
-    return bool(model > max(rivals) if more else model < min(rivals))
+    return all(is_better(model, rival, metric) for rival in rivals)
