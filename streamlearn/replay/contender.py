@@ -9,18 +9,15 @@ Invariants:
 import hashlib
 import time
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from streamlearn.core.guard import majority
 from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.errors import NeedSchema
 from streamlearn.replay.losses import Loss, losses_of, tap
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
@@ -106,21 +103,3 @@ class Contender(Offline):
 def size_of(sections: Sections) -> int:
     """The bytes of a state."""
     return sum(len(part) if isinstance(part, bytes) else sum(map(len, part)) for part in sections.values())
-
-
-def kinds_of(shard: Shard, records: Sequence[Record], most: int) -> dict[str, str]:
-    """The kinds of the features in the first records, {} unless texts among them could mislead the guard.
-
-    As `service.first_types` looks before the first step.
-    """
-    found = []
-    for record in islice(records, most):
-        try:
-            event = shard.peek(record)
-        except NeedSchema:  # what it cannot read yet, it does not look at
-            continue
-        if event is not None:
-            found.append(event)
-    if not any(type(value) is str for event in found for value in event.x.values()):
-        return {}
-    return majority(event.x for event in found)

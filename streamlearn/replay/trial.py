@@ -19,14 +19,14 @@ from streamlearn.core.state import ShardSpec
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay.backtest import Setting
-from streamlearn.replay.contender import Contender, kinds_of
+from streamlearn.replay.contender import Contender
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.late import Delay
 from streamlearn.replay.recorded import Recorded
 from streamlearn.replay.sources import How, open_source, topic_range
 from streamlearn.replay.train import era_of
 from streamlearn.service.eras import spec_of
-from streamlearn.service.first_types import ENOUGH
+from streamlearn.service.first_types import ENOUGH, first_events, kinds_in
 from streamlearn.service.models import FreshModel, fresh_model
 from streamlearn.settings import Config
 
@@ -91,7 +91,7 @@ class Trial:
         if self._kinds is None:
             first = list(itertools.islice(self.records, ENOUGH))
             self.records = itertools.chain(first, self.records)
-            self._kinds = kinds_of(found[0].shard, [one for one in first if one is not None], ENOUGH)
+            self._kinds = kinds_in(first_events(found[0].shard, (one for one in first if one is not None)))
         if self._kinds:
             for one in found:
                 one.settle(self._kinds)

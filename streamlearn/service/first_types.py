@@ -4,6 +4,7 @@ One event cannot tell a bad value from a good one; twenty that wait together can
 into the journal as an era, so that redo knows it too. Where fewer wait, the guard learns as it goes.
 """
 
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 import msgspec
@@ -11,8 +12,9 @@ import structlog
 
 from streamlearn.core.events import Event
 from streamlearn.core.guard import majority
-from streamlearn.core.records import Entry
+from streamlearn.core.records import Entry, Record
 from streamlearn.core.records import chain as chained
+from streamlearn.core.shard import Shard
 from streamlearn.errors import NeedSchema
 from streamlearn.log.port import Polled, ShardLog
 from streamlearn.service.standing import Standing
@@ -20,6 +22,28 @@ from streamlearn.service.standing import Standing
 log = structlog.get_logger()
 
 ENOUGH = 1000
+
+
+def first_events(shard: Shard, records: Iterable[Record]) -> list[Event]:
+    """The first `ENOUGH` events in `records`, however many labels and commands stand before them."""
+    return list(islice(_events(shard, records), ENOUGH))
+
+
+def _events(shard: Shard, records: Iterable[Record]) -> Iterator[Event]:
+    for record in records:
+        try:
+            event = shard.peek(record)
+        except NeedSchema:  # what it cannot read yet, it does not look at
+            continue
+        if event is not None:
+            yield event
+
+
+def kinds_in(events: list[Event]) -> dict[str, str]:
+    """The kinds of the features in `events`, {} unless texts among them could mislead the guard."""
+    if not any(type(value) is str for event in events for value in event.x.values()):
+        return {}
+    return majority(event.x for event in events)
 
 
 def look_first(standing: Standing, shard_log: ShardLog, polled: Polled) -> None:
@@ -30,17 +54,8 @@ def look_first(standing: Standing, shard_log: ShardLog, polled: Polled) -> None:
     """
     if standing.shard.guard is None:
         return
-    found: list[Event] = []
-    for record in islice(chain.from_iterable(polled.records.values()), ENOUGH):
-        try:
-            event = standing.shard.peek(record)
-        except NeedSchema:  # what it cannot read yet, it does not look at
-            continue
-        if event is not None:
-            found.append(event)
-    if not any(type(value) is str for event in found for value in event.x.values()):
-        return
-    kinds = majority(event.x for event in found)
+    found = first_events(standing.shard, chain.from_iterable(polled.records.values()))
+    kinds = kinds_in(found)
     if not kinds:
         return
     era = msgspec.structs.replace(standing.era, why="types", start=[], kinds=kinds)
