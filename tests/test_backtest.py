@@ -314,6 +314,20 @@ def test_the_scores_of_several_classes_are_those_of_several_classes(
     assert command(*told, "--fail-under", "macro_f1=1.1").code == 3
 
 
+def test_a_forecaster_that_cannot_look_so_far_ahead_is_refused_as_serve_refuses_it(
+    models: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "app_models.py").write_text(
+        "from river import preprocessing, time_series\n\n\n"
+        "def ahead():\n    return preprocessing.StandardScaler() | time_series.SNARIMAX(2, 0, 0)\n"
+    )
+    Path("streamlearn.toml").write_text('[topics]\ninput = "e"\n[model]\nhorizon = 3\n')
+    file = lines(tmp_path / "e.jsonl", [({}, float(n % 7)) for n in range(20)])
+    result = command("backtest", file, "-m", "app_models:ahead", "--app-dir", tmp_path)
+    assert result.code == 2
+    assert "set horizon = 1" in result.err
+
+
 def test_models_of_two_tasks_are_not_compared(models: Path, command: Command) -> None:
     source = lines(models / "e.jsonl", phishing()[:10])
     both = ("-m", LOGISTIC, "-m", "app_models:regressor")

@@ -58,9 +58,10 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     from streamlearn.log.connect import open_store
     from streamlearn.replay.explain import explain as run
     from streamlearn.replay.lookup import place_of
+    from streamlearn.service.models import configured_model
 
     place = place_of(at) if at else None
-    fresh = feeding.model_of(settings)
+    fresh = configured_model(settings)
     with common.admin_of(settings) as admin:
         store = open_store(settings, SHARD)
         try:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from streamlearn.replay.feed import Feed
     from streamlearn.replay.late import Delay as Lag
     from streamlearn.replay.sources import How
-    from streamlearn.service.models import FreshModel
 
 Delay = Annotated[
     str,
@@ -44,15 +43,6 @@ def prepare(settings: "Config", app_dir: Path | None) -> None:
         raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
     serve.start_again(settings.app.portable_math)
     sys.path.insert(0, str((app_dir or Path()).resolve()))
-
-
-def model_of(settings: "Config") -> "FreshModel":
-    """The model of the configuration. Raises `ConfigError`."""
-    from streamlearn.service.models import fresh_model
-
-    section = settings.model
-    steps = list(section.steps)
-    return fresh_model(settings.app.name, section.use, section.args, steps, horizon=section.horizon)
 
 
 @contextlib.contextmanager

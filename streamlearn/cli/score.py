@@ -106,13 +106,14 @@ def _score(
     from streamlearn.replay.score import score as run
     from streamlearn.replay.sinks import sink_of
     from streamlearn.service.loading import preset_of
+    from streamlearn.service.models import configured_model
     from streamlearn.service.saved import model_in, read_saved
 
     out, dead_letters = outs
     saved = read_saved(checkpoint, settings.checkpoint.key)
     trusted = preset_of(saved)
     if own:
-        trusted |= feeding.model_of(settings).trusted
+        trusted |= configured_model(settings).trusted
     model_in(saved, trusted)
     to_topic = out.startswith("topic:")
     with contextlib.ExitStack() as stack:

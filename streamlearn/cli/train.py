@@ -75,10 +75,11 @@ def _train(
     settings: "Config", source: str, how: "How", out: str, delay: "Delay | None", limit: int | None
 ) -> "Training":
     from streamlearn.replay.train import train as run
+    from streamlearn.service.models import configured_model
     from streamlearn.service.saved import folder_of
 
     folder_of(out)
-    fresh = feeding.model_of(settings)
+    fresh = configured_model(settings)
     with (
         feeding.feed_of(settings, source, how, delay, limit) as (feed, _),
         common.stop_on_signal() as stop,

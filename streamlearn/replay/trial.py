@@ -27,7 +27,7 @@ from streamlearn.replay.sources import How, open_source, topic_range
 from streamlearn.replay.train import era_of
 from streamlearn.service.eras import spec_of
 from streamlearn.service.first_types import ENOUGH, first_events, kinds_in
-from streamlearn.service.models import FreshModel, fresh_model
+from streamlearn.service.models import FreshModel, configured_model, fresh_model
 from streamlearn.settings import Config
 
 MAX_MODELS: Final = 12
@@ -100,8 +100,8 @@ class Trial:
     def _fresh(self, use: str) -> FreshModel:
         section = self._config.model
         if use == section.use:
-            return fresh_model(self._config.app.name, use, section.args, list(section.steps))
-        return fresh_model(self._config.app.name, use, {}, [])
+            return configured_model(self._config)
+        return fresh_model(self._config.app.name, use, {}, [], horizon=section.horizon)
 
     def _spec(self, fresh: FreshModel) -> ShardSpec:
         scores = self._config.scores

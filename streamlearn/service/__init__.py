@@ -49,13 +49,10 @@ def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
 
     from streamlearn.log.connect import open_log, open_store
     from streamlearn.service.loop import SHARD, Loop
-    from streamlearn.service.models import fresh_model
+    from streamlearn.service.models import configured_model
 
     log = structlog.get_logger()
-    section = config.model
-    fresh = fresh_model(
-        config.app.name, section.use, section.args, list(section.steps), model, section.horizon
-    )
+    fresh = configured_model(config, model)
     service_log = open_log(config)
     store = open_store(config, SHARD)
     # What was imported lives as long as the process: the collector need not look at it again.

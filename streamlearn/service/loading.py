@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.service.models import fresh_model
+from streamlearn.service.models import configured_model, fresh_model
 from streamlearn.service.presets import PRESETS
 from streamlearn.service.saved import Saved, model_in, read_saved, saved_from
 
@@ -34,8 +34,7 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
     from streamlearn.config import load as load_config
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
-    model = settings.model
-    fresh = fresh_model(settings.app.name, model.use, model.args, list(model.steps), horizon=model.horizon)
+    fresh = configured_model(settings)
     key = key or settings.checkpoint.key
     saved = read_saved(str(where), key) if where else _newest(settings, key)
     return model_in(saved, fresh.trusted | preset_of(saved))

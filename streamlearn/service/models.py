@@ -15,13 +15,16 @@ import random
 import sys
 import types
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamlearn.core.learner import Learner, final_step
 from streamlearn.core.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.named import attribute
 from streamlearn.service.presets import preset
+
+if TYPE_CHECKING:
+    from streamlearn.settings import Config
 
 
 class FreshModel(NamedTuple):
@@ -69,6 +72,13 @@ def fresh_model(
                 "it. Give every part a seed where it is made, and build it from nothing else that changes."
             )
     return FreshModel(name, version, pickled, trusted)
+
+
+def configured_model(config: "Config", model: Any = None) -> FreshModel:
+    """The model of `[model]`, or `model` in its place. Raises `ConfigError`."""
+    section = config.model
+    steps = list(section.steps)
+    return fresh_model(config.app.name, section.use, section.args, steps, model, section.horizon)
 
 
 # --- building -----------------------------------------------------------------------------------------
