@@ -37,7 +37,15 @@ class Unreachable(StreamlearnError):
 
 
 class Fenced(Exception):
-    """Another owner holds this shard now: drop it, then ask the election again."""
+    """A newer owner holds this shard: drop it, then ask the election again."""
+
+
+class NotOwner(Exception):
+    """The election does not confirm that this process holds the shard: drop it, and ask again."""
+
+
+class Stopping(Exception):
+    """The process was asked to stop in the middle of work that nothing depends on yet: drop it, and end."""
 
 
 class Unknown(Exception):

@@ -23,8 +23,10 @@ from streamlearn.errors import (
     Gone,
     ModelRaised,
     NeedSchema,
+    NotOwner,
     Reopen,
     Stop,
+    Stopping,
     Unknown,
     Unreachable,
 )
@@ -97,12 +99,17 @@ class Loop:
             while not self.stopping:
                 try:
                     self._round()
-                except Fenced:
+                except (Fenced, NotOwner) as lost:
+                    self._drop()  # its state may be ahead of the journal: nothing of it may be finished
                     if self.stopping:
                         break
-                    log.warning("shard.fenced", shard=SHARD, action="dropped; asking the election again")
-                    self._drop()
+                    event = "shard.fenced" if isinstance(lost, Fenced) else "shard.not_owned"
+                    log.warning(
+                        event, shard=SHARD, reason=str(lost), action="dropped; asking the election again"
+                    )
                     time.sleep(random.uniform(0.05, 0.5))
+                except Stopping:
+                    self._drop()
                 except (Unknown, Reopen) as error:
                     log.warning("shard.reopening", shard=SHARD, reason=str(error))
                     self._drop()
@@ -138,15 +145,15 @@ class Loop:
         self._checkpoint(self._shard_log, now=False)
 
     def _alive(self) -> None:
-        """Heartbeat: raise `Fenced` when the shard is no longer ours to hold."""
+        """Heartbeat: raise `NotOwner` when the shard is no longer ours to hold."""
         self._beat_s = time.monotonic()
         if SHARD not in self._log.owned(0):
-            raise Fenced
+            raise NotOwner("the election confirms no membership that holds it")
 
     def _opening(self) -> None:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
         if self.stopping:
-            raise Fenced
+            raise Stopping
         self._beat()
 
     def _beat(self) -> None:
@@ -354,7 +361,7 @@ class Loop:
                     log.info("publish.settled", seq=entry.seq, outcome="it was committed")
                     return
                 if end is None or end.seq != self._standing.seq or end.digest != self._standing.digest:
-                    raise Fenced
+                    raise Fenced("the journal has gone on since")
                 self._shard_log.publish(entry, outputs, positions)
                 log.info("publish.settled", seq=entry.seq, outcome="published again")
                 return

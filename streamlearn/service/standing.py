@@ -19,7 +19,7 @@ from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 
 Alive = Callable[[], None]
-"""Called at every record of long work, so it is quick: keeps the membership, raises `Fenced` without it."""
+"""Called at every record of long work, so it is quick: keeps the membership, raises `NotOwner` without it."""
 
 
 Skips = dict[tuple[str, int, int], Skip]
