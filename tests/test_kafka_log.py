@@ -11,8 +11,8 @@ import pytest
 from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
-from streamlearn.errors import BadCheckpoint, ConfigError, Stop, Unknown, Unreachable
-from streamlearn.log import kafka_shard, kafka_store
+from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
+from streamlearn.log import kafka_admin, kafka_journal, kafka_shard, kafka_store
 from streamlearn.log.kafka import KafkaAdmin, KafkaLog, TopicStore
 from streamlearn.log.kafka_client import client_options
 from streamlearn.log.port import Names, Row, TopicSpec
@@ -138,6 +138,43 @@ def test_an_open_transaction_of_a_stranger_in_the_journal_stops_and_names_it(
         log.open(0)
     stranger.abort_transaction()
     log.open(0).close()
+
+
+@pytest.mark.kafka
+def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = kafka_journal.Journal._settled
+    newer: list[Any] = []
+
+    def paused(journal: kafka_journal.Journal) -> tuple[int, int]:
+        """As a process that was stopped between its fence and its look at the journal's end."""
+        newer.append(transactional(kafka, f"streamlearn.{names.app}.0"))
+        newer[0].begin_transaction()
+        newer[0].send(names.roles["journal"], b"of the newer owner", partition=0)
+        newer[0].flush()
+        return settled(journal)
+
+    monkeypatch.setattr(kafka_journal.Journal, "_settled", paused)
+    with pytest.raises(
+        Fenced, match=r"taken over while it was opened: producer id \d+, epoch 1; ours was \d+, 0"
+    ):
+        log.open(0)
+    newer[0].abort_transaction()
+
+
+@pytest.mark.kafka
+def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
+    names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = log.open(0)
+
+    def away(*_: object) -> tuple[int, int]:
+        raise Unreachable("no broker answers")
+
+    monkeypatch.setattr(kafka_admin.Cluster, "transaction_owner", away)
+    assert shard.newer_owner() == "unknown: no broker answers"
+    shard.close()
 
 
 @pytest.mark.kafka

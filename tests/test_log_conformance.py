@@ -466,6 +466,19 @@ def test_only_the_newest_open_can_publish(world: World, log: Log) -> None:
     assert entries(new) == [entry(0), entry(1)]
 
 
+def test_a_shard_tells_whether_a_newer_owner_has_come(log: Log) -> None:
+    old = take(log)
+    assert old.newer_owner() == ""
+    old.publish(entry(0), [], {})
+    assert old.newer_owner() == ""
+    new = log.open(0)
+    assert old.newer_owner() != ""
+    assert new.newer_owner() == ""
+    with pytest.raises(Fenced):
+        old.publish(entry(1), [], {})
+    assert old.newer_owner() != ""
+
+
 def test_two_applications_do_not_fence_each_other(world: World, shard: ShardLog) -> None:
     stranger = new_names()
     make_topics(world.admin, stranger)

@@ -258,14 +258,20 @@ class EmbeddedShardLog:
             rows.append(output)
         return placed
 
-    def _check_epoch(self) -> None:
+    def newer_owner(self) -> str:
+        """As `ShardLog.newer_owner`: the file knows."""
+        with self._file.snapshot():
+            return self._newer_owner()
+
+    def _newer_owner(self) -> str:
         epoch, holder = self._file.db.execute(
             "SELECT epoch, holder FROM owners WHERE app = ? AND shard = ?", (self._names.app, self._shard)
         ).fetchone()
-        if epoch != self._epoch:
-            raise Fenced(
-                f"shard {self._shard} of {self._names.app} was taken over by {holder or 'another process'}"
-            )
+        return "" if epoch == self._epoch else holder or "another process, which has closed it again"
+
+    def _check_epoch(self) -> None:
+        if newer := self._newer_owner():
+            raise Fenced(f"shard {self._shard} of {self._names.app} was taken over by {newer}")
 
     def _update(self, column: str, value: str) -> None:
         self._file.db.execute(

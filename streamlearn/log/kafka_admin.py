@@ -152,6 +152,15 @@ class Cluster:
         ]
         return f"Open in {place[0]}-{place[1]}: {'; '.join(holders) or 'none any more'}."
 
+    def transaction_owner(self, transactional_id: str) -> tuple[int, int]:
+        """Producer id and epoch of who took a transactional id last. Raises `Unreachable`, `Stop`, ..."""
+        found = ask(
+            self.bootstrap,
+            f"who holds {transactional_id}",
+            lambda: self._client.describe_transactions([transactional_id])[transactional_id],
+        )
+        return found.producer_id, found.producer_epoch
+
     def remove_member(self, group: str, replica: str, member_id: str) -> None:
         """Take a static member out of its group, which it does not leave by itself. With its `member_id`, so
         that a process which replaced it stays.

@@ -2,8 +2,8 @@
 
 Invariants:
 - Whoever reads the end has fenced every earlier writer first, so that the last stable offset and the high
-  watermark are the same; where they are not, somebody foreign has a transaction open, and committed entries
-  may be hidden behind it.
+  watermark are the same; where they are not, somebody has a transaction open, and committed entries may be
+  hidden behind it: somebody foreign, as long as no newer owner has come.
 - Entries follow each other without a hole. What is not an entry, or not the next one, stops the service.
 """
 

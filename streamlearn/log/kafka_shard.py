@@ -20,7 +20,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from streamlearn.core.events import HEADER_BYTES
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, encode_entry
 from streamlearn.core.records import TopicPartition as Place
-from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
+from streamlearn.errors import ConfigError, Fenced, Stop, StreamlearnError, Unknown, Unreachable
 from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.kafka_client import CONNECT_S, append, connect, destroy, explained, fenced
 from streamlearn.log.kafka_election import Election
@@ -75,11 +75,22 @@ class KafkaShardLog:
         self._live = Reader(cluster.bootstrap, options, patient=True)
         self._past = Reader(cluster.bootstrap, options, wait_ms=20)
         self._targets, inputs = self._look(names)
-        self._producer: Any = self._fence(options, f"streamlearn.{names.app}.{shard}")
+        self._transactional_id = f"streamlearn.{names.app}.{shard}"
+        self._producer: Any = self._fence(options, self._transactional_id)
+        mine = self._producer._transaction_manager.producer_id_and_epoch
+        self._epoch = (int(mine.producer_id), int(mine.epoch))
         try:
             self._journal = Journal(cluster, self._past, names.roles["journal"], shard)
             self.end = self._journal.last
             self.seen = election.reported(inputs)
+        except Stop as error:
+            newer = self.newer_owner()
+            self.close()
+            if newer:  # what was found is its doing, and no damage
+                raise Fenced(
+                    f"{self._transactional_id} was taken over while it was opened: {newer}"
+                ) from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -128,6 +139,20 @@ class KafkaShardLog:
             raise
         self._journal.published(entry.seq, offset)
         self._election.report(positions)
+
+    def newer_owner(self) -> str:
+        """As `ShardLog.newer_owner`. Kafka itself takes the lock away from a transaction that stays open for
+        too long; then nobody may hold it, and opening the shard again is right as well.
+        """
+        if isinstance(self._lost, Fenced):
+            return str(self._lost)
+        try:
+            producer_id, epoch = self._cluster.transaction_owner(self._transactional_id)
+        except StreamlearnError as error:
+            return f"unknown: {error}"
+        if (producer_id, epoch) == self._epoch:
+            return ""
+        return "producer id {}, epoch {}; ours was {}, {}".format(producer_id, epoch, *self._epoch)
 
     def sync(self) -> None:
         """Nothing to do: a commit is acknowledged by all in-sync replicas."""

@@ -110,6 +110,11 @@ class ShardLog(Protocol):
         `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
         """
 
+    def newer_owner(self) -> str:
+        """Who has opened the shard since, in words; "" only when it is proven that nobody has. What was
+        concluded from the journal or the store is worth something only in the second case.
+        """
+
     def sync(self) -> None:
         """Return when everything published so far survives a power cut."""
 
