@@ -9,13 +9,12 @@ Invariants:
 
 import random
 import time
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
-from streamlearn.core.records import Entry, Output, Positions, Record, Skip, chain
+from streamlearn.core.records import Entry, Record, Skip, chain
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.errors import (
     BadCheckpoint,
@@ -35,11 +34,12 @@ from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoints import Checkpointer, starts_of
 from streamlearn.service.eras import check_live
 from streamlearn.service.first_types import look_first
+from streamlearn.service.held import Held, Settling, as_owner
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
-from streamlearn.service.standing import Standing, within
+from streamlearn.service.standing import within
 from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
 
@@ -55,7 +55,6 @@ LOOK_S: Final = 2.0
 
 AWAY_TRIES: Final = 60
 SINCE_LIMIT: Final = 10_000
-SETTLE_TRIES: Final = 20
 RUN_RECORDS: Final = 500
 """Stepped at once at most; between two runs a storm of dead letters ends the transaction."""
 
@@ -75,10 +74,7 @@ class Loop:
             store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
         self._schemas = Schemas(config.event.schema_registry, self._alive)
-        self._shard_log: ShardLog | None = None
-        self._standing: Standing
-        self._merge: Merge
-        self._watch: Watch
+        self._held: Held | None = None
         self._unseen = False
         self._looked_s = 0.0
         self._beat_s = 0.0
@@ -87,6 +83,7 @@ class Loop:
         self._published_s = 0.0
         self._stepped_s = 0.0
         self.stopping = False
+        self._settling = Settling(service_log, SHARD, self._alive, lambda: self.stopping)
 
     def stop(self) -> None:
         """Finish the transaction in hand, checkpoint, and leave. Safe to call from a signal handler."""
@@ -115,8 +112,8 @@ class Loop:
                     self._drop()
                 except Unreachable as error:
                     self._wait_for_log(error)
-            if self._shard_log is not None:
-                self._finish()
+            if self._held is not None:
+                self._finish(self._held)
         finally:
             self._drop()
 
@@ -132,17 +129,19 @@ class Loop:
         time.sleep(random.uniform(0.2, 1.0))
 
     def _round(self) -> None:
-        if self._shard_log is None:
+        held = self._held
+        if held is None:
             if SHARD in self._log.owned(POLL_S):
                 self._open()
             else:
                 time.sleep(POLL_S)
             return
         self._alive()
-        batch = self._gathered(self._shard_log)
-        if batch.records:
-            self._publish(self._shard_log, batch)
-        self._checkpoint(self._shard_log, now=False)
+        with as_owner(held.log):
+            batch = self._gathered(held)
+            if batch.records:
+                self._publish(held, batch)
+            self._checkpoint(self._held or held, now=False)
 
     def _alive(self) -> None:
         """Heartbeat: raise `NotOwner` when the shard is no longer ours to hold."""
@@ -165,21 +164,23 @@ class Loop:
 
     def _open(self) -> None:
         began_s = time.monotonic()
-        self._shard_log = shard_log = self._log.open(SHARD)
-        recovery = Recovery(
-            self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
-        )
-        self._standing = standing = recovery.run(self._model_change)
+        shard_log = self._log.open(SHARD)
+        try:
+            with as_owner(shard_log):
+                self._held = held = self._recovered(shard_log)
+                standing = held.standing
+                self._stepped_s = time.monotonic() - began_s  # recovery took it, the next one need not again
+                if standing.era_began:
+                    self._checkpoint(held, now=True)
+        except BaseException:
+            self._held = None
+            shard_log.close()
+            raise
         self._model_change = ""
-        self._merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
-        self._watch = Watch(self._config, self._fresh, standing, self._schemas)
         self._unseen = standing.shard.memory.records == 0
         self._looked_s = time.monotonic()
-        self._stepped_s = self._looked_s - began_s  # what recovery took, the next one need not take again
         self._was_open = True
         self._away = 0
-        if standing.era_began:
-            self._checkpoint(shard_log, now=True)
         log.info(
             "shard.opened",
             shard=SHARD,
@@ -188,48 +189,57 @@ class Loop:
             duration_s=round(time.monotonic() - began_s, 3),
         )
 
-    def _drop(self) -> None:
-        if self._shard_log is not None:
-            shard_log, self._shard_log = self._shard_log, None
-            shard_log.close()
+    def _recovered(self, shard_log: ShardLog) -> Held:
+        recovery = Recovery(
+            self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
+        )
+        standing = recovery.run(self._model_change)
+        merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
+        return Held(shard_log, standing, merge, Watch(self._config, self._fresh, standing, self._schemas))
 
-    def _finish(self) -> None:
+    def _drop(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            held.log.close()
+
+    def _finish(self, held: Held) -> None:
         """A graceful end: with a checkpoint at the end, so that the next start redoes nothing."""
-        assert self._shard_log is not None
-        self._watch.close()
-        self._checkpoint(self._shard_log, now=True)
-        log.info("service.stopped", seq=self._standing.seq, outcomes=self._standing.shard.memory.outcomes)
+        with as_owner(held.log):
+            held.watch.close()
+            self._checkpoint(held, now=True)
+        outcomes = held.standing.shard.memory.outcomes
+        log.info("service.stopped", seq=held.standing.seq, outcomes=outcomes)
 
     # --- one transaction ------------------------------------------------------------------------------
 
-    def _gathered(self, shard_log: ShardLog) -> Batch:
+    def _gathered(self, held: Held) -> Batch:
         """Step whatever has arrived, until a limit of `[transaction]`; what is left waits in the merge."""
         limits = self._config.transaction
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
         stepping_s = 0.0
-        while not batch.full and not (batch.records and self._watch.storm()):
+        while not batch.full and not (batch.records and held.watch.storm()):
             began_s = time.monotonic()
-            run = self._merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
+            run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
-                self._step_run(shard_log, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
+                self._step_run(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepped_s = time.monotonic() - began_s
                 stepping_s += stepped_s
                 self._stepped_s += stepped_s
-            elif not self._polled(shard_log, batch, until_s):
+            elif not self._polled(held, batch, until_s):
                 break
         return batch
 
-    def _polled(self, shard_log: ShardLog, batch: Batch, until_s: float) -> bool:
+    def _polled(self, held: Held, batch: Batch, until_s: float) -> bool:
         """Fetch more. False when the transaction should end with what it has."""
         limits = self._config.transaction
         wait_s = POLL_S if not batch.records else min(POLL_S, until_s - time.monotonic())
         if wait_s <= 0 or self.stopping:
             return False
-        if not self._merge.idle:
+        if not held.merge.idle:
             wait_s = min(wait_s, 0.01)
         try:
-            polled = shard_log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
+            polled = held.log.poll(held.merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
         except Gone as error:
             raise Stop(
                 f"the log no longer holds the input at the next position ({error}). Unless that gap held "
@@ -238,21 +248,23 @@ class Loop:
             ) from error
         if self._unseen and any(polled.records.values()):
             self._unseen = False
-            look_first(self._standing, shard_log, polled)
+            look_first(held.standing, held.log, polled)
         if any(polled.records.values()) and time.monotonic() - self._looked_s > LOOK_S:
             self._looked_s = time.monotonic()
-            check_live(self._standing.era, self._log.topics())
-        self._merge.add(polled, time.monotonic())
+            check_live(held.standing.era, self._log.topics())
+        held.merge.add(polled, time.monotonic())
         if any(polled.records.values()):
             return True
         return bool(batch.records) and time.monotonic() < until_s
 
-    def _step_run(self, shard_log: ShardLog, batch: Batch, run: list[Record], until_s: float) -> None:
+    def _step_run(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
         limits = self._config.transaction
-        step = self._standing.shard.step
+        standing = held.standing
+        standing.ahead = True
+        step = standing.shard.step
         clock = time.monotonic
-        memory = self._standing.shard.memory
+        memory = standing.shard.memory
         outputs = batch.outputs
         size_bytes = batch.size_bytes
         done = 0
@@ -261,12 +273,12 @@ class Loop:
                 outputs += step(record)
             except ModelRaised as raised:
                 batch.covers(run[:done])
-                self._undo(shard_log, batch, record, raised)
+                self._undo(held, batch, record, raised)
                 done += 1
                 break
             except NeedSchema as need:
                 batch.covers(run[:done])
-                shard = self._standing.shard
+                shard = standing.shard
                 if skip := self._schemas.missing(shard, record, need.ident):
                     batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
                     done += 1
@@ -286,9 +298,10 @@ class Loop:
             batch.covers(run)
             batch.full = batch.full or len(batch.records) >= limits.max_records
         batch.size_bytes = size_bytes
-        self._merge.put_back(run[done:])
+        standing.ahead = bool(batch.records)
+        held.merge.put_back(run[done:])
 
-    def _undo(self, shard_log: ShardLog, batch: Batch, record: Record, raised: ModelRaised) -> None:
+    def _undo(self, held: Held, batch: Batch, record: Record, raised: ModelRaised) -> None:
         """The model raised on `record`: make the state again without it, and let it be a dead letter.
 
         The transaction ends here, and a snapshot after it makes the next undo cheap.
@@ -302,9 +315,9 @@ class Loop:
             error=type(raised.__cause__).__name__,
             action="undone; the record becomes a dead letter",
         )
-        standing = self._standing
+        standing = held.standing
         try:
-            again = standing.restored(shard_log, batch.records, batch.skips, self._beat)
+            again = standing.restored(held.log, batch.records, batch.skips, self._beat)
         except (Gone, BadCheckpoint) as error:
             raise Stop(
                 f"the model raised, and undoing that needs what is no longer there ({error}). Keep "
@@ -319,8 +332,8 @@ class Loop:
         batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
         batch.full = True
 
-    def _publish(self, shard_log: ShardLog, batch: Batch) -> None:
-        standing = self._standing
+    def _publish(self, held: Held, batch: Batch) -> None:
+        standing = held.standing
         entry = Entry(
             seq=standing.seq + 1,
             era=standing.era_number,
@@ -332,51 +345,24 @@ class Loop:
         positions = dict(standing.positions)
         positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
         try:
-            shard_log.publish(entry, batch.outputs, positions)
+            held.log.publish(entry, batch.outputs, positions)
         except Unknown as error:
             log.warning("publish.unknown", seq=entry.seq, reason=str(error))
-            self._settle(entry, batch.outputs, positions)
+            self._drop()
+            settled = self._settling.settle(standing, entry, batch.outputs, positions)
+            held = self._held = held._replace(log=settled)
         self._published_s = time.monotonic()
         standing.advance(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
         if undone or len(standing.since) > SINCE_LIMIT:
             standing.take_snapshot()
-        self._watch.after(batch.records)
-
-    def _settle(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
-        """Find out from the journal whether `entry` was committed; if not, publish the same bytes again.
-
-        Only the holder of a live membership may ask, because asking fences everybody else.
-        """
-        for attempt in range(SETTLE_TRIES):
-            self._drop()
-            time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))
-            if self.stopping and attempt > 2:
-                break
-            try:
-                self._alive()
-                self._shard_log = self._log.open(SHARD)
-                end = self._shard_log.end
-                if end is not None and end.seq == entry.seq and end.digest == entry.digest:
-                    log.info("publish.settled", seq=entry.seq, outcome="it was committed")
-                    return
-                if end is None or end.seq != self._standing.seq or end.digest != self._standing.digest:
-                    raise Fenced("the journal has gone on since")
-                self._shard_log.publish(entry, outputs, positions)
-                log.info("publish.settled", seq=entry.seq, outcome="published again")
-                return
-            except (Unknown, Unreachable) as error:
-                log.warning("publish.unsettled", seq=entry.seq, reason=str(error), attempt=attempt + 1)
-        raise Unreachable(
-            f"entry {entry.seq} could not be settled in {SETTLE_TRIES} tries: the log does not answer. "
-            "Nothing is lost; start again when it does."
-        )
+        held.watch.after(batch.records)
 
     # --- between transactions -------------------------------------------------------------------------
 
-    def _checkpoint(self, shard_log: ShardLog, now: bool) -> None:
+    def _checkpoint(self, held: Held, now: bool) -> None:
         """Begin a checkpoint when one is due; with `now`, write one and wait for it."""
-        standing = self._standing
+        shard_log, standing = held.log, held.standing
         checkpointer = self._checkpointer
         if now:
             checkpointer.wait()
@@ -392,7 +378,7 @@ class Loop:
         except Unreachable as error:
             log.warning("checkpoint.postponed", reason=str(error))
             return
-        standing.positions.update(shard_log.reached(self._merge.wanted()))
+        standing.positions.update(shard_log.reached(held.merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
         checkpointer.write(header, sections, starts_of(topics), dumped_s)
         self._stepped_s = 0.0

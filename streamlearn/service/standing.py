@@ -1,8 +1,8 @@
 """Where an owned shard stands: its state, its place in the journal, and how to get back to either.
 
 Invariants:
-- `positions`, `seq`, `digest` and the shard's state belong together, except while a batch is being
-  stepped: then the state is ahead by that batch, and `restored` makes it again.
+- `positions`, `seq`, `digest` and the shard's state belong together, except while `ahead`: from the first
+  step of a batch until `advance` the state is ahead by that batch. Nothing of it can be saved then.
 - The snapshot plus the entries in `since` give the state at `seq`, always.
 """
 
@@ -57,6 +57,8 @@ class Standing:
         self.digest = header.digest
         self.positions: Positions = header.next_offsets()
         self.since: list[Entry] = []
+        self.ahead = False
+        """Whether the state has gone on from the entry `seq`: whoever steps the shard sets it."""
         self.era_began = False
         """Whether this process wrote the era's entry: a checkpoint of it is then due at once."""
         self._snapshot = sections
@@ -78,12 +80,14 @@ class Standing:
 
     def header(self) -> Header:
         """The header of a checkpoint taken now."""
+        assert not self.ahead, "a checkpoint says that its state is the one at its entry"
         positions = [(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
         learned = self.shard.memory.learned
         return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
 
     def take_snapshot(self) -> Sections:
         """The state as sections; later undos start from here. Raises `Stop` if the model does not pickle."""
+        assert not self.ahead, "a snapshot is the state at an entry"
         try:
             self._snapshot = dump_state(self.shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
@@ -101,6 +105,7 @@ class Standing:
             self.positions[run.topic, run.partition] = run.next
         self.seq = entry.seq
         self.digest = entry.digest
+        self.ahead = False
         self.since.append(entry)
 
     def begin_era(self, entry: Entry) -> None:
@@ -157,6 +162,7 @@ class Standing:
     def _restep(self, entry: Entry, digest: str, shard_log: ShardLog, alive: Alive) -> bool:
         skips = _by_place(entry.skips)
         outputs: list[Output] = []
+        self.ahead = True
         try:
             for record in in_order(entry, shard_log):
                 alive()
