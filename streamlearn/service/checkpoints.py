@@ -4,6 +4,7 @@ Invariants:
 - A checkpoint is written only for an entry whose commit is known.
 - The loop pays for the pickle alone; sealing, compressing and writing happen in one writer thread, one
   checkpoint at a time. When one is still being written, the next is not due.
+- A checkpoint never stands before one that is there already: that one is of a newer owner.
 - Kept are the newest few, then one per doubling of age, for as long as the input after it is retained.
 """
 
@@ -17,7 +18,7 @@ import structlog
 
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.snapshot import Header, Sections, open_header, seal
-from streamlearn.errors import BadCheckpoint
+from streamlearn.errors import BadCheckpoint, Fenced
 from streamlearn.log.port import Store, TopicInfo
 
 log = structlog.get_logger()
@@ -89,6 +90,7 @@ class Written(NamedTuple):
     size_bytes: int
     duration_s: float
     oldest_seq: int
+    positions: Positions
 
 
 class Checkpointer:
@@ -106,6 +108,15 @@ class Checkpointer:
         self._written: list[Written] = []
         self._failed: Exception | None = None
         self._positions: dict[str, Positions] = {}
+        self.failure = ""
+        """Why the newest try gave no checkpoint; "" when it gave one."""
+        self.newest: Positions | None = None
+        """The positions of the newest checkpoint that is known to be whole; None before there is one."""
+
+    def begins(self, newest: Positions | None) -> None:
+        """A shard was opened whose state came from the checkpoint at `newest`, or from none."""
+        self.newest = newest
+        self.failure = ""
 
     def due(self, seq: int, stepped_s: float) -> bool:
         """Whether it is time for a checkpoint at entry `seq`, `stepped_s` of model work after the last one.
@@ -143,10 +154,18 @@ class Checkpointer:
             return []
         if self._failed is not None:
             failed, self._failed = self._failed, None
-            log.error("checkpoint.failed", reason=str(failed), next_try_s=self._interval_s)
-            self._last_seq = -1
+            self.put_off(str(failed))
         written, self._written = self._written, []
+        if written:
+            self.failure, self.newest = "", written[-1].positions
         return written
+
+    def put_off(self, reason: str) -> None:
+        """Note that there is no checkpoint for a reason; the next interval tries again."""
+        log.error("checkpoint.failed", reason=reason, next_try_s=self._interval_s)
+        self.failure = reason
+        self._last_seq = -1
+        self._last_s = time.monotonic()
 
     def _write(self, header: Header, sections: Sections, starts: Positions) -> None:
         began_s = time.monotonic()
@@ -154,12 +173,16 @@ class Checkpointer:
             data = seal(header, sections, self._key)
             name = name_of(header.seq)
             names = [*(n for n in stored(self._store) if n != name), name]
+            if max(names) != name:
+                raise Fenced(f"checkpoint {max(names)} is newer: another process has gone on from here")
             drop = self._obsolete(names, header, starts)
             self._store.write(name, data, drop)
             kept = [n for n in names if n not in set(drop)]
             wrote_s = time.monotonic() - began_s
             self._cost_s += wrote_s
-            self._written.append(Written(header.seq, len(data), round(wrote_s, 4), int(kept[0])))
+            self._written.append(
+                Written(header.seq, len(data), round(wrote_s, 4), int(kept[0]), header.next_offsets())
+            )
         except Exception as error:  # noqa: BLE001 - the edge of this thread: `collect` tells what failed
             self._failed = error
 

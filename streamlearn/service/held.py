@@ -44,7 +44,7 @@ def as_owner(shard_log: ShardLog) -> Iterator[None]:
         yield
     except (Stop, ConfigError) as error:
         if newer := shard_log.newer_owner():
-            raise Fenced(f"{newer}; what it has done looked like this here: {error}") from error
+            raise Fenced(f"a newer owner has it ({newer}); of no account then: {error}") from error
         raise
 
 

@@ -9,6 +9,7 @@ Invariants:
 
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -94,28 +95,29 @@ class Loop:
         try:
             let_others_go_first(self._config, self._fresh, self._log, self._store, lambda: self.stopping)
             while not self.stopping:
-                try:
-                    self._round()
-                except (Fenced, NotOwner) as lost:
-                    self._drop()  # its state may be ahead of the journal: nothing of it may be finished
-                    if self.stopping:
-                        break
-                    event = "shard.fenced" if isinstance(lost, Fenced) else "shard.not_owned"
-                    log.warning(
-                        event, shard=SHARD, reason=str(lost), action="dropped; asking the election again"
-                    )
-                    time.sleep(random.uniform(0.05, 0.5))
-                except Stopping:
-                    self._drop()
-                except (Unknown, Reopen) as error:
-                    log.warning("shard.reopening", shard=SHARD, reason=str(error))
-                    self._drop()
-                except Unreachable as error:
-                    self._wait_for_log(error)
+                self._survive(self._round)
             if self._held is not None:
-                self._finish(self._held)
+                self._survive(self._finish)
         finally:
             self._drop()
+
+    def _survive(self, work: Callable[[], None]) -> None:
+        """Do `work`; when the shard is lost in it, drop the shard with all that belongs to it."""
+        try:
+            work()
+        except (Fenced, NotOwner) as lost:
+            self._drop()
+            event = "shard.fenced" if isinstance(lost, Fenced) else "shard.not_owned"
+            log.warning(event, shard=SHARD, reason=str(lost), action="dropped; asking the election again")
+            if not self.stopping:
+                time.sleep(random.uniform(0.05, 0.5))
+        except Stopping:
+            self._drop()
+        except (Unknown, Reopen) as error:
+            log.warning("shard.reopening", shard=SHARD, reason=str(error))
+            self._drop()
+        except Unreachable as error:
+            self._wait_for_log(error)
 
     def _wait_for_log(self, error: Unreachable) -> None:
         """The log was there and is away, as in a broker's restart: wait, as long as that may take. One that
@@ -170,8 +172,9 @@ class Loop:
                 self._held = held = self._recovered(shard_log)
                 standing = held.standing
                 self._stepped_s = time.monotonic() - began_s  # recovery took it, the next one need not again
-                if standing.era_began:
-                    self._checkpoint(held, now=True)
+                self._checkpointer.begins(standing.saved_at)
+                if standing.era_began or standing.saved_at is None:
+                    self._first_checkpoint(held)
         except BaseException:
             self._held = None
             shard_log.close()
@@ -202,11 +205,30 @@ class Loop:
             held, self._held = self._held, None
             held.log.close()
 
-    def _finish(self, held: Held) -> None:
+    def _first_checkpoint(self, held: Held) -> None:
+        """Save a state that no checkpoint leads to: without one nothing is trimmed, and nothing survives a
+        change of versions. So a service that cannot write it does not begin.
+        """
+        self._checkpoint(held, now=True)
+        if self._checkpointer.newest is None:
+            raise Stop(
+                f"the first checkpoint cannot be written: {self._checkpointer.failure}. Nothing was read or "
+                "predicted yet. Make the folder of [checkpoint] url (on Kafka: the checkpoints topic) "
+                "writable, and start again."
+            )
+
+    def _finish(self) -> None:
         """A graceful end: with a checkpoint at the end, so that the next start redoes nothing."""
+        held = self._held
+        assert held is not None, "who lost the shard has nothing to finish"
         with as_owner(held.log):
             held.watch.close()
             self._checkpoint(held, now=True)
+            if self._checkpointer.failure:
+                raise Stop(
+                    f"the last checkpoint could not be written: {self._checkpointer.failure}. Nothing is "
+                    "lost: the next start, with the same versions, redoes what came after the one before."
+                )
         outcomes = held.standing.shard.memory.outcomes
         log.info("service.stopped", seq=held.standing.seq, outcomes=outcomes)
 
@@ -370,14 +392,14 @@ class Loop:
         if not (now or checkpointer.due(standing.seq, self._stepped_s)):
             return
         shard_log.sync()
-        began_s = time.monotonic()
-        sections = standing.take_snapshot()
-        dumped_s = time.monotonic() - began_s
         try:
             topics = self._log.topics()
         except Unreachable as error:
-            log.warning("checkpoint.postponed", reason=str(error))
+            checkpointer.put_off(str(error))
             return
+        began_s = time.monotonic()
+        sections = standing.take_snapshot()
+        dumped_s = time.monotonic() - began_s
         standing.positions.update(shard_log.reached(held.merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
         checkpointer.write(header, sections, starts_of(topics), dumped_s)
@@ -388,5 +410,6 @@ class Loop:
 
     def _collect(self, shard_log: ShardLog) -> None:
         for written in self._checkpointer.collect():
-            log.info("checkpoint.saved", **written._asdict())
+            told = {name: value for name, value in written._asdict().items() if name != "positions"}
+            log.info("checkpoint.saved", **told)
             shard_log.trim(written.oldest_seq)

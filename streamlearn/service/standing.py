@@ -57,6 +57,8 @@ class Standing:
         self.digest = header.digest
         self.positions: Positions = header.next_offsets()
         self.since: list[Entry] = []
+        self.saved_at: Positions | None = header.next_offsets()
+        """The positions of the checkpoint that this state came from; None when it came from none."""
         self.ahead = False
         """Whether the state has gone on from the entry `seq`: whoever steps the shard sets it."""
         self.era_began = False
@@ -76,7 +78,9 @@ class Standing:
             for (topic, partition), offset in positions_under(entry.change, {}).items()
         ]
         header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
-        return cls(fresh, header, sections, schemas)
+        standing = cls(fresh, header, sections, schemas)
+        standing.saved_at = None
+        return standing
 
     def header(self) -> Header:
         """The header of a checkpoint taken now."""
