@@ -176,6 +176,7 @@ class Harness:
         }
         self.config = load(None, self.flags)
         self.model = model
+        self.begin = False
         self.admin = EmbeddedAdmin(self.config.log.path)
         self.admin.create([TopicSpec(topic, 1) for topic in self.config.topics.input])
         self.admin.create(wanted_topics(self.config.names(), 1))
@@ -192,7 +193,7 @@ class Harness:
         ordered = Faults(self, *faults)
         inner = EmbeddedLog(config.names(), config.log.path, 7 * 86400)
         log, store = FaultyLog(inner, ordered), FaultyStore(open_store(config, 0), ordered)
-        ordered.loop = Loop(config, self.fresh(config), log, store, model_change)  # type: ignore[arg-type]
+        ordered.loop = Loop(config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
         try:
             ordered.loop.run()
         finally:

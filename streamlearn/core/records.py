@@ -69,12 +69,22 @@ class Skip(NamedTuple):
     reason: str
 
 
+class Predictions(NamedTuple):
+    """The predictions topic at one moment: its name, its id, and the end offset of each partition."""
+
+    topic: str
+    id: str
+    ends: list[int]
+
+
 class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `step` depends on besides the records, from one entry on until the next era.
 
     `config`: the part of the configuration that changes what a step does, and its hash.
     `topics`: id and partition count by input topic. `start`: where each input partition begins
     (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
+    `app`, `journal`: whose journal this is, and the id of its topic. `predictions`: the predictions topic
+    when the inputs became those of `topics`; only later predictions are about them.
     `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be,
     see `core.guard.majority`. `began_from`: sha256 of the checkpoint that the revision began from, "" when
     it began with a fresh model.
@@ -91,6 +101,9 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str
     kinds: dict[str, str] = {}
     began_from: str = ""
+    app: str = ""
+    journal: str = ""
+    predictions: Predictions | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

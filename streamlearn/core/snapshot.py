@@ -46,7 +46,9 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Where a checkpoint stands, and the era that holds there. `positions`: (topic, partition, next)."""
+    """Where a checkpoint stands, and the era that holds there. `positions`: (topic, partition, next); `ids`:
+    of the topics that positions are in, by name.
+    """
 
     seq: int
     digest: str
@@ -58,10 +60,15 @@ class Header(msgspec.Struct, frozen=True):
     sections: list[Section] = []
     sealed: str = "sha256"
     format: int = 1
+    ids: dict[str, str] = {}
 
     def next_offsets(self) -> Positions:
         """The positions as the loop holds them."""
         return {(topic, partition): offset for topic, partition, offset in self.positions}
+
+    def topic_ids(self) -> dict[str, str]:
+        """The ids of the topics that the positions are in, as far as they are known."""
+        return {**{name: ident for name, (ident, _) in self.under.topics.items()}, **self.ids}
 
 
 Sections = Mapping[str, bytes | Sequence[bytes]]

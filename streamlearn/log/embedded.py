@@ -15,7 +15,7 @@ that is stopped (SIGSTOP) inside those blocks the others until it goes on or die
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -34,7 +34,7 @@ from streamlearn.core.records import (
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.embedded_file import LogFile
 from streamlearn.log.embedded_topics import Topics, now_ms
-from streamlearn.log.port import Names, Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo, TopicSpec
 
 BEAT_MS = 1_000
 SILENT_MS = 10_000
@@ -212,6 +212,33 @@ class EmbeddedShardLog:
             _, end, _ = self._topics.bounds(self._journal, self._shard)
         for record in self._topics.read(Range(self._journal, self._shard, after + 1, end)):
             yield _decode(self._file, self._journal, record.offset, record.value)
+
+    def first_seq(self) -> int:
+        """As `ShardLog.first_seq`."""
+        with self._file.snapshot():
+            return self._topics.bounds(self._journal, self._shard)[0]
+
+    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
+        """As `ShardLog.newest`."""
+        topic = self._names.roles[role]
+        found = []
+        with self._file.snapshot():
+            for partition in range(self._topics.number(topic)[1]):
+                start, end, _ = self._topics.bounds(topic, partition)
+                start = max(start, since.get(partition, 0), end - LOOK_BACK)
+                for first in reversed(range(start, end)):
+                    (record,) = self._topics.read_now(Range(topic, partition, first, first + 1))
+                    if wanted(record):
+                        found.append(record)
+                        break
+        return found
+
+    def ask_sources(self) -> None:
+        """Nothing to do: the file answers at once."""
+
+    def sources(self) -> dict[str, tuple[str, int]]:
+        """As `ShardLog.sources`."""
+        return self._topics.identities(self._names.sources)
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
         """What has arrived at `positions`; each waiting partition gets a fair share of the limits."""

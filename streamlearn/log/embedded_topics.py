@@ -38,6 +38,10 @@ _ARRIVAL = (
     " WHERE topic = ? AND partition = ? AND next_offset > ? ORDER BY next_offset LIMIT 1"
 )
 _BOUNDS = "SELECT log_start, next_offset, last_ms FROM partitions WHERE topic = ? AND partition = ?"
+_IDENTITIES = (
+    "SELECT name, id, count(*) FROM topics JOIN partitions ON topic = number"
+    " WHERE name IN ({}) GROUP BY number"
+)
 
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -98,6 +102,13 @@ class Topics:
             name: TopicInfo(topic_id, tuple(start for start, _ in pairs), tuple(end for _, end in pairs))
             for (name, topic_id), pairs in bounds.items()
         }
+
+    def identities(self, names: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Id and number of partitions of those of `names` that there are, asked for now."""
+        statement = _IDENTITIES.format(", ".join("?" * len(names)))
+        with self.file.snapshot():
+            rows = self.file.db.execute(statement, names).fetchall()
+        return {name: (ident, count) for name, ident, count in rows}
 
     def settings(self) -> dict[str, dict[str, str]]:
         """The settings given at creation, by topic."""

@@ -13,9 +13,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, Offs
 from kafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
+    UnknownBrokerIdError,
     for_code,
 )
 from kafka.protocol.consumer import IsolationLevel
+from kafka.protocol.metadata import MetadataRequest
 
 from streamlearn.core.records import Positions
 from streamlearn.core.records import TopicPartition as Place
@@ -151,6 +153,27 @@ class Cluster:
             if p.current_transaction_start_offset is not None and p.current_transaction_start_offset >= 0
         ]
         return f"Open in {place[0]}-{place[1]}: {'; '.join(holders) or 'none any more'}."
+
+    def ask_metadata(self, topics: Sequence[str], node: int | None) -> Any:
+        """Begin to ask a broker (None: any) what it knows of `topics`; `metadata` waits for the answer."""
+        manager = self._client._manager
+        request = MetadataRequest(
+            topics=[MetadataRequest.MetadataRequestTopic(name=topic) for topic in topics],
+            allow_auto_topic_creation=False,
+            include_cluster_authorized_operations=False,
+            include_topic_authorized_operations=False,
+        )
+        # The admin client's own network thread sends it at once: no public call asks without waiting.
+        return manager.call_soon(manager.send, request, node)
+
+    def metadata(self, asked: Any) -> Sequence[Any]:
+        """The topics in the answer to `ask_metadata`. Raises `KafkaError`."""
+        manager = self._client._manager
+        try:
+            return tuple(manager.run(manager.wait_for, asked, CONNECT_S * 1000).topics)
+        except UnknownBrokerIdError:
+            manager.cluster.request_update()  # a broker that came after this client had looked
+            raise
 
     def transaction_owner(self, transactional_id: str) -> tuple[int, int]:
         """Producer id and epoch of who took a transactional id last. Raises `Unreachable`, `Stop`, ..."""

@@ -66,6 +66,11 @@ class Journal:
                 return
             expected += 1
 
+    def first_seq(self) -> int:
+        """As `ShardLog.first_seq`."""
+        found = self._first_from(self._reader.bounds(self._tp)[0])
+        return 0 if found is None else found[0]
+
     def trim(self, seq: int) -> None:
         """Delete most entries before `seq`, never the last one."""
         seq = min(seq, self._seq)

@@ -9,7 +9,7 @@ Invariants:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -91,6 +91,22 @@ class Reader:
             tp: max(at, self._position(tp)) if self._consumer and self._floor(tp, at) else at
             for tp, at in positions.items()
         }
+
+    def leaders(self, topics: Iterable[str]) -> dict[int | None, list[str]]:
+        """By broker, those of `topics` of which it hands out records here; under None those nobody does."""
+        known: dict[str, set[int]] = {topic: set() for topic in topics}
+        if self._consumer is not None:
+            cluster = self._consumer._manager.cluster
+            for topic, partition in self._cursors:
+                leader = cluster.leader_for_partition(TopicPartition(topic, partition))
+                if topic in known and leader is not None and leader >= 0:
+                    known[topic].add(leader)
+        found: dict[int | None, list[str]] = {}
+        for topic, nodes in known.items():
+            places: set[int | None] = {*nodes} or {None}
+            for node in places:
+                found.setdefault(node, []).append(topic)
+        return found
 
     def _floor(self, tp: Place, at: int) -> bool:
         """Whether a cursor stands in the gap that begins at or before `at`."""

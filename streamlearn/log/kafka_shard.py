@@ -9,7 +9,7 @@ Invariants:
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -24,9 +24,10 @@ from streamlearn.errors import ConfigError, Fenced, Stop, StreamlearnError, Unkn
 from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.kafka_client import CONNECT_S, append, connect, destroy, explained, fenced
 from streamlearn.log.kafka_election import Election
+from streamlearn.log.kafka_identity import SourceIdentities
 from streamlearn.log.kafka_journal import Journal
 from streamlearn.log.kafka_reader import Reader
-from streamlearn.log.port import Names, Polled
+from streamlearn.log.port import LOOK_BACK, Names, Polled
 
 _FLUSH_S = 12.0
 _COMMIT_S = 10.0
@@ -74,6 +75,7 @@ class KafkaShardLog:
         self._blocked: set[Place] = set()
         self._live = Reader(cluster.bootstrap, options, patient=True)
         self._past = Reader(cluster.bootstrap, options, wait_ms=20)
+        self._identities = SourceIdentities(cluster, self._live, names.sources)
         self._targets, inputs = self._look(names)
         self._transactional_id = f"streamlearn.{names.app}.{shard}"
         self._producer: Any = self._fence(options, self._transactional_id)
@@ -98,6 +100,27 @@ class KafkaShardLog:
     def entries(self, after: int) -> Iterator[Entry]:
         """As `ShardLog.entries`."""
         return self._journal.entries(after)
+
+    def first_seq(self) -> int:
+        """As `ShardLog.first_seq`."""
+        return self._journal.first_seq()
+
+    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
+        """As `ShardLog.newest`: marks of transactions and aborted records are passed over."""
+        found = []
+        for topic, partition in self._targets[role].places:
+            start, end = self._past.bounds((topic, partition))
+            start = max(start, since.get(partition, 0), end - LOOK_BACK)
+            found.append(self._past.last((topic, partition), start, end, wanted))
+        return [record for record in found if record is not None]
+
+    def ask_sources(self) -> None:
+        """As `ShardLog.ask_sources`."""
+        self._identities.ask()
+
+    def sources(self) -> dict[str, tuple[str, int]]:
+        """As `ShardLog.sources`."""
+        return self._identities.answer()
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
         """As `ShardLog.poll`. A partition behind a transaction that stays open is not reported as behind."""

@@ -11,10 +11,13 @@ Invariants every adapter keeps:
 - An adapter holds no position: the loop passes positions in.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, TopicPartition
+
+LOOK_BACK: Final = 10_000
+"""So many offsets back, at most, `ShardLog.newest` looks."""
 
 
 class Polled(NamedTuple):
@@ -88,6 +91,22 @@ class ShardLog(Protocol):
         """Committed entries with `seq > after`, in order, up to the end.
 
         Raises `Gone` when entry `after + 1` is no longer retained.
+        """
+
+    def first_seq(self) -> int:
+        """The number of the oldest entry that is retained; 0 in an empty journal."""
+
+    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
+        """The newest committed record that is `wanted`, of each partition of an output topic, at or after the
+        offset in `since` (the first one where it is not named). Looks back a bounded way.
+        """
+
+    def ask_sources(self) -> None:
+        """Begin to ask what the input topics are now; `sources` has the answer. Does not wait."""
+
+    def sources(self) -> dict[str, tuple[str, int]]:
+        """Id and number of partitions of each input topic that exists: an answer that was given after the
+        last call of `ask_sources`, by whoever had handed out what was polled before that call.
         """
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:

@@ -27,7 +27,7 @@ from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.errors import ConfigError, Reopen, Stop
+from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
 from streamlearn.setting_kinds import duration_s, rfc3339_ms
@@ -162,6 +162,8 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         topics={name: (topics[name].id, topics[name].partitions) for name in sources},
         start=[],
         fingerprint=fingerprint(),
+        app=config.app.name,
+        journal=topics[config.topics.journal].id if config.topics.journal in topics else "",
     )
 
 
@@ -178,6 +180,23 @@ def _check_default(labels: LabelSpec, fresh: FreshModel) -> None:
         )
 
 
+def check_owner(config: Config, before: Era, now: Era) -> None:
+    """Raise `ConfigError` when the journal is another app's, `Stop` when it is a copy of what it began as."""
+    journal = config.topics.journal
+    if before.app and before.app != now.app:
+        raise ConfigError(
+            f"the journal {journal} belongs to the app {before.app!r}, and this is {now.app!r}: two apps on "
+            "one journal would publish each other's predictions again. Give this app topics of its own "
+            f"(leave [topics] journal and checkpoints out), or name it {before.app!r}."
+        )
+    if before.journal and now.journal and before.journal != now.journal:
+        raise Stop(
+            f"the journal {journal} is not the topic it began as (its id was {before.journal}, now "
+            f"{now.journal}), as on a mirrored or moved cluster. `streamlearn adopt` compares what is here "
+            "with what the journal says, and goes on; `streamlearn reset` begins a new journal."
+        )
+
+
 def check_topics(before: Era, now: Era) -> None:
     """Raise `Stop` when an input topic is not the one the journal knows."""
     for name, (ident, partitions) in now.topics.items():
@@ -185,20 +204,12 @@ def check_topics(before: Era, now: Era) -> None:
         if known != ident:
             raise Stop(
                 f"the input topic {name} was deleted and made again (its id was {known}, now {ident}): its "
-                "offsets mean other records than the journal says. Give the app a new [app] name, or "
-                "bring the old topic back."
+                "offsets mean other records than the journal says. Bring the old topic back; or begin a new "
+                "journal on this one: `streamlearn reset`; or, when it holds the same records at the same "
+                "offsets (a moved cluster), `streamlearn adopt`."
             )
         if count > partitions:
             raise Stop(f"the input topic {name} had {count} partitions and now has {partitions}.")
-
-
-def check_live(era: Era, topics: Mapping[str, TopicInfo]) -> None:
-    """Raise `Stop` when an input is another topic by now, `Reopen` when one has more partitions."""
-    if all(name in topics for name in era.topics):
-        now = {name: (topics[name].id, topics[name].partitions) for name in era.topics}
-        check_topics(era, msgspec.structs.replace(era, topics=now))
-        if now != era.topics:
-            raise Reopen("an input topic has more partitions than before")
 
 
 def what_changed(before: Era, now: Era) -> str:
@@ -214,6 +225,8 @@ def what_changed(before: Era, now: Era) -> str:
         changed.append("topics")
     if before.fingerprint != now.fingerprint:
         changed.append("floating point")
+    if (before.predictions and before.predictions.topic) != (now.predictions and now.predictions.topic):
+        changed.append("predictions topic")
     return ", ".join(changed)
 
 

@@ -18,6 +18,7 @@ from streamlearn.core.records import Entry, Output, Positions
 from streamlearn.errors import ConfigError, Fenced, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog
 from streamlearn.service.order import Merge
+from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import Standing
 from streamlearn.service.watch import Watch
 
@@ -33,6 +34,7 @@ class Held(NamedTuple):
     standing: Standing
     merge: Merge
     watch: Watch
+    sources: SourceWatch
 
 
 @contextmanager

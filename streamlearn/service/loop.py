@@ -33,13 +33,13 @@ from streamlearn.errors import (
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoints import Checkpointer, starts_of
-from streamlearn.service.eras import check_live
 from streamlearn.service.first_types import look_first
 from streamlearn.service.held import Held, Settling, as_owner
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
+from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import within
 from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
@@ -51,8 +51,6 @@ SHARD: Final = 0
 
 POLL_S: Final = 0.1
 BEAT_S: Final = 0.5
-LOOK_S: Final = 2.0
-"""How often the input topics are looked at: whether they are still the same, and as many partitions."""
 
 AWAY_TRIES: Final = 60
 SINCE_LIMIT: Final = 10_000
@@ -64,20 +62,26 @@ class Loop:
     """One service process. `run` returns after `stop`, with everything finished."""
 
     def __init__(
-        self, config: Config, fresh: FreshModel, service_log: Log, store: Store, model_change: str
+        self,
+        config: Config,
+        fresh: FreshModel,
+        service_log: Log,
+        store: Store,
+        model_change: str,
+        begin: bool = False,
     ) -> None:
         self._config = config
         self._fresh = fresh
         self._log = service_log
         self._store = store
         self._model_change = model_change
+        self._begin = begin
         self._checkpointer = Checkpointer(
             store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
         self._schemas = Schemas(config.event.schema_registry, self._alive)
         self._held: Held | None = None
         self._unseen = False
-        self._looked_s = 0.0
         self._beat_s = 0.0
         self._was_open = False
         self._away = 0
@@ -141,9 +145,11 @@ class Loop:
         self._alive()
         with as_owner(held.log):
             batch = self._gathered(held)
+            held.sources.compare(held.log, held.standing.era)
             if batch.records:
-                self._publish(held, batch)
-            self._checkpoint(self._held or held, now=False)
+                held = self._published(held, batch)
+            self._checkpoint(held, now=False)
+            held.sources.check_grown(held.standing.era)
 
     def _alive(self) -> None:
         """Heartbeat: raise `NotOwner` when the shard is no longer ours to hold."""
@@ -181,7 +187,6 @@ class Loop:
             raise
         self._model_change = ""
         self._unseen = standing.shard.memory.records == 0
-        self._looked_s = time.monotonic()
         self._was_open = True
         self._away = 0
         log.info(
@@ -196,9 +201,10 @@ class Loop:
         recovery = Recovery(
             self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
         )
-        standing = recovery.run(self._model_change)
+        standing = recovery.run(self._model_change, self._begin)
         merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
-        return Held(shard_log, standing, merge, Watch(self._config, self._fresh, standing, self._schemas))
+        watch = Watch(self._config, self._fresh, standing, self._schemas)
+        return Held(shard_log, standing, merge, watch, SourceWatch(standing.era))
 
     def _drop(self) -> None:
         if self._held is not None:
@@ -262,20 +268,23 @@ class Loop:
             wait_s = min(wait_s, 0.01)
         try:
             polled = held.log.poll(held.merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
+        except Stop:
+            # Another topic under the old name explains whatever was found in it.
+            held.sources.look(held.log, held.standing.era)
+            raise
         except Gone as error:
+            held.sources.look(held.log, held.standing.era)
             raise Stop(
                 f"the log no longer holds the input at the next position ({error}). Unless that gap held "
                 "only aborted transactions, records were deleted before they were read. Keep more "
-                "(retention), and begin again under another [app] name."
+                "(retention), and begin a new journal: `streamlearn reset`."
             ) from error
         if self._unseen and any(polled.records.values()):
             self._unseen = False
             look_first(held.standing, held.log, polled)
-        if any(polled.records.values()) and time.monotonic() - self._looked_s > LOOK_S:
-            self._looked_s = time.monotonic()
-            check_live(held.standing.era, self._log.topics())
         held.merge.add(polled, time.monotonic())
         if any(polled.records.values()):
+            held.sources.fetched(held.log)
             return True
         return bool(batch.records) and time.monotonic() < until_s
 
@@ -354,7 +363,8 @@ class Loop:
         batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
         batch.full = True
 
-    def _publish(self, held: Held, batch: Batch) -> None:
+    def _published(self, held: Held, batch: Batch) -> Held:
+        """Commit the batch; what is held then, whose log is another one if the answer was lost."""
         standing = held.standing
         entry = Entry(
             seq=standing.seq + 1,
@@ -379,6 +389,7 @@ class Loop:
         if undone or len(standing.since) > SINCE_LIMIT:
             standing.take_snapshot()
         held.watch.after(batch.records)
+        return held
 
     # --- between transactions -------------------------------------------------------------------------
 

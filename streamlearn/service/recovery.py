@@ -16,18 +16,20 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
+from streamlearn.core.records import GENESIS, Entry, Era, Record, chain
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
-from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Stop
+from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.beginning import Beginning
 from streamlearn.service.checkpoints import stored
-from streamlearn.service.eras import check_topics, era_now, start_of, what_changed
+from streamlearn.service.eras import check_owner, check_topics, era_now, start_of, what_changed
+from streamlearn.service.journal_end import JournalEnd, birth_of, entries, read_end
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import check_model, events_of
 from streamlearn.service.standing import Alive, Standing, positions_under
+from streamlearn.service.witnesses import check_witnesses, newest_predictions, predictions_now
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
@@ -65,64 +67,87 @@ class Recovery:
         self._topics: dict[str, TopicInfo] = service_log.topics()
         self._beginning = Beginning(config, fresh)
 
-    def run(self, model_change: str = "") -> Standing:
-        """Stand at the journal's end, under the era of today's configuration.
+    def run(self, model_change: str = "", begin: bool = False) -> Standing:
+        """Stand at the journal's end, under the era of today's configuration. `begin`: a journal may begin
+        although there are predictions already.
 
         Raises `Stop` when the log contradicts itself, `ConfigError` when the user must choose, and
         `Fenced` or `Unknown` as `publish` does.
         """
-        end = self._shard_log.end
-        if end is None:
-            return self._genesis()
-        candidates = self._candidates(end)  # read and checked one by one, each once
+        if self._shard_log.end is None:
+            return self._genesis(begin)
+        candidates = self._candidates(self._shard_log.end)  # read and checked one by one, each once
         newest = next(candidates, None)
-        era, number = self._era_at_end(newest)
-        now = era_now(self._config, self._fresh, self._topics, "")
-        check_topics(era, now)
-        if era.model_version != now.model_version:
-            self._refuse_silent_change(model_change, era, now)
-            return self._replaced(end, era, number, now, self._positions_at_end(newest))
-        at_end = newest is not None and newest.header.seq == end.seq
-        if era.fingerprint != now.fingerprint and not at_end:
+        end = read_end(self._shard_log, self._journal, self._shard_log.end, newest and newest.header)
+        now = self._compared(end)
+        if end.era.model_version != now.model_version:
+            self._refuse_silent_change(model_change, end.era, now)
+            return self._replaced(end, now)
+        at_end = newest is not None and newest.header.seq == end.entry.seq
+        if end.era.fingerprint != now.fingerprint and not at_end:
             raise Stop(
                 f"this machine's floating point ({now.fingerprint}) differs from that of the machine which "
-                f"wrote the journal ({era.fingerprint}), so it would not compute the same bits. Stop the "
+                f"wrote the journal ({end.era.fingerprint}), so it would not compute the same bits. Stop the "
                 "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
                 "[app] portable_math = true on all machines."
             )
-        standing = self._redone(era.revision, itertools.chain([newest] if newest else [], candidates))
+        standing = self._redone(end, itertools.chain([newest] if newest else [], candidates))
         memory = standing.shard.memory
         useless = memory.frozen or memory.failing >= FAILING_LIMIT
-        if model_change and (useless or self._beginning.differs_from(era)):
-            return self._replaced(end, era, number, now, standing.positions)
+        if model_change and (useless or self._beginning.differs_from(end.era)):
+            return self._replaced(end._replace(positions=standing.positions), now)
         if model_change:
             log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
         elif self._config.model.start_from:
             log.info("model.goes_on", hint="start_from is for a first start, or with --model-change fresh")
-        why = what_changed(era, now)
-        if why:
-            now = msgspec.structs.replace(now, why=why, revision=era.revision, began_from=era.began_from)
-            self._begin_era(
-                standing, start_of(self._log, self._config, now, self._topics, standing.positions)
-            )
+        self._renew_era(standing, end, now)
         return standing
 
     # --- eras -----------------------------------------------------------------------------------------
 
-    def _genesis(self) -> Standing:
+    def _compared(self, end: JournalEnd) -> Era:
+        """The era of today's configuration, once all that is outside the journal was found to agree."""
+        now = era_now(self._config, self._fresh, self._topics, "")
+        check_owner(self._config, end.era, now)
+        check_topics(end.era, now)
+        versions = frozenset((end.era.model_version, now.model_version))
+        check_witnesses(self._shard_log, self._journal, end.era, versions, end.positions, self._topics)
+        known = end.era.predictions
+        same = known is not None and known.topic == self._config.topics.predictions
+        if same and all(end.ids.get(name) == ident for name, (ident, _) in now.topics.items()):
+            return msgspec.structs.replace(now, predictions=known)
+        return msgspec.structs.replace(now, predictions=predictions_now(self._config, self._topics))
+
+    def _renew_era(self, standing: Standing, end: JournalEnd, now: Era) -> None:
+        """Begin a new era when something has changed since the last one."""
+        era = end.era
+        why = what_changed(era, now)
+        if not why:
+            return
+        for name in now.topics:
+            if standing.ids.get(name, now.topics[name][0]) != now.topics[name][0]:
+                log.warning(
+                    "topic.replaced",
+                    topic=name,
+                    reason="it was deleted and made again while it was no input",
+                    action="it is read from its first record on",
+                )
+        now = msgspec.structs.replace(now, why=why, revision=era.revision, began_from=era.began_from)
+        known = positions_under(now, standing.positions, standing.ids)
+        now = start_of(self._log, self._config, now, self._topics, known)
+        entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=now)
+        self._shard_log.publish(entry, (), positions_under(now, standing.positions, standing.ids))
+        standing.begin_era(entry)
+        standing.era_began = True
+        log.info("era.began", era=entry.era, why=now.why)
+
+    def _genesis(self, begin: bool) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
-        witness = ", ".join(stored(self._store)) or ", ".join(
-            f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
-        )
-        if witness:
-            raise Stop(
-                f"the journal {self._journal} is empty, but this app has run before (checkpoints or group "
-                f"offsets: {witness}): the journal lost its data. Restore it, or begin again under "
-                "another [app] name."
-            )
+        self._refuse_second_life(begin)
         era = era_now(self._config, self._fresh, self._topics, "genesis")
         era = start_of(self._log, self._config, era, self._topics, {})
-        era = msgspec.structs.replace(era, began_from=self._beginning.sha256)
+        before = predictions_now(self._config, self._topics)
+        era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
         check_model(self._fresh, era, self._first_records(era), self._schemas)
         entry = Entry(0, 0, chain(GENESIS, ()), change=era)
         standing = self._standing_at(entry)
@@ -136,32 +161,48 @@ class Recovery:
         )
         return standing
 
+    def _refuse_second_life(self, begin: bool) -> None:
+        """Raise when something of an earlier life of this app is left, beside an empty journal."""
+        witness = ", ".join(stored(self._store)) or ", ".join(
+            f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
+        )
+        if witness:
+            raise Stop(
+                f"the journal {self._journal} is empty, but this app has run before (checkpoints or group "
+                f"offsets: {witness}): the journal lost its data. Restore it, or begin a new one: "
+                "`streamlearn reset`."
+            )
+        if begin:
+            return
+        sources = {
+            name: self._topics[name].end for name in self._config.names().sources if name in self._topics
+        }
+        found = newest_predictions(
+            self._shard_log,
+            {},
+            lambda source: (
+                source.place[0] in sources
+                and source.place[1] < len(sources[source.place[0]])
+                and source.offset < sources[source.place[0]][source.place[1]]
+            ),
+        )
+        if found:
+            newest = ", ".join(f"{place[0]}-{place[1]} at {offset}" for place, offset, _ in found)
+            raise Stop(
+                f"the journal {self._journal} is empty, but {self._config.topics.predictions} holds "
+                f"predictions for this input already (the newest: {newest}). If the journal was lost, "
+                "restore it, or begin a new one where the predictions end: `streamlearn reset --start "
+                "predictions`. If they are another app's, or are to be made once more: `serve --begin`."
+            )
+
     def _first_records(self, era: Era) -> list[Record]:
         """Records that wait already at the start: the best there is to check the model on."""
-        polled = self._shard_log.poll(positions_under(era, {}), 1000, 1 << 24, 0.3)
+        try:
+            polled = self._shard_log.poll(positions_under(era, {}, {}), 1000, 1 << 24, 0.3)
+        except Gone as error:
+            raise Reopen(f"retention went on while the first records were looked at ({error})") from error
         records = [record for some in polled.records.values() for record in some]
         return events_of(records, self._config.topics.control)
-
-    def _era_at_end(self, newest: Candidate | None) -> tuple[Era, int]:
-        """The era of the journal's last entry, and its number."""
-        era = newest.header.under if newest else None
-        number = newest.header.era if newest else 0
-        for entry in self._entries(newest.header.seq if newest else -1):
-            if entry.change is not None:
-                era, number = entry.change, entry.era
-        if era is None:
-            raise Stop(
-                f"the journal {self._journal} does not begin with its genesis, and no checkpoint is usable."
-            )
-        return era, number
-
-    def _begin_era(self, standing: Standing, era: Era) -> None:
-        """Write and apply a new era that carries the state on."""
-        entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=era)
-        self._shard_log.publish(entry, (), positions_under(era, standing.positions))
-        standing.begin_era(entry)
-        standing.era_began = True
-        log.info("era.began", era=entry.era, why=era.why)
 
     def _refuse_silent_change(self, model_change: str, era: Era, now: Era) -> None:
         """A changed model is never replaced but on the user's word."""
@@ -173,39 +214,28 @@ class Recovery:
                 "place where the old one stopped. (`rival` and `relearn` come in a later version.)"
             )
 
-    def _replaced(self, end: Entry, era: Era, number: int, now: Era, known: Positions) -> Standing:
+    def _replaced(self, end: JournalEnd, now: Era) -> Standing:
         """Begin with a fresh model where the old one stopped. Its era entry holds every position, so that
         nothing before it is needed any more.
         """
-        now = msgspec.structs.replace(now, why="model", revision=era.revision + 1)
+        before = end.era.model_version
+        now = msgspec.structs.replace(now, why="model", revision=end.era.revision + 1)
+        known = positions_under(now, end.positions, end.ids)
         now = start_of(self._log, self._config, now, self._topics, known)
         kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
         began_from = self._beginning.sha256
         now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]), began_from=began_from)
-        entry = Entry(end.seq + 1, number + 1, chain(end.digest, ()), change=now)
+        entry = Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
         standing = self._standing_at(entry)
         self._shard_log.publish(entry, (), standing.positions)
         standing.era_began = True
-        log.warning(
-            "model.replaced", before=era.model_version, after=now.model_version, revision=now.revision
-        )
+        log.warning("model.replaced", before=before, after=now.model_version, revision=now.revision)
         return standing
 
     def _standing_at(self, birth: Entry) -> Standing:
         """The state with which the revision of an era entry begins."""
         assert birth.change is not None
         return Standing.at_genesis(self._fresh, birth, self._schemas, self._beginning.sections(birth.change))
-
-    def _positions_at_end(self, newest: Candidate | None) -> Positions:
-        """The positions after the last entry, without stepping anything."""
-        header = newest.header if newest else None
-        positions: Positions = header.next_offsets() if header else {}
-        for entry in self._entries(header.seq if header else -1):
-            if entry.change is not None:
-                positions = positions_under(entry.change, positions)
-            for run in entry.ranges:
-                positions[run.topic, run.partition] = run.next
-        return positions
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 
@@ -227,7 +257,8 @@ class Recovery:
         if header.seq > end.seq:
             raise Stop(
                 f"checkpoint {name} stands at entry {header.seq}, but the journal {self._journal} ends at "
-                f"{end.seq}: the journal lost data. Restore it, or begin again under another [app] name."
+                f"{end.seq}: the journal lost data. Restore it, or begin a new one where the predictions "
+                "end: `streamlearn reset --start predictions`."
             )
         try:
             entry = end if header.seq == end.seq else next(self._shard_log.entries(header.seq - 1))
@@ -240,70 +271,86 @@ class Recovery:
                 "recover from the journal alone."
             )
 
-    def _entries(self, after: int) -> Iterator[Entry]:
-        try:
-            yield from self._shard_log.entries(after)
-        except Gone as error:
-            raise Stop(
-                f"the journal {self._journal} no longer holds entry {after + 1}, and no usable checkpoint "
-                "stands later: the state cannot be made again. Restore a checkpoint or the journal, or "
-                "begin again under another [app] name."
-            ) from error
-
-    def _redone(self, revision: int, candidates: Iterable[Candidate]) -> Standing:
+    def _redone(self, end: JournalEnd, candidates: Iterable[Candidate]) -> Standing:
         """The state at the journal's end, from the newest checkpoint from which the digests come out; else
         from the birth of the model, the era entry with which its revision began.
         """
         diverged = -1
-        for candidate in candidates:
-            if candidate.header.under.revision != revision:
-                break  # the state of a model that was replaced since
-            try:
-                standing = Standing(self._fresh, candidate.header, candidate.sections, self._schemas)
-            except BadCheckpoint as reason:
+        try:
+            for candidate in candidates:
+                if candidate.header.under.revision != end.era.revision:
+                    break  # the state of a model that was replaced since
+                standing = self._loaded(candidate)
+                if standing is None:
+                    continue
+                failed = self._redo_all(standing)
+                if failed is None:
+                    return standing
+                diverged = max(diverged, failed)
                 log.warning(
-                    "checkpoint.refused", name=candidate.name, reason=str(reason), action="the one before it"
+                    "redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it"
                 )
-                continue
-            log.info("checkpoint.loaded", name=candidate.name, seq=standing.seq)
-            failed = self._redo_all(standing)
-            if failed is None:
-                return standing
-            diverged = max(diverged, failed)
-            log.warning("redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it")
-        log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
-        standing = self._standing_at(self._birth(revision))
-        failed = self._redo_all(standing)
-        if failed is None:
-            return standing
-        raise Stop(
-            f"the journal {self._journal} cannot be redone: from entry {max(diverged, failed)} on, this "
-            "process computes other outputs than those that were published. If versions changed, start the "
-            "old version once and stop it gracefully (it leaves a checkpoint at the end), then start the new "
-            "one. Otherwise the model is not deterministic."
+            log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
+            birth = birth_of(self._shard_log, self._journal, end.era.revision)
+            if birth is not None:
+                standing = self._standing_at(birth)
+                failed = self._redo_all(standing)
+                if failed is None:
+                    return standing
+                diverged = max(diverged, failed)
+        except Gone as error:
+            self._check_same_topics(end.era)
+            if diverged < 0:
+                raise Stop(
+                    f"the input that the journal covers is no longer retained ({error}), and no usable "
+                    "checkpoint stands later: the state cannot be made again. Restore a checkpoint, or begin "
+                    "a new journal: `streamlearn reset`."
+                ) from error
+        self._check_same_topics(end.era)
+        raise self._cannot_redo(end.era.revision, diverged)
+
+    def _cannot_redo(self, revision: int, diverged: int) -> Stop:
+        """Why no way led to the journal's end. `diverged`: the last entry that came out different, or -1."""
+        if diverged < 0:
+            return Stop(
+                f"the journal {self._journal} no longer holds the beginning of revision {revision}, and no "
+                "usable checkpoint stands later: the state cannot be made again. Restore a checkpoint or the "
+                "journal, or begin a new one: `streamlearn reset`."
+            )
+        return Stop(
+            f"the journal {self._journal} cannot be redone: from entry {diverged} on, this process computes "
+            "other outputs than those that were published. If versions changed, start the old version once "
+            "and stop it gracefully (it leaves a checkpoint at the end), then start the new one. Otherwise "
+            "the model is not deterministic: mend it, and begin a new journal: `streamlearn reset`."
         )
 
-    def _birth(self, revision: int) -> Entry:
-        for entry in self._entries(-1):
-            if entry.change is not None and entry.change.revision == revision:
-                return entry
-        raise Stop(f"the journal {self._journal} does not hold the beginning of revision {revision}.")
+    def _check_same_topics(self, era: Era) -> None:
+        """Raise `Stop` when an input was made again while it was redone: that explains all the rest."""
+        check_topics(era, era_now(self._config, self._fresh, self._log.topics(), ""))
+
+    def _loaded(self, candidate: Candidate) -> Standing | None:
+        """Stand where a checkpoint stands; None when its state cannot be loaded."""
+        try:
+            standing = Standing(self._fresh, candidate.header, candidate.sections, self._schemas)
+        except BadCheckpoint as reason:
+            log.warning(
+                "checkpoint.refused", name=candidate.name, reason=str(reason), action="the one before it"
+            )
+            return None
+        log.info("checkpoint.loaded", name=candidate.name, seq=standing.seq)
+        return standing
 
     def _redo_all(self, standing: Standing) -> int | None:
-        """Redo every entry after `standing`; the number of the one that came out different, if any."""
+        """Redo every entry after `standing`; the number of the one that came out different, if any. Raises
+        `Gone` when input that is needed is not there.
+        """
         records = 0
-        for entry in self._entries(standing.seq):
+        for entry in entries(self._shard_log, self._journal, standing.seq):
             if entry.change is not None:
                 standing.begin_era(entry)
                 continue
-            try:
-                if not standing.redo(entry, self._shard_log, self._alive):
-                    return entry.seq
-            except Gone as error:
-                raise Stop(
-                    f"the input that entry {entry.seq} covers is no longer retained ({error}), and no "
-                    "usable checkpoint stands later: the state cannot be made again."
-                ) from error
+            if not standing.redo(entry, self._shard_log, self._alive):
+                return entry.seq
             records += sum(run.next - run.first for run in entry.ranges)
         log.info("redo.finished", seq=standing.seq, offsets=records)
         return None

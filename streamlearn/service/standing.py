@@ -7,7 +7,7 @@ Invariants:
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
@@ -29,14 +29,24 @@ def _by_place(skips: Sequence[Skip]) -> Skips:
     return {(skip.topic, skip.partition, skip.offset): skip for skip in skips}
 
 
-def positions_under(era: Era, before: Positions) -> Positions:
+def positions_under(era: Era, before: Positions, ids: Mapping[str, str]) -> Positions:
     """The positions when `era` begins: its new partitions at their start. A topic that is no longer an
-    input keeps its place, so that it goes on there should it come back.
+    input keeps its place, so that it goes on there should it come back; as another topic of that name (`ids`
+    are those of `before`) it begins anew.
     """
-    positions = dict(before)
+    positions = {
+        (topic, partition): offset
+        for (topic, partition), offset in before.items()
+        if topic not in era.topics or ids.get(topic, era.topics[topic][0]) == era.topics[topic][0]
+    }
     for topic, partition, offset in era.start:
         positions[topic, partition] = offset
     return positions
+
+
+def ids_under(era: Era, before: Mapping[str, str]) -> dict[str, str]:
+    """The ids of the topics that positions are in when `era` begins."""
+    return {**before, **{topic: ident for topic, (ident, _) in era.topics.items()}}
 
 
 def within(positions: Positions, era: Era) -> Positions:
@@ -56,6 +66,8 @@ class Standing:
         self.seq = header.seq
         self.digest = header.digest
         self.positions: Positions = header.next_offsets()
+        self.ids = header.topic_ids()
+        """The ids of the topics that positions are in."""
         self.since: list[Entry] = []
         self.saved_at: Positions | None = header.next_offsets()
         """The positions of the checkpoint that this state came from; None when it came from none."""
@@ -75,7 +87,7 @@ class Standing:
         assert entry.change is not None
         positions = [
             (topic, partition, offset)
-            for (topic, partition), offset in positions_under(entry.change, {}).items()
+            for (topic, partition), offset in positions_under(entry.change, {}, {}).items()
         ]
         header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
         standing = cls(fresh, header, sections, schemas)
@@ -87,7 +99,9 @@ class Standing:
         assert not self.ahead, "a checkpoint says that its state is the one at its entry"
         positions = [(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
         learned = self.shard.memory.learned
-        return Header(self.seq, self.digest, self.era_number, self.era, sorted(positions), learned)
+        return Header(
+            self.seq, self.digest, self.era_number, self.era, sorted(positions), learned, ids=self.ids
+        )
 
     def take_snapshot(self) -> Sections:
         """The state as sections; later undos start from here. Raises `Stop` if the model does not pickle."""
@@ -120,7 +134,8 @@ class Standing:
         self.shard = carried(self.shard, spec_of(era))
         if self.shard.guard is not None:
             self.shard.guard.settle(era.kinds)
-        self.positions = positions_under(era, self.positions)
+        self.positions = positions_under(era, self.positions, self.ids)
+        self.ids = ids_under(era, self.ids)
         self.era = era
         self.era_number = entry.era
         self.advance(entry)

@@ -1,0 +1,91 @@
+"""Whether the input topics are still the same ones: asked of the brokers whose records are at stake.
+
+Fetches name topics, not their ids (kafka-python 3.0.12 speaks Fetch up to version 12), so a topic that was
+deleted and made again is read on at the old offset without a word. A metadata answer holds the id.
+
+Invariants:
+- What a leader answers after it handed out records is about those records: an id never comes back. Another
+  broker may be behind, so each topic is asked of the leaders of its partitions, and of nobody else.
+- Leaders that disagree, as in the middle of a deletion, are asked again until they agree.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnknownBrokerIdError, for_code
+
+from streamlearn.errors import Unreachable
+from streamlearn.log.kafka_admin import Cluster
+from streamlearn.log.kafka_client import CONNECT_S, explained
+from streamlearn.log.kafka_reader import Reader
+
+_AGAIN_S = 0.05
+_GONE_S = 3.0
+"""A broker that has just started may not know a topic yet: so long it is asked again before that counts."""
+
+Identities = dict[str, tuple[str, int]]
+"""Id and number of partitions by topic; a topic that does not exist is not in it."""
+
+
+class SourceIdentities:
+    """The question about `topics`, which `reader` reads; one at a time, in flight while others work."""
+
+    def __init__(self, cluster: Cluster, reader: Reader, topics: Sequence[str]) -> None:
+        self._cluster = cluster
+        self._reader = reader
+        self._topics = topics
+        self._asked: list[Any] = []
+
+    def ask(self) -> None:
+        """Send the question; do not wait."""
+        self._asked = [
+            self._cluster.ask_metadata(topics, node)
+            for node, topics in self._reader.leaders(self._topics).items()
+        ]
+
+    def answer(self) -> Identities:
+        """What the last question was answered. Raises `Unreachable` when no answer comes in time."""
+        began = time.monotonic()
+        while True:
+            try:
+                agreed = _agreed([_identities(self._cluster.metadata(one)) for one in self._asked])
+                missing = agreed is not None and len(agreed) < len(self._topics)
+                if agreed is not None and not (missing and time.monotonic() - began < _GONE_S):
+                    return agreed
+                error: KafkaError = KafkaTimeoutError("brokers disagree about the ids of the input topics")
+            except KafkaError as failure:
+                if not isinstance(failure, RetriableError | UnknownBrokerIdError):
+                    raise explained(self._cluster.bootstrap, "asking for topic ids", failure) from failure
+                error = failure
+            if time.monotonic() - began > CONNECT_S:
+                raise Unreachable(
+                    f"Kafka at {self._cluster.bootstrap}: asking for topic ids: {error}. Check that the "
+                    "brokers run and can be reached."
+                ) from error
+            time.sleep(_AGAIN_S)
+            self.ask()
+
+
+def _identities(topics: Sequence[Any]) -> dict[str, tuple[str, int] | None]:
+    """Of one broker's answer; None for a topic that it does not know."""
+    found: dict[str, tuple[str, int] | None] = {}
+    for topic in topics:
+        error = for_code(topic.error_code)
+        if error.errno == 0:
+            found[topic.name] = (str(topic.topic_id), len(topic.partitions))
+        elif error.__name__ == "UnknownTopicOrPartitionError":
+            found[topic.name] = None
+        else:
+            raise error(topic.name)
+    return found
+
+
+def _agreed(answers: Sequence[dict[str, tuple[str, int] | None]]) -> Identities | None:
+    """What all answers say; None when they contradict each other."""
+    found: dict[str, tuple[str, int] | None] = {}
+    for answer in answers:
+        for name, identity in answer.items():
+            if found.setdefault(name, identity) != identity:
+                return None
+    return {name: identity for name, identity in found.items() if identity is not None}

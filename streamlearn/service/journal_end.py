@@ -1,0 +1,76 @@
+"""What the journal says without anything being stepped: its end, and where a revision began.
+
+Invariant: what was trimmed is not asked for. A journal is read from the newest confirmed checkpoint on, and
+without one from its oldest entry.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from streamlearn.core.records import Entry, Era, Positions
+from streamlearn.core.snapshot import Header
+from streamlearn.errors import Gone, Stop
+from streamlearn.log.port import ShardLog
+from streamlearn.service.standing import ids_under, positions_under
+
+BIRTHS: Final = ("genesis", "model")
+"""Why an era began whose entry holds the position of every input."""
+
+
+class JournalEnd(NamedTuple):
+    """The last entry, the era that holds there with its number, and the positions after it with the ids of
+    their topics.
+    """
+
+    entry: Entry
+    era: Era
+    number: int
+    positions: Positions
+    ids: dict[str, str]
+
+
+def entries(shard_log: ShardLog, journal: str, after: int) -> Iterator[Entry]:
+    """The entries after `after`. Raises `Stop` when they are not all there."""
+    try:
+        yield from shard_log.entries(after)
+    except Gone as error:
+        raise Stop(
+            f"the journal {journal} no longer holds entry {after + 1} ({error}), and no usable checkpoint "
+            "stands later: the state cannot be made again. Restore a checkpoint or the journal, or begin a "
+            "new one: `streamlearn reset`."
+        ) from error
+
+
+def read_end(shard_log: ShardLog, journal: str, end: Entry, newest: Header | None) -> JournalEnd:
+    """The journal's end, from the newest checkpoint that it confirms, if there is one."""
+    era = newest.under if newest else None
+    number = newest.era if newest else 0
+    positions: Positions = newest.next_offsets() if newest else {}
+    ids = newest.topic_ids() if newest else {}
+    whole = newest is not None
+    for entry in entries(shard_log, journal, newest.seq if newest else shard_log.first_seq() - 1):
+        whole = whole or _is_birth(entry)
+        if entry.change is not None:
+            era, number = entry.change, entry.era
+            positions, ids = positions_under(era, positions, ids), ids_under(era, ids)
+        for run in entry.ranges:
+            positions[run.topic, run.partition] = run.next
+    if era is None or not whole:
+        raise Stop(
+            f"the journal {journal} begins after its last era, and no checkpoint is usable: how far each "
+            "input was read is not known. Restore a checkpoint, or begin a new journal: `streamlearn reset`."
+        )
+    return JournalEnd(end, era, number, positions, ids)
+
+
+def birth_of(shard_log: ShardLog, journal: str, revision: int) -> Entry | None:
+    """The era entry with which the model of `revision` began; None when it was trimmed away."""
+    for entry in entries(shard_log, journal, shard_log.first_seq() - 1):
+        if _is_birth(entry) and entry.change is not None and entry.change.revision == revision:
+            return entry
+    return None
+
+
+def _is_birth(entry: Entry) -> bool:
+    """Whether a model began here, and with it a count of all positions from nothing."""
+    return entry.change is not None and entry.change.why in BIRTHS

@@ -1,0 +1,106 @@
+"""What else the log knows of how far this app has come, asked at every opening.
+
+A power cut can take the end of the journal and leave what was published: each partition is cut by itself. Two
+witnesses outside the journal say how far an owner has been: the positions that were reported after a commit
+(group offsets), and the predictions, each of which names the record it answers. Neither may lie beyond the
+journal's end with records between, or those records would be predicted a second time.
+
+Invariants:
+- A witness only ever stops a service; nothing is decided by it and no position is taken from it.
+- Predictions from before the inputs were these very topics prove nothing: an era says from where on they do.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from streamlearn.core.records import Era, Positions, Predictions, Range, Record, TopicPartition
+from streamlearn.errors import Gone, Stop
+from streamlearn.log.port import ShardLog, TopicInfo
+from streamlearn.settings import Config
+
+
+class Source(NamedTuple):
+    """The record that a prediction answers, and the version of the model that answered."""
+
+    place: TopicPartition
+    offset: int
+    version: str
+
+
+def source_of(record: Record) -> Source | None:
+    """What a published prediction says of itself; None when it is none of ours."""
+    try:
+        body: Any = orjson.loads(record.value or b"")
+        source = body["source"]
+        place = (str(source["topic"]), int(source["partition"]))
+        return Source(place, int(source["offset"]), str(body["model"]["version"]))
+    except (ValueError, KeyError, TypeError, IndexError):  # something else writes to this topic, too
+        return None
+
+
+def predictions_now(config: Config, topics: Mapping[str, TopicInfo]) -> Predictions:
+    """The predictions topic as it is before anything of an era is published."""
+    name = config.topics.predictions
+    return Predictions(name, topics[name].id, list(topics[name].end))
+
+
+def newest_predictions(
+    shard_log: ShardLog, since: Mapping[int, int], wanted: Callable[[Source], bool]
+) -> list[Source]:
+    """The newest prediction of each partition from offsets `since` on that is `wanted`."""
+
+    def fits(record: Record) -> bool:
+        source = source_of(record)
+        return source is not None and wanted(source)
+
+    found = (source_of(record) for record in shard_log.newest("predictions", since, fits))
+    return [source for source in found if source is not None]
+
+
+def check_witnesses(
+    shard_log: ShardLog,
+    journal: str,
+    era: Era,
+    versions: frozenset[str],
+    positions: Positions,
+    topics: Mapping[str, TopicInfo],
+) -> None:
+    """Raise `Stop` when something was done that the journal, whose end is at `positions`, does not hold.
+
+    `era` stands at the journal's end; `versions` are the models that may have answered for this app.
+    """
+    for place, reported in shard_log.seen.items():
+        at = positions.get(place)
+        if at is not None and reported > at and _holds_a_record(shard_log, Range(*place, at, reported)):
+            raise _lost(journal, place, at, f"its owner once reported {reported}")
+    before = era.predictions
+    if before is None or before.topic not in topics:
+        return
+    same = topics[before.topic].id == before.id
+    since = dict(enumerate(before.ends)) if same else {}
+
+    def wanted(source: Source) -> bool:
+        return source.version in versions and source.place in positions
+
+    for source in newest_predictions(shard_log, since, wanted):
+        at = positions[source.place]
+        if source.offset >= at:
+            raise _lost(journal, source.place, at, f"{before.topic} has the prediction for {source.offset}")
+
+
+def _holds_a_record(shard_log: ShardLog, run: Range) -> bool:
+    """Whether a record stands in `run`: marks of transactions alone may have been passed over."""
+    try:
+        return any(True for _ in shard_log.read(run))
+    except Gone:  # what is not there any more, nobody can do again
+        return False
+
+
+def _lost(journal: str, place: TopicPartition, at: int, witness: str) -> Stop:
+    return Stop(
+        f"the journal {journal} lost its end: it says that {place[0]}-{place[1]} was done up to offset {at}, "
+        f"but {witness}. Going on would publish predictions a second time. Restore the journal; or begin a "
+        "new one where the predictions end: `streamlearn reset --start predictions`."
+    )
