@@ -46,7 +46,7 @@ class App(Section):
     name: str = Field(
         default="streamlearn",
         pattern=r"^[a-z0-9._-]{1,64}$",
-        description="prefix of topics, group and transactional ids: 1 to 64 of a-z 0-9 . _ -",
+        description="prefix of the topics that streamlearn writes: 1 to 64 of a-z 0-9 . _ -",
     )
     replica: str = Field(
         default="",

@@ -143,9 +143,10 @@ def test_topics_print_gives_commands_and_touches_nothing(command: Command) -> No
     acls = [line for line in lines if line.startswith("kafka-acls.sh")]
     assert all("--allow-principal User:me" in line for line in acls)
     assert any(
-        "--transactional-id streamlearn.app. --resource-pattern-type prefixed" in line for line in acls
+        "--transactional-id streamlearn.app.journal. --resource-pattern-type prefixed" in line
+        for line in acls
     )
-    assert any("--group streamlearn.app --resource-pattern-type literal" in line for line in acls)
+    assert any("--group streamlearn.app.journal --resource-pattern-type literal" in line for line in acls)
     assert command("topics", "-i", "events").code == 2
 
 

@@ -322,6 +322,21 @@ def test_a_second_service_gets_the_shard_at_once_and_the_first_waits(
     second.close()
 
 
+def test_a_file_from_before_the_lock_was_named_by_the_journal_keeps_its_witness(
+    path: Path, log: EmbeddedLog, shard: EmbeddedShardLog
+) -> None:
+    shard.publish(entry(0), [], {("events", 0): 7})
+    shard.trim(0)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE owners SET app = 'app'")
+    second = EmbeddedLog(NAMES, path, retention_s=100)
+    opened = second.open(0)
+    assert opened.seen == {("events", 0): 7}
+    with pytest.raises(Fenced, match=r"shard 0 of app\.journal was taken over by app on "):
+        shard.publish(entry(1), [], {})
+    second.close()
+
+
 def test_a_fenced_service_takes_over_at_once_when_the_other_closes(
     path: Path, log: EmbeddedLog, shard: EmbeddedShardLog
 ) -> None:

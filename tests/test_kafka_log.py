@@ -99,7 +99,7 @@ def wait_for_shard(log: KafkaLog) -> None:
 def test_what_a_dead_owner_left_open_is_never_visible(
     kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
-    dead = transactional(kafka, f"streamlearn.{names.app}.0")
+    dead = transactional(kafka, f"{names.lock}.0")
     dead.begin_transaction()
     dead.send(names.roles["predictions"], b"never", partition=0)
     dead.send(names.roles["journal"], b"never", partition=0)
@@ -118,7 +118,7 @@ def test_the_last_entry_is_found_behind_forty_aborted_transactions(
     shard = log.open(0)
     shard.publish(entry(0), [], {})
     shard.close()
-    abort(transactional(kafka, f"streamlearn.{names.app}.0"), names.roles["journal"], 40)
+    abort(transactional(kafka, f"{names.lock}.0"), names.roles["journal"], 40)
     shard = log.open(0)
     assert shard.end == entry(0)
     shard.publish(entry(1), [], {})
@@ -149,7 +149,7 @@ def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
 
     def paused(journal: kafka_journal.Journal) -> tuple[int, int]:
         """As a process that was stopped between its fence and its look at the journal's end."""
-        newer.append(transactional(kafka, f"streamlearn.{names.app}.0"))
+        newer.append(transactional(kafka, f"{names.lock}.0"))
         newer[0].begin_transaction()
         newer[0].send(names.roles["journal"], b"of the newer owner", partition=0)
         newer[0].flush()

@@ -488,6 +488,30 @@ def test_two_applications_do_not_fence_each_other(world: World, shard: ShardLog)
     other.close()
 
 
+def test_two_applications_on_one_journal_fence_each_other(world: World, shard: ShardLog) -> None:
+    shard.publish(entry(0), [prediction(b"first")], {})
+    copied = new_names()
+    make_topics(world.admin, copied)
+    roles = {**copied.roles, "journal": world.journal, "predictions": world.predictions}
+    other = world.backend.log(copied._replace(roles=roles))
+    second = other.open(0)
+    assert second.end == entry(0)
+    with pytest.raises(Fenced):
+        shard.publish(entry(1), [prediction(b"the first goes on")], {})
+    second.publish(entry(1), [prediction(b"second")], {})
+    assert values(drain(world, world.predictions)[0]) == [b"first", b"second"]
+    other.close()
+
+
+def test_one_application_with_two_journals_does_not_fence_itself(world: World, shard: ShardLog) -> None:
+    apart = new_names()
+    make_topics(world.admin, apart)
+    other = world.backend.log(apart._replace(app=world.names.app))
+    take(other).publish(entry(0), [], {})
+    shard.publish(entry(0), [], {})
+    other.close()
+
+
 def test_closing_lets_a_standby_take_over_at_once(world: World, log: Log) -> None:
     take(log)
     standby = world.log()

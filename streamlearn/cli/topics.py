@@ -152,7 +152,7 @@ def _acl_commands(settings: "Config", principal: str) -> list[str]:
     """What the service's principal must be allowed, and no more."""
     who = ["--add", "--allow-principal", principal or "User:streamlearn"]
     roles = settings.names().roles
-    prefix = f"streamlearn.{settings.app.name}"
+    lock = settings.names().lock
     resources = [
         *(
             ("--topic", topic, "literal", "Read Describe DescribeConfigs")
@@ -165,8 +165,8 @@ def _acl_commands(settings: "Config", principal: str) -> list[str]:
         ("--topic", roles["control"], "literal", "Read Describe DescribeConfigs"),
         ("--topic", roles["journal"], "literal", "Read Write Delete Describe DescribeConfigs"),
         ("--topic", roles["checkpoints"], "literal", "Read Write Delete Describe DescribeConfigs"),
-        ("--group", prefix, "literal", "Read Describe"),
-        ("--transactional-id", f"{prefix}.", "prefixed", "Write Describe"),
+        ("--group", lock, "literal", "Read Describe"),
+        ("--transactional-id", f"{lock}.", "prefixed", "Write Describe"),
     ]
     lines = []
     for kind, name, pattern, operations in resources:

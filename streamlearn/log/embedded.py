@@ -12,8 +12,6 @@ One shard (0) today. The file's write lock is held by one process at a time, for
 that is stopped (SIGSTOP) inside those blocks the others until it goes on or dies.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +31,7 @@ from streamlearn.core.records import (
 )
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded_owners import Owner, floors
 from streamlearn.log.embedded_topics import Topics, now_ms
 from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo, TopicSpec
 
@@ -44,18 +43,6 @@ _REPORT_S = 2.0
 _TRIM_S = 0.5
 _WAIT_S = 0.05
 _ADMIN_POLL_BYTES = 1 << 24
-
-_Triples = list[tuple[str, int, int]]
-_triples = msgspec.json.Decoder(_Triples)
-
-
-def _encode_positions(positions: Positions) -> str:
-    triples = [(topic, partition, offset) for (topic, partition), offset in sorted(positions.items())]
-    return msgspec.json.encode(triples).decode()
-
-
-def _decode_positions(text: str) -> Positions:
-    return {(topic, partition): offset for topic, partition, offset in _triples.decode(text)}
 
 
 class EmbeddedLog:
@@ -71,6 +58,7 @@ class EmbeddedLog:
         self._retention_s = retention_s
         self._file = LogFile(path)
         self._topics = Topics(self._file)
+        self._owner = Owner(self._file, names, 0)
         self._epoch: int | None = None
         self._beat_at_ms = 0
 
@@ -90,9 +78,7 @@ class EmbeddedLog:
         if self._epoch is None:
             return True
         with self._file.snapshot():
-            epoch, holder, beat_ms = self._file.db.execute(
-                "SELECT epoch, holder, beat_ms FROM owners WHERE app = ? AND shard = 0", (self._names.app,)
-            ).fetchone()
+            epoch, holder, beat_ms = self._owner.held()
         now = now_ms()
         if epoch != self._epoch:
             # A clock that was set back must not keep a standby waiting for hours: hence the absolute value.
@@ -101,36 +87,26 @@ class EmbeddedLog:
             self._file.check_there()
             self._beat_at_ms = now
             with self._file.transaction():
-                self._file.db.execute(
-                    "UPDATE owners SET beat_ms = ? WHERE app = ? AND shard = 0 AND epoch = ?",
-                    (now, self._names.app, self._epoch),
-                )
+                self._owner.beat(self._epoch, now)
         return True
 
     def open(self, shard: int) -> "EmbeddedShardLog":
         """Fence the previous owner. Nothing of it is ever half done: SQLite has rolled it back."""
-        file, app = self._file, self._names.app
-        with file.transaction():
+        owner = Owner(self._file, self._names, shard)
+        with self._file.transaction():
             end = self._last_entry(shard)
-            row = file.db.execute(
-                "SELECT epoch, positions, floor FROM owners WHERE app = ? AND shard = ?", (app, shard)
-            ).fetchone()
-            epoch, seen, floor = row or (0, "[]", "[]")
-            self._epoch = epoch + 1
             self._beat_at_ms = now_ms()
-            file.db.execute(
-                "INSERT OR REPLACE INTO owners(app, shard, epoch, holder, beat_ms, positions, floor)"
-                " VALUES(?, ?, ?, ?, ?, ?, ?)",
-                (app, shard, self._epoch, f"{socket.gethostname()}:{os.getpid()}", self._beat_at_ms, seen,
-                 _encode_positions(self._input_floor(_decode_positions(floor)))),
-            )  # fmt: skip
+            self._epoch = owner.take(self._beat_at_ms)
+            seen = owner.positions()
+            owner.note(floor=self._input_floor(owner.floor()))
         return EmbeddedShardLog(
             self._topics,
             self._names,
             shard,
+            owner,
             epoch=self._epoch,
             end=end,
-            seen=_decode_positions(seen),
+            seen=seen,
             retention_s=self._retention_s,
         )
 
@@ -170,10 +146,7 @@ class EmbeddedLog:
         try:
             if self._epoch is not None:
                 with self._file.transaction():
-                    self._file.db.execute(
-                        "UPDATE owners SET holder = '' WHERE app = ? AND shard = 0 AND epoch = ?",
-                        (self._names.app, self._epoch),
-                    )
+                    self._owner.release(self._epoch)
         finally:
             self._epoch = None
             self._file.close()
@@ -187,6 +160,7 @@ class EmbeddedShardLog:
         topics: Topics,
         names: Names,
         shard: int,
+        owner: Owner,
         *,
         epoch: int,
         end: Entry | None,
@@ -200,6 +174,7 @@ class EmbeddedShardLog:
         self._names = names
         self._journal = names.roles["journal"]
         self._shard = shard
+        self._owner = owner
         self._epoch = epoch
         self._retention_s = retention_s
         self._positions = dict(seen)
@@ -266,7 +241,7 @@ class EmbeddedShardLog:
             self._topics.insert(self._journal, self._shard, [Row(None, encode_entry(entry))])
             report = time.monotonic() - self._reported_s > _REPORT_S
             if report:
-                self._update("positions", _encode_positions(positions))
+                self._owner.note(positions=positions)
         self._positions = positions
         if report:
             self._reported_s = time.monotonic()
@@ -288,23 +263,11 @@ class EmbeddedShardLog:
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`: the file knows."""
         with self._file.snapshot():
-            return self._newer_owner()
-
-    def _newer_owner(self) -> str:
-        epoch, holder = self._file.db.execute(
-            "SELECT epoch, holder FROM owners WHERE app = ? AND shard = ?", (self._names.app, self._shard)
-        ).fetchone()
-        return "" if epoch == self._epoch else holder or "another process, which has closed it again"
+            return self._owner.newer(self._epoch)
 
     def _check_epoch(self) -> None:
-        if newer := self._newer_owner():
-            raise Fenced(f"shard {self._shard} of {self._names.app} was taken over by {newer}")
-
-    def _update(self, column: str, value: str) -> None:
-        self._file.db.execute(
-            f"UPDATE owners SET {column} = ? WHERE app = ? AND shard = ?",
-            (value, self._names.app, self._shard),
-        )
+        if newer := self._owner.newer(self._epoch):
+            raise Fenced(f"shard {self._shard} of {self._journal} was taken over by {newer}")
 
     def sync(self) -> None:
         """One small commit that is synced: it takes every earlier one in the write-ahead log with it, and
@@ -312,11 +275,7 @@ class EmbeddedShardLog:
         one fsync and never waits for a reader.
         """
         with self._file.synced():
-            # A value that changes: SQLite writes no page, and so syncs nothing, for an equal one.
-            self._file.db.execute(
-                "UPDATE owners SET syncs = syncs + 1 WHERE app = ? AND shard = ?",
-                (self._names.app, self._shard),
-            )
+            self._owner.touch()
 
     def trim(self, seq: int) -> None:
         """Forget entries before `seq` (never the last one) and what retention no longer keeps; at most half
@@ -333,22 +292,12 @@ class EmbeddedShardLog:
                 return
             _, end, _ = self._topics.bounds(self._journal, self._shard)
             cuts = {(self._journal, self._shard): min(seq, end - 1), **self._expired()}
-            self._update("positions", _encode_positions(self._positions))
-            self._update("floor", _encode_positions({**self._floor(), **self._positions}))
+            self._owner.note(positions=self._positions, floor={**self._owner.floor(), **self._positions})
         self._topics.cut(cuts, time.monotonic() + _TRIM_S)
-
-    def _floor(self) -> Positions:
-        (text,) = self._file.db.execute(
-            "SELECT floor FROM owners WHERE app = ? AND shard = ?", (self._names.app, self._shard)
-        ).fetchone()
-        return _decode_positions(text)
 
     def _expired(self) -> Positions:
         """Where retention cuts each partition, of every application in the file."""
-        floors: Positions = {}
-        for (text,) in self._file.db.execute("SELECT floor FROM owners").fetchall():
-            for at, offset in _decode_positions(text).items():
-                floors[at] = min(offset, floors.get(at, offset))
+        lowest = floors(self._file)
         cuts: Positions = {}
         for name, text in self._file.db.execute("SELECT name, settings FROM topics").fetchall():
             settings = msgspec.json.decode(text, type=dict[str, str])
@@ -358,7 +307,7 @@ class EmbeddedShardLog:
             for partition in range(self._topics.number(name)[1]):
                 at = (name, partition)
                 offset = self._topics.first_since(at, now_ms() - kept_ms)
-                cuts[at] = min(offset, floors.get(at, offset))
+                cuts[at] = min(offset, lowest.get(at, offset))
         return cuts
 
     def close(self) -> None:

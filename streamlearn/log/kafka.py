@@ -37,7 +37,7 @@ class KafkaLog:
 
     def others(self) -> int:
         """As `Log.others`."""
-        return self._cluster.members(f"streamlearn.{self._names.app}")
+        return self._cluster.members(self._names.lock)
 
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""

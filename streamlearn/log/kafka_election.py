@@ -34,7 +34,7 @@ class Election:
     """This process' membership in the group of one service."""
 
     def __init__(self, bootstrap: str, options: Mapping[str, Any], names: Names) -> None:
-        self.group = f"streamlearn.{names.app}"
+        self.group = names.lock
         self._bootstrap = bootstrap
         self._replica = names.replica
         self._positions: Positions = {}

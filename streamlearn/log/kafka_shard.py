@@ -77,7 +77,7 @@ class KafkaShardLog:
         self._past = Reader(cluster.bootstrap, options, wait_ms=20)
         self._identities = SourceIdentities(cluster, self._live, names.sources)
         self._targets, inputs = self._look(names)
-        self._transactional_id = f"streamlearn.{names.app}.{shard}"
+        self._transactional_id = f"{names.lock}.{shard}"
         self._producer: Any = self._fence(options, self._transactional_id)
         mine = self._producer._transaction_manager.producer_id_and_epoch
         self._epoch = (int(mine.producer_id), int(mine.epoch))

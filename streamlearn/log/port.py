@@ -63,6 +63,13 @@ class Names(NamedTuple):
     labels: str = ""
 
     @property
+    def lock(self) -> str:
+        """The name of the group and, with the shard, of the transactional id. It is the journal's, because
+        the journal is what two owners would destroy: whoever writes to one must meet in one lock.
+        """
+        return f"streamlearn.{self.roles['journal']}"
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The topics a shard reads: the inputs, and the labels and commands where there are any."""
         others = (self.labels, self.roles.get("control", ""))

@@ -1,0 +1,123 @@
+"""The lock of one shard on the embedded file: a row that says who opened it last.
+
+Invariants:
+- The row is named by the journal, which is what the lock protects, and not by the app: two configurations
+  that share a journal fence each other, whatever they are called.
+- Every call is one statement or two, made inside a scope (`snapshot`, `transaction`) of the caller.
+- Beside the epoch the row keeps what the owner wants its successor to know: the positions after its last
+  reported commit, and the `floor` below which retention may delete input.
+"""
+
+import os
+import socket
+from typing import NamedTuple
+
+import msgspec
+
+from streamlearn.core.records import Positions
+from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.port import Names
+
+_Triples = list[tuple[str, int, int]]
+_triples = msgspec.json.Decoder(_Triples)
+
+_MINE = "WHERE app = ? AND shard = ?"
+
+
+def encode_positions(positions: Positions) -> str:
+    """Positions as a column keeps them."""
+    triples = [(topic, partition, offset) for (topic, partition), offset in sorted(positions.items())]
+    return msgspec.json.encode(triples).decode()
+
+
+def decode_positions(text: str) -> Positions:
+    """The positions in a column."""
+    return {(topic, partition): offset for topic, partition, offset in _triples.decode(text)}
+
+
+class Held(NamedTuple):
+    """What a row says: `holder` is "" when the owner has closed the shard."""
+
+    epoch: int
+    holder: str
+    beat_ms: int
+
+
+class Owner:
+    """The row of one shard."""
+
+    def __init__(self, file: LogFile, names: Names, shard: int) -> None:
+        self._file = file
+        self._app = names.app
+        self._journal = names.roles["journal"]
+        # An app's name has no colon: files from before the lock was named by the journal have the app here.
+        self._mine = (f"journal:{self._journal}", shard)
+
+    def take(self, now_ms: int) -> int:
+        """Become the newest owner; returns the new epoch."""
+        self._rename()
+        self._file.db.execute(
+            "INSERT INTO owners(app, shard, epoch, holder, beat_ms, positions, floor)"
+            " VALUES(?, ?, 1, ?, ?, '[]', '[]') ON CONFLICT(app, shard)"
+            " DO UPDATE SET epoch = epoch + 1, holder = excluded.holder, beat_ms = excluded.beat_ms",
+            (*self._mine, f"{self._app} on {socket.gethostname()}, process {os.getpid()}", now_ms),
+        )
+        return self.held().epoch
+
+    def _rename(self) -> None:
+        """Take over the row of a file from before the lock was named by the journal, with what it knows."""
+        if not self._file.db.execute(f"SELECT 1 FROM owners {_MINE}", self._mine).fetchone():
+            shard = self._mine[1]
+            self._file.db.execute(f"UPDATE owners SET app = ? {_MINE}", (self._mine[0], self._app, shard))
+
+    def held(self) -> Held:
+        """Who opened the shard last. There is such a row once it was ever opened."""
+        row = self._file.db.execute(f"SELECT epoch, holder, beat_ms FROM owners {_MINE}", self._mine)
+        return Held(*row.fetchone())
+
+    def newer(self, epoch: int) -> str:
+        """Who has opened the shard after `epoch`, in words; "" when nobody has."""
+        held = self.held()
+        return "" if held.epoch == epoch else held.holder or "another process, which has closed it again"
+
+    def beat(self, epoch: int, now_ms: int) -> None:
+        """The holder is alive."""
+        self._file.db.execute(
+            f"UPDATE owners SET beat_ms = ? {_MINE} AND epoch = ?", (now_ms, *self._mine, epoch)
+        )
+
+    def release(self, epoch: int) -> None:
+        """Give the shard back, unless it was taken over."""
+        self._file.db.execute(f"UPDATE owners SET holder = '' {_MINE} AND epoch = ?", (*self._mine, epoch))
+
+    def positions(self) -> Positions:
+        """The positions that an owner reported last."""
+        return self._read("positions")
+
+    def floor(self) -> Positions:
+        """Where retention must stop in each input partition."""
+        return self._read("floor")
+
+    def note(self, **columns: Positions) -> None:
+        """Keep `positions` or `floor`."""
+        for column, positions in columns.items():
+            self._file.db.execute(
+                f"UPDATE owners SET {column} = ? {_MINE}", (encode_positions(positions), *self._mine)
+            )
+
+    def touch(self) -> None:
+        """Change the row: SQLite writes no page, and so syncs nothing, for an equal value."""
+        self._file.db.execute(f"UPDATE owners SET syncs = syncs + 1 {_MINE}", self._mine)
+
+    def _read(self, column: str) -> Positions:
+        row = self._file.db.execute(f"SELECT {column} FROM owners {_MINE}", self._mine)
+        return decode_positions(row.fetchone()[0])
+
+
+def floors(file: LogFile) -> Positions:
+    """The lowest floor of each input partition, over every journal in the file."""
+    lowest: Positions = {}
+    for (text,) in file.db.execute("SELECT floor FROM owners").fetchall():
+        for at, offset in decode_positions(text).items():
+            lowest[at] = min(offset, lowest.get(at, offset))
+    return lowest
