@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
-from streamlearn.log import kafka_admin, kafka_journal, kafka_shard, kafka_store
+from streamlearn.log import kafka_admin, kafka_journal, kafka_store, kafka_writer
 from streamlearn.log.kafka import KafkaAdmin, KafkaLog, TopicStore
 from streamlearn.log.kafka_client import client_options
 from streamlearn.log.port import Names, Row, TopicSpec
@@ -237,7 +237,7 @@ def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
 ) -> None:
     shard = log.open(0)
     shard.publish(entry(0), [prediction(b"0")], {})
-    monkeypatch.setattr(kafka_shard, "_COMMIT_S", 0)
+    monkeypatch.setattr(kafka_writer, "_COMMIT_S", 0)
     with pytest.raises(Unknown):
         shard.publish(entry(1), [prediction(b"1")], {})
     with pytest.raises(Unknown):

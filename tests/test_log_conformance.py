@@ -23,6 +23,7 @@ from streamlearn.core.records import Entry, Headers, Output, Positions, Range, R
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded import EmbeddedAdmin, EmbeddedLog
 from streamlearn.log.port import Admin, Log, Names, Row, ShardLog, TopicSpec
+from streamlearn.log.specs import ARRIVAL
 
 DEADLINE_S = 60.0
 QUIET_S = 0.5
@@ -101,9 +102,9 @@ def make_topics(admin: Admin, names: Names) -> None:
     admin.create(
         [
             TopicSpec(names.inputs[0], 2),
-            TopicSpec(roles["predictions"], 2),
-            TopicSpec(roles["dlq"], 1),
-            TopicSpec(roles["journal"], 1, {"cleanup.policy": "delete", "retention.ms": "-1"}),
+            TopicSpec(roles["predictions"], 2, ARRIVAL),
+            TopicSpec(roles["dlq"], 1, ARRIVAL),
+            TopicSpec(roles["journal"], 1, {"cleanup.policy": "delete", "retention.ms": "-1", **ARRIVAL}),
         ]
     )
 

@@ -118,8 +118,12 @@ def _check(admin: "Admin", settings: "Config") -> None:
 
 
 def _differences(admin: "Admin", settings: "Config") -> list[str]:
+    from streamlearn.log.specs import ARRIVAL
+
     existing = admin.topics()
     found = []
+    # A file gives every record the time of its arrival, also in topics from before that was a setting.
+    unjudged = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
     for spec in _wanted(settings, existing, partitions=1):
         if spec.name not in existing:
             found.append(f"{spec.name} is missing")
@@ -130,10 +134,20 @@ def _differences(admin: "Admin", settings: "Config") -> list[str]:
         actual = admin.settings(spec.name)
         found += [
             f"{spec.name}: {key} is {actual.get(key, 'not set')}, not {value}"
+            + _alteration(settings, spec.name, f"{key}={value}")
             for key, value in spec.settings.items()
-            if key != REPLICAS and actual.get(key) != value
+            if key not in unjudged and actual.get(key) != value
         ]
     return found
+
+
+def _alteration(settings: "Config", topic: str, setting: str) -> str:
+    """The command that mends a setting on Kafka; a file has no use for any."""
+    from streamlearn.log.specs import alter_command
+
+    if settings.log.backend == "embedded":
+        return ""
+    return f"\n    {alter_command(settings.log.bootstrap_servers, topic, setting)}"
 
 
 def _topic_commands(settings: "Config", partitions: int) -> list[str]:

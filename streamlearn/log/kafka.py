@@ -13,6 +13,7 @@ from streamlearn.log.kafka_client import client_options
 from streamlearn.log.kafka_election import Election
 from streamlearn.log.kafka_shard import KafkaShardLog
 from streamlearn.log.kafka_store import TopicStore
+from streamlearn.log.kafka_topics import look
 from streamlearn.log.port import Names, TopicInfo
 
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]
@@ -62,5 +63,6 @@ class KafkaLog:
                     f"Kafka at {self._cluster.bootstrap} has no topic {journal}. "
                     "Run `streamlearn topics ensure`, or create it."
                 )
+            look(self._cluster, self._names, shard=0)
             self._election = Election(self._cluster.bootstrap, self._options, self._names)
         return self._election

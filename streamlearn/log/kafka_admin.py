@@ -23,7 +23,9 @@ from streamlearn.core.records import Positions
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.kafka_client import (
+    BATCH_BYTES,
     CONNECT_S,
+    FRAME_BYTES,
     append,
     ask,
     client_options,
@@ -32,11 +34,13 @@ from streamlearn.log.kafka_client import (
     explained,
 )
 from streamlearn.log.kafka_reader import Reader
+from streamlearn.log.kafka_refusals import refusal
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
 _REPLICAS = 3
 _ROWS = 5000
 """Rows in flight at once: it bounds the memory of the producer's buffer."""
+_UNTOLD_BYTES = 16384
 
 
 class Cluster:
@@ -212,7 +216,8 @@ class KafkaAdmin:
         self._options = client_options(options)
         self._cluster = Cluster(bootstrap, self._options)
         self._reader = Reader(bootstrap, self._options)
-        self._producer: Any = None
+        self._producers: dict[int, Any] = {}
+        self._batches: dict[str, int] = {}
 
     def topics(self) -> dict[str, TopicInfo]:
         """As `Admin.topics`."""
@@ -228,8 +233,9 @@ class KafkaAdmin:
 
     def append(self, topic: str, rows: Sequence[Row]) -> None:
         """As `Admin.append`. What was acknowledged before an error stays."""
-        if self._producer is None:
-            self._producer = connect(
+        size = self._batch_size(topic)
+        if size not in self._producers:
+            self._producers[size] = connect(
                 KafkaProducer,
                 self._bootstrap,
                 self._options,
@@ -238,15 +244,25 @@ class KafkaAdmin:
                 delivery_timeout_ms=int(CONNECT_S * 1000),
                 max_block_ms=int(CONNECT_S * 1000),
                 linger_ms=5,
-                batch_size=262144,
+                batch_size=size,
             )
         try:
             for first in range(0, len(rows), _ROWS):
-                self._append(topic, rows[first : first + _ROWS])
+                self._append(self._producers[size], topic, rows[first : first + _ROWS])
         except KafkaError as error:
-            destroy(self._producer)
-            self._producer = None
-            raise explained(self._bootstrap, f"appending to {topic}", error) from error
+            destroy(self._producers.pop(size))
+            refused = refusal([topic], [error])
+            raise refused or explained(self._bootstrap, f"appending to {topic}", error) from error
+
+    def _batch_size(self, topic: str) -> int:
+        """How large a batch may be: one over the topic's limit would be split, and rows come twice."""
+        if topic not in self._batches:
+            try:
+                limit = int(self.settings(topic)["max.message.bytes"]) - FRAME_BYTES
+            except ConfigError:  # whoever may write need not be allowed to ask
+                limit = _UNTOLD_BYTES
+            self._batches[topic] = max(1, min(BATCH_BYTES, limit))
+        return self._batches[topic]
 
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
         """As `Admin.poll`."""
@@ -258,14 +274,13 @@ class KafkaAdmin:
 
     def close(self) -> None:
         """Close every client."""
-        if self._producer is not None:
-            destroy(self._producer)
-            self._producer = None
+        for producer in self._producers.values():
+            destroy(producer)
+        self._producers.clear()
         self._reader.close()
         self._cluster.close()
 
-    def _append(self, topic: str, rows: Sequence[Row]) -> None:
-        producer = self._producer
+    def _append(self, producer: Any, topic: str, rows: Sequence[Row]) -> None:
         count = len(producer.partitions_for(topic))
         futures = []
         for row in rows:

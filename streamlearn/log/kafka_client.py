@@ -35,6 +35,10 @@ Answer = TypeVar("Answer")
 CONNECT_S = 12.0
 """How long a broker may take to answer, at start and for every question, before we give up."""
 
+BATCH_BYTES = 262144
+FRAME_BYTES = 128
+"""Room for a batch's header and the lengths of a record's fields, within a topic's max.message.bytes."""
+
 _COMMON: dict[str, Any] = {
     "bootstrap_timeout_ms": int(CONNECT_S * 1000),
     "request_timeout_ms": 5000,

@@ -1,0 +1,108 @@
+"""What must be true of a service's topics before it may join the election or open its shard.
+
+Invariant: each refusal names the topic, what it is, and the command that changes it. Nothing is changed here.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kafka import TopicPartition
+
+from streamlearn.core.records import TopicPartition as Place
+from streamlearn.errors import ConfigError
+from streamlearn.log.kafka_admin import Cluster
+from streamlearn.log.port import Names
+from streamlearn.log.specs import ARRIVAL, alter_command
+
+_MESSAGE_BYTES = 1048588
+_KEPT = ("retention.ms", "retention.bytes")
+_OTHER_WRITERS = ("checkpoints", "control")
+"""Roles that the shard's own producer does not write."""
+
+_Settings = Mapping[str, Mapping[str, str]]
+
+
+class Looked(NamedTuple):
+    """The partitions of each role's topic, `max.message.bytes` of what is written with an entry, and the
+    partitions that are read.
+    """
+
+    places: dict[str, list[TopicPartition]]
+    limits: dict[str, int]
+    inputs: list[Place]
+
+
+def look(cluster: Cluster, names: Names, shard: int) -> Looked:
+    """Look at every topic of a service. Raises `ConfigError` for the first one that it cannot work with."""
+    ours = names.roles
+    found = cluster.topics([*names.sources, *ours.values()])
+    for topic in (*names.sources, *ours.values()):
+        if topic not in found:
+            raise ConfigError(
+                f"Kafka at {cluster.bootstrap} has no topic {topic}. "
+                "Create it; `streamlearn topics ensure` makes those that streamlearn writes."
+            )
+    journal = ours["journal"]
+    if shard >= found[journal].partitions:
+        raise ConfigError(
+            f"The journal {journal} has {found[journal].partitions} partitions, none for shard "
+            f"{shard}. Add partitions to it, or give the service a new [app] name."
+        )
+    settings = cluster.settings([*names.sources, *ours.values()])
+    _check_journal(cluster.bootstrap, journal, settings)
+    for topic in ours.values():
+        _check_arrival(cluster.bootstrap, topic, settings)
+    for topic in names.sources:
+        _check_not_compacted(cluster.bootstrap, topic, settings)
+    return Looked(
+        {
+            role: [TopicPartition(topic, n) for n in range(found[topic].partitions)]
+            for role, topic in ours.items()
+        },
+        {
+            topic: int(settings.get(topic, {}).get("max.message.bytes", _MESSAGE_BYTES))
+            for role, topic in ours.items()
+            if role not in _OTHER_WRITERS
+        },
+        [(topic, n) for topic in names.sources for n in range(found[topic].partitions)],
+    )
+
+
+def _check_journal(bootstrap: str, journal: str, settings: _Settings) -> None:
+    """Nobody but streamlearn may delete from the journal."""
+    actual = settings.get(journal, {})
+    policy = actual.get("cleanup.policy", "delete")
+    if policy == "":  # since Kafka 4.2: nothing is deleted, whatever the retention
+        return
+    wrong = {"cleanup.policy": "delete"} if policy != "delete" else {}
+    wrong |= {name: "-1" for name in _KEPT if actual.get(name, "-1") != "-1"}
+    for name, wanted in wrong.items():
+        raise ConfigError(
+            f"The journal {journal} has {name} = {actual[name]}, so Kafka would delete "
+            f"what recovery needs. Set {name} = {wanted} on that topic, then start again:\n  "
+            + alter_command(bootstrap, journal, f"{name}={wanted}")
+        )
+
+
+def _check_arrival(bootstrap: str, topic: str, settings: _Settings) -> None:
+    """Records of ours get their time from the broker, because a host's clock may be wrong by any amount."""
+    for name, wanted in ARRIVAL.items():
+        actual = settings.get(topic, {}).get(name, wanted)
+        if actual != wanted:
+            raise ConfigError(
+                f"The topic {topic} has {name} = {actual}: its records would carry the clock of this host, "
+                f"and Kafka refuses them when that is wrong. Set {name} = {wanted}, then start again:\n  "
+                + alter_command(bootstrap, topic, f"{name}={wanted}")
+            )
+
+
+def _check_not_compacted(bootstrap: str, topic: str, settings: _Settings) -> None:
+    """What is read must be the same when it is read again: compaction takes records out of the middle."""
+    policy = settings.get(topic, {}).get("cleanup.policy", "delete")
+    if "compact" in policy.split(","):
+        raise ConfigError(
+            f"The topic {topic} has cleanup.policy = {policy}: compaction takes records away, after which "
+            "nothing that was learned from them can be computed again. Read from a topic that is not "
+            "compacted, or change this one, then start again:\n  "
+            + alter_command(bootstrap, topic, "cleanup.policy=delete")
+        )
