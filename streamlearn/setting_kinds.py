@@ -16,6 +16,7 @@ from streamlearn.core.where import compile_where
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PLACE = re.compile(r"([A-Za-z0-9._-]+)-(\d{1,5})@(\d{1,18})")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -52,11 +53,29 @@ def check_start(text: str) -> str:
     """`text`, if a stream can start there."""
     if text in ("earliest", "latest"):
         return text
+    if "@" in text:
+        start_places(text)
+        return text
     if text.startswith("-"):
         duration_s(text[1:])
     else:
         rfc3339_ms(text)
     return text
+
+
+def start_places(text: str) -> dict[tuple[str, int], int]:
+    """The places in a list like `events-0@600, events-1@20`: by topic and partition, the first offset.
+
+    >>> start_places("events-0@600, events-1@20")
+    {('events', 0): 600, ('events', 1): 20}
+    """
+    found = {}
+    for one in text.split(","):
+        match = _PLACE.fullmatch(one.strip())
+        if match is None:
+            raise ValueError(f"has {one.strip()!r}, which is no place: write TOPIC-PARTITION@OFFSET")
+        found[match[1], int(match[2])] = int(match[3])
+    return found
 
 
 def check_topic(text: str) -> str:

@@ -88,7 +88,8 @@ class Topics(Section):
     )
     start: Annotated[str, AfterValidator(check_start)] = Field(
         default="earliest",
-        description="where a new service begins: earliest | latest | 2026-01-31T08:00:00Z | -1h",
+        description="where a new service begins: earliest | latest | 2026-01-31T08:00:00Z | -1h | "
+        "events-0@600, events-1@20",
     )
     labels: Annotated[str, AfterValidator(check_topic_or_none)] = Field(
         default="", description='the topic of labels that come later; "" = labels come inside the events'

@@ -3,6 +3,7 @@
 import typer
 
 from streamlearn.cli import (
+    adopt,
     backtest,
     checkpoints,
     control,
@@ -12,6 +13,7 @@ from streamlearn.cli import (
     explain,
     look,
     replay,
+    reset,
     score,
     scores,
     serve,
@@ -41,6 +43,8 @@ app.command(short_help="Score models on a stream of the past, side by side.")(ba
 app.command(short_help="Write a range of a topic to a file.")(data.record)
 app.command(short_help="Print what is in a topic.")(data.tail)
 app.command(short_help="Make or check the topics of a service.")(topics.topics)
+app.command(short_help="Begin a new journal where an old one ends.")(reset.reset)
+app.command(short_help="Go on with topics of a moved cluster.")(adopt.adopt)
 app.add_typer(checkpoints.app, name="checkpoints", short_help="List, inspect and verify saved states.")
 app.add_typer(control.app, name="control", short_help="Send a command to a service.")
 app.add_typer(dlq.app, name="dlq", short_help="List, show and retry dead letters.")

@@ -51,6 +51,9 @@ def serve(
     model_change: Annotated[
         str, typer.Option(metavar="HOW", help="What to do when the model was changed: fresh.")
     ] = "",
+    begin: Annotated[
+        bool, typer.Option("--begin", help="Begin a journal although there are predictions already.")
+    ] = False,
     app_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where your modules are. [default: here]")
     ] = None,
@@ -74,12 +77,12 @@ def serve(
             raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
         settings = load(config, given)
         start_again(settings.app.portable_math)
-        _serve(settings, app_dir, model_change)
+        _serve(settings, app_dir, model_change, begin)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _serve(settings: "Config", app_dir: Path | None, model_change: str) -> None:
+def _serve(settings: "Config", app_dir: Path | None, model_change: str, begin: bool) -> None:
     """In a process whose environment is right."""
     sys.path.insert(0, str((app_dir or Path()).resolve()))
 
@@ -90,7 +93,7 @@ def _serve(settings: "Config", app_dir: Path | None, model_change: str) -> None:
         topics.make_in_file(settings)
     from streamlearn.service import serve as run
 
-    run(settings, model_change=model_change)
+    run(settings, model_change=model_change, begin=begin)
 
 
 def _check_model_change(how: str) -> None:

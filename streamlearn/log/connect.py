@@ -38,7 +38,10 @@ def open_store(config: Config, shard: int) -> Store:
         from streamlearn.log.folder import FolderStore
 
         folder = config.checkpoint.url.removeprefix("file:") or f"{config.log.path}.checkpoints"
-        return FolderStore(Path(folder) / config.app.name / str(shard))
+        # An app that was given other names for its topics (`reset`) has another folder, too.
+        default = config.topics.checkpoints == f"{config.app.name}.checkpoints"
+        app = config.app.name if default else config.topics.checkpoints
+        return FolderStore(Path(folder) / app / str(shard))
     from streamlearn.log.kafka import TopicStore
 
     log = config.log

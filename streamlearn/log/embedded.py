@@ -132,6 +132,11 @@ class EmbeddedLog:
         """0: on one file the newest service takes over, whatever its configuration."""
         return 0
 
+    def members(self) -> int:
+        """1 while a holder is heard of; who stands by is not known."""
+        with self._file.snapshot():
+            return int(self._owner.is_held(now_ms() - SILENT_MS))
+
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
         ours = {*self._names.sources, *self._names.roles.values()}

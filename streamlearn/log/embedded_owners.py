@@ -75,6 +75,13 @@ class Owner:
         row = self._file.db.execute(f"SELECT epoch, holder, beat_ms FROM owners {_MINE}", self._mine)
         return Held(*row.fetchone())
 
+    def is_held(self, since_ms: int) -> bool:
+        """Whether somebody holds the shard who was heard of since then."""
+        row = self._file.db.execute(
+            f"SELECT 1 FROM owners {_MINE} AND holder != '' AND beat_ms >= ?", (*self._mine, since_ms)
+        )
+        return row.fetchone() is not None
+
     def newer(self, epoch: int) -> str:
         """Who has opened the shard after `epoch`, in words; "" when nobody has."""
         held = self.held()

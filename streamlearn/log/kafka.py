@@ -40,6 +40,10 @@ class KafkaLog:
         """As `Log.others`."""
         return self._cluster.members(self._names.lock)
 
+    def members(self) -> int:
+        """As `Log.members`."""
+        return self.others()
+
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""
         return self._cluster.topics([*self._names.sources, *self._names.roles.values()])

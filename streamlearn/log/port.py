@@ -167,6 +167,9 @@ class Log(Protocol):
         newcomer is meant to take over at once.
         """
 
+    def members(self) -> int:
+        """How many processes hold the shard or stand by now, on any backend."""
+
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
 

@@ -37,11 +37,12 @@ class _Signals:
         self.loop.stop()
 
 
-def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
+def serve(config: "Config", model: Any = None, model_change: str = "", begin: bool = False) -> None:
     """Serve until SIGTERM or Ctrl-C; a second Ctrl-C ends the process at once.
 
     `model`: a river model to use instead of `[model]`. `model_change`: what to do when the journal was
-    written by another model: "" refuses, "fresh" begins anew. Raises `StreamlearnError`.
+    written by another model: "" refuses, "fresh" begins anew. `begin`: begin a journal although there are
+    predictions already. Raises `StreamlearnError`.
     """
     signals = _Signals()
 
@@ -58,7 +59,7 @@ def serve(config: "Config", model: Any = None, model_change: str = "") -> None:
     # What was imported lives as long as the process: the collector need not look at it again.
     gc.freeze()
     log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)
-    signals.loop = loop = Loop(config, fresh, service_log, store, model_change)
+    signals.loop = loop = Loop(config, fresh, service_log, store, model_change, begin)
     try:
         loop.run()
     finally:

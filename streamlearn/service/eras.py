@@ -30,7 +30,7 @@ from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
-from streamlearn.setting_kinds import duration_s, rfc3339_ms
+from streamlearn.setting_kinds import duration_s, rfc3339_ms, start_places
 from streamlearn.settings import Config
 
 T = TypeVar("T")
@@ -180,8 +180,8 @@ def _check_default(labels: LabelSpec, fresh: FreshModel) -> None:
         )
 
 
-def check_owner(config: Config, before: Era, now: Era) -> None:
-    """Raise `ConfigError` when the journal is another app's, `Stop` when it is a copy of what it began as."""
+def check_app(config: Config, before: Era, now: Era) -> None:
+    """Raise `ConfigError` when the journal is another app's."""
     journal = config.topics.journal
     if before.app and before.app != now.app:
         raise ConfigError(
@@ -189,6 +189,11 @@ def check_owner(config: Config, before: Era, now: Era) -> None:
             "one journal would publish each other's predictions again. Give this app topics of its own "
             f"(leave [topics] journal and checkpoints out), or name it {before.app!r}."
         )
+
+
+def check_journal(config: Config, before: Era, now: Era) -> None:
+    """Raise `Stop` when the journal is a copy of the topic that it began as."""
+    journal = config.topics.journal
     if before.journal and now.journal and before.journal != now.journal:
         raise Stop(
             f"the journal {journal} is not the topic it began as (its id was {before.journal}, now "
@@ -248,11 +253,27 @@ def start_of(log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo]
     return msgspec.structs.replace(era, start=start)
 
 
+def at_places(places: Mapping[tuple[str, int], int], topic: str, info: TopicInfo) -> tuple[int, ...]:
+    """Each partition at the offset that is named for it, else at its first record."""
+    found = []
+    for partition, (first, end) in enumerate(zip(info.start, info.end, strict=True)):
+        offset = places.get((topic, partition), first)
+        if not first <= offset <= end:
+            raise ConfigError(
+                f"[topics] start = {topic}-{partition}@{offset}: that partition holds the offsets {first} to "
+                f"{end}"
+            )
+        found.append(offset)
+    return tuple(found)
+
+
 def _resolved(log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, ...]:
     if start == "earliest":
         return info.start
     if start == "latest":
         return info.end
+    if "@" in start:
+        return at_places(start_places(start), topic, info)
     if re.fullmatch(r"-.+", start):
         return log.offsets_at(topic, int((time.time() - duration_s(start[1:])) * 1e3))
     return log.offsets_at(topic, rfc3339_ms(start))

@@ -16,20 +16,20 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from streamlearn.core.records import GENESIS, Entry, Era, Record, chain
+from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.beginning import Beginning
 from streamlearn.service.checkpoints import stored
-from streamlearn.service.eras import check_owner, check_topics, era_now, start_of, what_changed
+from streamlearn.service.eras import check_app, check_journal, check_topics, era_now, start_of, what_changed
 from streamlearn.service.journal_end import JournalEnd, birth_of, entries, read_end
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import check_model, events_of
 from streamlearn.service.standing import Alive, Standing, positions_under
-from streamlearn.service.witnesses import check_witnesses, newest_predictions, predictions_now
+from streamlearn.service.witnesses import Source, check_witnesses, newest_predictions, predictions_now
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
@@ -76,7 +76,7 @@ class Recovery:
         """
         if self._shard_log.end is None:
             return self._genesis(begin)
-        candidates = self._candidates(self._shard_log.end)  # read and checked one by one, each once
+        candidates = self.candidates(self._shard_log.end)  # read and checked one by one, each once
         newest = next(candidates, None)
         end = read_end(self._shard_log, self._journal, self._shard_log.end, newest and newest.header)
         now = self._compared(end)
@@ -91,7 +91,7 @@ class Recovery:
                 "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
                 "[app] portable_math = true on all machines."
             )
-        standing = self._redone(end, itertools.chain([newest] if newest else [], candidates))
+        standing = self.redone(end, itertools.chain([newest] if newest else [], candidates))
         memory = standing.shard.memory
         useless = memory.frozen or memory.failing >= FAILING_LIMIT
         if model_change and (useless or self._beginning.differs_from(end.era)):
@@ -108,7 +108,8 @@ class Recovery:
     def _compared(self, end: JournalEnd) -> Era:
         """The era of today's configuration, once all that is outside the journal was found to agree."""
         now = era_now(self._config, self._fresh, self._topics, "")
-        check_owner(self._config, end.era, now)
+        check_app(self._config, end.era, now)
+        check_journal(self._config, end.era, now)
         check_topics(end.era, now)
         versions = frozenset((end.era.model_version, now.model_version))
         check_witnesses(self._shard_log, self._journal, end.era, versions, end.positions, self._topics)
@@ -143,9 +144,9 @@ class Recovery:
 
     def _genesis(self, begin: bool) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
-        self._refuse_second_life(begin)
         era = era_now(self._config, self._fresh, self._topics, "genesis")
         era = start_of(self._log, self._config, era, self._topics, {})
+        self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
         check_model(self._fresh, era, self._first_records(era), self._schemas)
@@ -161,8 +162,10 @@ class Recovery:
         )
         return standing
 
-    def _refuse_second_life(self, begin: bool) -> None:
-        """Raise when something of an earlier life of this app is left, beside an empty journal."""
+    def _refuse_second_life(self, start: Positions, begin: bool) -> None:
+        """Raise when something of an earlier life of this app is left, beside an empty journal: predictions
+        of what would be read from `start` on, too.
+        """
         witness = ", ".join(stored(self._store)) or ", ".join(
             f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
         )
@@ -174,18 +177,16 @@ class Recovery:
             )
         if begin:
             return
-        sources = {
-            name: self._topics[name].end for name in self._config.names().sources if name in self._topics
+        ends = {
+            (name, partition): end
+            for name in self._config.names().sources
+            for partition, end in enumerate(self._topics[name].end)
         }
-        found = newest_predictions(
-            self._shard_log,
-            {},
-            lambda source: (
-                source.place[0] in sources
-                and source.place[1] < len(sources[source.place[0]])
-                and source.offset < sources[source.place[0]][source.place[1]]
-            ),
-        )
+
+        def again(source: Source) -> bool:
+            return start.get(source.place, 0) <= source.offset < ends.get(source.place, 0)
+
+        found = newest_predictions(self._shard_log, {}, again)
         if found:
             newest = ", ".join(f"{place[0]}-{place[1]} at {offset}" for place, offset, _ in found)
             raise Stop(
@@ -239,7 +240,7 @@ class Recovery:
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 
-    def _candidates(self, end: Entry) -> Iterator[Candidate]:
+    def candidates(self, end: Entry) -> Iterator[Candidate]:
         """The checkpoints that can be used, newest first; the others are logged with their reason."""
         for name in reversed(stored(self._store)):
             try:
@@ -271,7 +272,7 @@ class Recovery:
                 "recover from the journal alone."
             )
 
-    def _redone(self, end: JournalEnd, candidates: Iterable[Candidate]) -> Standing:
+    def redone(self, end: JournalEnd, candidates: Iterable[Candidate]) -> Standing:
         """The state at the journal's end, from the newest checkpoint from which the digests come out; else
         from the birth of the model, the era entry with which its revision began.
         """
@@ -299,14 +300,14 @@ class Recovery:
                     return standing
                 diverged = max(diverged, failed)
         except Gone as error:
-            self._check_same_topics(end.era)
+            self._check_same_topics()
             if diverged < 0:
                 raise Stop(
                     f"the input that the journal covers is no longer retained ({error}), and no usable "
                     "checkpoint stands later: the state cannot be made again. Restore a checkpoint, or begin "
                     "a new journal: `streamlearn reset`."
                 ) from error
-        self._check_same_topics(end.era)
+        self._check_same_topics()
         raise self._cannot_redo(end.era.revision, diverged)
 
     def _cannot_redo(self, revision: int, diverged: int) -> Stop:
@@ -324,9 +325,12 @@ class Recovery:
             "the model is not deterministic: mend it, and begin a new journal: `streamlearn reset`."
         )
 
-    def _check_same_topics(self, era: Era) -> None:
+    def _check_same_topics(self) -> None:
         """Raise `Stop` when an input was made again while it was redone: that explains all the rest."""
-        check_topics(era, era_now(self._config, self._fresh, self._log.topics(), ""))
+        then, now = (
+            era_now(self._config, self._fresh, topics, "") for topics in (self._topics, self._log.topics())
+        )
+        check_topics(then, now)
 
     def _loaded(self, candidate: Candidate) -> Standing | None:
         """Stand where a checkpoint stands; None when its state cannot be loaded."""

@@ -71,6 +71,8 @@ class Standing:
         self.since: list[Entry] = []
         self.saved_at: Positions | None = header.next_offsets()
         """The positions of the checkpoint that this state came from; None when it came from none."""
+        self.saved_seq: int | None = header.seq
+        """The entry of that checkpoint."""
         self.ahead = False
         """Whether the state has gone on from the entry `seq`: whoever steps the shard sets it."""
         self.era_began = False
@@ -91,7 +93,7 @@ class Standing:
         ]
         header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
         standing = cls(fresh, header, sections, schemas)
-        standing.saved_at = None
+        standing.saved_at = standing.saved_seq = None
         return standing
 
     def header(self) -> Header:

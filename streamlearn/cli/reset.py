@@ -1,0 +1,147 @@
+"""`streamlearn reset`: a new journal and new checkpoints for an app, from a place that a person chooses."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamlearn.cli import common
+from streamlearn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamlearn.config import Config
+    from streamlearn.log.port import Admin
+
+
+def reset(
+    *,
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="predictions (where they end), earliest, latest, a time, -1h, or events-0@600.",
+        ),
+    ] = "predictions",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    inputs: common.Inputs = None,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Begin a new journal for an app whose old one cannot be continued; the old one stays as it is.
+
+    Example: streamlearn reset --start predictions
+    """
+    from streamlearn.config import load
+    from streamlearn.replay import second_life
+
+    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
+    settings = load(config, given)
+    refuse_while_served(settings)
+    with common.admin_of(settings) as admin:
+        life = second_life.old_life(admin, settings.topics.journal)
+        journal, checkpoints = second_life.free_names(admin, settings)
+        where = start
+        if start == "predictions":
+            positions, replaced = second_life.after_predictions(admin, settings, life, common.note)
+            where = second_life.start_text(positions) or "earliest"
+            for topic in replaced:
+                print(f"{topic} was deleted and made again: it is read from its first record on")
+        lines = {"journal": journal, "checkpoints": checkpoints, "start": where}
+        load(config, {**given, **{f"topics.{key}": value for key, value in lines.items()}})  # are they right?
+        second_life.check_places(admin, settings, where)
+        print(f"old  journal {settings.topics.journal}: {second_life.ending_of(life)}")
+        print(f"     checkpoints {settings.topics.checkpoints}; both are left as they are")
+        print(f"new  journal {journal}, checkpoints {checkpoints}; reading starts at: {where}")
+        print("     the model begins untrained, or as [model] start_from (serve --from) says")
+        confirm("Make the new topics, and change the configuration?", yes)
+        _make(admin, settings, lines)
+    _tell(config, lines, start)
+
+
+def refuse_while_served(settings: "Config") -> None:
+    """Raise `ConfigError` while a process serves this app: it would go on as if nothing had happened."""
+    from streamlearn.log.connect import open_log
+
+    log = open_log(settings)
+    try:
+        running = log.members()
+    finally:
+        log.close()
+    if running:
+        raise ConfigError(
+            f"{running} process{'es serve' if running > 1 else ' serves'} {settings.app.name} now: stop "
+            f"{'them' if running > 1 else 'it'} first, then say this again"
+        )
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on only if a person says so. Raises `ConfigError` where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked here: say --yes if this is what you want")
+    typer.confirm(question, abort=True)
+
+
+def _make(admin: "Admin", settings: "Config", lines: dict[str, str]) -> None:
+    from streamlearn.log.specs import wanted_topics
+
+    names = settings.names()
+    renamed = names._replace(
+        roles={"journal": lines["journal"]}
+        if settings.log.backend == "embedded"
+        else {"journal": lines["journal"], "checkpoints": lines["checkpoints"]}
+    )
+    admin.create(wanted_topics(renamed, 1))
+
+
+def _tell(config: Path | None, lines: dict[str, str], start: str) -> None:
+    """Put the lines into the configuration file, or say where they belong."""
+    file = config or next((Path(name) for name in ("streamlearn.toml",) if Path(name).is_file()), None)
+    if file is not None and _written(file, lines):
+        print(f"{file}: [topics] now has journal, checkpoints and start as above. Start the service again.")
+    else:
+        print("Made. Put these lines into the configuration, then start the service again:")
+        print("\n[topics]\n" + "\n".join(f'{key} = "{value}"' for key, value in lines.items()))
+    if start not in ("predictions", "latest"):
+        print("\nFor records that are answered already the first start needs your word: serve --begin")
+
+
+def _written(file: Path, lines: dict[str, str]) -> bool:
+    """Whether the file could be changed so that it says `lines` and is otherwise what it was."""
+    before = file.read_text("utf-8")
+    after = with_topics(before, lines)
+    wanted: dict[str, Any] = tomllib.loads(before)
+    wanted["topics"] = {**wanted.get("topics", {}), **lines}
+    try:
+        if tomllib.loads(after) != wanted:
+            return False
+        file.write_text(after, "utf-8")
+    except (tomllib.TOMLDecodeError, OSError):
+        return False
+    return True
+
+
+def with_topics(text: str, lines: dict[str, str]) -> str:
+    """A TOML text whose table `[topics]` says `lines`.
+
+    >>> with_topics('[topics]\\ninput = "a"\\n', {"journal": "j-2"})
+    '[topics]\\njournal = "j-2"\\ninput = "a"\\n'
+    """
+    made = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
+    table = re.search(r"^\[topics\][^\n]*\n", text, re.MULTILINE)
+    if table is None:
+        return f"{text.rstrip()}\n\n[topics]\n{made}".lstrip()
+    rest = text[table.end() :]
+    next_table = re.search(r"^\[", rest, re.MULTILINE)
+    inside = rest[: next_table.start()] if next_table else rest
+    keys = "|".join(lines)
+    kept = re.sub(rf"^\s*({keys})\s*=[^\n]*\n?", "", inside, flags=re.MULTILINE)
+    return text[: table.end()] + made + kept + rest[len(inside) :]

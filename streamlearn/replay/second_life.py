@@ -1,0 +1,140 @@
+"""Where a new journal for an app could begin, and what it would be called.
+
+Invariants:
+- Nothing is fenced and nothing written: topics are read as anybody may read them.
+- A place is taken over only from the very topic that is there now, not from one of the same name.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from streamlearn.core.records import Entry, Era, Positions, decode_entry
+from streamlearn.errors import ConfigError
+from streamlearn.log.port import Admin, TopicInfo
+from streamlearn.replay import reading
+from streamlearn.replay.lookup import Looked, backwards
+from streamlearn.service.eras import at_places
+from streamlearn.service.standing import ids_under, positions_under
+from streamlearn.service.witnesses import source_of
+from streamlearn.setting_kinds import start_places
+from streamlearn.settings import Config
+
+
+class Life(NamedTuple):
+    """What the old journal says: its last entry, the app's positions there, and the ids of their topics."""
+
+    end: Entry | None
+    era: Era | None
+    positions: Positions
+    ids: dict[str, str]
+
+
+def old_life(admin: Admin, journal: str) -> Life:
+    """The journal of shard 0 as it is now; nothing where it does not exist or is empty."""
+    life = Life(None, None, {}, {})
+    if journal not in admin.topics():
+        return life
+    info = reading.topic_info(admin, journal)
+    for record in reading.run(admin, journal, 0, info.start[0], info.end[0]):
+        entry = decode_entry(record.value or b"")
+        positions, ids = life.positions, life.ids
+        if entry.change is not None:
+            positions = positions_under(entry.change, positions, ids)
+            ids = ids_under(entry.change, ids)
+        positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
+        life = Life(entry, entry.change or life.era, positions, ids)
+    return life
+
+
+def free_names(admin: Admin, config: Config) -> tuple[str, str]:
+    """Names of a journal and a topic of checkpoints that are not there yet: with the next number."""
+    there = admin.topics()
+    stems = [re.sub(r"-\d+$", "", name) for name in (config.topics.journal, config.topics.checkpoints)]
+    number = 2
+    while any(f"{stem}-{number}" in there for stem in stems):
+        number += 1
+    journal, checkpoints = (f"{stem}-{number}" for stem in stems)
+    return journal, checkpoints
+
+
+def after_predictions(
+    admin: Admin, config: Config, life: Life, tell: Callable[[str], None]
+) -> tuple[Positions, list[str]]:
+    """Where the old life stopped: after the newest prediction of each input partition, and never before the
+    old journal's end. The second value names the topics that are others by now: they begin at their start.
+    """
+    there = admin.topics()
+    sources = [name for name in config.names().sources if name in there]
+    replaced = [name for name in sources if life.ids.get(name, there[name].id) != there[name].id]
+    same = [name for name in sources if name not in replaced]
+    positions = {place: offset for place, offset in life.positions.items() if place[0] in same}
+    wanted = {
+        (name, partition)
+        for name in config.topics.input
+        if name in same
+        for partition in range(there[name].partitions)
+    }
+    for place, offset in _newest(admin, config.topics.predictions, wanted, tell).items():
+        positions[place] = max(positions.get(place, 0), offset + 1)
+    return _within(positions, there), replaced
+
+
+def _newest(
+    admin: Admin, predictions: str, wanted: set[tuple[str, int]], tell: Callable[[str], None]
+) -> Positions:
+    """The largest offset that was answered, of each place in `wanted` that was answered at all."""
+    if predictions not in admin.topics():
+        return {}
+    found: Positions = {}
+    looked = Looked(tell)
+    for record in looked(backwards(admin, predictions, reading.topic_info(admin, predictions).end)):
+        source = source_of(record)
+        if source is not None and source.place in wanted:
+            found.setdefault(source.place, source.offset)  # within a partition the newest comes first
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _within(positions: Positions, there: dict[str, TopicInfo]) -> Positions:
+    """`positions` within what is retained."""
+    found = {}
+    for (topic, partition), offset in positions.items():
+        info = there[topic]
+        if partition < info.partitions:
+            found[topic, partition] = min(max(offset, info.start[partition]), info.end[partition])
+    return found
+
+
+def check_places(admin: Admin, config: Config, start: str) -> None:
+    """Raise `ConfigError` when `start` names a place that its topic does not hold."""
+    if "@" not in start:
+        return
+    there = admin.topics()
+    places = start_places(start)
+    for topic, partition in places:
+        if topic not in there or partition >= there[topic].partitions:
+            raise ConfigError(f"--start {topic}-{partition}@...: there is no such partition")
+        if topic not in config.names().sources:
+            raise ConfigError(f"--start {topic}-{partition}@...: {topic} is no input of {config.app.name}")
+        at_places(places, topic, there[topic])
+
+
+def start_text(positions: Positions) -> str:
+    """`positions` as `[topics] start` takes them.
+
+    >>> start_text({("events", 1): 20, ("events", 0): 600})
+    'events-0@600, events-1@20'
+    """
+    return ", ".join(
+        f"{topic}-{partition}@{offset}" for (topic, partition), offset in sorted(positions.items())
+    )
+
+
+def ending_of(life: Life) -> str:
+    """For a person: where a journal ends."""
+    if life.end is None:
+        return "empty"
+    places = [f"{topic}-{number} at {offset}" for (topic, number), offset in sorted(life.positions.items())]
+    return f"ends at entry {life.end.seq} ({', '.join(places) or 'nothing read yet'})"

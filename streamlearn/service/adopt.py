@@ -1,0 +1,159 @@
+"""Taking topics over that have other ids than the journal says: a cluster that was moved or mirrored.
+
+The ids are how a topic that was made again is told from the one that a journal speaks of. When a cluster was
+copied, they change and the records do not. That is a claim, and most of it can be proven: the newest entries
+are redone on the records that are here now, and each must give the digest that was published.
+
+Invariants:
+- Nothing is written before a person has seen what matches; where a digest differs, nothing can be written.
+- The era that takes the topics over holds every position, so that a redo across it needs no id from before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+
+from streamlearn.core.records import Entry, Era, chain
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.log.connect import open_log, open_store
+from streamlearn.log.port import Log, ShardLog, TopicInfo
+from streamlearn.service.eras import check_app, era_now
+from streamlearn.service.journal_end import JournalEnd, read_end
+from streamlearn.service.loop import SHARD
+from streamlearn.service.models import FreshModel, configured_model
+from streamlearn.service.recovery import Candidate, Recovery
+from streamlearn.service.schemas import Schemas
+from streamlearn.service.standing import Standing
+from streamlearn.settings import Config
+
+
+class Changed(NamedTuple):
+    """A topic whose id is another: what the journal says, and what is here. `position`: where the app stands
+    in each partition; None for the journal itself.
+    """
+
+    topic: str
+    before: str
+    now: str
+    position: tuple[int, ...] | None
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+
+
+class Moved(NamedTuple):
+    """A shard on moved topics. `compared`: so many entries were redone on them with equal digests."""
+
+    changed: Sequence[Changed]
+    compared: int
+    entries: int
+    standing: Standing
+    era: Era
+    log: ShardLog
+
+    def take_over(self) -> None:
+        """Write the era that goes on with the topics that are here."""
+        standing = self.standing
+        places = sorted(
+            (topic, partition, offset) for (topic, partition), offset in standing.positions.items()
+        )
+        era = msgspec.structs.replace(self.era, why="adopted", start=places)
+        entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=era)
+        self.log.publish(entry, (), standing.positions)
+
+
+@contextmanager
+def moved(config: Config) -> Iterator[Moved]:
+    """Open the shard, and compare what is here with what the journal says. Raises `Stop` when the records are
+    not those of the journal, `ConfigError` when there is nothing to take over.
+    """
+    fresh = configured_model(config)
+    log = open_log(config)
+    store = open_store(config, SHARD)
+    try:
+        shard_log = log.open(SHARD)
+        try:
+            schemas = Schemas(config.event.schema_registry, lambda: None)
+            recovery = Recovery(config, fresh, log, store, shard_log, lambda: None, schemas)
+            yield _looked_at(config, fresh, log, shard_log, recovery)
+        finally:
+            shard_log.close()
+    finally:
+        store.close()
+        log.close()
+
+
+def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog, recovery: Recovery) -> Moved:
+    """Compare; change nothing."""
+    if shard_log.end is None:
+        raise ConfigError(
+            f"the journal {config.topics.journal} is empty: there is nothing to go on with. "
+            "`streamlearn serve` begins."
+        )
+    candidates = list(recovery.candidates(shard_log.end))
+    newest = candidates[0].header if candidates else None
+    end = read_end(shard_log, config.topics.journal, shard_log.end, newest)
+    topics = log.topics()
+    now = era_now(config, fresh, topics, "")
+    check_app(config, end.era, now)
+    if now.model_version != end.era.model_version:
+        raise ConfigError("the model has changed as well: take the topics over with the old model first")
+    changed = _changed(end, topics, config.topics.journal)
+    if not changed:
+        raise ConfigError("every topic is the one that the journal knows: there is nothing to take over")
+    for one in changed:
+        _check_bounds(one)
+    standing, compared = _compare(recovery, end, candidates)
+    before = end.era
+    now = msgspec.structs.replace(
+        now,
+        revision=before.revision,
+        began_from=before.began_from,
+        predictions=before.predictions,
+        kinds=before.kinds,
+    )
+    return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)
+
+
+def _changed(end: JournalEnd, topics: Mapping[str, TopicInfo], journal: str) -> list[Changed]:
+    return [
+        Changed(
+            name,
+            before,
+            topics[name].id,
+            _positions(end, name, topics[name].partitions),
+            topics[name].start,
+            topics[name].end,
+        )
+        for name, before in {**end.ids, journal: end.era.journal}.items()
+        if name in topics and before and before != topics[name].id
+    ]
+
+
+def _positions(end: JournalEnd, topic: str, partitions: int) -> tuple[int, ...] | None:
+    found = [end.positions.get((topic, partition)) for partition in range(partitions)]
+    return None if all(one is None for one in found) else tuple(one or 0 for one in found)
+
+
+def _check_bounds(changed: Changed) -> None:
+    """Raise `Stop` when the app stands where this topic has nothing: it is no copy, or not a whole one."""
+    for partition, position in enumerate(changed.position or ()):
+        if position > changed.end[partition]:
+            raise Stop(
+                f"{changed.topic}-{partition} ends at offset {changed.end[partition]}, and the app has read "
+                f"up to {position}: it is no copy of the topic that the journal knows, or not a whole one. "
+                "Copy it with its offsets; or begin a new journal on it: `streamlearn reset`."
+            )
+
+
+def _compare(recovery: Recovery, end: JournalEnd, candidates: Sequence[Candidate]) -> tuple[Standing, int]:
+    """The state at the journal's end, and how many entries were redone for it: from the newest checkpoint
+    that leaves any, because one at the very end proves nothing about the records.
+    """
+    before = [one for one in candidates if one.header.seq < end.entry.seq]
+    try:
+        standing = recovery.redone(end, before or candidates)
+    except Stop as error:
+        raise Stop(f"what is here could not be proven to be what the journal speaks of: {error}") from error
+    return standing, end.entry.seq - (-1 if standing.saved_seq is None else standing.saved_seq)
