@@ -1,12 +1,12 @@
 """Every check of the project in one go: `scripts/test [--all] [arguments for pytest]`.
 
 Style, types, then the tests with a real Kafka broker that is started here and stopped here, and a real
-browser. All of them run, also after a failure; the exit code is 0 only if all passed. Tests marked `slow` run
-with `--all`.
+browser. All of them run, also after a failure; the exit code is 0 only if all passed. With `--all` the tests
+marked `slow` run too, and those marked `kafka` once more on each of `OTHER_BROKERS`.
 
 Invariants:
 - The broker has a temporary folder of its own, and it ends with this process, even one killed by SIGKILL.
-- `STREAMLEARN_TEST_KAFKA=host:port` names a broker to use instead; then none is started.
+- `STREAMLEARN_TEST_KAFKA=host:port` names a broker to use instead of all others; then none is started.
 """
 
 import os
@@ -21,6 +21,9 @@ from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 BROKER_VARIABLE = "STREAMLEARN_TEST_KAFKA"
+OTHER_BROKERS = ("3.6.2", "4.3.1")
+"""The oldest and the newest version of Kafka that streamlearn promises to run on, see README.md."""
+
 PATIENCE_S = 20.0
 WORKERS = "2"
 """Processes of pytest. Most tests wait for processes and brokers; more than two make their patience short."""
@@ -52,7 +55,7 @@ def run(*command: str) -> int:
 
 
 @contextmanager
-def broker() -> Iterator[None]:
+def broker(*version: str) -> Iterator[None]:
     """A Kafka for the tests, named in the environment; nothing when none can be had: they say so."""
     if os.environ.get(BROKER_VARIABLE):
         yield
@@ -60,12 +63,13 @@ def broker() -> Iterator[None]:
     script = [sys.executable, str(ROOT / "scripts" / "kafka")]
     data = f"--data={tempfile.mkdtemp(prefix='streamlearn-kafka-')}"
     try:
-        start = [*script, "start", data, f"--owner={os.getpid()}"]
+        start = [*script, "start", data, f"--owner={os.getpid()}", *version]
         started = subprocess.run(start, stdout=subprocess.PIPE, text=True, check=False)
         if started.returncode == 0:
             os.environ[BROKER_VARIABLE] = started.stdout.strip()
         yield
     finally:
+        os.environ.pop(BROKER_VARIABLE, None)
         subprocess.run([*script, "stop", "--wipe", data], stderr=subprocess.DEVNULL, check=False)
 
 
@@ -75,16 +79,15 @@ def main(words: list[str]) -> int:
     selection = [] if "--all" in words else ["-m", "not slow"]
     # Where no browser can be had, it says so, and the tests too.
     subprocess.run([ROOT / "scripts" / "browser"], stdout=subprocess.DEVNULL, check=False)
+    rest = [word for word in words if word != "--all"]
+    pytest = ["pytest", "-n", WORKERS, "--dist", "worksteal"]
+    others = OTHER_BROKERS if "--all" in words and not os.environ.get(BROKER_VARIABLE) else ()
     with broker():
-        tests = run(
-            "pytest",
-            "-n",
-            WORKERS,
-            "--dist",
-            "worksteal",
-            *selection,
-            *(word for word in words if word != "--all"),
-        )
+        tests = run(*pytest, *selection, *rest)
+    for version in others:
+        with broker(f"--version={version}"):
+            if run(*pytest, "-m", "kafka", *rest):
+                failed.append(f"the Kafka tests on Kafka {version}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return tests or int(bool(failed))

@@ -131,6 +131,15 @@ def test_a_recycled_pid_is_not_touched(folder: Path, stranger: subprocess.Popen[
     assert stranger.poll() is None
 
 
+def test_a_folder_stays_with_its_version_of_kafka(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "broker.json").write_text(json.dumps({"engine": "java", "version": "3.6.2"}))
+    done = call("start", "--version", "4.1.0", "--data", folder)
+    assert done.returncode == 2
+    assert "holds a broker of Kafka 3.6.2, not 4.1.0" in done.stderr
+    assert call("start", "--version", "new", "--data", folder).returncode == 2
+
+
 def test_without_docker_and_java_it_says_what_to_install(folder: Path) -> None:
     done = call("start", "--data", folder, path="")
     assert done.returncode == 4

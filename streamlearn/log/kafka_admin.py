@@ -28,6 +28,7 @@ from streamlearn.log.kafka_client import (
     FRAME_BYTES,
     append,
     ask,
+    broker_count,
     client_options,
     connect,
     destroy,
@@ -114,8 +115,8 @@ class Cluster:
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
         """Make the topics that do not exist, replicated as far as the cluster allows."""
-        brokers = ask(self.bootstrap, "counting brokers", self._client.describe_cluster)["brokers"]
-        replicas = min(_REPLICAS, len(brokers))
+        brokers = ask(self.bootstrap, "counting brokers", lambda: broker_count(self._client))
+        replicas = min(_REPLICAS, brokers)
         for spec in specs:
             settings = dict(spec.settings)
             if replicas < _REPLICAS:

@@ -166,6 +166,15 @@ def ask(bootstrap: str, what: str, question: Callable[[], Answer], deadline_s: f
         time.sleep(0.05)
 
 
+def broker_count(client: Any) -> int:
+    """How many brokers a cluster has, of an admin client.
+
+    Asked for as metadata, which brokers of every version answer alike: `describe_cluster` raises `KeyError`
+    on the answer of brokers before 3.7.
+    """
+    return len(client._manager.run(client._get_cluster_metadata, [])["brokers"])
+
+
 def explained(bootstrap: str, what: str, error: KafkaError) -> ConfigError | Unreachable | Stop:
     """`error` as the error that tells the user, or the loop, what to do."""
     text = f"Kafka at {bootstrap}: {what}: {error}"
