@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record
+from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, header_name
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded import EmbeddedAdmin, EmbeddedLog
 from streamlearn.log.port import Admin, Log, Names, Row, ShardLog, TopicSpec
@@ -206,7 +206,7 @@ rows_strategy = st.lists(
         Row,
         bytes_or_none,
         bytes_or_none,
-        st.lists(st.tuples(st.text(max_size=5), bytes_or_none), max_size=3).map(tuple),
+        st.lists(st.tuples(st.binary(max_size=5).map(header_name), bytes_or_none), max_size=3).map(tuple),
         st.just(1),
     ),
     min_size=1,

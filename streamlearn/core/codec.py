@@ -25,7 +25,14 @@ from streamlearn.core.events import (
     Feature,
     Refusal,
 )
-from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record
+from streamlearn.core.records import (
+    ORDER_HEADER,
+    UNREADABLE_HEADER,
+    Headers,
+    Output,
+    Record,
+    header_name_bytes,
+)
 
 MAX_NAME_CHARS: Final = 256
 """So much of a feature's name goes into a dead letter's header."""
@@ -258,7 +265,7 @@ def _strictly(value: bytes) -> str:
 def _why_not_json(record: Record, value: bytes) -> str:
     """The reason for bytes that orjson refused."""
     if not value:
-        return "empty"
+        return "unreadable" if any(name == UNREADABLE_HEADER for name, _ in record.headers) else "empty"
     reason = _strictly(value) or "not_json"
     framed = (value[0] == 0 and len(value) > 5) or (value[0] == 1 and len(value) > 17)
     if framed or any(name == SCHEMA_HEADER for name, _ in record.headers):
@@ -289,7 +296,7 @@ def passed_on(headers: Headers) -> Headers:
     for name, value in headers:
         if name == ORDER_HEADER:
             continue
-        room -= len(name.encode()) + len(value or b"") + HEADER_BYTES
+        room -= len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
         if room >= 0:
             kept.append((name, value))
     return tuple(kept)

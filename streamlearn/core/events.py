@@ -39,6 +39,7 @@ MAX_AHEAD_MS: Final = 3_600_000
 
 REASONS: Final[dict[str, str]] = {
     "too_large": f"the record is larger than {MAX_EVENT_BYTES:,} bytes",
+    "unreadable": "the log cannot read what it holds here; the header streamlearn.unreadable says why",
     "empty": "the value is empty; an event is a JSON object",
     "not_utf8": "the value is not UTF-8",
     "not_json": "the value is not JSON",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from streamlearn.core.codec import clean_object
 from streamlearn.core.events import Refusal, Skipped
-from streamlearn.core.records import Record
+from streamlearn.core.records import Record, header_name_bytes
 
 Document = dict[str, Any]
 Reader = Callable[[Record, bytes], Document | Refusal | Skipped]
@@ -78,7 +78,9 @@ def _cloudevents(record: Record, value: bytes, read: Reader) -> Document | Refus
         if type(data) is not dict:
             return data
         attributes: Document = {
-            name[3:]: value.decode("utf-8", "backslashreplace")
+            header_name_bytes(name[3:]).decode("utf-8", "backslashreplace"): value.decode(
+                "utf-8", "backslashreplace"
+            )
             for name, value in headers.items()
             if name.startswith("ce_")
         }

@@ -25,9 +25,29 @@ ORDER_HEADER = "streamlearn.order"
 digits, never twice. It is not passed on.
 """
 
+UNREADABLE_HEADER = "streamlearn.unreadable"
+"""With this header, which says why, and an empty value the log hands out a record that it cannot read."""
+
+
+def header_name(data: bytes) -> str:
+    """The name of a header that was named by these bytes, which Kafka wants to be UTF-8 and does not check:
+    others stand as surrogates, as Python has them in the names of files.
+
+    >>> header_name_bytes(header_name(b"\\xff\\xfe"))
+    b'\\xff\\xfe'
+    """
+    return data.decode("utf-8", "surrogateescape")
+
+
+def header_name_bytes(name: str) -> bytes:
+    """The inverse of `header_name`."""
+    return name.encode("utf-8", "surrogateescape")
+
 
 class Record(msgspec.Struct, gc=False):
-    """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time."""
+    """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time. Names of
+    headers as `header_name` makes them.
+    """
 
     topic: str
     partition: int
@@ -161,7 +181,7 @@ def preimage(outputs: Iterable[Output]) -> bytes:
             continue
         parts += (_prefixed(output.role.encode()), _prefixed(key), _prefixed(value), b"%d;" % len(headers))
         for name, content in headers:
-            parts += (_prefixed(name.encode()), _prefixed(content))
+            parts += (_prefixed(header_name_bytes(name)), _prefixed(content))
     return b"".join(parts)
 
 

@@ -14,10 +14,20 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import msgspec
 
-from streamlearn.core.records import Headers, Output, Positions, Range, Record, TopicPartition
+from streamlearn.core.records import (
+    Headers,
+    Output,
+    Positions,
+    Range,
+    Record,
+    TopicPartition,
+    header_name,
+    header_name_bytes,
+)
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.embedded_file import IDLE_S, LogFile
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
@@ -45,7 +55,10 @@ _IDENTITIES = (
 
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
-_Columns = tuple[list[bytes | None], list[bytes | None], list[Headers] | None]
+_Packed = tuple[tuple[Any, bytes | None], ...]
+"""Headers in a pack: a name is a str, or bytes where it is not UTF-8, which a pack's texts must be."""
+
+_Columns = tuple[list[bytes | None], list[bytes | None], list[_Packed] | None]
 """Keys, values, and headers (None when there are none at all) of a pack."""
 
 _encode_pack = msgspec.msgpack.Encoder().encode
@@ -213,10 +226,11 @@ class Topics:
         for next_offset, at_ms, packed in cursor:
             keys, values, headers = _decode_pack(packed)
             base = next_offset - len(keys)
+            named = None if headers is None else map(_read_names, headers)
             offsets = range(base, next_offset)
             pack = list(
                 map(Record, repeat(topic), repeat(partition), offsets, repeat(at_ms), keys, values,
-                    headers or repeat(()))
+                    named or repeat(()))
             )  # fmt: skip
             first = max(0, position - base)
             for record in pack[first : first + max_records - len(taken)]:
@@ -300,7 +314,7 @@ def _packs(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
 
 
 def _split(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
-    headers = [row.headers for row in rows]
+    headers = [_packed_names(row.headers) for row in rows]
     packed = _encode_pack(
         ([row.key for row in rows], [row.value for row in rows], headers if any(headers) else None)
     )
@@ -310,6 +324,23 @@ def _split(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
     middle = len(rows) // 2
     yield from _split(rows[:middle])
     yield from _split(rows[middle:])
+
+
+def _packed_names(headers: Headers) -> _Packed:
+    if all(name.isascii() for name, _ in headers):
+        return headers
+    return tuple((_packed_name(name), content) for name, content in headers)
+
+
+def _packed_name(name: str) -> str | bytes:
+    data = header_name_bytes(name)
+    return name if data.decode("utf-8", "replace") == name else data
+
+
+def _read_names(headers: _Packed) -> Headers:
+    return tuple(
+        (header_name(name) if isinstance(name, bytes) else name, content) for name, content in headers
+    )
 
 
 def _name(at: TopicPartition) -> str:

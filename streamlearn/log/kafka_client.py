@@ -29,6 +29,7 @@ from kafka.errors import (
 
 from streamlearn.core.records import Headers
 from streamlearn.errors import ConfigError, Stop, Unreachable
+from streamlearn.log.kafka_records import for_client
 
 Answer = TypeVar("Answer")
 
@@ -214,6 +215,7 @@ def append(producer: Any, place: Any, key: bytes | None, value: bytes | None, he
     `KafkaProducer.send` refuses null headers, and a null key with a null value, which Kafka allows and dead
     letters need; it also checks for each record what we check once per transaction.
     """
+    headers = for_client(headers)
     if headers and any(data is None for _, data in headers):
         headers = _NullHeaders(headers)
     return producer._accumulator.append(place, None, key, value, headers)[0]

@@ -27,6 +27,7 @@ from streamlearn.core.records import Positions, Range, Record
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.kafka_client import CONNECT_S, ask, connect, explained
+from streamlearn.log.kafka_records import plain, read_any_names
 from streamlearn.log.port import Polled
 
 _NO_LIMIT = 1 << 62
@@ -200,6 +201,7 @@ class Reader:
                 bootstrap_timeout_ms=_AGAIN_MS if self._patient else int(CONNECT_S * 1000),
             )
             self._patient = True
+            read_any_names(self._consumer)
         return self._consumer
 
     def _seek(self, positions: Positions) -> None:
@@ -239,7 +241,7 @@ class Reader:
         for place, rows in fetched.items():
             topic, partition = tp = (place.topic, place.partition)
             self._cursors[tp].ahead += [
-                Record(topic, partition, row.offset, row.timestamp, row.key, row.value, tuple(row.headers))
+                Record(topic, partition, row.offset, row.timestamp, row.key, row.value, plain(row.headers))
                 for row in rows
             ]
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from streamlearn.core.records import Headers, Record
+from streamlearn.core.records import UNREADABLE_HEADER, Headers, Record
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay import reading
 from streamlearn.replay.lines import line
@@ -71,7 +71,7 @@ def letter_of(record: Record) -> Letter | None:
             found[f"{_PREFIX}exception.message"],
             found.get("streamlearn.feature", ""),
             retries,
-            "streamlearn.truncated" in found,
+            "streamlearn.truncated" in found or UNREADABLE_HEADER in found,
         )
     except (KeyError, ValueError):
         return None

@@ -2,7 +2,8 @@
 
 The line is an object with exactly these members, in this order: `topic`, `partition`, `offset`,
 `timestamp` (ms), `key`, `value`, `headers` (a list of `{"name", "value"}`). Bytes that are UTF-8 stand as
-text, null as null; other bytes stand in base64 under `key_base64` or `value_base64` instead.
+text, null as null; other bytes stand in base64 under `key_base64` or `value_base64` instead. A header whose
+name is not UTF-8 has `name_base64` too, and its odd bytes are spelled `\\xff` in `name`.
 
 Invariant: `parse(line(record))` has the record's key, value and headers, byte for byte.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from streamlearn.core.records import Headers, Record
+from streamlearn.core.records import Headers, Record, header_name, header_name_bytes
 
 _HEAD = b'{"topic":'
 _PLACE = {"topic", "partition", "offset", "timestamp"}
@@ -32,7 +33,7 @@ def line(record: Record) -> bytes:
             "timestamp": record.timestamp_ms,
             **_written("key", record.key),
             **_written("value", record.value),
-            "headers": [{"name": name, **_written("value", value)} for name, value in record.headers],
+            "headers": [{**_named(name), **_written("value", value)} for name, value in record.headers],
         }
     )
 
@@ -45,7 +46,7 @@ def parse(text: bytes) -> Record | None:
         found = orjson.loads(text)
         if found.keys() not in _SHAPES:
             return None
-        headers: Headers = tuple((header["name"], _read("value", header)) for header in found["headers"])
+        headers: Headers = tuple((_name(header), _read("value", header)) for header in found["headers"])
         record = Record(
             found["topic"],
             found["partition"],
@@ -61,13 +62,31 @@ def parse(text: bytes) -> Record | None:
     return record if all(type(number) is int for number in numbers) else None
 
 
+def _named(name: str) -> dict[str, str]:
+    if name.isascii():
+        return {"name": name}
+    data = header_name_bytes(name)
+    spelled = data.decode("utf-8", "backslashreplace")
+    return {"name": name} if spelled == name else {"name": spelled, "name_base64": _base64(data)}
+
+
+def _name(header: dict[str, str]) -> str:
+    if "name_base64" in header:
+        return header_name(base64.b64decode(header["name_base64"], validate=True))
+    return header["name"]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _written(name: str, data: bytes | None) -> dict[str, str | None]:
     if data is None:
         return {name: None}
     try:
         return {name: data.decode("utf-8")}
     except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(data).decode()}
+        return {f"{name}_base64": _base64(data)}
 
 
 def _read(name: str, found: dict[str, Any]) -> bytes | None:

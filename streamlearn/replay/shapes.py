@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.core.records import Record
+from streamlearn.core.records import Record, header_name_bytes
 from streamlearn.replay.cells import Rule, converter
 
 Document = Mapping[str, Any]
@@ -65,7 +65,9 @@ def _recognised(record: Record) -> tuple[str, Document]:
     headers = {name.lower(): text or b"" for name, text in record.headers}
     if "ce_specversion" in headers:
         attributes = {
-            name[3:]: text.decode("utf-8", "replace") for name, text in headers.items() if name[:3] == "ce_"
+            header_name_bytes(name[3:]).decode("utf-8", "backslashreplace"): text.decode("utf-8", "replace")
+            for name, text in headers.items()
+            if name[:3] == "ce_"
         }
         return "cloudevents", {**attributes, "data": doc}
     return _wrapped(doc)
