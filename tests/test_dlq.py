@@ -73,6 +73,46 @@ def test_a_second_retry_counts_on_and_keeps_one_mark_of_each() -> None:
     )
 
 
+FOREIGN: Headers = (
+    ("streamlearn.retries", b"many"),
+    ("streamlearn.letter", b"\xff"),
+    ("streamlearn.stage", b"theirs"),
+    ("streamlearn.feature", b"theirs"),
+    ("streamlearn.truncated", None),
+    ("__connect.errors.topic", b"theirs"),
+    ("__connect.errors.partition", b"x"),
+)
+
+
+def test_headers_of_a_producer_that_are_named_like_ours_are_not_ours() -> None:
+    letter = letter_of(refused(JSON, headers=FOREIGN))
+    assert letter is not None
+    assert (letter.topic, letter.partition, letter.stage, letter.feature) == ("events", 0, "decode", "")
+    assert (letter.retries, letter.truncated) == (0, False)
+    again = letter_of(refused(JSON, headers=row_of(letter, 1).headers))
+    assert again is not None and again.retries == 1
+    assert row_of(again, 1).headers[2:] == FOREIGN
+
+
+def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -> None:
+    command.ok("topics", "ensure", "-i", "events", "--db", "s.db")
+    odd: list[Headers] = [FOREIGN, FOREIGN[2:], (("streamlearn.retries", None),), ()]
+    admin = EmbeddedAdmin("s.db")
+    for headers in odd:
+        letter = refused(JSON, headers=headers)
+        admin.append("streamlearn.dlq", [Row(letter.key, letter.value, letter.headers)])
+        admin.append("events", [Row(None, b"x", headers)])
+    admin.close()
+    assert [row[0] for row in listed(command)] == [4]
+    for place in range(4):
+        command.ok("dlq", "show", f"0:{place}", "--db", "s.db")
+    command.ok("dlq", "retry", "--db", "s.db")
+    back = [line["headers"] for line in in_events(command) if line["value"] == "v"]
+    assert [len(headers) - 2 for headers in back] == [len(headers) for headers in odd]
+    again = json.loads(command.ok("dlq", "retry", "--json", "--db", "s.db"))
+    assert (again["sent"], again["already"]) == ({}, 4)
+
+
 def test_a_partition_that_is_gone_is_chosen_anew() -> None:
     letter = letter_of(refused(TYPE, partition=3))
     assert letter is not None
@@ -163,7 +203,8 @@ def test_a_letter_is_retried_as_often_as_allowed(letters: Run, monkeypatch: pyte
     monkeypatch.setenv("STREAMLEARN_DLQ__RETRIES_MAX", "2")
     admin = EmbeddedAdmin("s.db")
     for n in (1, 2):
-        record = refused(TYPE, b"%d" % n, (("streamlearn.retries", b"%d" % n),))
+        marks = (("streamlearn.retries", b"%d" % n), ("streamlearn.letter", b"streamlearn.dlq-0-99"))
+        record = refused(TYPE, b"%d" % n, marks)
         admin.append("streamlearn.dlq", [Row(None, record.value, record.headers)])
     admin.close()
     sent = letters.ok("dlq", "retry", "--from", "5", "--db", "s.db")

@@ -4,6 +4,8 @@ Invariants:
 - A retried record is the refused one: its bytes, its own headers in their order, to the topic and, where it
   exists, the partition it came from. It carries two headers of ours instead of the reasons:
   `streamlearn.retries` counts, and `streamlearn.letter` names the letter it was made from.
+- A producer may have sent headers with any of these names. In a letter, ours begin at the last
+  `__connect.errors.topic`; in a record, only the two that stand first are ours, and only when both are sound.
 - A record is retried at most `retries_max` times. A letter is sent once, whatever becomes of a call: whether
   it was is read from the topic it goes to.
 """
@@ -14,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from streamlearn.core.records import UNREADABLE_HEADER, Headers, Record
+from streamlearn.core.records import Headers, Record
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay import reading
 from streamlearn.replay.lines import line
@@ -26,6 +28,7 @@ _FIRST: Final = f"{_PREFIX}topic"
 """The first of the headers that `core.codec.dead_letter` adds to the record's own."""
 
 _CLASS: Final = "streamlearn."
+_COUNT_DIGITS: Final = 9
 
 
 class Letter(NamedTuple):
@@ -55,12 +58,12 @@ class Letter(NamedTuple):
 
 def letter_of(record: Record) -> Letter | None:
     """The letter in a record of a dlq topic; None when streamlearn did not write it."""
-    found = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in record.headers}
+    ours = record.headers[_ours_from(record.headers) :]
+    found = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in ours}
     try:
         partition = int(found[f"{_PREFIX}partition"])
         offset = int(found[f"{_PREFIX}offset"])
         name = found[f"{_PREFIX}exception.class.name"]
-        retries = int(found.get(RETRIES, "0"))
         return Letter(
             record,
             found[_FIRST],
@@ -70,11 +73,27 @@ def letter_of(record: Record) -> Letter | None:
             name.removeprefix(_CLASS),
             found[f"{_PREFIX}exception.message"],
             found.get("streamlearn.feature", ""),
-            retries,
-            "streamlearn.truncated" in found or UNREADABLE_HEADER in found,
+            _marks(record.headers)[0],
+            "streamlearn.truncated" in found or name == f"{_CLASS}unreadable",
         )
     except (KeyError, ValueError):
         return None
+
+
+def _ours_from(headers: Headers) -> int:
+    """Where the headers begin that made a dead letter of a record; after all of them when none did."""
+    return max((n for n, (name, _) in enumerate(headers) if name == _FIRST), default=len(headers))
+
+
+def _marks(headers: Headers) -> tuple[int, str]:
+    """How often a record was retried, and the name of the letter it was made from: of the two headers at the
+    front; 0 and "" for a record that no retry has made.
+    """
+    match headers[:2]:
+        case ((name, count), (other, letter)) if name == RETRIES and other == MADE_FROM:
+            if count and letter and count.isdigit() and len(count) <= _COUNT_DIGITS:
+                return int(count), letter.decode("utf-8", "backslashreplace")
+    return 0, ""
 
 
 class Wanted(NamedTuple):
@@ -125,8 +144,7 @@ def groups(letters: Iterable[Letter]) -> list[Group]:
 def row_of(letter: Letter, partitions: int) -> Row:
     """The refused record, to be appended to its topic again."""
     headers = letter.record.headers
-    ours_from = max(n for n, (name, _) in enumerate(headers) if name == _FIRST)
-    own: Headers = tuple(one for one in headers[:ours_from] if one[0] not in (RETRIES, MADE_FROM))
+    own = headers[2 if _marks(headers)[1] else 0 : _ours_from(headers)]
     # First, because what is passed on to a dead letter is cut from the end.
     marks: Headers = ((RETRIES, b"%d" % (letter.retries + 1)), (MADE_FROM, letter.name.encode()))
     partition = letter.partition if letter.partition < partitions else None
@@ -141,7 +159,7 @@ def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
         oldest_ms = min(letter.record.timestamp_ms for letter in letters if letter.topic == topic)
         first, end = admin.offsets_at(topic, oldest_ms), existing[topic].end
         for record in reading.between(admin, topic, first, end):
-            found |= {(value or b"").decode() for name, value in record.headers if name == MADE_FROM}
+            found.add(_marks(record.headers)[1])
     return found
 
 
