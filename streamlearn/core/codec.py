@@ -296,10 +296,19 @@ def passed_on(headers: Headers) -> Headers:
     for name, value in headers:
         if name == ORDER_HEADER:
             continue
-        room -= len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
+        room -= _header_bytes(name, value)
         if room >= 0:
             kept.append((name, value))
     return tuple(kept)
+
+
+def headers_bytes(headers: Headers) -> int:
+    """What headers take in a record, at most."""
+    return sum(_header_bytes(name, value) for name, value in headers)
+
+
+def _header_bytes(name: str, value: bytes | None) -> int:
+    return len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
 
 
 def dead_letter(record: Record, refusal: Refusal) -> Output:

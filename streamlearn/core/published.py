@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from streamlearn.core.codec import passed_on
+from streamlearn.core.codec import headers_bytes, passed_on
 from streamlearn.core.events import MAX_OUTPUT_BYTES, Event, Refusal
 from streamlearn.core.learner import Answer
 from streamlearn.core.records import Output, Record
@@ -19,12 +19,17 @@ _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 class Publisher:
     """Of one model: what every prediction says in the same bytes is made once, per model and partition."""
 
-    def __init__(self, name: str, version: str, revision: int, key: bool) -> None:
-        """`key`: whether the event has a key of its own, beside its record's."""
+    def __init__(
+        self, name: str, version: str, revision: int, key: bool, limit_bytes: int | None = None
+    ) -> None:
+        """`key`: whether the event has a key of its own, beside its record's. `limit_bytes`: of a prediction
+        with its headers; None: they have room of their own.
+        """
         self._model = {"name": name, "version": version, "revision": revision}
         self._model_member = b',"model":' + orjson.dumps(self._model)[:-1] + b',"learned":'
         self._source_members: dict[tuple[str, int], bytes] = {}
         self._own_key = key
+        self._limit_bytes = limit_bytes
 
     def prediction(
         self, event: Event, record: Record, answer: Answer, learned: int, as_int: bool
@@ -57,9 +62,12 @@ class Publisher:
         # of them until the publish costs 2 us an event in cache misses.
         value = b"%b%b%d%b%d}}" % (head[:-1], self._model_member, learned, source, record.offset)
         key = record.key if not self._own_key else _key_bytes(event.key)
-        if len(value) + len(key or b"") > MAX_OUTPUT_BYTES:
-            return Refusal("guard", "output_too_large")
+        size = len(value) + len(key or b"")
         headers = passed_on(record.headers) if record.headers else ()
+        if size > MAX_OUTPUT_BYTES or (
+            self._limit_bytes is not None and size + headers_bytes(headers) > self._limit_bytes
+        ):
+            return Refusal("guard", "output_too_large")
         return Output("predictions", record.partition, key, value, headers)
 
     def scores(self, ts: Any, record: Record, learned: int, report: dict[str, Any]) -> Output:

@@ -67,7 +67,9 @@ class Shard:
         self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
-        self._publisher = Publisher(spec.model_name, spec.model_version, spec.revision, bool(spec.event.key))
+        self._publisher = Publisher(
+            spec.model_name, spec.model_version, spec.revision, bool(spec.event.key), spec.prediction_bytes
+        )
         self._decode = compile_decoder(spec.event, self.schemas)
         self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
         self._others = {spec.control: self._obey}

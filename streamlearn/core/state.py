@@ -30,6 +30,10 @@ class ShardSpec(msgspec.Struct, frozen=True):
     """None: no scores, as in eras from before there were any."""
     horizon: int = 1
     """How many labels a forecaster looks ahead."""
+    prediction_bytes: int | None = None
+    """The largest prediction that its topic takes, with its headers; None where that is no less than what is
+    published anyway.
+    """
 
 
 class Memory(msgspec.Struct):

@@ -142,6 +142,10 @@ class EmbeddedLog:
         ours = {*self._names.sources, *self._names.roles.values()}
         return {name: info for name, info in self._topics.topics().items() if name in ours}
 
+    def record_limit(self, role: str) -> int | None:
+        """None: a file takes records of any size."""
+        return None
+
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """Per partition, the first offset that arrived at `timestamp_ms` or later (else the end)."""
         return self._topics.offsets_at(topic, timestamp_ms)

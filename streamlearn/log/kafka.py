@@ -13,6 +13,7 @@ from streamlearn.log.kafka_client import client_options
 from streamlearn.log.kafka_election import Election
 from streamlearn.log.kafka_shard import KafkaShardLog
 from streamlearn.log.kafka_store import TopicStore
+from streamlearn.log.kafka_topics import record_limit
 from streamlearn.log.kafka_topics import look
 from streamlearn.log.port import Names, TopicInfo
 
@@ -47,6 +48,11 @@ class KafkaLog:
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""
         return self._cluster.topics([*self._names.sources, *self._names.roles.values()])
+
+    def record_limit(self, role: str) -> int | None:
+        """As `Log.record_limit`."""
+        topic = self._names.roles[role]
+        return record_limit(self._cluster.settings([topic]).get(topic, {}))
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""

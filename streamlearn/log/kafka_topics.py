@@ -11,6 +11,7 @@ from kafka import TopicPartition
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError
 from streamlearn.log.kafka_admin import Cluster
+from streamlearn.log.kafka_client import FRAME_BYTES
 from streamlearn.log.port import Names
 from streamlearn.log.specs import ARRIVAL, alter_command
 
@@ -60,12 +61,22 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
             for role, topic in ours.items()
         },
         {
-            topic: int(settings.get(topic, {}).get("max.message.bytes", _MESSAGE_BYTES))
+            topic: batch_limit(settings.get(topic, {}))
             for role, topic in ours.items()
             if role not in _OTHER_WRITERS
         },
         [(topic, n) for topic in names.sources for n in range(found[topic].partitions)],
     )
+
+
+def batch_limit(settings: Mapping[str, str]) -> int:
+    """The largest batch that a topic with these settings takes."""
+    return int(settings.get("max.message.bytes", _MESSAGE_BYTES))
+
+
+def record_limit(settings: Mapping[str, str]) -> int:
+    """The largest record, as `Writer.check` counts it, that a topic with these settings takes."""
+    return batch_limit(settings) - FRAME_BYTES
 
 
 def _check_journal(bootstrap: str, journal: str, settings: _Settings) -> None:

@@ -17,8 +17,8 @@ import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from streamlearn.core.events import HEADER_BYTES
-from streamlearn.core.records import Headers, header_name_bytes
+from streamlearn.core.codec import headers_bytes
+from streamlearn.core.records import Headers
 from streamlearn.errors import Fenced, Stop, StreamlearnError, Unknown
 from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.kafka_client import (
@@ -64,7 +64,7 @@ class Writer:
         """Refuse a record that the broker would refuse, while that costs nothing yet."""
         size = (len(key) if key else 0) + (len(value) if value else 0)
         if headers:
-            size += sum(len(header_name_bytes(name)) + len(data or b"") + HEADER_BYTES for name, data in headers)
+            size += headers_bytes(headers)
         if size > self._limits[topic]:
             raise Stop(
                 f"A record of {size} bytes for {topic} is over its max.message.bytes "

@@ -173,6 +173,11 @@ class Log(Protocol):
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
 
+    def record_limit(self, role: str) -> int | None:
+        """The largest record that the topic of `role` takes, in bytes of key, value and headers (a header has
+        `HEADER_BYTES` beside its name and value); None where the log sets no limit.
+        """
+
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """Per partition, the first offset whose record timestamp is `>= timestamp_ms` (else the end)."""
 

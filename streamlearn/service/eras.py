@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streamlearn.core.events import REASONS, EventSpec
+from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, REASONS, EventSpec
 from streamlearn.core.fingerprint import fingerprint
 from streamlearn.core.guard import GuardSpec
 from streamlearn.core.label_records import LabelSpec
@@ -55,6 +55,7 @@ def spec_of(era: Era) -> ShardSpec:
         labels=_part(era, "labels", LabelSpec),
         scores=_part(era, "scores", ScoresSpec),
         horizon=msgspec.convert(era.config.get("horizon", 1), int),
+        prediction_bytes=msgspec.convert(era.config.get("prediction_bytes"), int | None),
     )
 
 
@@ -127,9 +128,15 @@ def _schema_text(file: str) -> str:
         raise ConfigError(f"[event] schema_file = {file!r} cannot be read as text: {error}") from None
 
 
-def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], why: str) -> Era:
+def era_now(
+    config: Config,
+    fresh: FreshModel,
+    topics: Mapping[str, TopicInfo],
+    why: str,
+    prediction_bytes: int | None = None,
+) -> Era:
     """The era that the configuration, the code and the machine of this process would make; it starts no
-    partition yet, and its revision is the first.
+    partition yet, and its revision is the first. `prediction_bytes`: what the topic of predictions takes.
     """
     sources = sorted(config.names().sources)
     missing = [name for name in sources if name not in topics]
@@ -152,6 +159,8 @@ def era_now(config: Config, fresh: FreshModel, topics: Mapping[str, TopicInfo], 
         inside["labels"] = msgspec.to_builtins(labels)
     if config.scores.every:
         inside["scores"] = config.scores.model_dump()
+    if prediction_bytes is not None and prediction_bytes < MAX_OUTPUT_BYTES + MAX_HEADER_BYTES:
+        inside["prediction_bytes"] = prediction_bytes  # else the topic takes all that is published
     return Era(
         why=why,
         config=inside,

@@ -65,6 +65,7 @@ class Recovery:
         self._schemas = schemas
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()
+        self._prediction_bytes = service_log.record_limit("predictions")
         self._beginning = Beginning(config, fresh)
 
     def run(self, model_change: str = "", begin: bool = False) -> Standing:
@@ -107,7 +108,7 @@ class Recovery:
 
     def _compared(self, end: JournalEnd) -> Era:
         """The era of today's configuration, once all that is outside the journal was found to agree."""
-        now = era_now(self._config, self._fresh, self._topics, "")
+        now = era_now(self._config, self._fresh, self._topics, "", self._prediction_bytes)
         check_app(self._config, end.era, now)
         check_journal(self._config, end.era, now)
         check_topics(end.era, now)
@@ -144,7 +145,7 @@ class Recovery:
 
     def _genesis(self, begin: bool) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
-        era = era_now(self._config, self._fresh, self._topics, "genesis")
+        era = era_now(self._config, self._fresh, self._topics, "genesis", self._prediction_bytes)
         era = start_of(self._log, self._config, era, self._topics, {})
         self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)

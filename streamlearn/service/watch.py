@@ -109,7 +109,7 @@ def let_others_go_first(
     era = newest_era(store, config.checkpoint.key.encode())
     if era is None:
         return
-    now = era_now(config, fresh, log_.topics(), "")
+    now = era_now(config, fresh, log_.topics(), "", log_.record_limit("predictions"))
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return
     told = False
