@@ -149,9 +149,9 @@ class App:
 
     def done(self) -> int:
         """Predictions and dead letters so far (an upper bound on Kafka, whose offsets count markers)."""
-        topics = self.admin.topics()
         roles = self.config.names().roles
-        return sum(sum(topics[roles[role]].end) for role in ("predictions", "dlq"))
+        topics = self.admin.topics([roles["predictions"], roles["dlq"]])
+        return sum(sum(info.end) for info in topics.values())
 
     def wait(self, process: "subprocess.Popen[bytes]", count: int, pause_s: float = 0.02) -> float:
         """Seconds until `count` outcomes are there."""

@@ -129,7 +129,7 @@ class App:
 
     def records(self, topic: str) -> list[Record]:
         """Everything committed in a topic now, by partition and offset."""
-        ends = self.admin.topics()[topic]
+        ends = self.admin.topics([topic])[topic]
         found: list[Record] = []
         for partition, (start, end) in enumerate(zip(ends.start, ends.end, strict=True)):
             position, idle = start, 0

@@ -1,14 +1,25 @@
-"""Questions to a Kafka cluster whose answers the broker at hand cannot give: those of older versions."""
+"""Questions to a Kafka cluster: of an older version, and one in which strangers make and delete topics."""
 
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.errors import UnknownTopicOrPartitionError
 from kafka.protocol.admin import DescribeClusterRequest, DescribeClusterResponse
 from kafka.protocol.metadata import MetadataResponse
 
+from streamlearn.core.codec import dead_letter
+from streamlearn.core.events import Refusal
+from streamlearn.core.records import Record
+from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
 from streamlearn.log.kafka_client import broker_count
+from streamlearn.log.port import Row, TopicInfo, TopicSpec
+from tests.command import Command, command
+from tests.service_process import Apps, apps
+
+__all__ = ["apps", "command"]
 
 BROKERS = 2
 
@@ -44,3 +55,100 @@ def test_brokers_before_3_7_are_counted_though_the_client_cannot_describe_their_
     with pytest.raises(KeyError, match="endpoint_type"):
         client.describe_cluster()  # when this passes, kafka-python has mended it
     assert broker_count(client) == BROKERS
+
+
+class Flickering:
+    """An admin client, and a stranger who deletes a topic between the two requests of a listing."""
+
+    def __init__(self, client: Any, gone: str) -> None:
+        self._client = client
+        self._gone = gone
+        self.asked: list[Any] = []
+
+    def describe_topics(self, names: Any) -> Any:
+        self.asked.append(names)
+        found = self._client.describe_topics(names)
+        return found if self._gone else [topic for topic in found if topic["name"] in self.kept]
+
+    def list_partition_offsets(self, specs: Any, **words: Any) -> Any:
+        if any(place.topic == self._gone for place in specs):
+            self.kept = {place.topic for place in specs} - {self._gone}
+            self._gone = ""
+            raise UnknownTopicOrPartitionError("deleted meanwhile")
+        return self._client.list_partition_offsets(specs, **words)
+
+
+@pytest.mark.kafka
+def test_a_topic_that_vanishes_between_two_requests_is_left_out(kafka: str, topic_prefix: str) -> None:
+    cluster = Cluster(kafka, {})
+    stays, goes = f"{topic_prefix}.stays", f"{topic_prefix}.goes"
+    cluster.create([TopicSpec(stays, 2), TopicSpec(goes, 1)])
+    client = cluster._client
+    cluster._client = flickering = Flickering(client, goes)
+    assert set(cluster.topics([stays, goes])) == {stays}
+    assert flickering.asked == [[goes, stays]] * 2
+    client.close()
+
+
+@pytest.mark.kafka
+def test_commands_ask_only_for_their_own_topics(
+    apps: Apps, kafka: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    describe = Cluster.topics
+
+    def noted(self: Cluster, names: Iterable[str]) -> dict[str, TopicInfo]:
+        asked.update(names := list(names))
+        return describe(self, names)
+
+    def listed(self: Cluster) -> list[str]:
+        raise AssertionError("it asks for the names of the whole cluster")
+
+    monkeypatch.setattr(Cluster, "topics", noted)
+    monkeypatch.setattr(Cluster, "topic_names", listed)
+    app = apps(kafka)
+    name, topic = app.config.app.name, app.inputs[0]
+    letter = dead_letter(Record(topic, 0, 0, 0, None, b"x"), Refusal("decode", "not_json"))
+    app.admin.append(app.config.topics.dlq, [Row(letter.key, letter.value, letter.headers)])
+    where = ("-b", kafka, "-n", name)
+    for words in (
+        ("topics", "ensure", "-i", topic, *where),
+        ("topics", "check", "-i", topic, *where),
+        ("control", "guard-reset", "a", *where),
+        ("dlq", "list", *where),
+        ("dlq", "retry", *where),
+        ("tail", topic, "-o", "beginning", "-b", kafka),
+        ("record", "-t", topic, "-b", kafka),
+        ("replay", "river:Phishing", "-t", topic, "--limit", "3", "-b", kafka),
+        ("look", topic, "-b", kafka),
+    ):
+        command.ok(*words)
+    assert asked == {*app.config.names().sources, *app.config.names().roles.values()}
+
+
+@pytest.mark.kafka
+def test_a_stranger_who_makes_and_deletes_topics_disturbs_no_listing(kafka: str, topic_prefix: str) -> None:
+    stranger, cluster = KafkaAdmin(kafka, {}), Cluster(kafka, {})
+    mine = f"{topic_prefix}.mine"
+    cluster.create([TopicSpec(mine, 1)])
+    stop = threading.Event()
+
+    def disturb() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"{topic_prefix}.{number}"
+            stranger.create([TopicSpec(name, 3)])
+            stranger._cluster._client.delete_topics([name])
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert set(cluster.topics([mine, f"{topic_prefix}.1"])) - {f"{topic_prefix}.1"} == {mine}
+            assert mine in cluster.topic_names()
+    finally:
+        stop.set()
+        thread.join()
+        cluster.close()
+        stranger.close()

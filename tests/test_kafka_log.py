@@ -76,7 +76,7 @@ def abort(producer: Any, topic: str, times: int) -> None:
 
 
 def committed(admin: KafkaAdmin, topic: str) -> list[tuple[bytes | None, bytes | None, Headers]]:
-    info = admin.topics()[topic]
+    info = admin.topics([topic])[topic]
     positions = {(topic, index): start for index, start in enumerate(info.start)}
     found = []
     while True:

@@ -62,7 +62,7 @@ def settled(app: App) -> None:
     """Until the labels that came after the last event are learned too: the positions stand at the end."""
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:
-        ends = app.admin.topics()[app.labels].end
+        ends = app.admin.topics([app.labels])[app.labels].end
         reached = {(run.topic, run.partition): run.next for entry in journal(app) for run in entry.ranges}
         if all(reached.get((app.labels, n), 0) >= end - 1 for n, end in enumerate(ends)):
             return

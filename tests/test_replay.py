@@ -395,7 +395,7 @@ def test_an_error_says_how_much_was_sent_before_it(command: Command, monkeypatch
     append = EmbeddedAdmin.append
 
     def fails_at_the_second(self: EmbeddedAdmin, topic: str, rows: Sequence[Row]) -> None:
-        if self.topics()[topic].end[0]:
+        if self.topics([topic])[topic].end[0]:
             raise Unreachable("the disk went away")
         append(self, topic, rows)
 

@@ -528,7 +528,7 @@ def test_expired_marks_of_transactions_at_the_end_of_an_input_are_no_loss(apps: 
     app.wait(process, 100)
     time.sleep(1)
     app.stop(process)
-    end = app.admin.topics()[app.inputs[0]].end[0]
+    end = app.admin.topics([app.inputs[0]])[app.inputs[0]].end[0]
     client = AdminClient({"bootstrap.servers": bootstrap})
     for done in client.delete_records([TopicPartition(app.inputs[0], 0, end)]).values():
         done.result()

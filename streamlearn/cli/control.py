@@ -37,7 +37,7 @@ def guard_reset(
     settings = load(config, given, need_input=False)
     topic = settings.topics.control
     with common.admin_of(settings) as admin:
-        if topic not in admin.topics():
+        if topic not in admin.topics([topic]):
             raise ConfigError(
                 f"there is no control topic {topic}: is the service called {settings.app.name}? "
                 "`streamlearn topics ensure` makes the topics of a service"

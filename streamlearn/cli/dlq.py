@@ -132,7 +132,7 @@ def retry(
     wanted = Wanted(reason, stage, feature)
     with common.admin_of(settings) as admin:
         letters = list(_letters(admin, settings, wanted, first, upto))
-        existing = admin.topics()
+        existing = admin.topics({letter.topic for letter in letters})
         plan = Plan(
             settings.dlq.retries_max,
             sent_before(admin, letters),

@@ -160,7 +160,7 @@ def need_topic(admin: "Admin", settings: "Config", topic: str) -> None:
     """Make a topic that does not exist, in an embedded log; on Kafka say how. Raises `ConfigError`."""
     from streamlearn.log.port import TopicSpec
 
-    if topic in admin.topics():
+    if topic in admin.topics([topic]):
         return
     if settings.log.backend == "kafka":
         raise ConfigError(

@@ -79,8 +79,12 @@ def _wanted(settings: "Config", existing: "dict[str, TopicInfo]", partitions: in
     return inputs + ours
 
 
+def _names(settings: "Config") -> list[str]:
+    return [spec.name for spec in _wanted(settings, {}, partitions=1)]
+
+
 def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
-    existing = admin.topics()
+    existing = admin.topics(_names(settings))
     missing = [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
     for spec in missing:
         details = " ".join(f"{key}={value}" for key, value in spec.settings.items())
@@ -100,7 +104,7 @@ def make_in_file(settings: "Config") -> None:
     import structlog
 
     with common.admin_of(settings, make=True) as admin:
-        existing = admin.topics()
+        existing = admin.topics(_names(settings))
         missing = [spec for spec in _wanted(settings, existing, partitions=1) if spec.name not in existing]
         admin.create(missing)
     for spec in missing:
@@ -120,7 +124,7 @@ def _check(admin: "Admin", settings: "Config") -> None:
 def _differences(admin: "Admin", settings: "Config") -> list[str]:
     from streamlearn.log.specs import ARRIVAL
 
-    existing = admin.topics()
+    existing = admin.topics(_names(settings))
     found = []
     # A file gives every record the time of its arrival, also in topics from before that was a setting.
     unjudged = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}

@@ -232,7 +232,7 @@ class _Stage:
         )
 
     def _predictions(self) -> int:
-        return self._admin.topics()[self._output].end[0]
+        return self._admin.topics([self._output])[self._output].end[0]
 
     def _check_some(self) -> None:
         """Check predictions for a short while; rest when there are none."""

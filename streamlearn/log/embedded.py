@@ -13,7 +13,7 @@ that is stopped (SIGSTOP) inside those blocks the others until it goes on or die
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -343,9 +343,14 @@ class EmbeddedAdmin:
         self._file = LogFile(path, durable=True)
         self._topics = Topics(self._file)
 
-    def topics(self) -> dict[str, TopicInfo]:
-        """Every topic in the file."""
-        return self._topics.topics()
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """As `Admin.topics`."""
+        wanted = set(names)
+        return {name: info for name, info in self._topics.topics().items() if name in wanted}
+
+    def topic_names(self) -> list[str]:
+        """As `Admin.topic_names`."""
+        return list(self._topics.topics())
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings given when the topic was made."""

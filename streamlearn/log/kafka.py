@@ -13,8 +13,7 @@ from streamlearn.log.kafka_client import client_options
 from streamlearn.log.kafka_election import Election
 from streamlearn.log.kafka_shard import KafkaShardLog
 from streamlearn.log.kafka_store import TopicStore
-from streamlearn.log.kafka_topics import record_limit
-from streamlearn.log.kafka_topics import look
+from streamlearn.log.kafka_topics import look, record_limit
 from streamlearn.log.port import Names, TopicInfo
 
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]

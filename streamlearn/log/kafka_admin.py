@@ -51,24 +51,28 @@ class Cluster:
         self.bootstrap = bootstrap
         self._client = connect(KafkaAdminClient, bootstrap, options)
 
-    def topics(self, names: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        """The topics that exist, of `names` or of all, Kafka's internal ones excluded."""
-        wanted = None if names is None else sorted(set(names))
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """The topics of `names` that exist, Kafka's internal ones excluded."""
+        wanted = sorted(set(names))
+        # One question: a topic that is deleted before its offsets are asked for is gone at the next try.
+        return ask(self.bootstrap, "describing topics", lambda: self._described(wanted))
 
-        def described() -> dict[str, tuple[str, int]]:
-            found = {}
-            for topic in self._client.describe_topics(wanted):
-                error = for_code(topic["error_code"])
-                if error.errno == 0 and not topic["is_internal"]:
-                    found[topic["name"]] = (str(topic["topic_id"]), len(topic["partitions"]))
-                elif error.__name__ not in ("NoError", "UnknownTopicOrPartitionError", "InvalidTopicError"):
-                    raise error(topic["name"])
-            return found
+    def topic_names(self) -> list[str]:
+        """As `Admin.topic_names`."""
+        topics = ask(self.bootstrap, "listing topics", lambda: self._client.describe_topics(None))
+        return [topic["name"] for topic in topics if not topic["is_internal"]]
 
-        found = ask(self.bootstrap, "describing topics", described)
+    def _described(self, wanted: list[str]) -> dict[str, TopicInfo]:
+        found = {}
+        for topic in self._client.describe_topics(wanted):
+            error = for_code(topic["error_code"])
+            if error.errno == 0 and not topic["is_internal"]:
+                found[topic["name"]] = (str(topic["topic_id"]), len(topic["partitions"]))
+            elif error.__name__ not in ("NoError", "UnknownTopicOrPartitionError", "InvalidTopicError"):
+                raise error(topic["name"])
         places = [(name, index) for name, (_, count) in found.items() for index in range(count)]
-        start = self.offsets(places, OffsetSpec.EARLIEST)
-        end = self.offsets(places, OffsetSpec.LATEST, committed=True)
+        start = self._offsets(places, OffsetSpec.EARLIEST)
+        end = self._offsets(places, OffsetSpec.LATEST, committed=True)
         return {
             name: TopicInfo(
                 topic_id,
@@ -80,15 +84,14 @@ class Cluster:
 
     def offsets(self, places: Sequence[Place], spec: Any, committed: bool = False) -> dict[Place, int]:
         """Offsets by `OffsetSpec` or by timestamp in ms; -1 where no record is that young."""
+        return ask(self.bootstrap, "asking for offsets", lambda: self._offsets(places, spec, committed))
+
+    def _offsets(self, places: Sequence[Place], spec: Any, committed: bool = False) -> dict[Place, int]:
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         specs = {TopicPartition(*place): spec for place in places}
         if not specs:
             return {}
-        found = ask(
-            self.bootstrap,
-            "asking for offsets",
-            lambda: self._client.list_partition_offsets(specs, isolation_level=level),
-        )
+        found = self._client.list_partition_offsets(specs, isolation_level=level)
         return {(place.topic, place.partition): int(at.offset) for place, at in found.items()}
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
@@ -220,9 +223,13 @@ class KafkaAdmin:
         self._producers: dict[int, Any] = {}
         self._batches: dict[str, int] = {}
 
-    def topics(self) -> dict[str, TopicInfo]:
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """As `Admin.topics`."""
-        return self._cluster.topics()
+        return self._cluster.topics(names)
+
+    def topic_names(self) -> list[str]:
+        """As `Admin.topic_names`."""
+        return self._cluster.topic_names()
 
     def settings(self, topic: str) -> dict[str, str]:
         """As `Admin.settings`."""

@@ -11,7 +11,7 @@ Invariants every adapter keeps:
 - An adapter holds no position: the loop passes positions in.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, TopicPartition
@@ -188,8 +188,15 @@ class Log(Protocol):
 class Admin(Protocol):
     """What the command line does to a log. Not transactional; durable when a call returns."""
 
-    def topics(self) -> dict[str, TopicInfo]:
-        """Every topic there is, by name (internal ones of the backend excluded)."""
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """The topics of `names` that exist. Others are not asked about: a cluster may have thousands, made,
+        deleted and broken by people who never heard of us.
+        """
+
+    def topic_names(self) -> list[str]:
+        """The name of every topic there is, internal ones of the backend excluded: to tell a user who named
+        one that does not exist.
+        """
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings of a topic, in Kafka's names; embedded keeps those given at creation."""

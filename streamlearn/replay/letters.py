@@ -154,8 +154,8 @@ def row_of(letter: Letter, partitions: int) -> Row:
 def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
     """The names of letters that were sent again earlier: read from their topics, since the oldest letter."""
     found: set[str] = set()
-    existing = admin.topics()
-    for topic in sorted({letter.topic for letter in letters} & existing.keys()):
+    existing = admin.topics({letter.topic for letter in letters})
+    for topic in sorted(existing):
         oldest_ms = min(letter.record.timestamp_ms for letter in letters if letter.topic == topic)
         first, end = admin.offsets_at(topic, oldest_ms), existing[topic].end
         for record in reading.between(admin, topic, first, end):

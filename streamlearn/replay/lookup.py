@@ -97,7 +97,7 @@ def letter_about(
     admin: Admin, topic: str, place: Place | None, ident: str, id_member: str, looked: Looked
 ) -> Letter | None:
     """The newest dead letter of the record at `place`, or of an event that has this id."""
-    if topic not in admin.topics():
+    if topic not in admin.topics([topic]):
         return None
     for record in looked(backwards(admin, topic, reading.topic_info(admin, topic).end)):
         letter = letter_of(record)

@@ -48,7 +48,7 @@ class Producer:
     ) -> None:
         self._admin = admin
         self._topics = topics
-        found = admin.topics()
+        found = admin.topics(topic for topic in topics if topic)
         self._partitions = {topic: found[topic].partitions for topic in topics if topic}
         self._pace = pace
         self._stop = stop

@@ -29,13 +29,14 @@ Offsets = tuple[int, ...]
 
 def topic_info(admin: Admin, topic: str) -> TopicInfo:
     """The topic, or a `ConfigError` that names those there are."""
-    found = admin.topics()
-    if topic not in found:
+    info = admin.topics([topic]).get(topic)
+    if info is None:
+        found = admin.topic_names()
         near = difflib.get_close_matches(topic, found, _SHOWN) or sorted(found)[:_SHOWN]
         more = f" and {len(found) - len(near):,} more" if len(found) > len(near) else ""
         names = ", ".join(near) or "none"
         raise ConfigError(f"there is no topic {topic!r}; the topics are: {names}{more}")
-    return found[topic]
+    return info
 
 
 def offsets_of(admin: Admin, topic: str, where: str) -> Offsets:

@@ -43,7 +43,7 @@ class Recorded:
         self._admin = admin
         self._control = config.topics.control
         self._spans: dict[TopicPartition, Span] = {}
-        there = admin.topics()
+        there = admin.topics([*config.names().sources, config.topics.journal])
         for name in config.names().sources:
             if name in there:
                 ends = (first, upto) if name == topic else (there[name].start, there[name].end)

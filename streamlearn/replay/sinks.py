@@ -46,7 +46,7 @@ class Rows:
     def __init__(self, admin: Admin, topic: str) -> None:
         self._admin = admin
         self._topic = topic
-        self._partitions = admin.topics()[topic].partitions
+        self._partitions = admin.topics([topic])[topic].partitions
         self._waiting: list[Row] = []
 
     def write(self, outputs: Sequence[Output]) -> None:
