@@ -6,6 +6,7 @@ record.
 Invariants:
 - A secret never leaves: keys that name one read `***`, and the Kafka client, which writes passwords at
   DEBUG, is capped at INFO whatever the level.
+- What repeats is said once a minute per cause (`observe.repeats`), the clients' lines under events of ours.
 - Logs go to standard error; standard output belongs to data.
 """
 
@@ -20,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from streamlearn.errors import ConfigError
+from streamlearn.observe.repeats import CLIENTS, ClientLines, OurLines, Repeats, name_client_events
 
 _SECRET = re.compile(r"password|passwd|secret|token|credential|jaas|(?:^|_)key$|authorization", re.IGNORECASE)
 _PAIR = re.compile(
@@ -27,7 +29,6 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_CLIENTS = ("kafka",)
 
 
 def setup(stream: TextIO | None = None) -> None:
@@ -44,10 +45,12 @@ def setup(stream: TextIO | None = None) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    repeats = Repeats()
     handler = logging.StreamHandler(stream)
+    handler.addFilter(ClientLines(repeats, debug=level == "DEBUG"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, name_client_events, *shared],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -59,7 +62,7 @@ def setup(stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in _CLIENTS:
+    for name in CLIENTS:
         # At INFO it tells every connection and every metadata refresh: warnings unless asked for more.
         logging.getLogger(name).setLevel(
             logging.INFO if level == "DEBUG" else max(root.level, logging.WARNING)
@@ -67,6 +70,7 @@ def setup(stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            OurLines(repeats),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
