@@ -142,6 +142,14 @@ class EmbeddedLog:
         ours = {*self._names.sources, *self._names.roles.values()}
         return {name: info for name, info in self._topics.topics().items() if name in ours}
 
+    def hidden_outputs(self) -> dict[TopicPartition, int]:
+        """None: transactions of a file follow each other."""
+        return {}
+
+    def open_transactions(self, place: TopicPartition) -> str:
+        """As `Log.open_transactions`."""
+        return f"nobody: {place[0]} is in a file."
+
     def record_limit(self, role: str) -> int | None:
         """None: a file takes records of any size."""
         return None

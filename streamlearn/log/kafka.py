@@ -7,6 +7,7 @@ Invariants:
 
 from collections.abc import Mapping
 
+from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError
 from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
 from streamlearn.log.kafka_client import client_options
@@ -17,6 +18,8 @@ from streamlearn.log.kafka_topics import look, record_limit
 from streamlearn.log.port import Names, TopicInfo
 
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]
+
+_OUTPUTS = ("predictions", "dlq", "scores", "alerts")
 
 
 class KafkaLog:
@@ -47,6 +50,15 @@ class KafkaLog:
     def topics(self) -> dict[str, TopicInfo]:
         """As `Log.topics`."""
         return self._cluster.topics([*self._names.sources, *self._names.roles.values()])
+
+    def hidden_outputs(self) -> dict[Place, int]:
+        """As `Log.hidden_outputs`."""
+        roles = self._names.roles
+        return self._cluster.hidden([topic for role, topic in roles.items() if role in _OUTPUTS])
+
+    def open_transactions(self, place: Place) -> str:
+        """As `Log.open_transactions`."""
+        return self._cluster.open_transactions(place)
 
     def record_limit(self, role: str) -> int | None:
         """As `Log.record_limit`."""

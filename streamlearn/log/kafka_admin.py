@@ -94,6 +94,15 @@ class Cluster:
         found = self._client.list_partition_offsets(specs, isolation_level=level)
         return {(place.topic, place.partition): int(at.offset) for place, at in found.items()}
 
+    def hidden(self, names: Iterable[str]) -> dict[Place, int]:
+        """As `Log.hidden_outputs`, of the topics of `names` that exist."""
+        places = [
+            (name, index) for name, info in self.topics(names).items() for index in range(info.partitions)
+        ]
+        stable = self.offsets(places, OffsetSpec.LATEST, committed=True)
+        high = self.offsets(places, OffsetSpec.LATEST)
+        return {place: at for place, at in stable.items() if at < high[place]}
+
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""
         info = self.topics([topic]).get(topic)

@@ -173,6 +173,14 @@ class Log(Protocol):
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
 
+    def hidden_outputs(self) -> dict[TopicPartition, int]:
+        """Partitions of outputs whose end readers of committed records cannot see, because a transaction
+        is open there now, with the offset at which they stand.
+        """
+
+    def open_transactions(self, place: TopicPartition) -> str:
+        """A sentence that names who holds a transaction open in a partition."""
+
     def record_limit(self, role: str) -> int | None:
         """The largest record that the topic of `role` takes, in bytes of key, value and headers (a header has
         `HEADER_BYTES` beside its name and value); None where the log sets no limit.

@@ -41,6 +41,7 @@ from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import within
+from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
 
@@ -198,12 +199,13 @@ class Loop:
         )
 
     def _recovered(self, shard_log: ShardLog) -> Held:
+        topics = TopicWatch(self._config.names(), self._log)  # their ids first: recovery may take long
         recovery = Recovery(
             self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
         )
         standing = recovery.run(self._model_change, self._begin)
         merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
-        watch = Watch(self._config, self._fresh, standing, self._schemas)
+        watch = Watch(self._config, self._fresh, standing, self._schemas, topics)
         return Held(shard_log, standing, merge, watch, SourceWatch(standing.era))
 
     def _drop(self) -> None:

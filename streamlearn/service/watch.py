@@ -20,6 +20,7 @@ from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
 from streamlearn.service.standing import Standing
+from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
@@ -34,8 +35,16 @@ class Watch:
     that the model comes back the same.
     """
 
-    def __init__(self, config: Config, fresh: FreshModel, standing: Standing, schemas: Schemas) -> None:
+    def __init__(
+        self,
+        config: Config,
+        fresh: FreshModel,
+        standing: Standing,
+        schemas: Schemas,
+        topics: TopicWatch,
+    ) -> None:
         self._config = config
+        self._topics = topics
         self._fresh = fresh
         self._standing = standing
         self._schemas = schemas
@@ -53,6 +62,7 @@ class Watch:
             if enough or sum(len(record.value or b"") for record in self._probation) > PROBATION_BYTES:
                 self.close()
         self._refuse_to_go_on()
+        self._topics.after_commit()
         self._tell()
 
     def close(self) -> None:
