@@ -214,12 +214,7 @@ class Harness:
         return found
 
     def topics(self) -> dict[str, TopicInfo]:
-        everything = self.admin.topics
-        names = [*self.config.names().sources, *self.config.names().roles.values()]
-        try:
-            return everything(names)  # type: ignore[call-arg]
-        except TypeError:
-            return everything()
+        return self.admin.topics([*self.config.names().sources, *self.config.names().roles.values()])
 
     def predictions(self) -> list[dict[str, Any]]:
         return [orjson.loads(r.value or b"") for r in self.records(self.config.topics.predictions)]

@@ -33,7 +33,7 @@ class Life(NamedTuple):
 def old_life(admin: Admin, journal: str) -> Life:
     """The journal of shard 0 as it is now; nothing where it does not exist or is empty."""
     life = Life(None, None, {}, {})
-    if journal not in admin.topics():
+    if journal not in admin.topics([journal]):
         return life
     info = reading.topic_info(admin, journal)
     for record in reading.run(admin, journal, 0, info.start[0], info.end[0]):
@@ -49,10 +49,9 @@ def old_life(admin: Admin, journal: str) -> Life:
 
 def free_names(admin: Admin, config: Config) -> tuple[str, str]:
     """Names of a journal and a topic of checkpoints that are not there yet: with the next number."""
-    there = admin.topics()
     stems = [re.sub(r"-\d+$", "", name) for name in (config.topics.journal, config.topics.checkpoints)]
     number = 2
-    while any(f"{stem}-{number}" in there for stem in stems):
+    while admin.topics([f"{stem}-{number}" for stem in stems]):
         number += 1
     journal, checkpoints = (f"{stem}-{number}" for stem in stems)
     return journal, checkpoints
@@ -64,7 +63,7 @@ def after_predictions(
     """Where the old life stopped: after the newest prediction of each input partition, and never before the
     old journal's end. The second value names the topics that are others by now: they begin at their start.
     """
-    there = admin.topics()
+    there = admin.topics(config.names().sources)
     sources = [name for name in config.names().sources if name in there]
     replaced = [name for name in sources if life.ids.get(name, there[name].id) != there[name].id]
     same = [name for name in sources if name not in replaced]
@@ -84,7 +83,7 @@ def _newest(
     admin: Admin, predictions: str, wanted: set[tuple[str, int]], tell: Callable[[str], None]
 ) -> Positions:
     """The largest offset that was answered, of each place in `wanted` that was answered at all."""
-    if predictions not in admin.topics():
+    if predictions not in admin.topics([predictions]):
         return {}
     found: Positions = {}
     looked = Looked(tell)
@@ -111,8 +110,8 @@ def check_places(admin: Admin, config: Config, start: str) -> None:
     """Raise `ConfigError` when `start` names a place that its topic does not hold."""
     if "@" not in start:
         return
-    there = admin.topics()
     places = start_places(start)
+    there = admin.topics([*config.names().sources, *(topic for topic, _ in places)])
     for topic, partition in places:
         if topic not in there or partition >= there[topic].partitions:
             raise ConfigError(f"--start {topic}-{partition}@...: there is no such partition")

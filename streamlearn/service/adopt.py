@@ -95,7 +95,7 @@ def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog,
     newest = candidates[0].header if candidates else None
     end = read_end(shard_log, config.topics.journal, shard_log.end, newest)
     topics = log.topics()
-    now = era_now(config, fresh, topics, "")
+    now = era_now(config, fresh, topics, "", log.record_limit("predictions"))
     check_app(config, end.era, now)
     if now.model_version != end.era.model_version:
         raise ConfigError("the model has changed as well: take the topics over with the old model first")
