@@ -88,7 +88,9 @@ class Feed:
             name: part if isinstance(part, bytes) else b"".join(part)
             for name, part in dump_state(self.shard).items()
         }
-        self.shard = load_state(self.shard.spec, sections, frozenset({__name__.split(".")[0]}))
+        self.shard = load_state(
+            self.shard.spec, sections, frozenset({type(self.model).__module__.split(".")[0]})
+        )
 
 
 class Remembers(base.Classifier):

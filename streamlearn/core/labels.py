@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.events import Event, Label, Refusal
+from streamlearn.core.intervals import Intervals
 from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
 from streamlearn.core.packing import Kept, Packer
@@ -72,7 +73,10 @@ class Late:
         self.counts = Counts()
         self.pending = Pending(spec.join == "interval", Packer(time_as))
         self._time_unit = time_unit
-        self._early: dict[str, list[_Early]] = {}
+        self._early: dict[str, _Early | Intervals[_Early]] = {}
+        """By join: the one label, or those of several intervals. All that wait stand in `_early_order`, the
+        oldest first, and those of intervals leave in that order alone.
+        """
         self._early_order: deque[_Early] = deque()
         self._early_count = 0
         self._settled: list[dict[str, int]] = [{}, {}]
@@ -96,7 +100,7 @@ class Late:
         if self._early and self._is_known(told):
             counts.duplicate += 1
             return "label.duplicate", []
-        events = (
+        events, _ = (
             self.pending.take_between(told.join, told.start_ms, told.end_ms)
             if interval
             else self.pending.take(told.join)
@@ -122,10 +126,10 @@ class Late:
 
     def _is_known(self, told: Told) -> bool:
         known = self._early.get(told.join)
-        if not known:
+        if known is None:
             return False
         span = (told.start_ms, told.end_ms)
-        return any((one.told.start_ms, one.told.end_ms) == span for one in known)
+        return span in known if isinstance(known, Intervals) else span == _span_of(known)
 
     def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
         _join, time_ms, event_arrived_ms, x, guess, _ts = event
@@ -152,7 +156,7 @@ class Late:
             self._early_order[0].gone or self.pending.newest_ms > self._early_order[0].deadline_ms
         ):
             self._forget(self._early_order.popleft())
-        events = self.pending.due(source, DUE_PER_RECORD)
+        events, _ = self.pending.due(source, DUE_PER_RECORD)
         self.counts.events_expired += len(events)
         return [self._over(event) for event in events]
 
@@ -169,31 +173,38 @@ class Late:
             return event.y
         if not self._early:
             return None
+        early = self._early_for(event)
+        if early is None:
+            return None
+        told = early.told
+        if not early.used:
+            early.used = True
+            self.counts.joined += 1
+            self._ended(1, 0)
+        self.counts.events_joined += 1
+        self._delays.note(told.time_ms, event.time_ms, early.arrived_ms - arrived_ms)
+        if self.spec.join == "id":
+            self._forget(early)
+        return told.y
+
+    def _early_for(self, event: Event) -> _Early | None:
+        """The label that waits for this event; of several intervals the one that came first."""
         join = _join_of(self.spec.join, event)
         known = self._early.get(join) if join is not None else None
-        if not known:
-            return None
-        for early in known:
-            told = early.told
-            if self.spec.join == "interval" and not told.start_ms <= event.time_ms < told.end_ms:
-                continue
-            if not early.used:
-                early.used = True
-                self.counts.joined += 1
-                self._ended(1, 0)
-            self.counts.events_joined += 1
-            self._delays.note(told.time_ms, event.time_ms, early.arrived_ms - arrived_ms)
-            if self.spec.join == "id":
-                self._forget(early)
-            return told.y
-        return None
+        if isinstance(known, Intervals):
+            return known.at(event.time_ms)
+        if known is None or self.spec.join != "interval":
+            return known
+        return known if known.told.start_ms <= event.time_ms < known.told.end_ms else None
 
     def _brings_its_own(self, event: Event) -> None:
         """An event came with its label inside: another label that names it by its id is a second one."""
         if self.spec.join != "id":
             return
         join = short(event.id)
-        for early in [*self._early.get(join, ())]:
+        early = self._early.get(join)
+        if early is not None:
+            assert isinstance(early, _Early), "an id has one label"
             early.used = True
             self.counts.duplicate += 1
             self._forget(early)
@@ -218,7 +229,7 @@ class Late:
 
     def _wait(self, told: Told, arrived_ms: int, used: bool) -> None:
         early = _Early(told, arrived_ms, self.pending.newest_ms + self.spec.early_ttl_ms, used)
-        self._early.setdefault(told.join, []).append(early)
+        self._note(early)
         self._early_order.append(early)
         self._early_count += 1
         while self._early_count > EARLY_MAX:
@@ -226,15 +237,31 @@ class Late:
         if len(self._early_order) > 2 * EARLY_MAX:
             self._early_order = deque(one for one in self._early_order if not one.gone)
 
+    def _note(self, early: _Early) -> None:
+        """Let a label be found by its name."""
+        join = early.told.join
+        known = self._early.get(join)
+        if known is None:
+            self._early[join] = early
+            return
+        assert self.spec.join == "interval", "a second label for an id or a group is a duplicate"
+        if isinstance(known, _Early):
+            self._early[join] = several = Intervals[_Early]()
+            several.add(*_span_of(known), known)
+            known = several
+        known.add(*_span_of(early), early)
+
     def _forget(self, early: _Early) -> None:
         if early.gone:
             return
         early.gone = True
         self._early_count -= 1
         told = early.told
-        left = self._early[told.join]
-        left.remove(early)
-        if not left:
+        known = self._early[told.join]
+        if isinstance(known, Intervals):
+            oldest = known.pop()
+            assert oldest is early, "labels of intervals leave in the order in which they came"
+        if not isinstance(known, Intervals) or not known:
             del self._early[told.join]
         if not early.used:
             self.counts.orphan += 1
@@ -319,12 +346,16 @@ class Late:
         latest_ms = self.pending.newest_ms + self.spec.early_ttl_ms
         for one in saved.early:
             one.deadline_ms = min(one.deadline_ms, latest_ms)
-            self._early.setdefault(one.told.join, []).append(one)
+            self._note(one)
 
 
 def _join_of(kind: str, event: Event) -> str | None:
     found = event.id if kind == "id" else event.group if kind == "group" else event.key
     return None if found is None else short(found)
+
+
+def _span_of(early: _Early) -> tuple[float, float]:
+    return early.told.start_ms, early.told.end_ms
 
 
 def _name_of(told: Told, interval: bool) -> str:

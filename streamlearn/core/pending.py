@@ -6,7 +6,9 @@ megabyte of marks and refers to the rest. Most labels that come soon find their 
 
 Invariants:
 - Deadlines within a lane never decrease, so what is due stands at the head of a lane.
-- `_found` names exactly the events that wait. Everything is a function of the calls, in their order.
+- `_found` names every event that waits. Everything is a function of the calls, in their order.
+- No call takes longer because more events wait: one that ends is only counted off from its list of places,
+  which is swept when half of it has ended.
 """
 
 from array import array
@@ -24,6 +26,11 @@ SEGMENT: Final = 1024
 _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
 _NEVER: Final = float("inf")
+_SWEPT_FROM: Final = 4
+"""A list of places is not swept for fewer that have ended."""
+
+ALL: Final = 1 << 62
+"""A limit that is none."""
 
 
 class _Segment:
@@ -161,6 +168,19 @@ class _Lane:
         return self.due
 
 
+class _Places:
+    """Places of the events that one name finds, or (time, place) of those by time, in order. `ended`: so many
+    of them are no longer there. `falls`: whether they stand the other way round, for `take` to pop them.
+    """
+
+    __slots__ = ("ended", "falls", "items")
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+        self.ended = 0
+        self.falls = False
+
+
 class Pending:
     """All lanes of a shard. `by_time`: events are also looked for by their time (labels of intervals)."""
 
@@ -171,7 +191,7 @@ class Pending:
         self._by_source: dict[TopicPartition, _Lane] = {}
         self._lanes: list[_Lane] = []
         self._found: dict[str, Any] = {}
-        """By join: the one place, or the list of places; by time: the list of (time, place)."""
+        """By join: the one place, or `_Places`; by time: always these."""
 
     def clock(self, source: TopicPartition, time_ms: float) -> bool:
         """Move the clock of a partition to an event's time; whether something in it is due now."""
@@ -212,34 +232,63 @@ class Pending:
             self._found[event[0]] = place
         self.count += 1
 
-    def take(self, join: str) -> list[Kept]:
-        """Remove and return every event that a label names by `join`, by their places in their partitions."""
-        places = self._found.pop(join, None)
+    def take(self, join: str, limit: int = ALL) -> tuple[list[Kept], bool]:
+        """Remove and return the events that a label names by `join`, by their places in their partitions: at
+        most `limit`, and whether there are more.
+        """
+        places = self._found.get(join)
         if places is None:
-            return []
+            return [], False
         if type(places) is int:
-            return [self._removed(places)]
-        return [self._removed(place) for place in sorted(places)]
+            del self._found[join]
+            return [self._removed(places)], False
+        if not places.falls:
+            places.items.sort(reverse=True)
+            places.falls = True
+        taken: list[Kept] = []
+        while places.items and len(taken) < limit:
+            place = places.items.pop()
+            if self._is_there(place):
+                taken.append(self._removed(place))
+            else:
+                places.ended -= 1
+        return taken, self._goes_on(join, places)
 
-    def take_between(self, join: str, start_ms: float, end_ms: float) -> list[Kept]:
-        """The events of `join` with `start_ms <= time < end_ms`, by time."""
+    def take_between(
+        self, join: str, start_ms: float, end_ms: float, limit: int = ALL
+    ) -> tuple[list[Kept], bool]:
+        """As `take`, the events of `join` with `start_ms <= time < end_ms`, by time."""
         timed = self._found.get(join)
         if timed is None:
-            return []
-        first, last = bisect_left(timed, (start_ms, -1)), bisect_left(timed, (end_ms, -1))
-        taken = [self._removed(place) for _, place in timed[first:last]]
-        del timed[first:last]
-        if not timed:
-            del self._found[join]
-        return taken
+            return [], False
+        items = timed.items
+        first, last = bisect_left(items, (start_ms, -1)), bisect_left(items, (end_ms, -1))
+        taken: list[Kept] = []
+        at = first
+        while at < last:
+            place = items[at][1]
+            if not self._is_there(place):
+                timed.ended -= 1
+            elif len(taken) < limit:
+                taken.append(self._removed(place))
+            else:
+                break
+            at += 1
+        del items[first:at]
+        self._goes_on(join, timed)
+        return taken, at < last
 
-    def due(self, source: TopicPartition, limit: int) -> list[Kept]:
-        """Remove and return up to `limit` events whose time is up in this partition."""
+    def due(self, source: TopicPartition, limit: int) -> tuple[list[Kept], bool]:
+        """Remove and return the events whose time is up in this partition: at most `limit`, and whether there
+        are more.
+        """
         lane = self._by_source[source]
         found: list[Kept] = []
-        while len(found) < limit and lane.clock > lane.oldest():
+        while more := lane.clock > lane.oldest():
+            if len(found) == limit:
+                break
             found.append(self._pop(lane))
-        return found
+        return found, more
 
     def dropped(self) -> Kept:
         """Remove and return the event nearest to its deadline, as when too many wait."""
@@ -255,31 +304,45 @@ class Pending:
         """Remove the event at the head of `lane`."""
         place = lane.head << _LANE_BITS | lane.number
         event = self._removed(place)
-        join, time_ms = event[0], event[1]
+        join = event[0]
         places = self._found[join]
-        if self._by_time:
-            del places[bisect_left(places, (time_ms, place))]
-        elif type(places) is int:
-            places = None
-        else:
-            places.remove(place)
-        if not places:
+        if type(places) is int:
             del self._found[join]
+            return event
+        places.ended += 1
+        if self._goes_on(join, places) and places.ended > max(_SWEPT_FROM, len(places.items) // 2):
+            timed = self._by_time
+            places.items = [one for one in places.items if self._is_there(one[1] if timed else one)]
+            places.ended = 0
         return event
+
+    def _goes_on(self, join: str, places: _Places) -> bool:
+        """Whether any of these events waits; else their name is forgotten."""
+        if places.ended < len(places.items):
+            return True
+        del self._found[join]
+        return False
+
+    def _is_there(self, place: int) -> bool:
+        """Whether the event of a place still waits; no place is ever given again."""
+        at = place >> _LANE_BITS
+        segment = self._lanes[place & _LANE_MASK].segments.get(at // SEGMENT)
+        return segment is not None and bool(segment.alive[at % SEGMENT])
 
     def _note(self, join: str, time_ms: float, place: int) -> None:
         known = self._found.get(join)
         if self._by_time:
             if known is None:
-                self._found[join] = [(time_ms, place)]
+                self._found[join] = _Places([(time_ms, place)])
             else:
-                insort(known, (time_ms, place))
+                insort(known.items, (time_ms, place))
         elif known is None:
             self._found[join] = place
         elif type(known) is int:
-            self._found[join] = [known, place]
+            self._found[join] = _Places([known, place])
         else:
-            known.append(place)
+            known.items.append(place)
+            known.falls = False
 
     def _removed(self, place: int) -> Kept:
         lane = self._lanes[place & _LANE_MASK]
