@@ -25,7 +25,7 @@ from streamlearn.core import labels as labels_module
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner
-from streamlearn.core.records import Record
+from streamlearn.core.records import Output, Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
@@ -57,7 +57,10 @@ class Feed:
         self.arrival_ms += 1
         record = Record(topic, partition, self.offsets[topic], self.arrival_ms, None, data)
         self.offsets[topic] += 1
-        return [dict(orjson.loads(o.value or b"{}"), role=o.role) for o in self.shard.step(record)]
+        return [dict(orjson.loads(o.value or b"{}"), role=o.role) for o in self.applied(record)]
+
+    def applied(self, record: Record) -> tuple[Output, ...]:
+        return self.shard.step(record)
 
     def event(
         self, ident: str, time_s: float, x: Any = None, partition: int = 0, **more: Any
@@ -82,12 +85,15 @@ class Feed:
         assert self.shard.late is not None
         return self.shard.late.pending.count
 
-    def restarted(self) -> None:
-        """As after a crash: everything from bytes again."""
-        sections = {
+    def saved(self) -> dict[str, bytes]:
+        return {
             name: part if isinstance(part, bytes) else b"".join(part)
             for name, part in dump_state(self.shard).items()
         }
+
+    def restarted(self, saved: dict[str, bytes] | None = None) -> None:
+        """As after a crash: everything from bytes again."""
+        sections = saved or self.saved()
         self.shard = load_state(
             self.shard.spec, sections, frozenset({type(self.model).__module__.split(".")[0]})
         )

@@ -10,8 +10,8 @@ from river import anomaly, base, dummy, linear_model, preprocessing, tree
 from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, EventSpec
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Headers, Output, Record
-from streamlearn.core.shard import FAILING_LIMIT, UNDO_LIMIT, UNDO_WINDOW, Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard import FAILING_LIMIT, Shard
+from streamlearn.core.state import UNDO_LIMIT, UNDO_WINDOW, Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 
 NOW_MS = 1_700_000_000_000

@@ -23,7 +23,7 @@ from streamlearn.core.intervals import Intervals
 from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
 from streamlearn.core.packing import Kept, Packer
-from streamlearn.core.pending import Pending, waiting_in
+from streamlearn.core.pending import ALL, Pending, waiting_in
 from streamlearn.core.records import Record, TopicPartition
 
 EARLY_MAX: Final = 100_000
@@ -92,19 +92,17 @@ class Late:
         """The label in a record whose value is not None. `unit`: the stream's time unit, "" if not known."""
         return self._read(record, unit or self._time_unit)
 
-    def join(self, told: Told, arrived_ms: int) -> tuple[str, list[Waiting]]:
-        """What a label is (`label.joined`, `.early`, `.duplicate`, `.late`), and the events to learn it."""
+    def join(self, told: Told, arrived_ms: int, limit: int = ALL) -> tuple[str, list[Waiting], bool]:
+        """What a label is (`label.joined`, `.early`, `.duplicate`, `.late`), at most `limit` of the events to
+        learn it, and whether `more` has others.
+        """
         counts = self.counts
         counts.records += 1
         interval = self.spec.join == "interval"
         if self._early and self._is_known(told):
             counts.duplicate += 1
-            return "label.duplicate", []
-        events, _ = (
-            self.pending.take_between(told.join, told.start_ms, told.end_ms)
-            if interval
-            else self.pending.take(told.join)
-        )
+            return "label.duplicate", [], False
+        events, goes_on = self.more(told, arrived_ms, limit)
         if events:
             counts.joined += 1
             self._ended(1, 0)
@@ -112,17 +110,25 @@ class Late:
                 self._settle(told.join, _JOINED)
             else:
                 self._wait(told, arrived_ms, used=True)
-            return "label.joined", [self._learnt(event, told, arrived_ms) for event in events]
+            return "label.joined", events, goes_on
         state = self._settled_as(_name_of(told, interval))
         if state == _JOINED:
             counts.duplicate += 1
-            return "label.duplicate", []
+            return "label.duplicate", [], False
         if state == _ENDED or (interval and told.end_ms + self.spec.ttl_ms <= self.pending.newest_ms):
             counts.late += 1
-            return "label.late", []
+            return "label.late", [], False
         counts.early += 1
         self._wait(told, arrived_ms, used=False)
-        return "label.early", []
+        return "label.early", [], False
+
+    def more(self, told: Told, arrived_ms: int, limit: int) -> tuple[list[Waiting], bool]:
+        """The next events that a label is about, at most `limit`, and whether there are more."""
+        if self.spec.join == "interval":
+            events, goes_on = self.pending.take_between(told.join, told.start_ms, told.end_ms, limit)
+        else:
+            events, goes_on = self.pending.take(told.join, limit)
+        return [self._learnt(event, told, arrived_ms) for event in events], goes_on
 
     def _is_known(self, told: Told) -> bool:
         known = self._early.get(told.join)
@@ -150,15 +156,17 @@ class Late:
         due = self.pending.clock(source, time_ms)
         return due or (bool(early) and time_ms > early[0].deadline_ms)
 
-    def due(self, source: TopicPartition) -> list[Waiting]:
-        """End the waiting of events and labels whose time is up; the events."""
+    def due(self, source: TopicPartition, limit: int = DUE_PER_RECORD) -> tuple[list[Waiting], bool]:
+        """End the waiting of events and labels whose time is up: at most `limit` events, and whether there
+        are more.
+        """
         while self._early_order and (
             self._early_order[0].gone or self.pending.newest_ms > self._early_order[0].deadline_ms
         ):
             self._forget(self._early_order.popleft())
-        events, _ = self.pending.due(source, DUE_PER_RECORD)
+        events, goes_on = self.pending.due(source, limit)
         self.counts.events_expired += len(events)
-        return [self._over(event) for event in events]
+        return [self._over(event) for event in events], goes_on
 
     def _over(self, event: Kept) -> Waiting:
         join, _time_ms, _arrived_ms, x, guess, _ts = event

@@ -1,171 +1,30 @@
 """Events that wait for their label, packed: found by what a label names them by, and forgotten in order.
 
-What it owns: per input partition a *lane* of segments of `SEGMENT` events each. The events of a full segment
-are packed (msgpack) into one piece of bytes that never changes, so a snapshot of a million events copies a
-megabyte of marks and refers to the rest. Most labels that come soon find their event not yet packed.
+What it owns: a lane of events per input partition (`core.lanes`), and where in them those of a name stand.
 
 Invariants:
-- Deadlines within a lane never decrease, so what is due stands at the head of a lane.
 - `_found` names every event that waits. Everything is a function of the calls, in their order.
 - No call takes longer because more events wait: one that ends is only counted off from its list of places,
   which is swept when half of it has ended.
 """
 
-from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.lanes import NEVER, SEGMENT, Lane, Segment
 from streamlearn.core.packing import Kept, Packer, named
 from streamlearn.core.records import TopicPartition
 
-SEGMENT: Final = 1024
 _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
-_NEVER: Final = float("inf")
 _SWEPT_FROM: Final = 4
 """A list of places is not swept for fewer that have ended."""
 
 ALL: Final = 1 << 62
 """A limit that is none."""
-
-
-class _Segment:
-    """`SEGMENT` events of a lane, or fewer at its end. `packed` is None until the segment is full."""
-
-    __slots__ = ("alive", "deadlines", "ends", "live", "packed", "packer", "pieces")
-
-    def __init__(self, packer: Packer) -> None:
-        self.packer = packer
-        self.pieces: list[Kept | None] = []
-        self.deadlines: Any = array("d")
-        self.alive = bytearray()
-        self.live = 0
-        self.packed: bytes | None = None
-        self.ends: Any = array("I")
-
-    def seal(self) -> None:
-        """Pack what is alive: the segment is full."""
-        self._keep(self._each_packed())
-
-    def _each_packed(self) -> list[bytes]:
-        pack = self.packer.pack
-        return [b"" if event is None else pack(event) for event in self.pieces]
-
-    def _keep(self, packed: list[bytes]) -> None:
-        """Make it one piece; dead events take no bytes in it."""
-        self._hold(b"".join(packed), _ends_of(packed), self.deadlines.tobytes())
-        self.pieces = []
-
-    def _hold(self, packed: bytes, ends: bytes, deadlines: bytes) -> None:
-        """Refer to bytes that never change, so that a snapshot can refer to them too."""
-        self.packed = packed
-        self.ends = memoryview(ends).cast("I")
-        self.deadlines = memoryview(deadlines).cast("d")
-
-    def bytes_of(self, place: int) -> bytes:
-        """Of a packed segment."""
-        assert self.packed is not None
-        return self.packed[self.ends[place - 1] if place else 0 : self.ends[place]]
-
-    def look(self, place: int) -> Kept:
-        """The event at a place that is alive."""
-        if self.packed is not None:
-            return self.packer.unpack(self.bytes_of(place))
-        young = self.pieces[place]
-        assert young is not None, "an event is removed once"
-        return young
-
-    def remove(self, place: int) -> Kept:
-        event = self.look(place)
-        self.alive[place] = 0
-        self.live -= 1
-        if self.packed is None:
-            self.pieces[place] = None
-        elif self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
-            self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
-        return event
-
-    def end_by(self, latest_ms: float) -> None:
-        """Bring deadlines forward that were given when events were to wait longer."""
-        if len(self.deadlines) and self.deadlines[-1] > latest_ms:
-            sooner = array("d", (min(one, latest_ms) for one in self.deadlines))
-            self.deadlines = sooner if self.packed is None else memoryview(sooner.tobytes()).cast("d")
-
-    def forget_guesses(self) -> None:
-        """Go on without what scoring would have needed."""
-        if self.packed is None:
-            self.pieces = [None if event is None else _unguessed(event) for event in self.pieces]
-            return
-        pack = self.packer.pack
-        self._keep([pack(_unguessed(self.look(n))) if lives else b"" for n, lives in enumerate(self.alive)])
-
-    def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
-        """Pieces, ends, deadlines, marks of life; copied unless they never change."""
-        if self.packed is not None:
-            return self.packed, self.ends.obj, self.deadlines.obj, bytes(self.alive)
-        pieces = self._each_packed()
-        return b"".join(pieces), _ends_of(pieces), self.deadlines.tobytes(), bytes(self.alive)
-
-    @classmethod
-    def of(cls, parts: list[bytes], packer: Packer) -> "_Segment":
-        """The inverse of `parts`."""
-        segment = cls(packer)
-        packed, ends, deadlines, alive = parts
-        segment.alive = bytearray(alive)
-        segment.live = sum(alive)
-        segment._hold(packed, ends, deadlines)
-        if len(alive) < SEGMENT:
-            segment.pieces = [
-                packer.unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
-            ]
-            segment.packed = None
-            segment.deadlines = array("d", segment.deadlines)
-        return segment
-
-
-def _unguessed(event: Kept) -> Kept:
-    join, time_ms, arrived_ms, x, _guess, ts = event
-    return join, time_ms, arrived_ms, x, None, ts
-
-
-def _ends_of(pieces: list[bytes]) -> bytes:
-    return array("I", accumulate(map(len, pieces))).tobytes()
-
-
-class _Lane:
-    """The waiting events of one input partition, oldest first. `due`: no event is due before that."""
-
-    __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail")
-
-    def __init__(self, number: int, tail: _Segment) -> None:
-        self.number = number
-        self.tail = tail
-        """The segment that is not full; it stands in `segments` once there is something in it."""
-        self.clock = -_NEVER
-        self.due = _NEVER
-        self.head = 0
-        self.next = 0
-        self.segments: dict[int, _Segment] = {}
-
-    def oldest(self) -> float:
-        """The deadline of the oldest event that waits; moves the head there."""
-        while self.head < self.next:
-            segment = self.segments.get(self.head // SEGMENT)
-            if segment is None:
-                self.head = (self.head // SEGMENT + 1) * SEGMENT
-                continue
-            place = segment.alive.find(1, self.head % SEGMENT)
-            if place >= 0:
-                self.head += place - self.head % SEGMENT
-                self.due = segment.deadlines[place]
-                return self.due
-            self.head = min((self.head // SEGMENT + 1) * SEGMENT, self.next)
-        self.due = _NEVER
-        return self.due
 
 
 class _Places:
@@ -188,8 +47,8 @@ class Pending:
         self._packer = packer
         self.count = 0
         self._by_time = by_time
-        self._by_source: dict[TopicPartition, _Lane] = {}
-        self._lanes: list[_Lane] = []
+        self._by_source: dict[TopicPartition, Lane] = {}
+        self._lanes: list[Lane] = []
         self._found: dict[str, Any] = {}
         """By join: the one place, or `_Places`; by time: always these."""
 
@@ -197,7 +56,7 @@ class Pending:
         """Move the clock of a partition to an event's time; whether something in it is due now."""
         lane = self._by_source.get(source)
         if lane is None:
-            lane = self._by_source[source] = _Lane(len(self._lanes), _Segment(self._packer))
+            lane = self._by_source[source] = Lane(len(self._lanes), Segment(self._packer))
             self._lanes.append(lane)
         if time_ms > lane.clock:  # noqa: PLR1730 - a call to max would be most of this method's time
             lane.clock = time_ms
@@ -207,7 +66,7 @@ class Pending:
     @property
     def newest_ms(self) -> float:
         """The largest event time of all partitions; -inf before the first event."""
-        return max((lane.clock for lane in self._lanes), default=-_NEVER)
+        return max((lane.clock for lane in self._lanes), default=-NEVER)
 
     def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
@@ -216,12 +75,12 @@ class Pending:
         lane.next = at + 1
         segment = lane.tail
         if at % SEGMENT == 0:
-            segment = lane.tail = lane.segments[at // SEGMENT] = _Segment(self._packer)
+            segment = lane.tail = lane.segments[at // SEGMENT] = Segment(self._packer)
         segment.pieces.append(event)
         segment.deadlines.append(lane.clock + ttl_ms)
         segment.alive.append(1)
         segment.live += 1
-        if lane.due == _NEVER:
+        if lane.due == NEVER:
             lane.due = lane.clock + ttl_ms
         if lane.next % SEGMENT == 0:
             segment.seal()
@@ -292,7 +151,7 @@ class Pending:
 
     def dropped(self) -> Kept:
         """Remove and return the event nearest to its deadline, as when too many wait."""
-        return self._pop(min(self._lanes, key=_Lane.oldest))
+        return self._pop(min(self._lanes, key=Lane.oldest))
 
     def forget_guesses(self) -> None:
         """The scores begin anew: what was foreseen for the old ones means nothing to them."""
@@ -300,7 +159,7 @@ class Pending:
             for segment in lane.segments.values():
                 segment.forget_guesses()
 
-    def _pop(self, lane: _Lane) -> Kept:
+    def _pop(self, lane: Lane) -> Kept:
         """Remove the event at the head of `lane`."""
         place = lane.head << _LANE_BITS | lane.number
         event = self._removed(place)
@@ -378,14 +237,14 @@ class Pending:
         names, lanes = msgspec.msgpack.decode(data[8:at])
         self._packer.restore(names)
         for number, (topic, partition, clock, behind, table) in enumerate(lanes):
-            lane = _Lane(number, _Segment(self._packer))
+            lane = Lane(number, Segment(self._packer))
             lane.clock, lane.next = clock, behind
             for segment_at, sizes in table:
                 parts = []
                 for size in sizes:
                     parts.append(bytes(data[at : at + size]))
                     at += size
-                segment = lane.segments[segment_at] = _Segment.of(parts, self._packer)
+                segment = lane.segments[segment_at] = Segment.of(parts, self._packer)
                 segment.end_by(clock + ttl_ms)
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
@@ -408,7 +267,7 @@ def waiting_in(data: memoryview) -> int:
     return waiting
 
 
-def _waiting(lane: _Lane) -> Iterator[tuple[int, str, float]]:
+def _waiting(lane: Lane) -> Iterator[tuple[int, str, float]]:
     """Place, join and time of all that wait; of packed events nothing else is read."""
     for at, segment in lane.segments.items():
         for place, lives in enumerate(segment.alive):

@@ -4,6 +4,7 @@ Invariants:
 - `step` depends on the record and the state alone: no I/O, no clock, no randomness from outside.
 - Every record that is stepped has exactly one outcome: a prediction, a dead letter, a skip by a rule of the
   configuration, an applied command or label, and `Memory.outcomes` counts it.
+- `begin` and `work_on` take the same way as `step` in several calls: see `core.work`.
 - An event is scored, then learned, once its label is known, with the features and the answers as they were
   when it was predicted.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
@@ -28,22 +29,19 @@ from streamlearn.core.events import (
 )
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
-from streamlearn.core.labels import Late
+from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.pending import ALL
 from streamlearn.core.published import Publisher
-from streamlearn.core.records import Output, Record, TopicPartition
+from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.core.storm import noted
 from streamlearn.core.window import Window
+from streamlearn.core.work import EventWork, LabelWork
 from streamlearn.errors import ModelRaised
-
-UNDO_LIMIT: Final = 3
-"""A model that raised more often than this within `UNDO_WINDOW` records stops learning."""
-
-UNDO_WINDOW: Final = 100_000
 
 FAILING_LIMIT: Final = 100
 """So many predict failures in a row, and the service stops rather than drain a topic into dead letters."""
@@ -55,7 +53,7 @@ _LABELS: Final = frozenset((bool, int, float, str))
 
 
 class Shard:
-    """One state. `learner`, `memory`, `scores` and `late` together are everything it knows."""
+    """One state. `learner`, `memory`, `scores`, `late` and `work` together are everything it knows."""
 
     def __init__(self, spec: ShardSpec, learner: Learner, memory: Memory) -> None:
         """Scores and labels begin anew where `spec` asks for them; `core.snapshot` puts saved ones there."""
@@ -64,6 +62,8 @@ class Shard:
         self.memory = memory
         self.scores = None if spec.scores is None else Scores(spec.scores, learner.task)
         self.late: Late | None = None
+        self.work: LabelWork | EventWork | None = None
+        """What is left of the record that was begun last."""
         self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
@@ -86,14 +86,20 @@ class Shard:
         """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
         `NeedSchema`, with the state untouched.
         """
+        return self.begin(record, ALL)
+
+    def begin(self, record: Record, units: int) -> Outputs:
+        """As `step`, but of the events that the record makes the model learn at most `units`, at least one:
+        others are left in `work`, which is to be finished before the next record.
+        """
+        assert self.work is None, "the record before is not finished"
         if record.topic in self._others and record.value is not None:
             self.memory.records += 1
-            return self._others[record.topic](record)
+            return self._others[record.topic](record, units)
         event = self._decode(record) if record.value is not None else Skipped("tombstone")
         self.memory.records += 1
         if type(event) is Event:
-            window = self._window
-            if window is not None and event.id in window:
+            if self._window is not None and event.id in self._window:
                 self._count("skip.duplicate")
                 return ()
             guard = self.guard
@@ -105,10 +111,7 @@ class Shard:
             if refusal is None:
                 if guard is not None:
                     event.x = guard.passed(event.x)
-                outputs = self._apply(event, record)
-                if window is not None and outputs[-1].role != "dlq":
-                    window.add(event.id)
-                return outputs
+                return self._apply(event, record, units)
         elif type(event) is Skipped:
             self._count(f"skip.{event.reason}")
             return ()
@@ -116,6 +119,37 @@ class Shard:
             assert isinstance(event, Refusal)
             refusal = event
         return (self._refuse(record, refusal),)
+
+    def work_on(self, units: int) -> Outputs:
+        """Go on with `work`, at most `units` events; with the last one come the record's outputs. Raises what
+        `step` raises.
+        """
+        work = self.work
+        assert work is not None
+        if isinstance(work, EventWork):
+            return self._end_waiting(work, units)
+        late, goes_on = self.late, False
+        if late is not None and late.spec.join == work.join:  # else an era has begun whose labels are others
+            events, goes_on = late.more(work.told, work.record.timestamp_ms, units)
+            for x, guess in events:
+                self._learn_label(x, work.told.y, guess)
+            work.done += len(events)
+        if goes_on:
+            return ()
+        self.work = None
+        return self._told(work.record, "label.joined")
+
+    def give_up(self, stage: str, reason: str) -> Outputs:
+        """Instead of `work_on`: the model raised at what is left of a label. As `skip`, but the events that
+        were learned before stay learned.
+        """
+        work = self.work
+        assert isinstance(work, LabelWork), "an event is finished in the transaction that began it"
+        self.work = None
+        self.memory.note_raise(stage)
+        if self.late is not None and self.late.spec.join == work.join:
+            self.late.more(work.told, work.record.timestamp_ms, ALL)
+        return (self._refuse(work.record, Refusal(stage, reason)),)
 
     def peek(self, record: Record) -> Event | None:
         """The event in a record, if there is one; nothing is applied. Raises `NeedSchema`."""
@@ -132,14 +166,7 @@ class Shard:
         memory.records += 1
         if stage == "decode":
             return (self._refuse(record, Refusal(stage, reason)),)
-        memory.raised_at = [
-            *(at for at in memory.raised_at if at > memory.records - UNDO_WINDOW),
-            memory.records,
-        ]
-        if len(memory.raised_at) > UNDO_LIMIT:
-            memory.raised_at = memory.raised_at[-UNDO_LIMIT:]
-            memory.frozen = memory.frozen or "raised"
-        memory.failing = memory.failing + 1 if stage == "predict" else 0
+        self.memory.note_raise(stage)
         event = self.peek(record)
         if self.late is not None and event is None:
             told = self.late.read(record, memory.time_unit)
@@ -156,7 +183,7 @@ class Shard:
 
     # --- records of other topics ----------------------------------------------------------------------
 
-    def _obey(self, record: Record) -> Outputs:
+    def _obey(self, record: Record, units: int) -> Outputs:
         """Apply a record of the control topic."""
         command = command_in(record)
         if isinstance(command, Refusal):
@@ -166,7 +193,7 @@ class Shard:
         self._count(f"command.{command.name}")
         return ()
 
-    def _tell(self, record: Record) -> Outputs:
+    def _tell(self, record: Record, units: int) -> Outputs:
         """Apply a record of the labels topic: the events it is about are scored and learned."""
         late = self.late
         assert late is not None, "a spec with labels has made it"
@@ -176,11 +203,19 @@ class Shard:
         plain = self.memory.label_type == "bool" and type(told.y) is bool  # as in `_check`
         if not plain and (refusal := self.label_refusal(told.y, strict=True)) is not None:
             return (self._refuse(record, refusal),)
-        outcome, events = late.join(told, record.timestamp_ms)
+        outcome, events, goes_on = late.join(told, record.timestamp_ms, units)
         for x, guess in events:
             self._learn_label(x, told.y, guess)
+        if goes_on:
+            self.work = LabelWork(record, told, late.spec.join, len(events))
+            return ()
+        return self._told(record, outcome)
+
+    def _told(self, record: Record, outcome: str) -> Outputs:
+        """The end of a label."""
         self._count(outcome)
-        return self._alerts(late, record) if late.has_news else ()
+        late = self.late
+        return self._alerts(late, record) if late is not None and late.has_news else ()
 
     def _alerts(self, late: Late, record: Record) -> Outputs:
         alert = late.alert()
@@ -247,14 +282,21 @@ class Shard:
         kind = _LABEL_KINDS.get(type(y), "")
         return "" if self.learner.binary and kind == "str" else kind
 
-    def _apply(self, event: Event, record: Record) -> Outputs:
+    def _apply(self, event: Event, record: Record, units: int) -> Outputs:
+        """End the waiting of other events that its time passes, then answer."""
+        late = self.late
+        if late is None or not late.passes((record.topic, record.partition), event.time_ms):
+            return self._answered(event, record, ())
+        default = late.spec.default
+        if default is not None and self.label_refusal(default, strict=True) is not None:
+            self._count("label.default_refused")  # it is not of the type that this stream's labels have
+            default = None
+        self.work = EventWork(record, event, default)
+        return self.work_on(units)
+
+    def _answered(self, event: Event, record: Record, alerts: Outputs) -> Outputs:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
         memory, late, scores = self.memory, self.late, self.scores
-        alerts: Outputs = ()
-        source = (record.topic, record.partition)
-        if late is not None and late.passes(source, event.time_ms):
-            self._end_waiting(late, source)
-            alerts = self._alerts(late, record) if late.has_news else ()
         try:
             answer = self.learner.predict(event.x, event.y)
         except MemoryError:
@@ -273,30 +315,38 @@ class Shard:
         if self._learns_at_event:
             self._learn(event.x, y)
         if y is None and late is not None:
+            source = (record.topic, record.partition)
             waits = late.waits(event, source, record.timestamp_ms, guess)
             if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
                 self._learn(event.x, None)
+        if self._window is not None:
+            self._window.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
             return (*alerts, output, self._scored(scores, event, record))
         return (*alerts, output) if alerts else (output,)
 
-    def _end_waiting(self, late: Late, source: TopicPartition) -> None:
+    def _end_waiting(self, work: EventWork, units: int) -> Outputs:
         """Events whose label did not come in time: learn `default`, or forget them. A model that needs no
-        label learns them all the same.
+        label learns them all the same. After the last of them the event is answered.
         """
-        default = late.spec.default
-        if default is not None and self.label_refusal(default, strict=True) is not None:
-            self._count("label.default_refused")  # it is not of the type that this stream's labels have
-            default = None
+        late = self.late
+        assert late is not None, "only events of labels wait"
+        events, goes_on = late.due(work.source, min(units, DUE_PER_RECORD - work.done))
         try:
-            for x, guess in late.due(source):
-                if default is not None:
-                    self._learn_label(x, default, guess)
+            for x, guess in events:
+                if work.default is not None:
+                    self._learn_label(x, work.default, guess)
                 elif self.learner.learns_unlabelled and not self._learns_at_event:
                     self._learn(x, None)
         except ModelRaised as raised:
             raise ModelRaised("expire") from raised.__cause__
+        work.done += len(events)
+        if goes_on and work.done < DUE_PER_RECORD:
+            return ()
+        self.work = None
+        alerts = self._alerts(late, work.record) if late.has_news else ()
+        return self._answered(work.event, work.record, alerts)
 
     def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any] | None) -> None:
         """Score what was answered for `x`, then learn its label."""

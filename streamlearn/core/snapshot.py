@@ -31,6 +31,7 @@ from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import Scores
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.work import load_work, work_part
 from streamlearn.errors import BadCheckpoint
 
 MAGIC: Final = b"STRMLRN1"
@@ -87,9 +88,8 @@ def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> 
 
     Raises `BadCheckpoint`.
     """
-    memory = load_memory(sections)
     learner = Learner(load_model(_whole(sections, "champion"), trusted))
-    return _with_side_parts(spec, learner, memory, sections)
+    return _with_side_parts(spec, learner, load_memory(sections), sections)
 
 
 def carried(shard: Shard, spec: ShardSpec) -> Shard:
@@ -104,6 +104,7 @@ def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
         parts["scores"] = shard.scores.dump()
     if shard.late is not None:
         parts["pending"] = shard.late.dump()
+    parts |= work_part(shard.work)
     return parts
 
 
@@ -114,6 +115,8 @@ def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections
             shard.scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
         if shard.late is not None and "pending" in sections:
             shard.late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
+        if "work" in sections:
+            shard.work = load_work(_whole(sections, "work"))
     except (ValueError, TypeError, msgspec.MsgspecError) as error:
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
     return shard
@@ -162,8 +165,7 @@ def _entry(name: str, parts: Sequence[bytes]) -> Section:
 
 def open_header(data: bytes | bytearray, key: bytes = b"") -> Header:
     """The header of a checkpoint whose seal holds. Raises `BadCheckpoint`."""
-    header, _payload = _unseal(data, key)
-    return header
+    return _unseal(data, key)[0]
 
 
 def unseal(data: bytes | bytearray, key: bytes = b"") -> tuple[Header, dict[str, bytes]]:

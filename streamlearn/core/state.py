@@ -4,6 +4,8 @@ Invariant: both are plain values; what is new in them has a default, so that old
 decode.
 """
 
+from typing import Final
+
 import msgspec
 
 from streamlearn.core.events import EventSpec
@@ -11,6 +13,11 @@ from streamlearn.core.guard import GuardSpec, Learned
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.storm import Letter
+
+UNDO_LIMIT: Final = 3
+"""A model that raised more often than this within `UNDO_WINDOW` records stops learning."""
+
+UNDO_WINDOW: Final = 100_000
 
 
 class ShardSpec(msgspec.Struct, frozen=True):
@@ -63,3 +70,12 @@ class Memory(msgspec.Struct):
     """What the guard has learned, by feature name."""
     letters: list[Letter] = []
     """The newest dead letters, see `core.storm`."""
+
+    def note_raise(self, stage: str) -> None:
+        """The model raised at the newest record: too often, and learning stops."""
+        recent = [at for at in self.raised_at if at > self.records - UNDO_WINDOW]
+        self.raised_at = [*recent, self.records]
+        if len(self.raised_at) > UNDO_LIMIT:
+            self.raised_at = self.raised_at[-UNDO_LIMIT:]
+            self.frozen = self.frozen or "raised"
+        self.failing = self.failing + 1 if stage == "predict" else 0

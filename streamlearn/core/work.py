@@ -1,0 +1,56 @@
+"""What is left of a record that makes the model learn many events: work that is done a little at a time.
+
+One label may be about every event that waits, and one event may be the end of a thousand. `Shard.begin` does
+a part of that and leaves the rest here; `Shard.work_on` goes on.
+
+Invariants:
+- While there is work, its record has no outcome yet, and no other record is stepped.
+- How much is done at a time changes no output and no bit of the state at the record's end.
+- A unit is one event that is learned. `done` counts those of the whole record.
+"""
+
+import msgspec
+
+from streamlearn.core.events import Event, Label
+from streamlearn.core.label_records import Told
+from streamlearn.core.records import Record, TopicPartition
+
+
+class LabelWork(msgspec.Struct):
+    """A label with more events to learn; those wait where they did, and are found by what it says, so this is
+    small. A transaction may end inside it: it is a part of the state. `join`: what it named them by.
+    """
+
+    record: Record
+    told: Told
+    join: str
+    done: int
+
+
+class EventWork(msgspec.Struct):
+    """An event before whose prediction others end, at most `DUE_PER_RECORD`, and learn `default` (None: as
+    unlabelled). It was accepted already, so a transaction ends after it or before it, never inside.
+    """
+
+    record: Record
+    event: Event
+    default: Label | None
+    done: int = 0
+
+    @property
+    def source(self) -> TopicPartition:
+        """Where events end."""
+        return self.record.topic, self.record.partition
+
+
+def work_part(work: LabelWork | EventWork | None) -> dict[str, bytes]:
+    """The section `work` of a checkpoint, if there is any work."""
+    if work is None:
+        return {}
+    assert isinstance(work, LabelWork), "a transaction does not end inside an event"
+    return {"work": msgspec.msgpack.encode(work)}
+
+
+def load_work(data: bytes) -> LabelWork:
+    """The work in that section. Raises `msgspec.MsgspecError`."""
+    return msgspec.msgpack.decode(data, type=LabelWork)
