@@ -19,6 +19,9 @@ from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
 
 MODELS = '''
+import os
+import time
+
 from river import linear_model, preprocessing, tree
 
 
@@ -37,6 +40,20 @@ class Blind(linear_model.LogisticRegression):
     def predict_proba_one(self, x):
         x["f0"]
         return super().predict_proba_one(x)
+
+
+class Slow(linear_model.LogisticRegression):
+    """Takes its time, and raises at one event."""
+
+    def learn_one(self, x, y):
+        time.sleep(float(os.environ.get("LEARN_S", "0.001")))
+        super().learn_one(x, y)
+        if "poison" in x:
+            raise RuntimeError("poisoned")
+
+
+def slow():
+    return preprocessing.StandardScaler() | Slow()
 
 
 def logistic():

@@ -131,6 +131,10 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `ranges` are in the order in which they were applied. `change` stands only in an era entry: entry 0
     (the genesis) and each later one that changes what `step` depends on.
+
+    A label can be about more events than one transaction learns. `begun`: so many of them were learned here,
+    and the last record was not finished. `carried`: so many were learned here, before `ranges`, for the last
+    record of an earlier entry.
     """
 
     seq: int
@@ -141,6 +145,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     skips: list[Skip] = []
     change: Era | None = None
     format: int = 1
+    carried: int = 0
+    begun: int = 0
 
 
 _entry_encoder = msgspec.json.Encoder()

@@ -130,6 +130,7 @@ class Rebuild:
         skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
         place = Place(record.topic, record.partition, record.offset)
         shard = standing.shard
+        standing.carry_on(entry, lambda: None)
         for one in in_order(entry, self._readable()):
             if Place(one.topic, one.partition, one.offset) == place:
                 return self._observed(standing, one, published, seq, redone)

@@ -1,6 +1,7 @@
 """What one transaction has taken so far.
 
-Invariant: `ranges` covers exactly `records`, in the order in which they were stepped.
+Invariant: `ranges` covers exactly `records`, in the order in which they were stepped; what an earlier
+transaction had left of its last record goes before them.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,16 @@ class Batch:
         self.outputs: list[Output] = []
         self.ranges: list[Range] = []
         self.skips: list[Skip] = []
+        self.carried = 0
+        """Units of work done for the last record of earlier transactions, before `records`."""
         self.size_bytes = 0
         self.full = False
         self._ranges_bytes = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was done that the journal should know of."""
+        return not (self.records or self.carried or self.skips)
 
     def covers(self, run: Sequence[Record]) -> None:
         """Note that `run` was stepped: each partition's records in offset order. Where partitions take
@@ -51,4 +59,9 @@ class Batch:
         """Note that `record` was not stepped but became a dead letter."""
         self.outputs += outputs
         self.covers([record])
+        self.skips.append(skip)
+
+    def gives_up(self, skip: Skip, outputs: Sequence[Output]) -> None:
+        """Note that a record of an earlier transaction, which had left work, became a dead letter."""
+        self.outputs += outputs
         self.skips.append(skip)

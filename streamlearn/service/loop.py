@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.records import Entry, Record, Skip, chain
-from streamlearn.core.shard import FAILING_LIMIT
+from streamlearn.core.records import Entry, Output, Record, Skip, chain
+from streamlearn.core.shard import FAILING_LIMIT, Shard
+from streamlearn.core.work import LabelWork
 from streamlearn.errors import (
     BadCheckpoint,
     Fenced,
@@ -37,6 +38,7 @@ from streamlearn.service.first_types import look_first
 from streamlearn.service.held import Held, Settling, as_owner
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
+from streamlearn.service.parts import parts
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.sources import SourceWatch
@@ -147,7 +149,7 @@ class Loop:
         with as_owner(held.log):
             batch = self._gathered(held)
             held.sources.compare(held.log, held.standing.era)
-            if batch.records:
+            if not batch.empty:
                 held = self._published(held, batch)
             self._checkpoint(held, now=False)
             held.sources.check_grown(held.standing.era)
@@ -247,7 +249,7 @@ class Loop:
         limits = self._config.transaction
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
-        stepping_s = 0.0
+        stepping_s = self._carry_on(held, batch, until_s)
         while not batch.full and not (batch.records and held.watch.storm()):
             began_s = time.monotonic()
             run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
@@ -259,6 +261,38 @@ class Loop:
             elif not self._polled(held, batch, until_s):
                 break
         return batch
+
+    def _carry_on(self, held: Held, batch: Batch, until_s: float) -> float:
+        """Do first what an earlier transaction had left of its last record; how long that took. The batch is
+        full when time is up before its end.
+        """
+        work = held.standing.shard.work
+        if work is None:
+            return 0.0
+        began_s = time.monotonic()
+        held.standing.ahead = True
+        before = work.done
+        try:
+            batch.outputs += self._worked(
+                held.standing.shard, max(until_s, began_s + self._config.transaction.max_ms / 1e3)
+            )
+            batch.carried = max(1, work.done - before)  # its end alone counts as one
+            batch.full = held.standing.shard.work is not None
+        except ModelRaised as raised:
+            self._undo(held, batch, work.record, raised)
+        took_s = time.monotonic() - began_s
+        self._stepped_s += took_s
+        return took_s
+
+    def _worked(self, shard: Shard, until_s: float) -> list[Output]:
+        """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
+        outputs: list[Output] = []
+        for some in parts(shard):
+            outputs += some
+            self._beat()
+            if isinstance(shard.work, LabelWork) and (time.monotonic() >= until_s or self.stopping):
+                break
+        return outputs
 
     def _polled(self, held: Held, batch: Batch, until_s: float) -> bool:
         """Fetch more. False when the transaction should end with what it has."""
@@ -295,15 +329,18 @@ class Loop:
         limits = self._config.transaction
         standing = held.standing
         standing.ahead = True
-        step = standing.shard.step
+        shard = standing.shard
+        begin = shard.begin
         clock = time.monotonic
-        memory = standing.shard.memory
+        memory = shard.memory
         outputs = batch.outputs
         size_bytes = batch.size_bytes
         done = 0
         for record in run:
             try:
-                outputs += step(record)
+                outputs += begin(record, 1)
+                if shard.work is not None:
+                    outputs += self._worked(shard, until_s)
             except ModelRaised as raised:
                 batch.covers(run[:done])
                 self._undo(held, batch, record, raised)
@@ -311,7 +348,6 @@ class Loop:
                 break
             except NeedSchema as need:
                 batch.covers(run[:done])
-                shard = standing.shard
                 if skip := self._schemas.missing(shard, record, need.ident):
                     batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
                     done += 1
@@ -331,7 +367,7 @@ class Loop:
             batch.covers(run)
             batch.full = batch.full or len(batch.records) >= limits.max_records
         batch.size_bytes = size_bytes
-        standing.ahead = bool(batch.records)
+        standing.ahead = not batch.empty
         held.merge.put_back(run[done:])
 
     def _undo(self, held: Held, batch: Batch, record: Record, raised: ModelRaised) -> None:
@@ -350,7 +386,7 @@ class Loop:
         )
         standing = held.standing
         try:
-            again = standing.restored(held.log, batch.records, batch.skips, self._beat)
+            again = standing.restored(held.log, batch.records, batch.skips, self._beat, batch.carried)
         except (Gone, BadCheckpoint) as error:
             raise Stop(
                 f"the model raised, and undoing that needs what is no longer there ({error}). Keep "
@@ -362,12 +398,16 @@ class Loop:
                 "Give every part a seed, and keep all state in attributes that pickle."
             )
         skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
-        batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
+        if standing.shard.work is not None:
+            batch.gives_up(skip, standing.shard.give_up(skip.stage, skip.reason))
+        else:
+            batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
         batch.full = True
 
     def _published(self, held: Held, batch: Batch) -> Held:
         """Commit the batch; what is held then, whose log is another one if the answer was lost."""
         standing = held.standing
+        work = standing.shard.work
         entry = Entry(
             seq=standing.seq + 1,
             era=standing.era_number,
@@ -375,6 +415,8 @@ class Loop:
             ranges=batch.ranges,
             outputs=len(batch.outputs),
             skips=batch.skips,
+            carried=batch.carried,
+            begun=work.done if work is not None and batch.records else 0,
         )
         positions = dict(standing.positions)
         positions.update({(run.topic, run.partition): run.next for run in entry.ranges})

@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from streamlearn.core.pending import ALL
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.schemas import MAX_SCHEMAS, Schema
 from streamlearn.core.shard import Shard
@@ -53,14 +54,14 @@ class Schemas:
         self._known: dict[str, Schema] = {}
         self._unknown_since_s: dict[str, float] = {}
 
-    def step(self, shard: Shard, record: Record) -> tuple[Output, ...]:
-        """`shard.step` of a record that was stepped before: there must be a schema for it.
+    def step(self, shard: Shard, record: Record, units: int = ALL) -> tuple[Output, ...]:
+        """`shard.begin` of a record that was stepped before: there must be a schema for it.
 
         Raises what `step` raises, and `Stop` when the registry has the schema no more.
         """
         while True:
             try:
-                return shard.step(record)
+                return shard.begin(record, units)
             except NeedSchema as need:
                 if not self.supply(shard, need.ident):
                     raise Stop(

@@ -9,13 +9,16 @@ Invariants:
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state, load_state
+from streamlearn.core.work import LabelWork
 from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import ShardLog
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
+from streamlearn.service.parts import parts
 from streamlearn.service.schemas import Schemas
 
 Alive = Callable[[], None]
@@ -27,6 +30,10 @@ Skips = dict[tuple[str, int, int], Skip]
 
 def _by_place(skips: Sequence[Skip]) -> Skips:
     return {(skip.topic, skip.partition, skip.offset): skip for skip in skips}
+
+
+def _ends_with(run: Range, record: Record) -> bool:
+    return (run.topic, run.partition, run.next - 1) == (record.topic, record.partition, record.offset)
 
 
 def positions_under(era: Era, before: Positions, ids: Mapping[str, str]) -> Positions:
@@ -153,9 +160,15 @@ class Standing:
         return True
 
     def restored(
-        self, shard_log: ShardLog, batch: Sequence[Record], skips: Sequence[Skip], alive: Alive
+        self,
+        shard_log: ShardLog,
+        batch: Sequence[Record],
+        skips: Sequence[Skip],
+        alive: Alive,
+        carried: int = 0,
     ) -> list[Output] | None:
-        """Make the state at `seq` again, then step `batch` without its `skips`: its outputs.
+        """Make the state at `seq` again, do `carried` units of what was left there, then step `batch` without
+        its `skips`: the outputs.
 
         None when anything came out other than the journal has it: the model is not deterministic.
         """
@@ -167,27 +180,49 @@ class Standing:
             digest = entry.digest
         known = _by_place(skips)
         try:
-            return [output for record in batch for output in self._step(record, known)]
+            outputs = self._worked(carried, alive)
+            return outputs + [output for record in batch for output in self._step(record, known, alive)]
         except ModelRaised:
             return None
 
     def _loaded(self) -> Shard:
         return load_state(spec_of(self.era), self._snapshot, self.fresh.trusted)
 
-    def _step(self, record: Record, skips: Skips) -> tuple[Output, ...]:
+    def _step(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Sequence[Output]:
         skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
         if skip:
             return self.shard.skip(record, skip.stage, skip.reason)
-        return self._schemas.step(self.shard, record)
+        outputs = self._schemas.step(self.shard, record, 1)
+        return outputs if self.shard.work is None else [*outputs, *self._worked(units - 1, alive)]
+
+    def _worked(self, units: int, alive: Alive) -> list[Output]:
+        outputs: list[Output] = []
+        for some in parts(self.shard, units):
+            alive()
+            outputs += some
+        return outputs
+
+    def carry_on(self, entry: Entry, alive: Alive) -> list[Output]:
+        """Do again what `entry` did for the last record of those before it."""
+        work = self.shard.work
+        if isinstance(work, LabelWork):
+            for skip in entry.skips:
+                if skip[:3] == (work.record.topic, work.record.partition, work.record.offset):
+                    return [*self.shard.give_up(skip.stage, skip.reason)]
+        return self._worked(entry.carried, alive)
 
     def _restep(self, entry: Entry, digest: str, shard_log: ShardLog, alive: Alive) -> bool:
         skips = _by_place(entry.skips)
-        outputs: list[Output] = []
         self.ahead = True
+        last = entry.ranges[-1] if entry.begun else None
         try:
+            outputs = self.carry_on(entry, alive)
+            if entry.ranges and self.shard.work is not None:
+                return False
             for record in in_order(entry, shard_log):
                 alive()
-                outputs += self._step(record, skips)
+                ends = last is not None and _ends_with(last, record)
+                outputs += self._step(record, skips, alive, entry.begun if ends else ALL)
         except ModelRaised:
             return False
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
