@@ -12,6 +12,7 @@ import pytest
 from river import linear_model, preprocessing
 
 from streamlearn.core.records import Entry, decode_entry
+from streamlearn.log.connect import open_log
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
 RULES: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_a_label_of_many_events_goes_on_where_a_killed_process_had_come(
     backend: str,  # noqa: F811
     interval_s: float,
 ) -> None:
-    count = 1500
+    count = 1000
     app = apps(backend, labels=1, **RULES, **{"checkpoint.interval_s": interval_s})
     sent(app, count)
     process = app.serve()
@@ -151,7 +152,7 @@ def test_a_model_that_raises_inside_a_label_that_was_left_loses_the_rest_of_it(a
 
 @pytest.mark.kafka
 @pytest.mark.parametrize(
-    ("count", "learn_s"), [(4000, 0.001), pytest.param(45_000, 0.002, marks=pytest.mark.slow)]
+    ("count", "learn_s"), [(3000, 0.001), pytest.param(45_000, 0.002, marks=pytest.mark.slow)]
 )
 def test_two_replicas_live_through_a_label_of_many_events_without_a_fence(
     apps: Apps,  # noqa: F811
@@ -165,9 +166,13 @@ def test_two_replicas_live_through_a_label_of_many_events_without_a_fence(
     process = app.serve()
     app.wait(process, count)
     standby = app.serve(**{"app.replica": "two"})
-    time.sleep(12)  # until the members have settled
-    said = len(app.log)
+    log = open_log(app.config)
+    until(lambda: log.others() == 2, standby, app)
+    log.close()
+    time.sleep(10)  # more than a session timeout, in which they may hand the shard over
     told(app, count)
+    until(lambda: learned_in(entries(app)) > 0, process, app)
+    said = len(app.log)
     until(lambda: learned_in(entries(app)) == count, process, app, within_s=60 + 3 * count * learn_s)
     app.wait(process, count + LATER)
     assert sum(entry.carried > 0 for entry in entries(app)) > count * learn_s / 0.5
