@@ -1,4 +1,4 @@
-"""Labels of many events under faults: transactions end inside them; nothing is lost, repeated or different."""
+"""Labels of many events under faults: transactions end inside them, and nothing is lost or different."""
 
 import random
 import time

@@ -130,6 +130,12 @@ class Late:
             events, goes_on = self.pending.take(told.join, limit)
         return [self._learnt(event, told, arrived_ms) for event in events], goes_on
 
+    def let_go(self, told: Told, arrived_ms: int) -> None:
+        """Take whatever events a label is still about, to be learned by nobody."""
+        goes_on = True
+        while goes_on:
+            _, goes_on = self.more(told, arrived_ms, DUE_PER_RECORD)
+
     def _is_known(self, told: Told) -> bool:
         known = self._early.get(told.join)
         if known is None:

@@ -32,7 +32,6 @@ from streamlearn.core.label_records import Told
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
-from streamlearn.core.pending import ALL
 from streamlearn.core.published import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
@@ -45,6 +44,9 @@ from streamlearn.errors import ModelRaised
 
 FAILING_LIMIT: Final = 100
 """So many predict failures in a row, and the service stops rather than drain a topic into dead letters."""
+
+_AT_ONCE: Final = 1_000
+"""So many waiting events are unpacked at a time."""
 
 Outputs = tuple[Output, ...]
 
@@ -86,7 +88,10 @@ class Shard:
         """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
         `NeedSchema`, with the state untouched.
         """
-        return self.begin(record, ALL)
+        outputs = self.begin(record, _AT_ONCE)
+        while self.work is not None:
+            outputs = self.work_on(_AT_ONCE)
+        return outputs
 
     def begin(self, record: Record, units: int) -> Outputs:
         """As `step`, but of the events that the record makes the model learn at most `units`, at least one:
@@ -148,7 +153,7 @@ class Shard:
         self.work = None
         self.memory.note_raise(stage)
         if self.late is not None and self.late.spec.join == work.join:
-            self.late.more(work.told, work.record.timestamp_ms, ALL)
+            self.late.let_go(work.told, work.record.timestamp_ms)
         return (self._refuse(work.record, Refusal(stage, reason)),)
 
     def peek(self, record: Record) -> Event | None:
@@ -171,7 +176,9 @@ class Shard:
         if self.late is not None and event is None:
             told = self.late.read(record, memory.time_unit)
             if isinstance(told, Told):
-                self.late.join(told, record.timestamp_ms)
+                _, _, goes_on = self.late.join(told, record.timestamp_ms, 1)
+                if goes_on:
+                    self.late.let_go(told, record.timestamp_ms)
         elif self.late is not None and event is not None and stage == "expire":
             source = (record.topic, record.partition)
             if self._check(event, record.timestamp_ms) is None and self.late.passes(source, event.time_ms):
