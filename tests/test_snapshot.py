@@ -328,7 +328,7 @@ def test_a_model_that_hides_a_call_deep_inside_is_refused(tmp_path: Any) -> None
     model = naive_bayes.GaussianNB()
     model.hidden = {"a": [Calls(os.mkdir, str(tmp_path / "proof"))]}
     with pytest.raises(BadCheckpoint, match=r"mkdir"):
-        load_model(pickle.dumps(model))
+        load_model(dump_model(model))
     assert not (tmp_path / "proof").exists()
 
 

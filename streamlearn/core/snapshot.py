@@ -9,30 +9,27 @@ after it: SHA-256, or HMAC-SHA-256 when a key is set.
 Invariants:
 - Nothing is decompressed before the seal, and nothing unpickled before the sections' hashes, are found
   right; a checkpoint that is off in any way is refused with its reason (`BadCheckpoint`).
-- The unpickler makes only what river's models are made of, and the classes of the user's own model.
-- Loading continues exactly where dumping stood: 90 % of a tree's plain pickle is random generators
-  inside its Gaussians which nothing draws from, and those alone are left out.
+- A model's pickle is opened by `core.pickles`, which runs nothing that it reads.
 """
 
 import hashlib
 import hmac
-import io
-import pickle
-import random
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import zstandard
 
 from streamlearn.core.learner import Learner
+from streamlearn.core.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import Scores
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.core.work import load_work, work_part
 from streamlearn.errors import BadCheckpoint
+
+__all__ = ["dump_model", "load_model", "trusted_by"]  # and all that is below
 
 MAGIC: Final = b"STRMLRN1"
 MAX_STATE_BYTES: Final = 4 << 30
@@ -214,194 +211,3 @@ def _unseal(data: bytes | bytearray, key: bytes) -> tuple[Header, bytes]:
         return msgspec.json.decode(prefix[len(MAGIC) + 4 :], type=Header), payload
     except msgspec.MsgspecError as error:
         raise BadCheckpoint(f"its header cannot be read: {error}") from error
-
-
-# --- the model's pickle -------------------------------------------------------------------------------
-
-_UNUSED_RNG: Final = random.Random(0)
-_BUILTINS: Final = frozenset(
-    (
-        *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "iter"),
-        *("list", "object", "range", "set", "slice", "str", "tuple"),
-    )
-)
-_ALLOWED: Final = frozenset(
-    {
-        ("collections", "Counter"),
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("collections", "deque"),
-        ("copy", "deepcopy"),
-        ("copyreg", "_reconstructor"),
-        ("copyreg", "__newobj__"),
-        ("datetime", "date"),
-        ("datetime", "datetime"),
-        ("datetime", "timedelta"),
-        ("datetime", "timezone"),
-        ("decimal", "Decimal"),
-        ("fractions", "Fraction"),
-        ("functools", "partial"),
-        ("random", "Random"),
-        ("re", "_compile"),
-        ("sortedcontainers.sortedlist", "SortedList"),
-        ("sortedcontainers.sorteddict", "SortedDict"),
-        ("statistics", "NormalDist"),
-        ("streamlearn.features.gaps", "LastKnown"),
-        ("streamlearn.features.labels", "SortedLabels"),
-        ("streamlearn.features.rehearse", "Rehearsal"),
-        ("streamlearn.features.scale", "SteadyScaler"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.random._generator", "Generator"),
-        ("numpy.random._mt19937", "MT19937"),
-        ("numpy.random._pcg64", "PCG64"),
-        ("numpy.random._pickle", "__bit_generator_ctor"),
-        ("numpy.random._pickle", "__generator_ctor"),
-        ("numpy.random._pickle", "__randomstate_ctor"),
-        ("numpy.random.bit_generator", "SeedSequence"),
-        ("numpy.random.mtrand", "RandomState"),
-    }
-)
-_NO_PARTS_OF_MODELS: Final = frozenset(("checks", "datasets", "evaluate", "stream"))
-"""Parts of river that no model holds; some of them read files, unpickle what they read, or download."""
-
-
-def blank_distribution(cls: Any) -> Any:
-    """A `river.proba` distribution without its state, whose generator nothing draws from."""
-    blank = cls.__new__(cls)
-    blank._rng = _UNUSED_RNG
-    return blank
-
-
-def set_attributes(obj: Any, state: Mapping[str, Any]) -> None:
-    """Restore a state attribute by attribute, as `__init__` would have set it.
-
-    CPython keeps attributes set so inside the object; those that unpickling puts into `__dict__` are
-    slower to reach, and a restored scaler with a linear model is 11 % slower than a fresh one.
-    """
-    if not type(obj).__module__.startswith(_SET_SINGLY):
-        raise BadCheckpoint(f"it sets attributes of a {type(obj).__qualname__}, which is not allowed")
-    for name, value in state.items():
-        object.__setattr__(obj, name, value)
-
-
-_SET_SINGLY: Final = (
-    *("river.anomaly.", "river.compose.", "river.facto.", "river.feature_extraction.", "river.linear_model."),
-    *("river.multiclass.", "river.naive_bayes.", "river.optim.", "river.preprocessing."),
-)
-"""Where a model has few objects that are reached at every event. Trees have many, and dump and load count."""
-
-
-class _SlimPickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
-        module = type(obj).__module__
-        if module == "river.proba.gaussian" and getattr(obj, "seed", 0) is None:
-            state = {name: value for name, value in vars(obj).items() if name != "_rng"}
-            return blank_distribution, (type(obj),), state
-        if module.startswith(_SET_SINGLY) and not isinstance(obj, type) and not hasattr(obj, "__setstate__"):
-            reduced = obj.__reduce_ex__(4)
-            if isinstance(reduced, tuple) and len(reduced) > 2 and type(reduced[2]) is dict:
-                return (*reduced, *[None] * (5 - len(reduced)), set_attributes)
-        return NotImplemented
-
-
-def dump_model(model: Any) -> bytes:
-    """The model's slim pickle. Raises what pickling raises, for example on a lambda."""
-    buffer = io.BytesIO()
-    _SlimPickler(buffer, protocol=5).dump(model)
-    return buffer.getvalue()
-
-
-class _Collector(pickle.Unpickler):
-    """Notes what a pickle asks for. Only for bytes that this process has just made itself."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self.asked: dict[tuple[str, str], Any] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = self.asked[module, name] = super().find_class(module, name)
-        return found
-
-
-def trusted_by(fresh: bytes) -> frozenset[str]:
-    """What a checkpoint of this model may ask for besides river, from the model's own fresh pickle.
-
-    A package that defines an estimator of the model is the user's own and trusted whole (its name stands
-    in the set), because a model that has learned may hold classes that a fresh one does not. From all
-    others, the standard library and numpy among them, only the very objects the fresh model holds
-    (`module:name`).
-    """
-    from river.base import Base
-
-    collector = _Collector(fresh)
-    collector.load()
-    trusted: set[str] = set()
-    for (module, name), found in collector.asked.items():
-        package = module.split(".", maxsplit=1)[0]
-        if package in ("river", "streamlearn", "builtins"):
-            continue
-        own = isinstance(found, type) and issubclass(found, Base)
-        trusted.add(package if own else f"{module}:{name}")
-    return frozenset(trusted)
-
-
-def _safe_getattr(owner: Any, name: str) -> Any:
-    """What a pickled bound method needs: for river's classes alone, and the draw that `KMeans` keeps."""
-    cls = owner if isinstance(owner, type) else type(owner)
-    if type(owner) is random.Random and name == "gauss":
-        return owner.gauss
-    if name.startswith("__") or cls.__module__.split(".")[0] != "river":
-        raise BadCheckpoint(f"it asks for {cls.__module__}.{cls.__qualname__}.{name}, which is not allowed")
-    return getattr(owner, name)
-
-
-_OURS: Final = {"blank_distribution": blank_distribution, "set_attributes": set_attributes}
-
-
-class _AllowListUnpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, trusted: frozenset[str]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._trusted = trusted
-
-    def find_class(self, module: str, name: str) -> Any:
-        package = module.split(".", maxsplit=1)[0]
-        if module == __name__ and name in _OURS:
-            return _OURS[name]
-        if module == "builtins":
-            if name == "getattr":
-                return _safe_getattr
-            if name in _BUILTINS:
-                return super().find_class(module, name)
-        elif (module, name) in _ALLOWED or f"{module}:{name}" in self._trusted:
-            return super().find_class(module, name)
-        elif package == "river" or package in self._trusted:
-            return self._own(package, module, name)
-        raise BadCheckpoint(f"it asks for {module}.{name}, which a model is not made of")
-
-    def _own(self, package: str, module: str, name: str) -> Any:
-        """A class or function that is really defined in `package`, not merely imported there."""
-        if not any(part.startswith("__") for part in name.split(".")):
-            found = super().find_class(module, name)
-            home, *rooms = str(getattr(found, "__module__", "")).split(".")
-            if home == "river" and not _NO_PARTS_OF_MODELS.isdisjoint(rooms):
-                raise BadCheckpoint(f"it asks for {module}.{name}, which a model is not made of")
-            if home == package and isinstance(found, type | types.FunctionType | types.BuiltinFunctionType):
-                return found
-        raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in {package}")
-
-
-def load_model(data: bytes, trusted: frozenset[str] = frozenset()) -> Any:
-    """The inverse of `dump_model`. Raises `BadCheckpoint` for anything a model is not made of.
-
-    `trusted` is what `trusted_by` found in the user's own, freshly built model.
-    """
-    try:
-        return _AllowListUnpickler(data, trusted).load()
-    except BadCheckpoint:
-        raise
-    except Exception as error:  # a pickle can fail in any way at all; each means the same here
-        raise BadCheckpoint(f"the model in it cannot be restored: {type(error).__name__}: {error}") from error

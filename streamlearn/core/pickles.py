@@ -1,0 +1,286 @@
+"""A model as a pickle that can be opened without running anything that it says.
+
+Python's own pickle is a program: it names functions and calls them. Here it is data. The pickler writes plain
+values, and calls of the seven tools below; the unpickler knows no others.
+
+Invariants:
+- Nothing that was read is called while a pickle is being read. Instances are made empty, by `__new__` alone;
+  those whose class could act (`__call__`, `append`, `__getattr__`, ...) sleep under another class until the
+  last instruction was read. Their states are set after that, in the order in which they were pickled.
+- Classes and functions come from a closed list (`core.pickle_names`), or from what the user's own fresh model
+  holds (`trusted_by`). Other constructors than `__new__` are those of `core.pickle_parts`, and for a package
+  of the user's own, its own.
+- A bound method travels as object and name, and is made of a plain function in the class of that object; no
+  `__getattr__`, no property and no attribute of the instance is asked.
+- Loading continues exactly where dumping stood: 90 % of a tree's plain pickle is random generators
+  inside its Gaussians which nothing draws from, and those alone are left out.
+"""
+
+import contextlib
+import copyreg
+import functools
+import gc
+import io
+import pickle
+import types
+from collections.abc import Iterator
+from typing import Any, Final
+
+from streamlearn.core.pickle_load import Loader, Named, look_up
+from streamlearn.core.pickle_names import CLASSES
+from streamlearn.core.pickle_parts import CONSTRUCTORS, taken_apart
+from streamlearn.errors import BadCheckpoint
+
+__all__ = ["dump_model", "load_model", "trusted_by"]
+
+
+class _Ref:
+    """Stands for a class of which instances are made. `blank`: its generator is left out."""
+
+    __slots__ = ("blank", "cls")
+
+    def __init__(self, cls: type, blank: bool = False) -> None:
+        self.cls = cls
+        self.blank = blank
+
+
+def kind(_module: str, _name: str, _blank: bool) -> Any:
+    """What instances are made of: in a pickle, `Loader.kind`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def make(_kind: Any, *_arguments: Any) -> Any:
+    """An empty instance: in a pickle, `Loader.make`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def made(_kind: Any, _state: Any) -> Any:
+    """An instance and its state at once, for one that nothing in its state refers to: `Loader.made`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def fill(_instance: Any, _state: Any) -> Any:
+    """The state of an instance: in a pickle, `Loader.fill`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def part(_name: str, *_arguments: Any) -> Any:
+    """An object out of a closed table of constructors: in a pickle, `Loader.part`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def value(_module: str, _name: str) -> Any:
+    """A class or function as an argument of `part` and `partial`: in a pickle, `Loader.value`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def bind(_owner: Any, _name: str) -> Any:
+    """A bound method: in a pickle, `Loader.bind`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def partial(_function: Any, _arguments: Any, _named: Any, _inner: bool) -> Any:
+    """A `functools.partial`: in a pickle, `Loader.partial`."""
+    raise AssertionError("named in pickles, never called")
+
+
+def own(_constructor: Any, *_arguments: Any) -> Any:
+    """An object that the user's own package makes: in a pickle, `Loader.own`."""
+    raise AssertionError("named in pickles, never called")
+
+
+class _Inner:
+    """Stands for a class, a function or a partial that is an argument of `part`, and nowhere else."""
+
+    __slots__ = ("obj",)
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+
+_LEAVES: Final = ("river.stats.", "river.proba.", "river.tree.splitter.gaussian_splitter")
+"""Where instances hold none that holds them. They are most of a tree, and written in one call each."""
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, protocol=5)
+        self._plain: dict[type, tuple[_Ref] | None] = {}
+        self._refs: dict[type, _Ref] = {}
+        self._leaves: dict[type, _Ref] = {}
+        self._inner: dict[int, _Inner] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        reference = self._plain.get(cls)
+        if reference is not None:
+            return make, reference, obj.__dict__, None, None, fill
+        leaf = self._leaves.get(cls)
+        if leaf is not None:
+            if not leaf.blank:
+                return made, (leaf, obj.__dict__)
+            if obj.seed is None:
+                return made, (leaf, {name: part for name, part in obj.__dict__.items() if name != "_rng"})
+            return make, (self._ref(cls),), obj.__dict__, None, None, fill
+        if cls not in self._plain and _is_plain(cls):
+            if cls.__module__.startswith(_LEAVES):
+                self._leaves[cls] = _Ref(cls, blank=cls.__module__ == "river.proba.gaussian")
+            else:
+                self._plain[cls] = (self._ref(cls),)
+            return self.reducer_override(obj)
+        self._plain[cls] = None
+        return self._reduced(obj, cls)
+
+    def _ref(self, cls: type) -> _Ref:
+        return self._refs.setdefault(cls, _Ref(cls))
+
+    def _reduced(self, obj: Any, cls: type) -> Any:
+        """For an object that is no plain instance."""
+        if cls is _Ref:
+            return kind, (obj.cls.__module__, obj.cls.__qualname__, obj.blank)
+        if cls is _Inner and type(obj.obj) is functools.partial:
+            return partial, self._parted(obj.obj, True)
+        if cls is _Inner:
+            return value, (obj.obj.__module__, obj.obj.__qualname__)
+        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType):
+            return NotImplemented  # by its name
+        if cls is types.MethodType:
+            return bind, (obj.__self__, obj.__func__.__name__)
+        if cls is functools.partial and not obj.__dict__:
+            return partial, self._parted(obj, False)
+        apart = taken_apart(obj)
+        if apart is not None:
+            return part, apart
+        reduced = obj.__reduce_ex__(4)
+        return reduced if isinstance(reduced, str) else self._called(obj, *reduced)
+
+    def _called(
+        self, obj: Any, function: Any, arguments: Any, state: Any = None, items: Any = None,
+        pairs: Any = None, setter: Any = None,
+    ) -> Any:  # fmt: skip
+        """The tuple of `__reduce_ex__`, with its call as one of ours."""
+        if setter is not None:
+            raise pickle.PicklingError(f"{type(obj).__qualname__} sets its state by a function of its own")
+        name = f"{function.__module__}:{function.__qualname__}"
+        if function is copyreg.__newobj__:  # type: ignore[attr-defined] # typeshed does not know it
+            cls, *rest = arguments
+            call: tuple[Any, ...] = (make, (self._ref(cls), *rest))
+        elif name in CONSTRUCTORS:
+            if type(state) is int:  # the place of an iterator
+                arguments, state = (*arguments, state), None
+            call = (part, (name, *map(self._argument, arguments)))
+        else:
+            call = (own, (function, *arguments))
+        return (*call, state, items, pairs, None if state is None else fill)
+
+    def _parted(self, obj: "functools.partial[Any]", inner: bool) -> tuple[Any, ...]:
+        return self._argument(obj.func), tuple(map(self._argument, obj.args)), obj.keywords, inner
+
+    def _argument(self, obj: Any) -> Any:
+        """What stands for an argument. Each is kept, so that the same one is written once."""
+        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType) or (
+            type(obj) is functools.partial and not obj.__dict__
+        ):
+            return self._inner.setdefault(id(obj), _Inner(obj))
+        return obj
+
+
+def _is_plain(cls: Any) -> bool:
+    """Whether an instance of `cls` is its `__dict__` and nothing else, made by `object.__new__`."""
+    return (
+        cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and cls.__new__ is object.__new__
+        and getattr(cls, "__getstate__", None) is object.__getstate__
+        and not hasattr(cls, "__getnewargs__")
+        and not hasattr(cls, "__getnewargs_ex__")
+        and cls not in copyreg.dispatch_table
+        and hasattr(cls, "__dict__")
+        and cls.__dictoffset__ != 0
+        and not copyreg._slotnames(cls)  # type: ignore[attr-defined] # as pickle itself asks
+    )
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Nothing becomes garbage here, and Python's collector would walk over all that is being made, again and
+    again: a third of the time of a forest.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def dump_model(model: Any) -> bytes:
+    """The model's slim pickle. Raises what pickling raises, for example on a lambda."""
+    buffer = io.BytesIO()
+    with _no_collector():
+        _Pickler(buffer).dump(model)
+    return buffer.getvalue()
+
+
+def load_model(data: bytes, trusted: frozenset[str] = frozenset()) -> Any:
+    """The inverse of `dump_model`. Raises `BadCheckpoint` for anything a model is not made of.
+
+    `trusted` is what `trusted_by` found in the user's own, freshly built model.
+    """
+    try:
+        with _no_collector():
+            return Loader(data, trusted).load()
+    except (BadCheckpoint, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # it can fail in any way, river's Rust parts panic beside Exception
+        raise BadCheckpoint(f"the model in it cannot be restored: {type(error).__name__}: {error}") from error
+
+
+class _Collector(Loader):
+    """Notes what a pickle asks for. Only for bytes that this process has just made itself."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, frozenset())
+        self.asked: dict[tuple[str, str], Any] = {}
+        self.called: set[str] = set()
+
+    def resolve(self, module: str, name: str, _listed: frozenset[str] = CLASSES) -> Any:
+        """Whatever has that name."""
+        found = self.asked[module, name] = look_up(module, name)
+        return found
+
+    def is_mine(self, module: str) -> bool:
+        """Yes: whatever made these bytes was here a moment ago."""
+        return True
+
+    def may_call(self, constructor: Named) -> bool:
+        """Note it."""
+        self.called.add(f"()::{constructor.module}:{constructor.name}")
+        return True
+
+
+_NO_PARTS_OF_MODELS: Final = frozenset(("checks", "datasets", "evaluate", "stream"))
+"""Parts of river that no model holds; some of them read files, unpickle what they read, or download."""
+
+
+def trusted_by(fresh: bytes) -> frozenset[str]:
+    """What a checkpoint of this model may ask for besides the closed list, from the model's own fresh pickle.
+
+    A package that defines an estimator of the model is the user's own and trusted whole (its name stands
+    in the set), because a model that has learned may hold classes that a fresh one does not. From all
+    others, river, the standard library and numpy among them, only the very objects the fresh model holds
+    (`module:name`), and those constructors that its own pickle calls (`()::module:name`).
+    """
+    from river.base import Base
+
+    collector = _Collector(fresh)
+    collector.load()
+    trusted: set[str] = set(collector.called)
+    for (module, name), found in collector.asked.items():
+        package, *rooms = module.split(".")
+        if package in ("streamlearn", "builtins") or not _NO_PARTS_OF_MODELS.isdisjoint(rooms):
+            continue
+        mine = package != "river" and isinstance(found, type) and issubclass(found, Base)
+        trusted.add(package if mine else f"{module}:{name}")
+    return frozenset(trusted)
