@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,48 @@ def test_what_is_written_is_read_back_and_nothing_else_is_left(store: FolderStor
     store.write("0001", b"\x00state", [])
     assert store.read("0001") == b"\x00state"
     assert files(folder) == ["0001.ckpt"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "link to a device", "too large"])
+def test_what_is_no_file_of_a_sane_size_is_refused_at_once(
+    kind: str, store: FolderStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("1", b"one", [])
+    place = folder / "2.ckpt"
+    match kind:
+        case "fifo":
+            os.mkfifo(place)
+        case "socket":
+            monkeypatch.chdir(folder)
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind("2.ckpt")
+        case "folder":
+            place.mkdir()
+        case "too large":
+            with place.open("wb") as file:
+                file.truncate((4 << 30) + 1)
+        case _:
+            place.symlink_to("/dev/zero")
+    with pytest.raises(BadCheckpoint, match=r"2\.ckpt cannot be read"):
+        store.read("2")
+    (folder / "3.ckpt").symlink_to(folder / "1.ckpt")
+    assert store.read("3") == b"one"
+
+
+def test_every_folder_that_was_made_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    FolderStore(tmp_path / "a" / "b" / "c").write("1", b"one", [])
+    folders = [Path(name) for name in synced if Path(name).is_dir()]
+    assert folders == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
 
 
 def test_names_are_sorted_oldest_first(store: FolderStore) -> None:

@@ -10,6 +10,7 @@ from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.log.port import Store
+    from streamlearn.service.models import FreshModel
 
 SHARD = 0
 
@@ -78,9 +79,9 @@ def verify(
     db: common.Db = None,
     option: common.Options = None,
 ) -> None:
-    """Read every checkpoint and check its seal; exit 3 when one must not be loaded."""
+    """Read every checkpoint as a start would, its model too; exit 3 when one must not be loaded."""
     settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
-    summaries = _summaries(settings)
+    summaries = _summaries(settings, whole=True)
     bad = [found for found in summaries if "bad" in found]
     for found in summaries:
         print(f"{found['name']}  {'BAD: ' + found['bad'] if 'bad' in found else 'ok'}")
@@ -130,9 +131,12 @@ def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
         store.close()
 
 
-def _summaries(settings: "Config") -> list[dict[str, Any]]:
+def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
+    """What `list` says of each. `whole`: those whose state cannot be restored are bad, too."""
     from streamlearn.core.snapshot import open_header
+    from streamlearn.service.models import configured_model
 
+    fresh = configured_model(settings) if whole else None
     store = _open(settings)
     found: list[dict[str, Any]] = []
     try:
@@ -140,6 +144,8 @@ def _summaries(settings: "Config") -> list[dict[str, Any]]:
             try:
                 data = store.read(name)
                 header = open_header(data, settings.checkpoint.key.encode())
+                if fresh is not None:
+                    _restore(fresh, data, settings.checkpoint.key.encode())
             except BadCheckpoint as reason:
                 found.append({"name": name, "bad": str(reason)})
             else:
@@ -150,3 +156,17 @@ def _summaries(settings: "Config") -> list[dict[str, Any]]:
     finally:
         store.close()
     return found
+
+
+def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:
+    """Make the state in a checkpoint, and forget it. A model of another maker than `fresh` stays closed: a
+    start would not open it either. Raises `BadCheckpoint`.
+    """
+    from streamlearn.core.snapshot import load_memory, unseal
+    from streamlearn.service.eras import restored_state, stated_spec
+
+    header, sections = unseal(data, key)
+    if stated_spec(header.under).model_name == fresh.name:
+        restored_state(header.under, sections, fresh.trusted)
+    else:
+        load_memory(sections)

@@ -14,6 +14,7 @@ Invariants:
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -33,6 +34,11 @@ __all__ = ["dump_model", "load_model", "trusted_by"]  # and all that is below
 
 MAGIC: Final = b"STRMLRN1"
 MAX_STATE_BYTES: Final = 4 << 30
+FREE_STATE_BYTES: Final = 64 << 20
+MAX_RATIO: Final = 200
+"""A state may take `FREE_STATE_BYTES`, or so many times the size of its file. Models take 3 to 20 times."""
+
+MAX_COUNT: Final = 1 << 63
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -85,8 +91,17 @@ def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> 
 
     Raises `BadCheckpoint`.
     """
-    learner = Learner(load_model(_whole(sections, "champion"), trusted))
-    return _with_side_parts(spec, learner, load_memory(sections), sections)
+    memory = load_memory(sections)
+    return _with_side_parts(spec, load_learner(sections, trusted, spec.horizon), memory, sections)
+
+
+def load_learner(sections: Sections, trusted: frozenset[str], horizon: int = 1) -> Learner:
+    """The model of a checkpoint, as a learner. Raises `BadCheckpoint`."""
+    model = load_model(_whole(sections, "champion"), trusted)
+    try:
+        return Learner(model, horizon)
+    except Exception as error:  # it may be no model at all, and is asked for whatever a model has
+        raise BadCheckpoint(f"its model is none: {type(error).__name__}: {error}") from error
 
 
 def carried(shard: Shard, spec: ShardSpec) -> Shard:
@@ -106,15 +121,15 @@ def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
 
 
 def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
-    shard = Shard(spec, learner, memory)
     try:
+        shard = Shard(spec, learner, memory)
         if spec.scores is not None and "scores" in sections:
             shard.scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
         if shard.late is not None and "pending" in sections:
             shard.late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
         if "work" in sections:
             shard.work = load_work(_whole(sections, "work"))
-    except (ValueError, TypeError, msgspec.MsgspecError) as error:
+    except Exception as error:  # bytes that say anything, which joiner and scores take at their word
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
     return shard
 
@@ -129,9 +144,13 @@ def _whole(sections: Sections, name: str) -> bytes:
 def load_memory(sections: Sections) -> Memory:
     """The part of a state that is not the model. Raises `BadCheckpoint`."""
     try:
-        return msgspec.json.decode(_whole(sections, "memory"), type=Memory)
-    except msgspec.MsgspecError as error:
+        memory = msgspec.json.decode(_whole(sections, "memory"), type=Memory)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
+    counts = [memory.records, memory.learned, memory.failing, memory.recent_next, *memory.outcomes.values()]
+    if not all(0 <= count < MAX_COUNT for count in counts):
+        raise BadCheckpoint("its memory section counts less than nothing, or more than can be")
+    return memory
 
 
 def seal(header: Header, sections: Sections, key: bytes = b"") -> bytearray:
@@ -169,8 +188,9 @@ def unseal(data: bytes | bytearray, key: bytes = b"") -> tuple[Header, dict[str,
     """Header and sections of a checkpoint that is whole. Raises `BadCheckpoint` with the reason."""
     header, payload = _unseal(data, key)
     total = sum(section.size for section in header.sections)
-    if total > MAX_STATE_BYTES:
-        raise BadCheckpoint(f"it claims a state of {total:,} bytes, over the limit of {MAX_STATE_BYTES:,}")
+    limit = min(MAX_STATE_BYTES, max(FREE_STATE_BYTES, MAX_RATIO * len(payload)))
+    if total > limit:
+        raise BadCheckpoint(f"it claims a state of {total:,} bytes, over its limit of {limit:,}")
     try:
         size = zstandard.frame_content_size(payload)
         if size != total:  # asked before decompressing: a few bytes can become a great many
@@ -208,6 +228,29 @@ def _unseal(data: bytes | bytearray, key: bytes) -> tuple[Header, bytes]:
             "its seal does not hold: it was damaged, changed, or written with another [checkpoint] key"
         )
     try:
-        return msgspec.json.decode(prefix[len(MAGIC) + 4 :], type=Header), payload
-    except msgspec.MsgspecError as error:
+        header = msgspec.json.decode(prefix[len(MAGIC) + 4 :], type=Header)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadCheckpoint(f"its header cannot be read: {error}") from error
+    if fault := _fault(header):
+        raise BadCheckpoint(f"its header says {fault}")
+    return header, payload
+
+
+def _fault(header: Header) -> str:
+    """Why a header that is well formed cannot be true; "" when it can."""
+    numbers = {"seq": header.seq, "era": header.era, "learned": header.learned}
+    for name, number in numbers.items():
+        if not 0 <= number < MAX_COUNT:
+            return f"{name} {number:.3g}"
+    if not re.fullmatch(r"[0-9a-f]{64}", header.digest):
+        return f"a digest of {header.digest[:80]!r}"
+    for topic, partition, offset in header.positions:
+        if not (0 <= partition < MAX_COUNT and 0 <= offset < MAX_COUNT):
+            return f"position {offset} of {topic}-{partition}"
+    if len(header.next_offsets()) != len(header.positions):
+        return "two positions of one partition"
+    if any(not 0 <= section.size < MAX_COUNT for section in header.sections):
+        return "a section of less than nothing"
+    if len({section.name for section in header.sections}) != len(header.sections):
+        return "one section twice"
+    return ""

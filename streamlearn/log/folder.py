@@ -1,15 +1,19 @@
 """Checkpoints as files of one folder.
 
 Invariants:
-- A file `<name>.ckpt` is whole: its bytes were synced before it got that name, and the name was synced
-  before `write` returned.
+- A file `<name>.ckpt` is whole: its bytes were synced before it got that name, and the name, with every
+  folder that was made for it, was synced before `write` returned.
+- Only regular files are read, of a size that was looked at before: a pipe or a device with such a name
+  neither hangs the start nor fills its memory.
 - While a writer lives it holds a lock on its temporary file, so that only leftovers of dead ones are removed.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import stat
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +21,36 @@ from pathlib import Path
 from streamlearn.errors import BadCheckpoint, Unreachable
 
 _SUFFIX = ".ckpt"
+MAX_FILE_BYTES = 4 << 30
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Never waits for a writer.
+
+    Raises `OSError`, with the reason as its `strerror`.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if found.st_size > limit:
+            raise OSError(
+                errno.EFBIG, f"it has {found.st_size:,} bytes, over the limit of {limit:,}", str(path)
+            )
+        data = file.read(limit + 1)
+    if len(data) > limit:  # some say that they are empty, as in /proc
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return data
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class FolderStore:
@@ -40,7 +73,7 @@ class FolderStore:
         """The bytes of one. Raises `BadCheckpoint`."""
         path = self._path(name)
         try:
-            return path.read_bytes()
+            return read_regular(path)
         except OSError as error:
             raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from error
 
@@ -49,7 +82,7 @@ class FolderStore:
         path = self._path(name)
         dropped = [self._path(old) for old in drop]
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._remove_leftovers()
             self._write_whole(path, data)
             for old in dropped:
@@ -77,14 +110,18 @@ class FolderStore:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._sync_folder()
+        _sync(self._folder)
 
-    def _sync_folder(self) -> None:
-        handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    def _make_folder(self) -> None:
+        """Make the folder and those above it, each synced into the one that it lies in."""
+        missing = []
+        folder = self._folder.absolute()
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for made in reversed(missing):
+            made.mkdir(exist_ok=True)
+            _sync(made.parent)
 
     def _remove_leftovers(self) -> None:
         for path in self._folder.glob(".*.tmp"):

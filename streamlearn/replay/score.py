@@ -16,7 +16,7 @@ import msgspec
 from streamlearn.core.records import Output, Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
-from streamlearn.errors import ConfigError, Stop
+from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.lines import line
@@ -77,7 +77,10 @@ def score(
     """
     began_s = time.monotonic()
     spec, sections = _static(batch)
-    offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
+    try:
+        offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
+    except BadCheckpoint as reason:
+        raise ConfigError(f"the checkpoint {batch.saved.name} must not be loaded: {reason}") from reason
     if offline.shard.learner.task == "forecasting":
         raise ConfigError(
             "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"

@@ -26,8 +26,9 @@ from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
+from streamlearn.core.snapshot import Sections, load_state
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.errors import ConfigError, Stop
+from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
 from streamlearn.setting_kinds import duration_s, rfc3339_ms, start_places
@@ -57,6 +58,22 @@ def spec_of(era: Era) -> ShardSpec:
         horizon=msgspec.convert(era.config.get("horizon", 1), int),
         prediction_bytes=msgspec.convert(era.config.get("prediction_bytes"), int | None),
     )
+
+
+def stated_spec(era: Era) -> ShardSpec:
+    """`spec_of` for the era that a checkpoint claims. Raises `BadCheckpoint`."""
+    try:
+        return spec_of(era)
+    except Exception as error:  # an era of anybody's: any part of it may be missing, or be something else
+        raise BadCheckpoint(f"its era cannot be read: {type(error).__name__}: {error}") from error
+
+
+def restored_state(era: Era, sections: Sections, trusted: frozenset[str]) -> Shard:
+    """The state in a checkpoint that says it stands under `era`. `trusted`: see `core.pickles.trusted_by`.
+
+    Raises `BadCheckpoint`, whatever the bytes are: no era of ours, no model, or something else entirely.
+    """
+    return load_state(stated_spec(era), sections, trusted)
 
 
 def _part(era: Era, name: str, kind: type[T]) -> T | None:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.snapshot import Header, Sections, load_model, open_header, seal, unseal
+from streamlearn.core.snapshot import Header, Sections, load_learner, open_header, seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.log.folder import FolderStore
+from streamlearn.log.folder import FolderStore, read_regular
+from streamlearn.service.eras import stated_spec
 
 TRAINED = "trained"
 """`Era.why` of a checkpoint that `train` wrote: it stands in no journal."""
@@ -35,7 +36,7 @@ def read_saved(where: str, key: str = "") -> Saved:
     """The checkpoint that `where` names, opened with the secret `key`. Raises `ConfigError`."""
     path = _file_of(where)
     try:
-        return saved_from(str(path), path.read_bytes(), key)
+        return saved_from(str(path), read_regular(path), key)
     except OSError as error:
         raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
 
@@ -44,6 +45,7 @@ def saved_from(name: str, data: bytes, key: str = "") -> Saved:
     """The checkpoint in `data`, called `name` in messages. Raises `ConfigError`."""
     try:
         header, sections = unseal(data, key.encode())
+        stated_spec(header.under)
     except BadCheckpoint as reason:
         raise ConfigError(
             f"the checkpoint {name} must not be loaded: {reason}. Take another one, or give the [checkpoint]"
@@ -55,9 +57,7 @@ def saved_from(name: str, data: bytes, key: str = "") -> Saved:
 def model_in(saved: Saved, trusted: frozenset[str]) -> Any:
     """The river model of a checkpoint. `trusted`: see `core.snapshot.trusted_by`. Raises `ConfigError`."""
     try:
-        return load_model(saved.sections["champion"], trusted)
-    except KeyError as missing:
-        raise ConfigError(f"the checkpoint {saved.name} holds no model: take another one") from missing
+        return load_learner(saved.sections, trusted).model
     except BadCheckpoint as reason:
         made_by = saved.header.under.config.get("model_name", "a model")
         raise ConfigError(
@@ -103,7 +103,7 @@ def folder_of(where: str) -> Path:
 
 def _file_of(where: str) -> Path:
     if not where.startswith("file:"):
-        if not Path(where).is_file():
+        if not Path(where).exists():
             raise ConfigError(f"there is no checkpoint {where!r}: {_SYNTAX}")
         return Path(where)
     folder, at, which = where.removeprefix("file:").rpartition("@")

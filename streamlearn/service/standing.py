@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Header, Sections, carried, dump_state, load_state
+from streamlearn.core.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.work import LabelWork
 from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import ShardLog
-from streamlearn.service.eras import spec_of
+from streamlearn.service.eras import restored_state, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.parts import parts
 from streamlearn.service.schemas import Schemas
@@ -186,7 +186,7 @@ class Standing:
             return None
 
     def _loaded(self) -> Shard:
-        return load_state(spec_of(self.era), self._snapshot, self.fresh.trusted)
+        return restored_state(self.era, self._snapshot, self.fresh.trusted)
 
     def _step(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Sequence[Output]:
         skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
