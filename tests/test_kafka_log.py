@@ -420,6 +420,49 @@ def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
 
 
 @pytest.mark.kafka
+def test_junk_in_place_of_a_manifest_is_passed_over(
+    names: Names, admin: KafkaAdmin, store: TopicStore
+) -> None:
+    store.write("1", b"one", [])
+    for junk in (b"{", b"[]", b'{"kept": 3}', b"[" * 100_000):
+        admin.append(names.roles["checkpoints"], [Row(b"manifest", junk, (), 0)])
+        assert store.names() == ["1"]
+    assert store.read("1") == b"one"
+    store.write("2", b"two", [])
+    assert store.names() == ["1", "2"]
+
+
+@pytest.mark.kafka
+def test_chunks_of_a_writer_that_died_are_buried_and_those_of_one_that_lives_are_not(
+    kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("1", b"one", [])
+    for name in ("2", "3"):
+        dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+        monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dying.write(name, big(int(name)), [])
+        dying.close()
+
+    def buried() -> set[bytes]:
+        rows = committed(admin, names.roles["checkpoints"])
+        return {(key or b"").split(b".")[0] for key, value, _ in rows if value is None}
+
+    store.write("4", b"four", [])
+    assert buried() == set(), "they are young: their writers may live"
+    store.write("5", b"five", [])
+    assert buried() == {b"2", b"3"}
+    dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dying.write("6", b"six", [])
+    monkeypatch.setattr(kafka_store, "DEAD_MS", -60_000)
+    store.write("7", b"seven", [])
+    assert buried() == {b"2", b"3", b"6"}
+    assert [store.read(name) for name in store.names()] == [b"one", b"four", b"five", b"seven"]
+
+
+@pytest.mark.kafka
 def test_a_checkpoint_that_is_not_what_was_written_is_refused(
     store: TopicStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,22 +4,27 @@ A shard's checkpoints lie in partition `shard`. One write appends, in this order
 1. the chunks of the new checkpoint, each under a key of its own;
 2. tombstones for the chunks of what the manifest before had already dropped;
 3. the manifest, always under the same key: the index of every kept checkpoint (offsets of its chunks, size,
-   BLAKE2b-256), and what is dropped with it.
+   BLAKE2b-256), and what is dropped with it; also chunks that lie behind the manifest before, unnamed.
 
 Invariants:
 - A checkpoint exists from the moment its manifest is acknowledged; a writer that dies earlier leaves only
   chunks that nothing names, and the manifest before them still stands.
 - No chunk gets its tombstone while any standing manifest names its checkpoint as kept.
+- Chunks of a writer that died get theirs: at once when they are older than any write lasts (`DEAD_MS`), else
+  with the write after the next manifest, should they still be unnamed then: their writer may live.
+- A manifest that cannot be read is passed over for the one before it.
 - The store holds no state between calls: it reads the last manifest anew, since another replica may have
   written since. It has its own clients, and one lock, so that a writer thread may use it beside the loop.
 """
 
 import hashlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
@@ -28,9 +33,14 @@ from streamlearn.errors import BadCheckpoint, Gone
 from streamlearn.log.kafka_client import CONNECT_S, append, client_options, connect, destroy, explained
 from streamlearn.log.kafka_reader import Reader
 
+log = structlog.get_logger()
+
 CHUNK_BYTES = 512 * 1024
 _CHUNKS_IN_FLIGHT = 16
 _MANIFEST_KEY = b"manifest"
+
+DEAD_MS = 600_000
+"""A write whose newest chunk is older than this, by the broker's clock, is no longer going on."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -91,20 +101,25 @@ class TopicStore:
 
     def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
         """As `Store.write`. Raises `Unreachable`; then the checkpoint may or may not be there."""
-        before = self._manifest()
+        before, behind = self._newest()
+        unnamed, dead = self._unnamed(before, behind, name)
         blake2b = _hash(data)
         chunks = max(1, -(-len(data) // CHUNK_BYTES))
         new = _Kept(name, f"{name}.{blake2b[:16]}", chunks, 0, 0, len(data), blake2b)
         try:
             first, last = self._write_chunks(new, data)
-            self._bury([old for old in before.dropped if old.prefix != new.prefix])
+            named = {new.prefix, *(kept.prefix for kept in before.kept)}
+            self._bury([old for old in (*before.dropped, *dead) if old.prefix not in named])
             gone = {*drop, name}
             manifest = _Manifest(
                 kept=[
                     *(kept for kept in before.kept if kept.name not in gone),
                     msgspec.structs.replace(new, first=first, next=last + 1),
                 ],
-                dropped=[kept for kept in before.kept if kept.name in gone],
+                dropped=[
+                    *(kept for kept in before.kept if kept.name in gone),
+                    *(old for old in unnamed if old.prefix != new.prefix),
+                ],
             )
             self._append([(_MANIFEST_KEY, msgspec.json.encode(manifest))])
         except KafkaError as error:
@@ -118,12 +133,39 @@ class TopicStore:
             self._reader.close()
 
     def _manifest(self) -> _Manifest:
-        """The last manifest: the last record of the partition, unless a writer died in the middle."""
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[_Manifest, Range]:
+        """The last manifest that can be read, and what lies behind it: nothing, unless a writer died in the
+        middle, or is at work.
+        """
         tp = (self._place.topic, self._place.partition)
         with self._lock:
             start, end = self._reader.bounds(tp)
-            record = self._reader.last(tp, start, end, _is_manifest)
-        return _Manifest() if record is None else msgspec.json.decode(record.value or b"", type=_Manifest)
+            record = self._reader.last(tp, start, end, lambda record: _manifest_in(record) is not None)
+        manifest = None if record is None else _manifest_in(record)
+        if record is None or manifest is None:
+            return _Manifest(), Range(*tp, start, end)
+        return manifest, Range(*tp, record.offset + 1, end)
+
+    def _unnamed(self, before: _Manifest, behind: Range, name: str) -> tuple[list[_Kept], list[_Kept]]:
+        """The chunks behind the last manifest, by checkpoint: those whose writer may live, and the others."""
+        if behind.first >= behind.next:
+            return [], []
+        newest_ms: dict[str, int] = {}
+        chunks: dict[str, int] = {}
+        with self._lock:
+            for record in self._reader.read(behind):
+                prefix, _, number = (record.key or b"").decode(errors="replace").rpartition(".")
+                if record.value is not None and number.isdigit() and len(number) < 6:
+                    newest_ms[prefix] = max(newest_ms.get(prefix, 0), record.timestamp_ms)
+                    chunks[prefix] = max(chunks.get(prefix, 0), int(number) + 1)
+        now_ms = time.time() * 1e3
+        found = [_Kept(name, prefix, count, 0, 0, 0, "") for prefix, count in chunks.items()]
+        known = {kept.prefix for kept in (*before.kept, *before.dropped)}
+        found = [old for old in found if old.prefix not in known]
+        dead = [old for old in found if newest_ms[old.prefix] < now_ms - DEAD_MS]
+        return [old for old in found if old not in dead], dead
 
     def _write_chunks(self, new: _Kept, data: bytes | bytearray) -> tuple[int, int]:
         """Append the chunks, a few at a time; returns the offsets of the first and the last."""
@@ -163,8 +205,15 @@ class TopicStore:
             destroy(producer)
 
 
-def _is_manifest(record: Record) -> bool:
-    return record.key == _MANIFEST_KEY and record.value is not None
+def _manifest_in(record: Record) -> _Manifest | None:
+    """The manifest in a record; None in one that is something else, or junk under its key."""
+    if record.key != _MANIFEST_KEY or record.value is None:
+        return None
+    try:
+        return msgspec.json.decode(record.value, type=_Manifest)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        log.warning("manifest.refused", offset=record.offset, reason=str(error), action="the one before it")
+        return None
 
 
 def _key(kept: _Kept, number: int) -> bytes:
