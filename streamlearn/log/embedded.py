@@ -90,6 +90,12 @@ class EmbeddedLog:
                 self._owner.beat(self._epoch, now)
         return True
 
+    def why_not(self) -> str:
+        """As `Log.why_not`: what `owned` goes by."""
+        with self._file.snapshot():
+            holder = self._owner.held().holder
+        return f"{self._names.roles['journal']} is held by {holder}" if holder else "it was just given back"
+
     def open(self, shard: int) -> "EmbeddedShardLog":
         """Fence the previous owner. Nothing of it is ever half done: SQLite has rolled it back."""
         owner = Owner(self._file, self._names, shard)

@@ -8,7 +8,7 @@ Invariants:
 from collections.abc import Mapping
 
 from streamlearn.core.records import TopicPartition as Place
-from streamlearn.errors import ConfigError
+from streamlearn.errors import ConfigError, Fenced
 from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
 from streamlearn.log.kafka_client import client_options
 from streamlearn.log.kafka_election import Election
@@ -37,7 +37,16 @@ class KafkaLog:
 
     def open(self, shard: int) -> KafkaShardLog:
         """As `Log.open`. Raises `Unreachable`, `Fenced` (a newer owner meanwhile) or `Stop`."""
-        return KafkaShardLog(self._cluster, self._options, self._names, self._member(), shard)
+        member = self._member()
+        try:
+            return KafkaShardLog(self._cluster, self._options, self._names, member, shard)
+        except Fenced:
+            member.doubt()
+            raise
+
+    def why_not(self) -> str:
+        """As `Log.why_not`."""
+        return self._member().why_not()
 
     def others(self) -> int:
         """As `Log.others`."""

@@ -8,9 +8,11 @@ Invariants:
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove, OffsetSpec
 from kafka.errors import (
+    GroupIdNotFoundError,
     KafkaError,
     TopicAlreadyExistsError,
     UnknownBrokerIdError,
@@ -42,6 +44,8 @@ _REPLICAS = 3
 _ROWS = 5000
 """Rows in flight at once: it bounds the memory of the producer's buffer."""
 _UNTOLD_BYTES = 16384
+
+_log = structlog.get_logger()
 
 
 class Cluster:
@@ -209,12 +213,22 @@ class Cluster:
         ask(self.bootstrap, "leaving", lambda: self._client.remove_group_members(group, [member]), 2.0)
 
     def members(self, group: str) -> int:
-        """How many members a group has now; 0 for one that does not exist."""
+        """How many members a group has now; 0 for one that does not exist, -1 when Kafka does not say."""
         try:
             found = ask(self.bootstrap, f"members of {group}", lambda: self._client.describe_groups([group]))
-        except (ConfigError, Stop):  # newer brokers answer so for a group that never was
+            if not (reason := found[group]["error"] or ""):
+                return len(found[group]["members"])
+        except (ConfigError, Stop) as error:
+            reason = str(error)
+        if GroupIdNotFoundError.__name__ in reason:  # which newer brokers say
             return 0
-        return len(found[group]["members"])
+        _log.warning(
+            "election.not_described",
+            group=group,
+            reason=reason,
+            action="taken for a group that has members; give this principal the right to describe it",
+        )
+        return -1
 
     def close(self) -> None:
         """Close the connection."""

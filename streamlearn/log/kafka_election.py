@@ -4,6 +4,10 @@ Invariants:
 - What is returned is a level and a hint. The lock is the producer's epoch, checked by `publish`.
 - A membership that the coordinator has not confirmed for a session timeout counts as none: a process that
   was paused must not fence whoever took over meanwhile. During a rebalance the old assignment stands.
+- Being fenced is evidence against the membership: after it nothing is held until the coordinator has
+  confirmed that membership anew, in a later generation or in answer to a later heartbeat.
+- A newcomer takes nothing from a member: the assignment is sticky. It is agreed upon with members that know
+  only older ones (a group takes the first that all of its members offer).
 - Reported positions are for lag tools. That a report fails is no error of the service.
 """
 
@@ -13,6 +17,9 @@ from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.errors import FencedInstanceIdError, KafkaError, RetriableError
 from kafka.structs import OffsetAndMetadata
 
@@ -26,6 +33,7 @@ from streamlearn.log.port import Names
 REPORT_S = 5.0
 _ROUND_S = 0.1
 _LEAVE_MS = 1000
+_ASSIGNORS = (StickyPartitionAssignor, RangePartitionAssignor, RoundRobinPartitionAssignor)
 
 _log = structlog.get_logger()
 
@@ -42,6 +50,7 @@ class Election:
         self._report_at = time.monotonic() + REPORT_S
         self._generation: tuple[int, str] | None = None
         self._joined_at = 0.0
+        self._doubted_at = 0.0
         self._consumer = connect(
             KafkaConsumer,
             bootstrap,
@@ -51,6 +60,7 @@ class Election:
             session_timeout_ms=8000,
             heartbeat_interval_ms=1000,
             max_poll_interval_ms=60000,
+            partition_assignment_strategy=_ASSIGNORS,
             isolation_level="read_committed",
             # Nothing is read through this consumer: it only must not fail over a missing position.
             auto_offset_reset="latest",
@@ -72,6 +82,27 @@ class Election:
             if held or time.monotonic() >= until:
                 self._report()
                 return held
+
+    def doubt(self) -> None:
+        """A newer owner has come: hold nothing that was confirmed before now."""
+        self._doubted_at = time.monotonic()
+
+    def why_not(self) -> str:
+        """Why nothing is held, as far as this member knows."""
+        coordinator = self._consumer._coordinator
+        silent_s = time.monotonic() - self._confirmed_at()
+        if self._generation is None:
+            return f"this process is not yet a member of group {self.group}"
+        if silent_s > self._session_s:
+            return (
+                f"Kafka at {self._bootstrap} has confirmed no heartbeat for {silent_s:.0f} s: it does not "
+                "answer, or this process stood still"
+            )
+        if self._is_doubted():
+            return f"a newer owner has come, and group {self.group} has not confirmed this member since"
+        if not coordinator.stable() or coordinator.rejoin_needed:
+            return f"the members of group {self.group} are just being assigned their shards"
+        return f"another member of group {self.group} holds it"
 
     def report(self, positions: Positions) -> None:
         """Note positions to report some time later."""
@@ -104,6 +135,9 @@ class Election:
 
     def _poll(self, timeout_s: float) -> None:
         """Let the client heartbeat, join and learn its assignment."""
+        coordinator = self._consumer._coordinator
+        if coordinator._join_task is not None:
+            coordinator._join_task = _Join(coordinator._join_task)
         try:
             self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except FencedInstanceIdError as error:
@@ -125,10 +159,26 @@ class Election:
             self._generation, self._joined_at = generation, time.monotonic()
         if self._is_replaced():
             raise self._replaced()
-        confirmed = max(self._joined_at, coordinator.heartbeat.last_receive)
-        if time.monotonic() - confirmed > self._consumer.config["session_timeout_ms"] / 1000:
+        if time.monotonic() - self._confirmed_at() > self._session_s or self._is_doubted():
             return frozenset()
         return frozenset(tp.partition for tp in self._consumer.assignment())
+
+    @property
+    def _session_s(self) -> float:
+        return float(self._consumer.config["session_timeout_ms"]) / 1000
+
+    def _confirmed_at(self) -> float:
+        """When the coordinator last said that this is a member. A rebalance is no denial of it."""
+        return max(self._joined_at, float(self._consumer._coordinator.heartbeat.last_receive))
+
+    def _is_doubted(self) -> bool:
+        """No answer since the doubt: neither a generation joined nor a heartbeat sent and granted."""
+        coordinator = self._consumer._coordinator
+        if self._joined_at > self._doubted_at:
+            return False
+        beat = coordinator.heartbeat
+        granted = self._doubted_at < beat.last_send <= beat.last_receive
+        return not (granted and coordinator.stable() and not coordinator.rejoin_needed)
 
     def _is_replaced(self) -> bool:
         """A static member that was replaced is told so in a heartbeat, after which those just stop."""
@@ -152,6 +202,18 @@ class Election:
         if isinstance(answer, KafkaError):
             self._reported = {}
             _log.debug("positions.not_reported", group=self.group, reason=str(answer))
+
+
+class _Join:
+    """A join under way. kafka-python takes one that was finished between two polls for none at all, and
+    begins another, for which everybody must join again: among busy loops that may never end (155 generations
+    were seen for four members). This one does not look finished, so that the next poll takes its result.
+    """
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self.add_callback, self.add_errback = task.add_callback, task.add_errback
 
 
 def _offsets(positions: Positions) -> dict[Any, Any]:

@@ -123,6 +123,8 @@ class KafkaShardLog:
         try:
             offset = self._writer.commit(self._rows(data, outputs))
         except (Fenced, Unknown) as error:
+            if isinstance(error, Fenced):
+                self._election.doubt()
             raise type(error)(f"entry {entry.seq} of shard {self._shard}: {error}") from error
         self._journal.published(entry.seq, offset)
         self._election.report(positions)
@@ -136,7 +138,10 @@ class KafkaShardLog:
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`."""
-        return self._writer.newer_owner()
+        newer = self._writer.newer_owner()
+        if newer:
+            self._election.doubt()
+        return newer
 
     def sync(self) -> None:
         """Nothing to do: a commit is acknowledged by all in-sync replicas."""

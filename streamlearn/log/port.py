@@ -159,12 +159,15 @@ class Log(Protocol):
         call it often. A hint only: the lock is what `ShardLog.publish` checks.
         """
 
+    def why_not(self) -> str:
+        """Why `owned` does not tell a shard, in words for whoever reads the log."""
+
     def open(self, shard: int) -> ShardLog:
         """Fence the previous owner, settle its open transaction, and read the journal's end."""
 
     def others(self) -> int:
         """How many members the election has now, for a process that has not called `owned` yet. 0 where a
-        newcomer is meant to take over at once.
+        newcomer is meant to take over at once, -1 where nobody may know.
         """
 
     def members(self) -> int:

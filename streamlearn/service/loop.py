@@ -158,7 +158,7 @@ class Loop:
         """Heartbeat: raise `NotOwner` when the shard is no longer ours to hold."""
         self._beat_s = time.monotonic()
         if SHARD not in self._log.owned(0):
-            raise NotOwner("the election confirms no membership that holds it")
+            raise NotOwner(self._log.why_not())
 
     def _opening(self) -> None:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
