@@ -171,6 +171,7 @@ class Harness:
             "model.use": use,
             "checkpoint.interval_s": 3600,
             "transaction.max_records": 50,
+            "transaction.max_ms": 60_000,  # so that a loaded machine cuts no other entries
             "scores.every": 0,
             **flags,
         }
