@@ -1,10 +1,16 @@
 """What becomes of a service whose checkpoints cannot be written: it says so, and never as a success."""
 
+import time
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
+from river import linear_model
 
-from streamlearn.errors import Stop, Unreachable
+from streamlearn.errors import ConfigError, Stop, Unreachable
+from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.service.checkpoint_age import CheckpointAge
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over
 from tests.test_faults import audit, events, logistic
 
@@ -80,3 +86,62 @@ def test_a_killed_writer_leaves_the_checkpoint_before(app: Harness) -> None:
         with pytest.raises(Killed):
             app.run(Fault("store.write", 0, fails(Killed())), Fault("topics", 3 + call, fails(Killed())))
     audit(app, stream)
+
+
+def test_a_checkpoint_older_than_half_of_the_inputs_retention_is_an_alert_and_no_output(
+    tmp_path: Path,
+) -> None:
+    app = Harness(tmp_path, model=logistic)
+    app.produce(events(50))
+    app.run()
+    before = len(app.journal())
+    log = EmbeddedLog(app.config.names(), app.config.log.path, 100)
+    now_s = time.time()
+    clock = [now_s]
+    age = CheckpointAge(log, lambda: clock[0])
+    newest, done = {("events", 0): 20}, {("events", 0): 50}
+    told = []
+    for seconds, saved in ((10, newest), (45, newest), (60, newest), (70, newest), (80, done)):
+        clock[0] = now_s + seconds
+        age.look(saved, done, "the disk is full")
+        told.append([orjson.loads(r.value or b"") for r in app.records(app.config.topics.alerts)])
+    log.close()
+    assert [len(some) for some in told] == [0, 0, 1, 1, 2]
+    raised, cleared = told[-1]
+    assert (raised["alert"], raised["state"], raised["topic"]) == ("checkpoint.old", "raised", "events")
+    assert "older than half of the retention of events (50 s)" in raised["message"]
+    assert "failed: the disk is full" in raised["message"]
+    assert (cleared["alert"], cleared["state"]) == ("checkpoint.old", "cleared")
+    assert len(app.journal()) == before, "it is no part of the journal"
+    app.run()
+
+
+class Leaky(linear_model.LogisticRegression):
+    """Part of its state is lost in a pickle, and matters only for odd events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def predict_proba_one(self, x: dict[str, float]) -> dict[bool, float]:
+        self.count += "odd" in x
+        return {True: 1 / (2 + self.count), False: 1 - 1 / (2 + self.count)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "count": 0}
+
+
+@pytest.mark.parametrize("end", ["before", "after"])
+def test_the_first_records_are_checked_although_the_service_was_killed_among_them(
+    tmp_path: Path, end: str
+) -> None:
+    app = Harness(tmp_path, model=Leaky)
+    stream = events(1300)
+    for event in stream[40:]:
+        event["features"]["odd"] = 1.0
+    app.produce(stream[:40])
+    with pytest.raises(Killed):
+        app.run(Fault("publish", 1, fails(Killed()), end))
+    app.produce(stream[40:])
+    with pytest.raises(ConfigError, match="does not come back the same from a checkpoint"):
+        app.run()

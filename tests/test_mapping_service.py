@@ -4,6 +4,7 @@ import io
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -185,6 +186,21 @@ def test_records_of_an_unknown_schema_are_dead_letters_also_when_the_registry_le
     later = [row for n, row in enumerate(stream) if n % 50 != 7 or n >= 300]
     assert len(later) == 600 - 6 and len(good) < len(later)
     assert answers(app.predictions()) == plain_loop(logistic(), as_events(later))
+
+
+def test_a_stop_while_the_registry_does_not_answer_is_a_success(apps: Apps, registry: Registry) -> None:
+    app = apps("", **{"event.format": "avro", "event.schema_registry": registry.url})
+    registry.answers["/schemas/ids/7"] = (503, "busy")
+    app.produce([framed(7, {"id": "a", "f0": 1.0, "f1": 1.0, "label": True})])
+    process = app.serve()
+    deadline_s = time.monotonic() + 60
+    while "schema.waiting" not in app.log:
+        assert process.poll() is None, app.log
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    began_s = time.monotonic()
+    app.stop(process)
+    assert time.monotonic() - began_s < 30, "it waits a minute for a registry, but not when it is to stop"
 
 
 def test_an_undo_within_a_batch_keeps_its_unknown_schemas_dead(apps: Apps, registry: Registry) -> None:

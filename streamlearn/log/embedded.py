@@ -12,6 +12,7 @@ One shard (0) today. The file's write lock is held by one process at a time, for
 that is stopped (SIGSTOP) inside those blocks the others until it goes on or dies.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -137,6 +138,21 @@ class EmbeddedLog:
     def others(self) -> int:
         """0: on one file the newest service takes over, whatever its configuration."""
         return 0
+
+    def retention_s(self) -> dict[str, float]:
+        """As `Log.retention_s`."""
+        settings = self._topics.settings()
+        kept_ms = {
+            topic: float(settings[topic].get("retention.ms", self._retention_s * 1000))
+            for topic in self._names.sources
+            if topic in settings
+        }
+        return {topic: math.inf if kept < 0 else kept / 1000 for topic, kept in kept_ms.items()}
+
+    def tell(self, value: bytes) -> None:
+        """As `Log.tell`."""
+        with self._file.transaction():
+            self._topics.insert(self._names.roles["alerts"], 0, [Row(None, value)])
 
     def members(self) -> int:
         """1 while a holder is heard of; who stands by is not known."""

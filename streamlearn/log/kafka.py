@@ -5,6 +5,7 @@ Invariants:
 - Making a `KafkaLog` proves that a broker answers; everything else is connected when first needed.
 """
 
+import math
 from collections.abc import Mapping
 
 from streamlearn.core.records import TopicPartition as Place
@@ -15,7 +16,7 @@ from streamlearn.log.kafka_election import Election
 from streamlearn.log.kafka_shard import KafkaShardLog
 from streamlearn.log.kafka_store import TopicStore
 from streamlearn.log.kafka_topics import look, record_limit
-from streamlearn.log.port import Names, TopicInfo
+from streamlearn.log.port import Names, Row, TopicInfo
 
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]
 
@@ -27,6 +28,7 @@ class KafkaLog:
 
     def __init__(self, names: Names, bootstrap: str, options: Mapping[str, str]) -> None:
         self._names = names
+        self._given = options
         self._options = client_options(options)
         self._cluster = Cluster(bootstrap, self._options)
         self._election: Election | None = None
@@ -51,6 +53,20 @@ class KafkaLog:
     def others(self) -> int:
         """As `Log.others`."""
         return self._cluster.members(self._names.lock)
+
+    def retention_s(self) -> dict[str, float]:
+        """As `Log.retention_s`. A limit in bytes is not counted: when it acts depends on the rate."""
+        settings = self._cluster.settings(list(self._names.sources))
+        kept_ms = {topic: float(found.get("retention.ms", "-1")) for topic, found in settings.items()}
+        return {topic: math.inf if kept < 0 else kept / 1000 for topic, kept in kept_ms.items()}
+
+    def tell(self, value: bytes) -> None:
+        """As `Log.tell`. It is rare: a producer is made for it, and closed."""
+        admin = KafkaAdmin(self._cluster.bootstrap, self._given)
+        try:
+            admin.append(self._names.roles["alerts"], [Row(None, value)])
+        finally:
+            admin.close()
 
     def members(self) -> int:
         """As `Log.members`."""

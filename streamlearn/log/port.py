@@ -170,6 +170,14 @@ class Log(Protocol):
         newcomer is meant to take over at once, -1 where nobody may know.
         """
 
+    def retention_s(self) -> dict[str, float]:
+        """How long records of each input topic are kept at least, in seconds; infinite where for ever."""
+
+    def tell(self, value: bytes) -> None:
+        """Append to the topic of alerts, outside of any transaction: what a process says of itself. Raises
+        `Unreachable`.
+        """
+
     def members(self) -> int:
         """How many processes hold the shard or stand by now, on any backend."""
 

@@ -33,6 +33,7 @@ from streamlearn.errors import (
 )
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
+from streamlearn.service.checkpoint_age import CheckpointAge
 from streamlearn.service.checkpoints import Checkpointer, starts_of
 from streamlearn.service.first_types import look_first
 from streamlearn.service.held import Held, Settling, as_owner
@@ -82,7 +83,8 @@ class Loop:
         self._checkpointer = Checkpointer(
             store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
-        self._schemas = Schemas(config.event.schema_registry, self._alive)
+        self._schemas = Schemas(config.event.schema_registry, self._waiting)
+        self._age = CheckpointAge(service_log)
         self._held: Held | None = None
         self._unseen = False
         self._beat_s = 0.0
@@ -152,6 +154,9 @@ class Loop:
             if not batch.empty:
                 held = self._published(held, batch)
             self._checkpoint(held, now=False)
+            self._age.look(
+                self._checkpointer.newest or {}, held.standing.positions, self._checkpointer.failure
+            )
             held.sources.check_grown(held.standing.era)
 
     def _alive(self) -> None:
@@ -165,6 +170,12 @@ class Loop:
         if self.stopping:
             raise Stopping
         self._beat()
+
+    def _waiting(self) -> None:
+        """Heartbeat while somebody outside is waited for, which a stop may interrupt."""
+        if self.stopping:
+            raise Stopping
+        self._alive()
 
     def _beat(self) -> None:
         """A heartbeat when one is due: what long work calls at every record."""

@@ -52,7 +52,7 @@ class Watch:
         self._opened_at = memory.records
         self._reported = (time.monotonic(), memory.records)
         self._frozen = ""
-        self._probation: list[Record] | None = [] if memory.records == 0 else None
+        self._probation: list[Record] | None = [] if memory.records < ENOUGH_RECORDS else None
 
     def after(self, records: list[Record]) -> None:
         """Look at the state after a transaction over `records`. Raises `Stop`."""
