@@ -126,9 +126,7 @@ class Shard:
         return (self._refuse(record, refusal),)
 
     def work_on(self, units: int) -> Outputs:
-        """Go on with `work`, at most `units` events; with the last one come the record's outputs. Raises what
-        `step` raises.
-        """
+        """Go on with `work`, at most `units` events; outputs come with the last. Raises as `step` does."""
         work = self.work
         assert work is not None
         if isinstance(work, EventWork):
@@ -145,9 +143,7 @@ class Shard:
         return self._told(work.record, "label.joined")
 
     def give_up(self, stage: str, reason: str) -> Outputs:
-        """Instead of `work_on`: the model raised at what is left of a label. As `skip`, but the events that
-        were learned before stay learned.
-        """
+        """Instead of `work_on`: the model raised at the rest of a label; as `skip`; what is learned stays."""
         work = self.work
         assert isinstance(work, LabelWork), "an event is finished in the transaction that began it"
         self.work = None

@@ -15,22 +15,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.records import Entry, Output, Record, Skip, chain
-from streamlearn.core.shard import FAILING_LIMIT, Shard
-from streamlearn.core.work import LabelWork
-from streamlearn.errors import (
-    BadCheckpoint,
-    Fenced,
-    Gone,
-    ModelRaised,
-    NeedSchema,
-    NotOwner,
-    Reopen,
-    Stop,
-    Stopping,
-    Unknown,
-    Unreachable,
-)
+from streamlearn.core.records import Entry, chain
+from streamlearn.errors import Fenced, Gone, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoint_age import CheckpointAge
@@ -39,11 +25,11 @@ from streamlearn.service.first_types import look_first
 from streamlearn.service.held import Held, Settling, as_owner
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
-from streamlearn.service.parts import parts
 from streamlearn.service.recovery import Recovery
 from streamlearn.service.schemas import Schemas
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import within
+from streamlearn.service.stepping import Stepper
 from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
@@ -93,6 +79,7 @@ class Loop:
         self._published_s = 0.0
         self._stepped_s = 0.0
         self.stopping = False
+        self._stepper = Stepper(config.transaction, self._schemas, self._beat, lambda: self.stopping)
         self._settling = Settling(service_log, SHARD, self._alive, lambda: self.stopping)
 
     def stop(self) -> None:
@@ -260,50 +247,19 @@ class Loop:
         limits = self._config.transaction
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
-        stepping_s = self._carry_on(held, batch, until_s)
+        stepping_s = self._stepper.carry_on(held, batch, until_s)
+        self._stepped_s += stepping_s
         while not batch.full and not (batch.records and held.watch.storm()):
             began_s = time.monotonic()
             run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
-                self._step_run(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
+                self._stepper.step(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepped_s = time.monotonic() - began_s
                 stepping_s += stepped_s
                 self._stepped_s += stepped_s
             elif not self._polled(held, batch, until_s):
                 break
         return batch
-
-    def _carry_on(self, held: Held, batch: Batch, until_s: float) -> float:
-        """Do first what an earlier transaction had left of its last record; how long that took. The batch is
-        full when time is up before its end.
-        """
-        work = held.standing.shard.work
-        if work is None:
-            return 0.0
-        began_s = time.monotonic()
-        held.standing.ahead = True
-        before = work.done
-        try:
-            batch.outputs += self._worked(
-                held.standing.shard, max(until_s, began_s + self._config.transaction.max_ms / 1e3)
-            )
-            batch.carried = max(1, work.done - before)  # its end alone counts as one
-            batch.full = held.standing.shard.work is not None
-        except ModelRaised as raised:
-            self._undo(held, batch, work.record, raised)
-        took_s = time.monotonic() - began_s
-        self._stepped_s += took_s
-        return took_s
-
-    def _worked(self, shard: Shard, until_s: float) -> list[Output]:
-        """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
-        outputs: list[Output] = []
-        for some in parts(shard):
-            outputs += some
-            self._beat()
-            if isinstance(shard.work, LabelWork) and (time.monotonic() >= until_s or self.stopping):
-                break
-        return outputs
 
     def _polled(self, held: Held, batch: Batch, until_s: float) -> bool:
         """Fetch more. False when the transaction should end with what it has."""
@@ -334,86 +290,6 @@ class Loop:
             held.sources.fetched(held.log)
             return True
         return bool(batch.records) and time.monotonic() < until_s
-
-    def _step_run(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
-        """Step a run into the batch; what does not fit goes back."""
-        limits = self._config.transaction
-        standing = held.standing
-        standing.ahead = True
-        shard = standing.shard
-        begin = shard.begin
-        clock = time.monotonic
-        memory = shard.memory
-        outputs = batch.outputs
-        size_bytes = batch.size_bytes
-        done = 0
-        for record in run:
-            try:
-                outputs += begin(record, 1)
-                if shard.work is not None:
-                    outputs += self._worked(shard, until_s)
-            except ModelRaised as raised:
-                batch.covers(run[:done])
-                self._undo(held, batch, record, raised)
-                done += 1
-                break
-            except NeedSchema as need:
-                batch.covers(run[:done])
-                if skip := self._schemas.missing(shard, record, need.ident):
-                    batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
-                    done += 1
-                break
-            done += 1
-            size_bytes += len(record.value or b"")
-            if (
-                clock() >= until_s
-                or size_bytes >= limits.max_bytes
-                or memory.failing >= FAILING_LIMIT
-                or self.stopping
-            ):
-                batch.full = True
-                batch.covers(run[:done])
-                break
-        else:
-            batch.covers(run)
-            batch.full = batch.full or len(batch.records) >= limits.max_records
-        batch.size_bytes = size_bytes
-        standing.ahead = not batch.empty
-        held.merge.put_back(run[done:])
-
-    def _undo(self, held: Held, batch: Batch, record: Record, raised: ModelRaised) -> None:
-        """The model raised on `record`: make the state again without it, and let it be a dead letter.
-
-        The transaction ends here, and a snapshot after it makes the next undo cheap.
-        """
-        log.warning(
-            "model.raised",
-            stage=raised.stage,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            error=type(raised.__cause__).__name__,
-            action="undone; the record becomes a dead letter",
-        )
-        standing = held.standing
-        try:
-            again = standing.restored(held.log, batch.records, batch.skips, self._beat, batch.carried)
-        except (Gone, BadCheckpoint) as error:
-            raise Stop(
-                f"the model raised, and undoing that needs what is no longer there ({error}). Keep "
-                "more (retention), and start again: recovery takes an older way if there is one."
-            ) from error
-        if again != batch.outputs:
-            raise Stop(
-                "undoing a failed step gave other outputs than before: the model is not deterministic. "
-                "Give every part a seed, and keep all state in attributes that pickle."
-            )
-        skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
-        if standing.shard.work is not None:
-            batch.gives_up(skip, standing.shard.give_up(skip.stage, skip.reason))
-        else:
-            batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
-        batch.full = True
 
     def _published(self, held: Held, batch: Batch) -> Held:
         """Commit the batch; what is held then, whose log is another one if the answer was lost."""

@@ -1,0 +1,148 @@
+"""Records stepped into a batch, with heartbeats inside those that take long, and undo when the model raises.
+
+Invariant: at each return the state is the one at the journal's end, gone on by exactly what the batch has.
+"""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from streamlearn.core.records import Output, Record, Skip
+from streamlearn.core.shard import FAILING_LIMIT, Shard
+from streamlearn.core.work import LabelWork
+from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, NeedSchema, Stop
+from streamlearn.service.batch import Batch
+from streamlearn.service.held import Held
+from streamlearn.service.parts import parts
+from streamlearn.service.schemas import Schemas
+from streamlearn.settings import TransactionSection
+
+log = structlog.get_logger()
+
+
+class Stepper:
+    """How one process steps. `beat` is called between the parts of long work, and raises `NotOwner`; with
+    `stopping` it comes to an end.
+    """
+
+    def __init__(
+        self,
+        limits: TransactionSection,
+        schemas: Schemas,
+        beat: Callable[[], None],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._limits = limits
+        self._schemas = schemas
+        self._beat = beat
+        self._stopping = stopping
+
+    def carry_on(self, held: Held, batch: Batch, until_s: float) -> float:
+        """Do first what an earlier transaction had left of its last record; how long that took. The batch is
+        full when time is up before its end.
+        """
+        work = held.standing.shard.work
+        if work is None:
+            return 0.0
+        began_s = time.monotonic()
+        held.standing.ahead = True
+        before = work.done
+        try:
+            batch.outputs += self._worked(
+                held.standing.shard, max(until_s, began_s + self._limits.max_ms / 1e3)
+            )
+            batch.carried = max(1, work.done - before)  # its end alone counts as one
+            batch.full = held.standing.shard.work is not None
+        except ModelRaised as raised:
+            self._undo(held, batch, work.record, raised)
+        return time.monotonic() - began_s
+
+    def step(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
+        """Step a run into the batch; what does not fit goes back."""
+        standing = held.standing
+        standing.ahead = True
+        shard = standing.shard
+        begin = shard.begin
+        clock = time.monotonic
+        memory = shard.memory
+        outputs = batch.outputs
+        size_bytes = batch.size_bytes
+        done = 0
+        for record in run:
+            try:
+                outputs += begin(record, 1)
+                if shard.work is not None:
+                    outputs += self._worked(shard, until_s)
+            except ModelRaised as raised:
+                batch.covers(run[:done])
+                self._undo(held, batch, record, raised)
+                done += 1
+                break
+            except NeedSchema as need:
+                batch.covers(run[:done])
+                if skip := self._schemas.missing(shard, record, need.ident):
+                    batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
+                    done += 1
+                break
+            done += 1
+            size_bytes += len(record.value or b"")
+            if (
+                clock() >= until_s
+                or size_bytes >= self._limits.max_bytes
+                or memory.failing >= FAILING_LIMIT
+                or self._stopping()
+            ):
+                batch.full = True
+                batch.covers(run[:done])
+                break
+        else:
+            batch.covers(run)
+            batch.full = batch.full or len(batch.records) >= self._limits.max_records
+        batch.size_bytes = size_bytes
+        standing.ahead = not batch.empty
+        held.merge.put_back(run[done:])
+
+    def _worked(self, shard: Shard, until_s: float) -> list[Output]:
+        """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
+        outputs: list[Output] = []
+        for some in parts(shard):
+            outputs += some
+            self._beat()
+            if isinstance(shard.work, LabelWork) and (time.monotonic() >= until_s or self._stopping()):
+                break
+        return outputs
+
+    def _undo(self, held: Held, batch: Batch, record: Record, raised: ModelRaised) -> None:
+        """The model raised on `record`: make the state again without it, and let it be a dead letter.
+
+        The transaction ends here, and a snapshot after it makes the next undo cheap.
+        """
+        log.warning(
+            "model.raised",
+            stage=raised.stage,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            error=type(raised.__cause__).__name__,
+            action="undone; the record becomes a dead letter",
+        )
+        standing = held.standing
+        try:
+            again = standing.restored(held.log, batch.records, batch.skips, self._beat, batch.carried)
+        except (Gone, BadCheckpoint) as error:
+            raise Stop(
+                f"the model raised, and undoing that needs what is no longer there ({error}). Keep "
+                "more (retention), and start again: recovery takes an older way if there is one."
+            ) from error
+        if again != batch.outputs:
+            raise Stop(
+                "undoing a failed step gave other outputs than before: the model is not deterministic. "
+                "Give every part a seed, and keep all state in attributes that pickle."
+            )
+        skip = Skip(record.topic, record.partition, record.offset, raised.stage, "raised")
+        if standing.shard.work is not None:
+            batch.gives_up(skip, standing.shard.give_up(skip.stage, skip.reason))
+        else:
+            batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
+        batch.full = True
