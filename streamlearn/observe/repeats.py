@@ -21,7 +21,6 @@ CLIENTS: Final = ("kafka",)
 """The loggers of client libraries."""
 
 AWAY: Final = "kafka.away"
-CLIENT: Final = "kafka.client"
 
 _OURS: Final = frozenset(
     (
@@ -80,7 +79,7 @@ class ClientLines(logging.Filter):
         text = record.getMessage()
         if _SLOW_TASK in text:
             return self._debug
-        held = self._repeats.since((client_event(text), "" if is_away(text) else (record.name, same(text))))
+        held = self._repeats.since(AWAY if is_away(text) else (record.name, same(text)))
         if held:
             record.held_back = held
         return held is not None
@@ -104,22 +103,16 @@ class OurLines:
 
 
 def name_client_events(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A client's line under an event of ours, with its own words as `said`."""
-    if is_clients(str(event.get("logger", ""))):
-        said = str(event["event"])
-        event["event"] = client_event(said)
-        event["said"] = said
+    """What a client says of an outage under an event of ours, with its own words as `said`."""
+    if is_clients(str(event.get("logger", ""))) and is_away(text := str(event["event"])):
+        event["event"] = AWAY
+        event["said"] = text
     return event
 
 
 def is_clients(logger: str) -> bool:
     """Whether a logger is a client library's."""
     return logger.partition(".")[0] in CLIENTS
-
-
-def client_event(text: str) -> str:
-    """Our name for what a client says."""
-    return AWAY if is_away(text) else CLIENT
 
 
 def is_away(text: str) -> bool:
