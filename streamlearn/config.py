@@ -5,7 +5,8 @@ Order: flag > environment > file > default. The file is the one named, else `str
 
 Invariants:
 - All problems are reported in one `ConfigError`, each with its key, value, source and what would be right.
-- A secret is never part of a message or of `explain`: it reads `***`.
+- A secret is never part of a message or of `explain`: it reads `***`. Secret is what comes by `${env:}` or
+  `${file:}`, what stands under a name like `password`, and what is made of either.
 - Import this module late: pydantic costs 0.15 s.
 """
 
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from streamlearn.errors import ConfigError
+from streamlearn.log.folder import read_regular
 from streamlearn.setting_kinds import duration_s, rfc3339_ms
 from streamlearn.settings import Config
 
@@ -43,7 +45,14 @@ LATER = {"log.client", "model.per"}
 _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
 _STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
 
-_SECRET = re.compile(r"password|secret|sasl\.jaas|token|ssl\.key|^checkpoint\.key$|^event\.schema_registry$")
+_SECRET = re.compile(
+    r"passw|passphrase|\bpwd|_pwd|secret|sasl\.jaas|token|credential|api[._-]?key|(access|private)[._-]key|ssl\.key"
+    r"|^checkpoint\.key$|^event\.schema_registry$",
+    re.IGNORECASE,
+)
+SHORTEST_SECRET = 3
+"""A shorter one would blot out parts of any text."""
+MAX_SECRET_BYTES = 64 << 10
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 
 
@@ -77,11 +86,38 @@ def explain(file: Path | None, flags: Mapping[str, object]) -> list[Setting]:
     """Every value and where it came from. Raises `ConfigError` as `load` does."""
     config, found = _resolve(file, flags, need_input=False)
     settings = []
+    secrets = _secret_texts(found)
+    defaults = dict(_flatten(Config().model_dump()))
     for key, value in _flatten(config.model_dump()):
         given = found.get(key, _Value(None, "default"))
-        hide = bool(value) and (given.secret or _is_secret(key))
-        settings.append(Setting(key, "***" if hide else value, given.source))
+        derived = key not in found and value != defaults.get(key)
+        hide = bool(value) and (given.secret or _is_secret(key) or (derived and _holds(value, secrets)))
+        settings.append(Setting(key, "***" if hide else _without_secrets(value), given.source))
     return settings
+
+
+def _secret_texts(found: _Layer) -> list[str]:
+    """The texts that must not be shown, longest first."""
+    texts = {
+        str(given.value)
+        for key, given in found.items()
+        if (given.secret or _is_secret(key)) and not isinstance(given.value, dict | list)
+    }
+    return sorted(texts - {""}, key=len, reverse=True)
+
+
+def _holds(value: object, secrets: list[str]) -> bool:
+    return any(secret in str(value) for secret in secrets)
+
+
+def _without_secrets(value: object) -> object:
+    """A value with what stands under a secret's name inside it hidden."""
+    if isinstance(value, dict):
+        return {
+            name: "***" if inner and _is_secret(str(name)) else _without_secrets(inner)
+            for name, inner in value.items()
+        }
+    return [_without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def schema() -> dict[str, Any]:
@@ -119,8 +155,17 @@ def _resolve(file: Path | None, flags: Mapping[str, object], need_input: bool) -
         problems.append("topics.input is not given: name the topic to read, with -i TOPIC or in the file")
     config = _validate(found, problems)
     if config is None or problems:
-        raise ConfigError("the configuration cannot be used:\n  " + "\n  ".join(problems))
+        secrets = [text for text in _secret_texts(found) if len(text) >= SHORTEST_SECRET]
+        raise ConfigError("the configuration cannot be used:\n  " + "\n  ".join(_redacted(problems, secrets)))
     return config, found
+
+
+def _redacted(problems: list[str], secrets: list[str]) -> Iterator[str]:
+    """Problems with no secret in them, not even as a part of what was made of it."""
+    for problem in problems:
+        for secret in secrets:
+            problem = problem.replace(secret, "***")  # noqa: PLW2901 - one after the other
+        yield problem
 
 
 def _validate(found: _Layer, problems: list[str]) -> Config | None:
@@ -156,7 +201,8 @@ def _explain_error(detail: Any, found: _Layer) -> str:
 
 def _line(key: str, given: _Value, message: str) -> str:
     hide = given.secret or _is_secret(key)
-    return f"{key} = {'***' if hide else json.dumps(given.value, default=str)} ({given.source}): {message}"
+    shown = "***" if hide else json.dumps(_without_secrets(given.value), default=str)
+    return f"{key} = {shown} ({given.source}): {message}"
 
 
 def _is_secret(key: str) -> bool:
@@ -305,10 +351,10 @@ def _dereference(key: str, found: _Layer, problems: list[str]) -> None:
     def fetch(match: re.Match[str]) -> str:
         nonlocal secret
         kind, name = match[1], match[2]
+        secret = True
         if kind == "env":
             return os.environ[name]
-        secret = True
-        return Path(name).read_text("utf-8").rstrip("\r\n")
+        return read_regular(Path(name), MAX_SECRET_BYTES).decode("utf-8").rstrip("\r\n")
 
     def walk(value: object) -> object:
         if isinstance(value, str):

@@ -17,15 +17,19 @@ from streamlearn.core.where import compile_where
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _PLACE = re.compile(r"([A-Za-z0-9._-]+)-(\d{1,5})@(\d{1,18})")
+MAX_DURATION_D = 36_500
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def duration_s(text: str) -> float:
-    """Seconds in a duration such as `7d`, `1h`, `15m`, `30s` or `500ms`. Raises `ValueError`."""
+    """Seconds in a duration such as `7d`, `1h`, `30s` or `500ms`, at most 36500d. Raises `ValueError`."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError("is not a duration like 7d, 1h, 15m, 30s or 500ms")
-    return float(match[1]) * _UNITS_S[match[2]]
+    seconds = float(match[1]) * _UNITS_S[match[2]]
+    if seconds > MAX_DURATION_D * 86400.0:
+        raise ValueError(f"is longer than {MAX_DURATION_D}d")
+    return seconds
 
 
 def rfc3339_ms(text: str) -> int:

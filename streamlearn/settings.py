@@ -45,12 +45,13 @@ class App(Section):
 
     name: str = Field(
         default="streamlearn",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-        description="prefix of the topics that streamlearn writes: 1 to 64 of a-z 0-9 . _ -",
+        pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$",
+        description="prefix of the topics that streamlearn writes, and a folder: 1 to 64 of a-z 0-9 . _ -, the"
+        " first none of . -",
     )
     replica: str = Field(
         default="",
-        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,63})?$",
         description='unique name of this replica (the pod\'s name), so that a restart is quick; "" = none',
     )
     portable_math: bool = Field(

@@ -1,6 +1,7 @@
 """The configuration: sources in their order, every problem in one message, secrets never shown."""
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -318,3 +319,53 @@ def test_start(start: str, good: bool) -> None:
     else:
         with pytest.raises(ConfigError, match=r"topics\.start"):
             load(None, {"topics.input": ["a"], "topics.start": start})
+
+
+def test_a_secret_from_the_environment_is_as_secret_as_one_from_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PW", "hunter2")
+    write(
+        '[app]\nname = "${env:PW}"\n[topics]\ninput = "a"\n[model]\nargs = {user = "${env:PW}"}\n'
+        '[log.options]\n"sasl.username" = "${env:PW}"\n'
+    )
+    shown = {setting.key: setting.value for setting in explain(None, {})}
+    assert "hunter2" not in str(shown)
+    assert {shown["app.name"], shown["topics.journal"], shown["topics.dlq"]} == {"***"}
+    assert load(None, {}).topics.journal == "hunter2.journal"
+    write('[app]\nname = "${env:PW}"\n[topics]\ninput = ["a", "hunter2.dlq"]\n')
+    with pytest.raises(ConfigError) as refused:
+        load(None, {})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["passwd", "pwd", "db_pwd", "api_key", "apikey", "Secret", "token", "credentials"]
+)
+def test_an_unknown_key_that_looks_like_a_secret_is_not_shown(name: str) -> None:
+    write(f'[topics]\ninput = "a"\n[log]\n{name} = "hunter2"\nother = {{{name} = "hunter2"}}\n')
+    with pytest.raises(ConfigError, match="unknown key") as refused:
+        load(None, {})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_secret_is_read_from_a_small_regular_file_and_nothing_else() -> None:
+    Path("large").write_bytes(b"x" * 70_000)
+    os.mkfifo("pipe")
+    for name in ("/dev/zero", "pipe", ".", "large"):
+        write(f'[topics]\ninput = "a"\n[checkpoint]\nkey = "${{file:{name}}}"\n')
+        with pytest.raises(ConfigError, match=r"checkpoint\.key = \*\*\* .* cannot be read"):
+            load(None, {})
+
+
+@pytest.mark.parametrize("name", [".", "..", "-x", ".hidden", "a/b", ""])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
+    write(f'[topics]\ninput = "a"\n[app]\nname = "{name}"\n')
+    with pytest.raises(ConfigError, match=r"app\.name"):
+        load(None, {})
+
+
+@pytest.mark.parametrize("key", ["labels.ttl", "labels.early_ttl", "log.retention"])
+def test_a_duration_is_bounded(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = .*\(flag {key}\): is longer than 36500d"):
+        load(None, {"topics.input": "a", "topics.labels": "l", key: "9" * 28 + "d"})
