@@ -154,7 +154,7 @@ def checkpoint(seq: int, key: bytes = b"") -> bytes:
     from streamlearn.core.records import Era
     from streamlearn.core.snapshot import Header, seal
 
-    era = Era("genesis", {}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")
+    era = Era("genesis", {"model_name": "m", "event": {}}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")
     return seal(
         Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7),
         {"champion": b"state", "memory": b"{}"},
@@ -192,6 +192,26 @@ def test_checkpoints_are_listed_inspected_and_verified(command: Command) -> None
     missing = command("checkpoints", "inspect", "9", "--db", "s.db")
     assert missing.code == 2
     assert "there are: 000000000003, 000000000005" in missing.err
+
+
+def test_a_key_is_made_kept_secret_and_never_replaced(command: Command) -> None:
+    result = command("checkpoints", "key", "-o", "ckpt.key")
+    assert result.code == 0
+    key = Path("ckpt.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert len(key.read_text().strip()) >= 43
+    assert key.read_text().strip() not in result.out + result.err
+    line = f'key = "${{file:{key.absolute()}}}"'
+    assert line in result.out
+    again = command("checkpoints", "key", "-o", "ckpt.key")
+    assert (again.code, "exists" in again.err) == (2, True)
+    Path("streamlearn.toml").write_text(f"[checkpoint]\n{line}\n")
+    store_checkpoints(3, key=key.read_text().strip().encode())
+    assert command("checkpoints", "verify", "--db", "s.db").code == 0
+    printed = command("checkpoints", "key")
+    assert len(printed.out.strip()) >= 43
+    assert printed.out.strip() != key.read_text().strip()
+    assert 'key = "${file:' in printed.err
 
 
 def test_signed_checkpoints_need_their_key(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

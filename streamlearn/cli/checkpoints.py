@@ -1,5 +1,9 @@
-"""`streamlearn checkpoints`: which states are saved, what one holds, and whether all are whole."""
+"""`streamlearn checkpoints`: which states are saved, what one holds, whether all are whole, and their key."""
 
+import os
+import secrets
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from streamlearn.service.models import FreshModel
 
 SHARD = 0
+KEY_BYTES = 32
 
 app = typer.Typer(help="List, inspect and verify saved states.", no_args_is_help=True)
 
@@ -90,6 +95,42 @@ def verify(
             f"{len(bad)} of {len(summaries)} checkpoints must not be loaded; a start takes the one before"
         )
     print(f"{len(summaries)} checkpoints, all whole")
+
+
+@app.command()
+def key(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="A new file for it, yours alone."),
+    ] = None,
+) -> None:
+    """Make a key that signs checkpoints: without one the seal tells accidents, and no attacker."""
+    made = secrets.token_urlsafe(KEY_BYTES)
+    if out is None:
+        print(made)
+        place: str | Path = "/run/secrets/FILE"
+    else:
+        place = out.absolute()
+        _write_secret(place, made)
+    print(
+        f'[checkpoint]\nkey = "${{file:{place}}}"',
+        file=sys.stderr if out is None else sys.stdout,
+    )
+
+
+def _write_secret(file: Path, text: str) -> None:
+    """Write a new file that only this user may read. Raises `ConfigError`, also when there is one."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(handle, "w", encoding="ascii") as opened:  # noqa: PTH123 - a descriptor, not a path
+            opened.write(f"{text}\n")
+            opened.flush()
+            os.fsync(handle)
+    except FileExistsError as error:
+        raise ConfigError(f"{file} exists, and what it signed needs it: choose a new file") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def settings_of(config: Any, given: dict[str, object]) -> "Config":

@@ -129,7 +129,7 @@ def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections
             shard.late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
         if "work" in sections:
             shard.work = load_work(_whole(sections, "work"))
-    except Exception as error:  # bytes that say anything, which joiner and scores take at their word
+    except Exception as error:  # they may say anything at all, and are taken at their word
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
     return shard
 
