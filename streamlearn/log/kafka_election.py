@@ -33,6 +33,8 @@ from streamlearn.log.port import Names
 REPORT_S = 5.0
 _ROUND_S = 0.1
 _LEAVE_MS = 1000
+_BUSY_MS = 90_000
+"""The longest time between two polls: `[transaction] max_ms`, at most 60 s of stepping, and a publish."""
 _ASSIGNORS = (StickyPartitionAssignor, RangePartitionAssignor, RoundRobinPartitionAssignor)
 
 _log = structlog.get_logger()
@@ -59,7 +61,7 @@ class Election:
             group_instance_id=names.replica or None,
             session_timeout_ms=8000,
             heartbeat_interval_ms=1000,
-            max_poll_interval_ms=60000,
+            max_poll_interval_ms=_BUSY_MS,
             partition_assignment_strategy=_ASSIGNORS,
             isolation_level="read_committed",
             # Nothing is read through this consumer: it only must not fail over a missing position.

@@ -250,6 +250,7 @@ class Loop:
         stepping_s = self._stepper.carry_on(held, batch, until_s)
         self._stepped_s += stepping_s
         while not batch.full and not (batch.records and held.watch.storm()):
+            self._beat()
             began_s = time.monotonic()
             run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
