@@ -23,11 +23,13 @@ from kafka.admin import (
     ResourceType,
 )
 from kafka.errors import InvalidTimestampError, KafkaError, NotEnoughReplicasError, PolicyViolationError
+from structlog.testing import capture_logs
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.kafka import KafkaAdmin, KafkaLog
 from streamlearn.log.kafka_refusals import refusal
+from streamlearn.log.kafka_topics import _check_journal
 from streamlearn.log.port import Names, Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
 from tests.command import Command, command
@@ -269,6 +271,35 @@ def test_topics_of_an_older_version_are_named_with_the_command_that_mends_them(
         assert alteration in said.err
 
 
+@pytest.mark.kafka
+@pytest.mark.parametrize("role", ["input", "labels", "control"])
+def test_a_compacted_topic_to_read_from_is_refused_by_name(kafka: str, topic_prefix: str, role: str) -> None:
+    names = service(topic_prefix)
+    names = names._replace(
+        labels=f"{topic_prefix}.labels", roles={**names.roles, "control": f"{topic_prefix}.control"}
+    )
+    admin = made(kafka, names)
+    admin.create([TopicSpec(names.labels, 1)])
+    topic = {"input": names.inputs[0], "labels": names.labels, "control": names.roles["control"]}[role]
+    alter(kafka, topic, cleanup_policy="compact,delete")
+    log = KafkaLog(names, kafka, {})
+    with pytest.raises(ConfigError) as refused:
+        log.owned(0)
+    assert f"The topic {topic} has cleanup.policy = compact,delete" in str(refused.value)
+    assert f"--entity-name {topic} --add-config cleanup.policy=delete" in str(refused.value)
+    alter(kafka, topic, cleanup_policy="delete")
+    log.open(0).close()
+    log.close()
+    admin.close()
+
+
+def test_a_journal_from_which_nothing_is_deleted_needs_no_retention() -> None:
+    kept = {"cleanup.policy": "", "retention.ms": "604800000"}  # as it may be since Kafka 4.2
+    _check_journal("b:1", "j", {"j": kept})
+    with pytest.raises(ConfigError, match=r"retention\.ms = -1"):
+        _check_journal("b:1", "j", {"j": {**kept, "cleanup.policy": "delete"}})
+
+
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[str]:
     """A broker of our own that knows access rights."""
@@ -315,6 +346,24 @@ def test_a_right_that_is_taken_away_stops_and_names_it(guarded: str) -> None:
             shard.publish(entry(1), predictions(1), {})
         shard.close()
         log.close()
+
+
+@pytest.mark.kafka
+def test_a_group_that_may_not_be_described_is_not_taken_for_an_empty_one(
+    guarded: str,
+) -> None:
+    names = service("app-group")
+    made(guarded, names).close()
+    log = KafkaLog(names, guarded, {})
+    with capture_logs() as logs:
+        assert log.others() == 0, logs
+    deny(guarded, ResourceType.GROUP, names.lock, ACLOperation.DESCRIBE)
+    time.sleep(SETTLE_S)
+    with capture_logs() as logs:
+        assert log.others() == -1
+    assert [line["event"] for line in logs] == ["election.not_described"]
+    assert "GroupAuthorizationFailed" in logs[0]["reason"]
+    log.close()
 
 
 def test_only_what_is_final_is_a_refusal() -> None:

@@ -5,6 +5,7 @@ Invariants:
 - `append` returns only when every single record was acknowledged by all in-sync replicas.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ _REPLICAS = 3
 _ROWS = 5000
 """Rows in flight at once: it bounds the memory of the producer's buffer."""
 _UNTOLD_BYTES = 16384
+_ERROR_CODE = re.compile(r"\[Error (-?\d+)\]")
 
 _log = structlog.get_logger()
 
@@ -214,14 +216,19 @@ class Cluster:
 
     def members(self, group: str) -> int:
         """How many members a group has now; 0 for one that does not exist, -1 when Kafka does not say."""
+
+        def described() -> int:
+            found = self._client.describe_groups([group])[group]
+            if code := _ERROR_CODE.match(found["error"] or ""):  # an answer that is not raised
+                raise for_code(int(code[1]))(group)
+            return len(found["members"])
+
         try:
-            found = ask(self.bootstrap, f"members of {group}", lambda: self._client.describe_groups([group]))
-            if not (reason := found[group]["error"] or ""):
-                return len(found[group]["members"])
+            return ask(self.bootstrap, f"members of {group}", described)
         except (ConfigError, Stop) as error:
+            if isinstance(error.__cause__, GroupIdNotFoundError):  # which newer brokers say
+                return 0
             reason = str(error)
-        if GroupIdNotFoundError.__name__ in reason:  # which newer brokers say
-            return 0
         _log.warning(
             "election.not_described",
             group=group,
