@@ -247,3 +247,26 @@ def test_standbys_join_a_busy_owner_without_disturbing_it_and_take_over_when_it_
     assert opened(app) == 2
     for process in standbys:
         app.stop(process)
+
+
+@pytest.mark.kafka
+def test_a_standby_with_a_folder_of_its_own_makes_the_model_again_from_the_first_entry(
+    kafka: str, apps: Apps, tmp_path: Path
+) -> None:
+    app = apps(kafka, **{"app.replica": "", "checkpoint.keep": 1, "transaction.max_records": 20})
+    owner = app.serve(**{"checkpoint.url": f"file:{tmp_path / 'one'}"})
+    stream = Stream(app)
+    try:
+        app.wait(owner, 100)
+        standby = app.serve(**{"checkpoint.url": f"file:{tmp_path / 'two'}"})
+        app.wait(owner, 500)
+        owner.kill()
+    finally:
+        sent = stream.stop()
+    app.wait(standby, sent)
+    app.stop(standby)
+    assert [prediction["id"] for prediction in app.predictions()] == [f"e{n}" for n in range(sent)]
+    journal = app.admin.topics([app.config.topics.journal])[app.config.topics.journal]
+    assert journal.start == (0,)
+    assert app.log.count('"event":"journal.not_trimmed"') == 2
+    assert app.log.count('"event":"redo.finished"') == 1

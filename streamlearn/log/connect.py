@@ -18,7 +18,9 @@ def open_log(config: Config) -> Log:
         return EmbeddedLog(config.names(), config.log.path, duration_s(config.log.retention))
     from streamlearn.log.kafka import KafkaLog
 
-    return KafkaLog(config.names(), config.log.bootstrap_servers, config.log.options)
+    # A folder is this host's own: another replica may need every entry since the beginning.
+    shared = not config.checkpoint.url
+    return KafkaLog(config.names(), config.log.bootstrap_servers, config.log.options, trims=shared)
 
 
 def open_admin(config: Config) -> Admin:

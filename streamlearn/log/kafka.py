@@ -8,6 +8,8 @@ Invariants:
 import math
 from collections.abc import Mapping
 
+import structlog
+
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced
 from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
@@ -18,17 +20,22 @@ from streamlearn.log.kafka_store import TopicStore
 from streamlearn.log.kafka_topics import look, record_limit
 from streamlearn.log.port import Names, Row, TopicInfo
 
+_log = structlog.get_logger()
+
 __all__ = ["KafkaAdmin", "KafkaLog", "KafkaShardLog", "TopicStore"]
 
 _OUTPUTS = ("predictions", "dlq", "scores", "alerts")
 
 
 class KafkaLog:
-    """`Log` on Kafka. `options` are the client's, by their dotted Kafka names."""
+    """`Log` on Kafka. `options` are the client's, by their dotted Kafka names. Without `trims` the journal is
+    kept whole, for replicas that do not share the checkpoints.
+    """
 
-    def __init__(self, names: Names, bootstrap: str, options: Mapping[str, str]) -> None:
+    def __init__(self, names: Names, bootstrap: str, options: Mapping[str, str], trims: bool = True) -> None:
         self._names = names
         self._given = options
+        self._trims = trims
         self._options = client_options(options)
         self._cluster = Cluster(bootstrap, self._options)
         self._election: Election | None = None
@@ -41,7 +48,7 @@ class KafkaLog:
         """As `Log.open`. Raises `Unreachable`, `Fenced` (a newer owner meanwhile) or `Stop`."""
         member = self._member()
         try:
-            return KafkaShardLog(self._cluster, self._options, self._names, member, shard)
+            return KafkaShardLog(self._cluster, self._options, self._names, member, shard, trims=self._trims)
         except Fenced:
             member.doubt()
             raise
@@ -110,5 +117,12 @@ class KafkaLog:
                     "Run `streamlearn topics ensure`, or create it."
                 )
             look(self._cluster, self._names, shard=0)
+            if not self._trims:
+                _log.warning(
+                    "journal.not_trimmed",
+                    topic=journal,
+                    reason="[checkpoint] url is a folder, which other replicas may not have: the journal "
+                    "keeps all entries, and a replica without checkpoints redoes it from the first",
+                )
             self._election = Election(self._cluster.bootstrap, self._options, self._names)
         return self._election
