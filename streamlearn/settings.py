@@ -46,8 +46,8 @@ class App(Section):
     name: str = Field(
         default="streamlearn",
         pattern=r"^[a-z0-9_][a-z0-9._-]{0,63}$",
-        description="prefix of the topics that streamlearn writes, and a folder: 1 to 64 of a-z 0-9 . _ -, the"
-        " first none of . -",
+        description="prefix of the topics that streamlearn writes, and a folder: 1 to 64 of a-z 0-9 . _ -,"
+        " the first none of . -",
     )
     replica: str = Field(
         default="",
