@@ -138,11 +138,7 @@ def test_a_revision_that_began_on_a_trimmed_journal_has_its_birth_in_it(tmp_path
     app = trimmed(tmp_path)
     app.model = None
     with pytest.raises(Killed):
-        app.run(
-            Fault("store.write", 0, fails(Killed())),
-            Fault("topics", 2, fails(Killed())),
-            model_change="fresh",
-        )
+        app.run(Fault("store.write", 0, fails(Killed())), model_change="fresh")
     app.run()
     app.produce(events(50, start=300))
     app.run()
