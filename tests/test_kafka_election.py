@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import Fenced
 from streamlearn.log.kafka import KafkaAdmin, KafkaLog
+from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.port import Names, TopicSpec
 from streamlearn.log.specs import wanted_topics
 from tests.service_process import App, Apps, apps
@@ -214,6 +215,15 @@ class Stream:
         return self.sent
 
 
+def wait_for_members(bootstrap: str, app: App, count: int) -> None:
+    cluster = Cluster(bootstrap, {})
+    until_s = time.monotonic() + 60.0
+    while cluster.members(app.config.names().lock) != count:
+        assert time.monotonic() < until_s, app.log[-3000:]
+        time.sleep(0.1)
+    cluster.close()
+
+
 def opened(app: App) -> int:
     return app.log.count('"event":"shard.opened"')
 
@@ -230,14 +240,15 @@ def test_standbys_join_a_busy_owner_without_disturbing_it_and_take_over_when_it_
         standbys = []
         for _ in range(2):
             standbys.append(app.serve())
-            time.sleep(6.0)
+            wait_for_members(kafka, app, 1 + len(standbys))
+            time.sleep(3.0)
         for event in ("shard.fenced", "shard.not_owned", "shard.reopening", "publish.unknown"):
             assert event not in app.log, app.log[-3000:]
         assert opened(app) == 1
         owner.kill()
         died_s = time.monotonic()
         while opened(app) == 1:
-            assert time.monotonic() - died_s < SESSION_S + 10, app.log[-3000:]
+            assert time.monotonic() - died_s < SESSION_S + 12, app.log[-3000:]
             time.sleep(0.05)
         time.sleep(2.0)
     finally:
@@ -259,7 +270,7 @@ def test_a_standby_with_a_folder_of_its_own_makes_the_model_again_from_the_first
     try:
         app.wait(owner, 100)
         standby = app.serve(**{"checkpoint.url": f"file:{tmp_path / 'two'}"})
-        app.wait(owner, 500)
+        wait_for_members(kafka, app, 2)
         owner.kill()
     finally:
         sent = stream.stop()
