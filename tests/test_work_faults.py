@@ -35,7 +35,7 @@ class Poisoned(base.Classifier):
     def learn_one(self, x: Any, y: Any) -> None:
         time.sleep(0.0001)
         self.learned += x["a"]
-        if x["b"] == 350.0:
+        if x["b"] in (350.0, 999.0):
             raise RuntimeError("poisoned")
 
 
@@ -120,6 +120,28 @@ def test_a_transaction_that_ends_inside_a_label_is_settled_as_any_other(tmp_path
     audit(app)
 
 
+def only_the_first_checkpoint(app: Harness) -> None:
+    for checkpoint in (app.folder / "log.db.checkpoints" / "app" / "0").glob("*.ckpt"):
+        if int(checkpoint.stem) > 0:
+            checkpoint.unlink()
+
+
+def test_an_undo_after_the_end_of_a_label_does_that_end_again(tmp_path: Path) -> None:
+    app = app_of(tmp_path, Poisoned)
+    fed(app, "g", 300)
+    bad = {"id": "bad", "ts": 1e9, "features": {"a": 1.0, "b": 999.0}, "group": "z", "label": True}
+    app.produce([bad, *events("h", 3)])
+    app.run()
+    (undone,) = [entry for entry in app.journal() if entry.skips]
+    assert undone.carried > 0, "the label ended in the transaction of the record that raised"
+    assert sum(entry.begun + entry.carried for entry in app.journal()) == 300
+    only_the_first_checkpoint(app)
+    app.produce(events("i", 3))
+    app.run()
+    assert [learned for *_, learned in answers(app)][-6:] == [300] * 6
+    assert len({answer for _, answer, _ in answers(app)[-6:]}) == 1
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_raise_in_what_was_left_of_a_label_keeps_what_was_committed(tmp_path: Path, killed: bool) -> None:
     app = app_of(tmp_path, Poisoned)
@@ -134,9 +156,7 @@ def test_a_raise_in_what_was_left_of_a_label_keeps_what_was_committed(tmp_path: 
     assert len(app.records(app.config.topics.dlq)) == 1
     app.produce(events("h", 3))
     app.run()  # from a checkpoint of the end
-    for checkpoint in (tmp_path / "log.db.checkpoints" / "app" / "0").glob("*.ckpt"):
-        if int(checkpoint.stem) > 0:
-            checkpoint.unlink()
+    only_the_first_checkpoint(app)
     app.produce(events("i", 3))
     app.run()  # redone from the beginning, the skip included
     assert [learned for *_, learned in answers(app)][-6:] == [kept] * 6
