@@ -103,6 +103,8 @@ def attacks(proof: str) -> dict[str, bytes]:
         "a dunder in a state": tool("fill", instance(*NB), mapping(__deepcopy__=named("copy", "deepcopy")))
         + tool("made", kind(*NB), mapping(__reduce_ex__=b"N")),
         "a property in a state": tool("made", kind("river.base.estimator", "Estimator"), mapping(_tags=b"N")),
+        "a dunder among attributes": tool("made", kind(*NB), mapping(__deepcopy__=b"N")),
+        "a class among attributes": tool("made", kind(*NB), mapping(__class__=named(*NB))),
         "a state of a function": tool("fill", named("copy", "deepcopy"), mapping(x=b"N")),
         "a state of a tool": tool("fill", named(TOOLS, "fill"), mapping(f=b"N")),
         "a state of a class": tool("fill", named(*NB), mapping(learn_one=b"N")),

@@ -63,7 +63,7 @@ class Partial(NamedTuple):
 class _Kind:
     """A class of which instances are made. `names`: of attributes, those that were checked."""
 
-    __slots__ = ("blank", "cls", "empty", "has_setstate", "mine", "names", "singly", "sleeps")
+    __slots__ = ("blank", "cls", "empty", "has_setstate", "mine", "names", "plain", "singly", "sleeps")
 
     def __init__(self, cls: Any, blank: bool, mine: bool) -> None:
         self.cls = cls
@@ -74,6 +74,7 @@ class _Kind:
         self.singly = not self.has_setstate and cls.__module__.startswith(_SET_SINGLY)
         self.sleeps = self.empty and not mine and _can_sleep(cls)
         self.names: dict[str, str] = {}
+        self.plain = self.empty and not (self.has_setstate or self.singly or mine)
 
 
 def _can_sleep(cls: type) -> bool:
@@ -84,6 +85,12 @@ def _can_sleep(cls: type) -> bool:
     except TypeError:  # another layout (slots); such instances are empty until they are filled
         return False
     return True
+
+
+@functools.lru_cache(maxsize=2048)
+def _listed(module: str, name: str, blank: bool) -> _Kind:
+    """The kind of a class in the closed list, whose attributes need to be checked once."""
+    return _Kind(look_up(module, name), blank, False)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -126,6 +133,10 @@ class Loader:
 
     def kind(self, module: str, name: str, blank: bool) -> _Kind:
         """A class to make instances of."""
+        if f"{module}:{name}" in CLASSES:
+            made = _listed(module, name, blank)
+            self._kinds[made.cls] = made
+            return made
         cls: Any = self.resolve(module, name)
         if not issubclass(type(cls), type):
             raise BadCheckpoint(f"it makes instances of {module}.{name}, which is no class")
@@ -150,7 +161,11 @@ class Loader:
         """An instance, whose state is kept for later."""
         if kind.blank:
             state["_rng"] = _UNUSED_RNG
-        instance = self.make(kind)
+        if kind.sleeps:
+            instance: Any = Asleep()
+            self._sleeping.append((instance, kind.cls))
+        else:
+            instance = self.make(kind)
         self._states.append((instance, state))
         return instance
 
@@ -236,7 +251,13 @@ class Loader:
                 raise BadCheckpoint(
                     f"it sets attributes of a {type(instance).__qualname__}, which is not allowed"
                 )
-            if kind.has_setstate:
+            if kind.plain and not self._held and type(state) is dict:  # most of a tree
+                try:
+                    names = kind.names
+                    instance.__dict__ = {names[name]: value for name, value in state.items()}
+                except KeyError:
+                    instance.__dict__ = self._attributes(kind, state)
+            elif kind.has_setstate:
                 self._set_by_itself(kind, instance, state)
             elif type(state) is tuple and len(state) == 2:
                 if state[0] is not None:
@@ -256,7 +277,9 @@ class Loader:
 
     def _set_singly(self, kind: _Kind, instance: Any, state: Any) -> None:
         for name, value in self._attributes(kind, state).items():
-            object.__setattr__(instance, name, value)
+            object.__setattr__(
+                instance, name, self._argument(value) if type(value) in _PLACEHOLDERS else value
+            )
 
     def _attributes(self, kind: _Kind, state: Any) -> dict[str, Any]:
         """Attributes, under names that were checked and that the interpreter compares by identity."""

@@ -23,7 +23,7 @@ import gc
 import io
 import pickle
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from streamlearn.core.pickle_load import Loader, Named, look_up
@@ -89,8 +89,11 @@ def own(_constructor: Any, *_arguments: Any) -> Any:
     raise AssertionError("named in pickles, never called")
 
 
+_BY_NAME: Final = (type, types.FunctionType, types.BuiltinFunctionType)
+
+
 class _Inner:
-    """Stands for a class, a function or a partial that is an argument of `part`, and nowhere else."""
+    """Stands for a class, a function or a partial where the loader looks for one: an argument, a slot."""
 
     __slots__ = ("obj",)
 
@@ -105,44 +108,48 @@ _LEAVES: Final = ("river.stats.", "river.proba.", "river.tree.splitter.gaussian_
 class _Pickler(pickle.Pickler):
     def __init__(self, buffer: io.BytesIO) -> None:
         super().__init__(buffer, protocol=5)
-        self._plain: dict[type, tuple[_Ref] | None] = {}
+        self._writers: dict[type, Callable[[Any], Any]] = {_Ref: self._reduced, _Inner: self._reduced}
         self._refs: dict[type, _Ref] = {}
-        self._leaves: dict[type, _Ref] = {}
         self._inner: dict[int, _Inner] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
-        reference = self._plain.get(cls)
-        if reference is not None:
-            return make, reference, obj.__dict__, None, None, fill
-        leaf = self._leaves.get(cls)
-        if leaf is not None:
-            if not leaf.blank:
-                return made, (leaf, obj.__dict__)
-            if obj.seed is None:
-                return made, (leaf, {name: part for name, part in obj.__dict__.items() if name != "_rng"})
-            return make, (self._ref(cls),), obj.__dict__, None, None, fill
-        if cls not in self._plain and _is_plain(cls):
-            if cls.__module__.startswith(_LEAVES):
-                self._leaves[cls] = _Ref(cls, blank=cls.__module__ == "river.proba.gaussian")
-            else:
-                self._plain[cls] = (self._ref(cls),)
-            return self.reducer_override(obj)
-        self._plain[cls] = None
-        return self._reduced(obj, cls)
+        writer = self._writers.get(cls)
+        if writer is None:
+            writer = self._writers[cls] = self._writer(cls)
+        return writer(obj)
+
+    def _writer(self, cls: Any) -> Callable[[Any], Any]:
+        """How instances of `cls` are written."""
+        slots = tuple(copyreg._slotnames(cls))  # type: ignore[attr-defined] # as pickle itself asks
+        if not _is_simple(cls) or (slots and cls.__dictoffset__) or not (slots or cls.__dictoffset__):
+            return self._reduced
+        reference = (self._ref(cls),)
+        if slots:
+            return functools.partial(self._slotted, reference, slots)
+        if cls.__module__ == "river.proba.gaussian":
+            return functools.partial(_gaussian, reference[0], _Ref(cls, blank=True))
+        if cls.__module__.startswith(_LEAVES):
+            return lambda obj: (made, (reference[0], obj.__dict__))
+        return lambda obj: (make, reference, obj.__dict__, None, None, fill)
 
     def _ref(self, cls: type) -> _Ref:
         return self._refs.setdefault(cls, _Ref(cls))
 
-    def _reduced(self, obj: Any, cls: type) -> Any:
+    def _slotted(self, reference: tuple[_Ref], slots: tuple[str, ...], obj: Any) -> Any:
+        state = {slot: self._argument(getattr(obj, slot)) for slot in slots if hasattr(obj, slot)}
+        return make, reference, (None, state), None, None, fill
+
+    def _reduced(self, obj: Any) -> Any:
         """For an object that is no plain instance."""
+        cls = type(obj)
         if cls is _Ref:
             return kind, (obj.cls.__module__, obj.cls.__qualname__, obj.blank)
         if cls is _Inner and type(obj.obj) is functools.partial:
             return partial, self._parted(obj.obj, True)
         if cls is _Inner:
             return value, (obj.obj.__module__, obj.obj.__qualname__)
-        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType):
+        if isinstance(obj, _BY_NAME):
             return NotImplemented  # by its name
         if cls is types.MethodType:
             return bind, (obj.__self__, obj.__func__.__name__)
@@ -171,6 +178,8 @@ class _Pickler(pickle.Pickler):
             call = (part, (name, *map(self._argument, arguments)))
         else:
             call = (own, (function, *arguments))
+        if type(state) is tuple and len(state) == 2 and type(state[1]) is dict:  # slots
+            state = (state[0], {slot: self._argument(held) for slot, held in state[1].items()})
         return (*call, state, items, pairs, None if state is None else fill)
 
     def _parted(self, obj: "functools.partial[Any]", inner: bool) -> tuple[Any, ...]:
@@ -178,15 +187,20 @@ class _Pickler(pickle.Pickler):
 
     def _argument(self, obj: Any) -> Any:
         """What stands for an argument. Each is kept, so that the same one is written once."""
-        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType) or (
-            type(obj) is functools.partial and not obj.__dict__
-        ):
+        if isinstance(obj, _BY_NAME) or (type(obj) is functools.partial and not obj.__dict__):
             return self._inner.setdefault(id(obj), _Inner(obj))
         return obj
 
 
-def _is_plain(cls: Any) -> bool:
-    """Whether an instance of `cls` is its `__dict__` and nothing else, made by `object.__new__`."""
+def _gaussian(reference: _Ref, blank: _Ref, obj: Any) -> Any:
+    """Without its generator, when nothing draws from it."""
+    if getattr(obj, "seed", 0) is not None:
+        return made, (reference, obj.__dict__)
+    return made, (blank, {name: held for name, held in obj.__dict__.items() if name != "_rng"})
+
+
+def _is_simple(cls: Any) -> bool:
+    """Whether instances of `cls` are made and pickled as `object` does it."""
     return (
         cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
@@ -195,9 +209,6 @@ def _is_plain(cls: Any) -> bool:
         and not hasattr(cls, "__getnewargs__")
         and not hasattr(cls, "__getnewargs_ex__")
         and cls not in copyreg.dispatch_table
-        and hasattr(cls, "__dict__")
-        and cls.__dictoffset__ != 0
-        and not copyreg._slotnames(cls)  # type: ignore[attr-defined] # as pickle itself asks
     )
 
 
