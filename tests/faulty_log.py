@@ -22,7 +22,8 @@ from streamlearn.config import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.log.connect import open_store
-from streamlearn.log.embedded import EmbeddedAdmin, EmbeddedLog
+from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Log, Polled, Row, ShardLog, Store, TopicInfo, TopicSpec
 from streamlearn.log.specs import wanted_topics
 from streamlearn.service.loop import Loop

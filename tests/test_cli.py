@@ -109,7 +109,7 @@ def test_topics_are_made_once_and_checked(command: Command) -> None:
 
 
 def test_each_difference_is_named_and_exits_3(command: Command) -> None:
-    from streamlearn.log.embedded import EmbeddedAdmin
+    from streamlearn.log.embedded_admin import EmbeddedAdmin
     from streamlearn.log.port import TopicSpec
 
     admin = EmbeddedAdmin("s.db")

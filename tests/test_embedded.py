@@ -12,7 +12,8 @@ import pytest
 from streamlearn.core.records import Entry, Output, Range
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log import embedded, embedded_topics
-from streamlearn.log.embedded import EmbeddedAdmin, EmbeddedLog, EmbeddedShardLog
+from streamlearn.log.embedded import EmbeddedLog, EmbeddedShardLog
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Names, Row, TopicSpec
 
 NAMES = Names("app", "", ("events",), {"predictions": "predictions", "journal": "app.journal"})

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, header_name
 from streamlearn.errors import Fenced, Gone
-from streamlearn.log.embedded import EmbeddedAdmin, EmbeddedLog
+from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Log, Names, Row, ShardLog, TopicSpec
 from streamlearn.log.specs import ARRIVAL
 

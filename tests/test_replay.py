@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError, Unreachable
-from streamlearn.log.embedded import EmbeddedAdmin
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
 from streamlearn.replay import lines, reading
 from streamlearn.replay.jsonlines import Members

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import ORDER_HEADER
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.log.embedded import EmbeddedAdmin
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay import ahead, delimited
 from streamlearn.replay.cells import declared

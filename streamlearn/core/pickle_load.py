@@ -396,6 +396,5 @@ def look_up(module: str, name: str) -> Any:
 
 
 def _shown(found: Any) -> str:
-    if type(found) is Named:
-        return f"{found.module}.{found.name}"
-    return f"{getattr(found, '__module__', '?')}.{getattr(found, '__qualname__', type(found).__name__)}"
+    module, name = getattr(found, "__module__", "?"), getattr(found, "__qualname__", type(found).__name__)
+    return f"{found.module}.{found.name}" if type(found) is Named else f"{module}.{name}"

@@ -24,7 +24,7 @@ from streamlearn.core.records import Record
 from streamlearn.demo.screen import Progress, Screen
 from streamlearn.demo.worker import Worker
 from streamlearn.errors import Stop
-from streamlearn.log.embedded import EmbeddedAdmin
+from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
 from streamlearn.settings import Config

@@ -26,7 +26,7 @@ def open_log(config: Config) -> Log:
 def open_admin(config: Config) -> Admin:
     """The connection of a command. Raises `Unreachable` or `ConfigError`."""
     if config.log.backend == "embedded":
-        from streamlearn.log.embedded import EmbeddedAdmin
+        from streamlearn.log.embedded_admin import EmbeddedAdmin
 
         return EmbeddedAdmin(config.log.path)
     from streamlearn.log.kafka import KafkaAdmin

@@ -35,7 +35,7 @@ def decode_positions(text: str) -> Positions:
     return {(topic, partition): offset for topic, partition, offset in _triples.decode(text)}
 
 
-class Held(NamedTuple):
+class Taken(NamedTuple):
     """What a row says: `holder` is "" when the owner has closed the shard."""
 
     epoch: int
@@ -70,10 +70,10 @@ class Owner:
             shard = self._mine[1]
             self._file.db.execute(f"UPDATE owners SET app = ? {_MINE}", (self._mine[0], self._app, shard))
 
-    def held(self) -> Held:
+    def held(self) -> Taken:
         """Who opened the shard last. There is such a row once it was ever opened."""
         row = self._file.db.execute(f"SELECT epoch, holder, beat_ms FROM owners {_MINE}", self._mine)
-        return Held(*row.fetchone())
+        return Taken(*row.fetchone())
 
     def is_held(self, since_ms: int) -> bool:
         """Whether somebody holds the shard who was heard of since then."""

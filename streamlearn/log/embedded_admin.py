@@ -1,0 +1,74 @@
+"""What the command line does to an embedded file.
+
+Invariant: what a call did is durable when it returns, and any number of processes may work on one file.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from zlib import crc32
+
+from streamlearn.core.records import Positions
+from streamlearn.errors import ConfigError
+from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded_topics import Topics
+from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+
+_POLL_BYTES = 1 << 24
+
+
+class EmbeddedAdmin:
+    """`Admin` on the SQLite file at `path`, which is made when it is missing. Any number of processes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = LogFile(path, durable=True)
+        self._topics = Topics(self._file)
+
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """As `Admin.topics`."""
+        wanted = set(names)
+        return {name: info for name, info in self._topics.topics().items() if name in wanted}
+
+    def topic_names(self) -> list[str]:
+        """As `Admin.topic_names`."""
+        return list(self._topics.topics())
+
+    def settings(self, topic: str) -> dict[str, str]:
+        """The settings given when the topic was made."""
+        found = self._topics.settings().get(topic)
+        if found is None:
+            raise ConfigError(f"{self._file.path} has no topic {topic!r}")
+        return found
+
+    def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Make topics that do not exist."""
+        self._topics.create(specs)
+
+    def append(self, topic: str, rows: Sequence[Row]) -> None:
+        """Append rows in one transaction, all or nothing, durable when it returns."""
+        with self._file.transaction():
+            count = self._topics.number(topic)[1]
+            # Without a key rows take turns, going on from where the last writer of any process ended.
+            turn = sum(self._topics.bounds(topic, partition)[1] for partition in range(count))
+            placed: dict[int, list[Row]] = {}
+            for row in rows:
+                partition = row.partition
+                if partition is None and row.key is not None:
+                    partition = crc32(row.key) % count
+                elif partition is None:
+                    partition = turn % count
+                    turn += 1
+                placed.setdefault(partition, []).append(row)
+            for partition, some in placed.items():
+                self._topics.insert(topic, partition, some)
+
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`."""
+        return self._topics.poll(positions, max_records, _POLL_BYTES, timeout_s)
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+        return self._topics.offsets_at(topic, timestamp_ms)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
