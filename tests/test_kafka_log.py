@@ -174,6 +174,13 @@ def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
 
     monkeypatch.setattr(kafka_admin.Cluster, "transaction_owner", away)
     assert shard.newer_owner() == "unknown: no broker answers"
+
+    def denied(*_: object) -> tuple[int, int]:
+        raise ConfigError("give this principal the right")
+
+    monkeypatch.setattr(kafka_admin.Cluster, "transaction_owner", denied)
+    with pytest.raises(ConfigError, match="the right"):  # else it would be fenced, and try again, for ever
+        shard.newer_owner()
     shard.close()
 
 

@@ -65,8 +65,10 @@ class KafkaShardLog:
             self.end = self._journal.last
             self.seen = election.reported(inputs)
         except Stop as error:
-            newer = self.newer_owner()
-            self.close()
+            try:
+                newer = self.newer_owner()
+            finally:
+                self.close()
             if newer:  # what was found is its doing, and no damage
                 raise Fenced(f"shard {shard} was taken over while it was opened: {newer}") from error
             raise

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from streamlearn.core.codec import headers_bytes
 from streamlearn.core.records import Headers
-from streamlearn.errors import Fenced, Stop, StreamlearnError, Unknown
+from streamlearn.errors import Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.kafka_client import (
     BATCH_BYTES,
@@ -94,13 +94,14 @@ class Writer:
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`. Kafka itself takes the lock away from a transaction that stays open for
-        too long; then nobody may hold it, and opening the shard again is right as well.
+        too long; then nobody may hold it, and opening the shard again is right as well. Who may not ask would
+        try for ever: that is a `ConfigError`.
         """
         if isinstance(self._lost, Fenced):
             return str(self._lost)
         try:
             producer_id, epoch = self._cluster.transaction_owner(self._id)
-        except StreamlearnError as error:
+        except (Unreachable, Stop) as error:
             return f"unknown: {error}"
         if (producer_id, epoch) == self._epoch:
             return ""

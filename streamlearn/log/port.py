@@ -138,7 +138,8 @@ class ShardLog(Protocol):
 
     def newer_owner(self) -> str:
         """Who has opened the shard since, in words; "" only when it is proven that nobody has. What was
-        concluded from the journal or the store is worth something only in the second case.
+        concluded from the journal or the store is worth something only in the second case. Raises
+        `ConfigError` when this principal may not ask.
         """
 
     def sync(self) -> None:
