@@ -105,6 +105,18 @@ def test_the_oldest_goes_first_until_a_partition_has_no_more() -> None:
     assert places(merge.take(9, 0.0)) == [("b", 1)]
 
 
+def test_a_record_whose_time_is_ahead_does_not_hold_its_partition_up() -> None:
+    merge = Merge({A: 0, B: 0})
+    ahead = [record(A, 0, 10**6), record(A, 1, 10), record(A, 2, 20)]
+    merge.add(polled(*ahead, *(record(B, n, n) for n in range(100))), 0.0)
+    taken: list[Record] = []
+    while some := merge.take(1000, 0.0):
+        taken += some
+    order = places(taken)
+    assert order.index(("a", 2)) < order.index(("b", 30))
+    assert [offset for topic, offset in order if topic == "a"] == [0, 1, 2]
+
+
 def test_a_label_comes_after_the_events_of_its_millisecond() -> None:
     merge = Merge({A: 0, B: 0}, labels="a")
     merge.add(polled(record(A, 0, 5), record(B, 0, 5), record(B, 1, 6)), 0.0)

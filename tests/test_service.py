@@ -202,6 +202,30 @@ def test_graceful_stop_leaves_a_checkpoint_at_the_end_so_that_nothing_is_redone(
     assert answers(app.predictions()) == plain_loop(logistic(), stream)
 
 
+def test_a_stop_while_a_start_redoes_is_a_success(apps: Apps, backend: str) -> None:
+    app = apps(backend, **{"model.use": "app_models:slow", "checkpoint.interval_s": 3600})
+    stream = events(400)
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, 400)
+    process.kill()
+    process.wait()
+    loaded = app.log.count("checkpoint.loaded")
+    process = app.serve()
+    deadline_s = time.monotonic() + 60
+    while app.log.count("checkpoint.loaded") == loaded:
+        assert process.poll() is None, app.log[-3000:]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    app.stop(process)
+    assert app.log.count("shard.opened") == 1, "it was stopped before it had done all again"
+    app.produce(events(50, seed=2, start=400))
+    process = app.serve()
+    app.wait(process, 450)
+    app.stop(process)
+    assert answers(app.predictions()) == plain_loop(logistic(), stream + events(50, seed=2, start=400))
+
+
 def test_a_second_service_fences_the_first_and_the_first_takes_over_when_it_leaves(apps: Apps) -> None:
     app = apps("")
     stream = events(900)

@@ -16,7 +16,7 @@ from kafka.admin import OffsetSpec
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, encode_entry
 from streamlearn.core.records import TopicPartition as Place
-from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
+from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.kafka_admin import Cluster
 from streamlearn.log.kafka_election import Election
 from streamlearn.log.kafka_identity import SourceIdentities
@@ -156,7 +156,7 @@ class KafkaShardLog:
             return
         try:
             self._journal.trim(seq)
-        except (ConfigError, Unreachable) as error:
+        except (ConfigError, Unreachable, Gone) as error:
             _log.warning("journal.not_trimmed", shard=self._shard, reason=str(error))
 
     def close(self) -> None:

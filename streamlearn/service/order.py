@@ -24,6 +24,8 @@ PATIENCE_S: Final = 1.0
 """How long a partition that is behind but yields nothing holds up the others."""
 
 _US_PER_MS: Final = 1000
+_AHEAD_MS: Final = 1000
+"""Clocks of producers that differ by less are taken at their word."""
 _DIGITS_MAX: Final = 18
 
 Key = tuple[int, bool, TopicPartition]
@@ -97,7 +99,11 @@ class Merge:
         for name, value in record.headers:
             if name == ORDER_HEADER and value is not None and value.isdigit() and len(value) <= _DIGITS_MAX:
                 return int(value), is_label, tp
-        return record.timestamp_ms * _US_PER_MS, is_label, tp
+        buffer, time_ms = self._buffers[tp], record.timestamp_ms
+        if len(buffer) > 1 and time_ms > min(buffer[1].timestamp_ms, buffer[-1].timestamp_ms) + _AHEAD_MS:
+            # A producer's clock was ahead: what stands behind this record must not wait for its time.
+            time_ms = min(one.timestamp_ms for one in buffer)
+        return time_ms * _US_PER_MS, is_label, tp
 
     def _awaits(self, now_s: float) -> bool:
         """Whether a partition that holds more has nothing buffered, and had not yet time to bring it."""
