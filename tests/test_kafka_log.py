@@ -427,6 +427,14 @@ def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
 
 
 @pytest.mark.kafka
+def test_a_topic_of_checkpoints_that_is_gone_is_told_at_once(kafka: str, topic_prefix: str) -> None:
+    store = TopicStore(kafka, {}, f"{topic_prefix}.gone", 0)
+    with pytest.raises(ConfigError, match=r"gone-0 for checkpoints.*streamlearn topics ensure"):
+        store.names()
+    store.close()
+
+
+@pytest.mark.kafka
 def test_junk_in_place_of_a_manifest_is_passed_over(
     names: Names, admin: KafkaAdmin, store: TopicStore
 ) -> None:

@@ -143,6 +143,13 @@ class Reader:
             window, upper = window * 2, lower
         return None
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
+        found = ask(
+            self._bootstrap, f"partitions of {topic}", lambda: self._connected().partitions_for_topic(topic)
+        )
+        return len(found or ())
+
     def bounds(self, tp: Place) -> tuple[int, int]:
         """The first retained offset and the last stable one of a partition, asked for now."""
         place = TopicPartition(*tp)

@@ -29,7 +29,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from streamlearn.core.records import Range, Record
-from streamlearn.errors import BadCheckpoint, Gone
+from streamlearn.errors import BadCheckpoint, ConfigError, Gone
 from streamlearn.log.kafka_client import CONNECT_S, append, client_options, connect, destroy, explained
 from streamlearn.log.kafka_reader import Reader
 
@@ -141,6 +141,12 @@ class TopicStore:
         """
         tp = (self._place.topic, self._place.partition)
         with self._lock:
+            if self._reader.partitions(self._place.topic) <= self._place.partition:
+                raise ConfigError(
+                    f"Kafka at {self._bootstrap} has no partition {self._name} for checkpoints. Was the "
+                    "topic deleted? Make it with `streamlearn topics ensure`: what was saved in it is made "
+                    "again from the journal."
+                )
             start, end = self._reader.bounds(tp)
             record = self._reader.last(tp, start, end, lambda record: _manifest_in(record) is not None)
         manifest = None if record is None else _manifest_in(record)
