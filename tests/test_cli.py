@@ -180,6 +180,11 @@ def test_checkpoints_are_listed_inspected_and_verified(command: Command) -> None
     header = json.loads(command.ok("checkpoints", "inspect", "000000000005", "--db", "s.db"))
     assert (header["seq"], header["positions"]) == (5, [["events", 0, 50]])
     assert "2 checkpoints, all whole" in command.ok("checkpoints", "verify", "--db", "s.db")
+    Path("streamlearn.toml").write_text('[model]\nuse = "not_on_this_host:build"\n')
+    result = command("checkpoints", "verify", "--db", "s.db")
+    assert (result.code, "2 checkpoints, all whole" in result.out) == (0, True)
+    assert "only seals and hashes checked" in result.err
+    Path("streamlearn.toml").unlink()
 
     damaged = bytearray((folder / "000000000003.ckpt").read_bytes())
     damaged[-1] ^= 1
@@ -257,7 +262,7 @@ def started_again(tmp_path: Path, *python: str) -> subprocess.CompletedProcess[s
     """Run `serve` with a service that only prints what it was given, started like `python`."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, types\n"
-        "def serve(config, model=None, model_change=''):\n"
+        "def serve(config, model=None, model_change='', begin=False):\n"
         "    seen = {'seed': os.environ.get('PYTHONHASHSEED'), 'path': sys.path[0], 'argv': sys.argv[1:],\n"
         "            'mark': os.environ.get('STREAMLEARN_STARTED_AGAIN'), 'app': config.app.name,\n"
         "            'blas': os.environ.get('OPENBLAS_NUM_THREADS'), 'change': model_change,\n"

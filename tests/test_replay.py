@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -326,7 +326,7 @@ class Scripted(Admin):
         self.end = end
         self.polls = polls
 
-    def topics(self) -> dict[str, TopicInfo]:
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         return {"t": TopicInfo("id", (0,), (self.end,))}
 
     def poll(self, positions: dict[tuple[str, int], int], max_records: int, timeout_s: float) -> Polled:

@@ -143,7 +143,8 @@ def test_after_its_input_was_made_again_an_app_goes_on_by_reset(
     assert "streamlearn reset" in app.log
     out = command.ok("reset", "-c", toml(app), "--yes")
     assert f"{app.inputs[0]} was deleted and made again: it is read from its first record on" in out
-    process = serve(app)
+    assert "serve --begin" in out
+    process = serve(app, "--begin")
     app.wait(process, 300)
     app.stop(process)
     assert answers(app.predictions())[100:] == plain_loop(logistic(), stream[100:])

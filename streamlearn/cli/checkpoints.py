@@ -175,9 +175,8 @@ def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
 def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     """What `list` says of each. `whole`: those whose state cannot be restored are bad, too."""
     from streamlearn.core.snapshot import open_header
-    from streamlearn.service.models import configured_model
 
-    fresh = configured_model(settings) if whole else None
+    fresh = _model(settings) if whole else None
     store = _open(settings)
     found: list[dict[str, Any]] = []
     try:
@@ -197,6 +196,18 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     finally:
         store.close()
     return found
+
+
+def _model(settings: "Config") -> "FreshModel | None":
+    """The configured model; None, and a note, where it cannot be made, as on a host without its module."""
+    from streamlearn.service.models import configured_model
+
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return configured_model(settings)
+    except ConfigError as error:
+        common.note(f"The models in them are not opened, only seals and hashes checked: {error}")
+        return None
 
 
 def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:

@@ -47,7 +47,7 @@ def reset(
     with common.admin_of(settings) as admin:
         life = second_life.old_life(admin, settings.topics.journal)
         journal, checkpoints = second_life.free_names(admin, settings)
-        where = start
+        where, replaced = start, list[str]()
         if start == "predictions":
             positions, replaced = second_life.after_predictions(admin, settings, life, common.note)
             where = second_life.start_text(positions) or "earliest"
@@ -62,7 +62,7 @@ def reset(
         print("     the model begins untrained, or as [model] start_from (serve --from) says")
         confirm("Make the new topics, and change the configuration?", yes)
         _make(admin, settings, lines)
-    _tell(config, lines, start)
+    _tell(config, lines, again=start not in ("predictions", "latest") or bool(replaced))
 
 
 def refuse_while_served(settings: "Config") -> None:
@@ -102,7 +102,7 @@ def _make(admin: "Admin", settings: "Config", lines: dict[str, str]) -> None:
     admin.create(wanted_topics(renamed, 1))
 
 
-def _tell(config: Path | None, lines: dict[str, str], start: str) -> None:
+def _tell(config: Path | None, lines: dict[str, str], again: bool) -> None:
     """Put the lines into the configuration file, or say where they belong."""
     file = config or next((Path(name) for name in ("streamlearn.toml",) if Path(name).is_file()), None)
     if file is not None and _written(file, lines):
@@ -110,8 +110,8 @@ def _tell(config: Path | None, lines: dict[str, str], start: str) -> None:
     else:
         print("Made. Put these lines into the configuration, then start the service again:")
         print("\n[topics]\n" + "\n".join(f'{key} = "{value}"' for key, value in lines.items()))
-    if start not in ("predictions", "latest"):
-        print("\nFor records that are answered already the first start needs your word: serve --begin")
+    if again:
+        print("\nOffsets that are answered already need your word at the first start: serve --begin")
 
 
 def _written(file: Path, lines: dict[str, str]) -> bool:

@@ -90,11 +90,13 @@ class EmbeddedLog:
                 self._owner.beat(self._epoch, now)
         return True
 
-    def why_not(self) -> str:
-        """As `Log.why_not`: what `owned` goes by."""
+    def lost(self) -> Fenced:
+        """As `Log.lost`: on one file only a newer owner takes a shard away."""
         with self._file.snapshot():
             holder = self._owner.held().holder
-        return f"{self._names.roles['journal']} is held by {holder}" if holder else "it was just given back"
+        return Fenced(
+            f"{self._names.roles['journal']} is held by {holder or 'nobody, after another process'}"
+        )
 
     def open(self, shard: int) -> "EmbeddedShardLog":
         """Fence the previous owner. Nothing of it is ever half done: SQLite has rolled it back."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import structlog
 
 from streamlearn.core.records import TopicPartition as Place
-from streamlearn.errors import ConfigError, Fenced
+from streamlearn.errors import ConfigError, Fenced, NotOwner
 from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
 from streamlearn.log.kafka_client import client_options
 from streamlearn.log.kafka_election import Election
@@ -53,9 +53,9 @@ class KafkaLog:
             member.doubt()
             raise
 
-    def why_not(self) -> str:
-        """As `Log.why_not`."""
-        return self._member().why_not()
+    def lost(self) -> NotOwner:
+        """As `Log.lost`: the election alone knows no more."""
+        return NotOwner(self._member().why_not())
 
     def others(self) -> int:
         """As `Log.others`."""

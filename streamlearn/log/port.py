@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, TopicPartition
+from streamlearn.errors import Fenced, NotOwner
 
 LOOK_BACK: Final = 10_000
 """So many offsets back, at most, `ShardLog.newest` looks."""
@@ -160,8 +161,8 @@ class Log(Protocol):
         call it often. A hint only: the lock is what `ShardLog.publish` checks.
         """
 
-    def why_not(self) -> str:
-        """Why `owned` does not tell a shard, in words for whoever reads the log."""
+    def lost(self) -> Fenced | NotOwner:
+        """Why `owned` does not tell a shard that was held: what to raise, in words for who reads the log."""
 
     def open(self, shard: int) -> ShardLog:
         """Fence the previous owner, settle its open transaction, and read the journal's end."""

@@ -147,10 +147,10 @@ class Loop:
             held.sources.check_grown(held.standing.era)
 
     def _alive(self) -> None:
-        """Heartbeat: raise `NotOwner` when the shard is no longer ours to hold."""
+        """Heartbeat: raise `NotOwner` or `Fenced` when the shard is no longer ours to hold."""
         self._beat_s = time.monotonic()
         if SHARD not in self._log.owned(0):
-            raise NotOwner(self._log.why_not())
+            raise self._log.lost()
 
     def _opening(self) -> None:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
