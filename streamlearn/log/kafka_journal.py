@@ -36,7 +36,7 @@ class Journal:
         if last is None and start > 0:
             raise Stop(
                 f"The journal {self._name} is empty, but it was not: everything before offset {start} was "
-                "deleted. Its predictions cannot be continued; give the service a new [app] name."
+                "deleted. Begin a new one where the predictions end: `streamlearn reset --start predictions`."
             )
         self.last: Entry | None = None if last is None else self._entry(last)
         self._seq = -1 if self.last is None else self.last.seq
@@ -134,5 +134,5 @@ class Journal:
         except msgspec.MsgspecError as error:
             raise Stop(
                 f"Offset {record.offset} of the journal {self._name} is not an entry: something else writes "
-                "to this topic. Stop it, and give the service a new [app] name."
+                "to this topic. Stop it, and begin a new journal: `streamlearn reset`."
             ) from error

@@ -47,7 +47,7 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
     if shard >= found[journal].partitions:
         raise ConfigError(
             f"The journal {journal} has {found[journal].partitions} partitions, none for shard "
-            f"{shard}. Add partitions to it, or give the service a new [app] name."
+            f"{shard}. Add partitions to it, or begin a new journal: `streamlearn reset`."
         )
     settings = cluster.settings([*names.sources, *ours.values()])
     _check_journal(cluster.bootstrap, journal, settings)

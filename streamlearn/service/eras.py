@@ -240,7 +240,10 @@ def check_topics(before: Era, now: Era) -> None:
                 "offsets (a moved cluster), `streamlearn adopt`."
             )
         if count > partitions:
-            raise Stop(f"the input topic {name} had {count} partitions and now has {partitions}.")
+            raise Stop(
+                f"the input topic {name} had {count} partitions and now has {partitions}: those that are "
+                "missing cannot be redone. Bring them back, or begin a new journal: `streamlearn reset`."
+            )
 
 
 def what_changed(before: Era, now: Era) -> str:

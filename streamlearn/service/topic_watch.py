@@ -111,8 +111,8 @@ def _tell(change: Change) -> None:
     if change.role == "journal" and change.state == "made again":
         raise Stop(
             f"the journal {change.topic} was deleted and made again while the service ran: its entries are "
-            "lost, and with them the proof of what was published. Begin again under another [app] name, and "
-            "keep people from deleting that topic."
+            "lost, and with them the proof of what was published. Begin a new one where the predictions end: "
+            "`streamlearn reset --start predictions`. Keep people from deleting that topic."
         )
     missing = change.state == "deleted"
     log.warning(
