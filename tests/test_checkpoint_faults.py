@@ -145,3 +145,40 @@ def test_the_first_records_are_checked_although_the_service_was_killed_among_the
     app.produce(stream[40:])
     with pytest.raises(ConfigError, match="does not come back the same from a checkpoint"):
         app.run()
+
+
+def test_an_alert_that_cannot_be_told_costs_nothing_and_is_told_later(app: Harness) -> None:
+    app.produce(events(50))
+    app.run()
+    log = EmbeddedLog(app.config.names(), app.config.log.path, 100)
+    told: list[bytes] = []
+    refusals = [Unreachable("away"), ConfigError("no right"), Stop("too large")]
+
+    def tell(value: bytes) -> None:
+        if refusals:
+            raise refusals.pop()
+        told.append(value)
+
+    log.tell = tell  # type: ignore[method-assign]
+    clock = [time.time() + 60]
+    age = CheckpointAge(log, lambda: clock[0])
+    for _ in range(5):
+        clock[0] += 6
+        age.look({("events", 0): 20}, {("events", 0): 50}, "")
+    log.close()
+    assert len(told) == 1
+
+
+def test_a_damaged_checkpoint_with_a_larger_number_does_not_stop_others_from_being_written(
+    app: Harness,
+) -> None:
+    stream = events(300)
+    app.produce(stream[:100])
+    app.run()
+    folder = app.folder / "log.db.checkpoints" / "app" / "0"
+    (folder / f"{10**6:012d}.ckpt").write_bytes(b"junk")
+    app.produce(stream[100:])
+    app.run()
+    assert len(list(folder.glob("*.ckpt"))) > 2
+    audit_predictions = [p["id"] for p in app.predictions()]
+    assert audit_predictions == [event["id"] for event in stream]

@@ -282,3 +282,27 @@ def test_an_undo_that_computes_something_else_stops_the_service(tmp_path: Path) 
     with pytest.raises(Stop, match="undoing a failed step gave other outputs"):
         app.run()
     assert len(app.predictions()) == 100
+
+
+def test_a_topic_that_left_before_a_new_model_and_came_back_as_another_is_read_from_its_start(
+    tmp_path: Path,
+) -> None:
+    app = Harness(tmp_path, model=logistic, **{"topics.input": ["events", "more"]})
+    app.produce(events(100))
+    app.produce(events(100, start=100), "more")
+    app.run()
+    app.run(**{"topics.input": ["events"]})
+    app.model = None
+    app.run(model_change="fresh", **{"topics.input": ["events"]})
+    app.recreate("more")
+    app.produce(events(300, start=200), "more")
+    app.run()
+    assert [p["id"] for p in app.predictions()][200:] == [f"e{i}" for i in range(200, 500)]
+
+
+def test_a_stop_for_the_streams_sake_after_a_settled_commit_is_no_fence(app: Harness) -> None:
+    """Opening the shard again to settle raises the epoch: that newer owner is oneself."""
+    junk: list[Any] = [{"id": f"j{n}", "features": "none"} for n in range(600)]
+    app.produce(junk)
+    with pytest.raises(Stop, match="dead letters"):
+        app.run(Fault("publish", 9, fails(Unknown("no answer")), "after"))

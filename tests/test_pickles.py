@@ -19,6 +19,7 @@ from service_process import Apps, apps
 
 import streamlearn
 from streamlearn.core.pickle_names import CLASSES, NAMED
+from streamlearn.core.pickle_parts import _bits
 from streamlearn.core.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.snapshot import seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -288,3 +289,21 @@ def test_serve_takes_the_one_before_and_verify_names_the_bad_one(apps: Apps) -> 
     assert not proof.exists()
     assert "not allowed" in app.log
     assert len(app.predictions()) == 120
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        (1, (), 10**6, 0),
+        ([1] * 10**5, (), 4, 0),
+        ("1", (), 4, 0),
+        (1, (2.0,), 4, 0),
+        (1, (), 4, "0"),
+        (1, (), 4),
+    ],
+)
+def test_seeds_that_take_hours_or_are_none_are_refused(seeds: tuple[Any, ...]) -> None:
+    state = np.random.PCG64(1).state
+    with pytest.raises(BadCheckpoint):
+        _bits("PCG64", state, seeds)
+    assert _bits("PCG64", state, (1, (2, 3), 4, 0)).state == state

@@ -10,6 +10,8 @@ from confluent_kafka.admin import AdminClient
 
 from streamlearn.cli.reset import with_topics
 from streamlearn.log.connect import open_admin
+from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.port import Row
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import answers, events, logistic, plain_loop
@@ -79,6 +81,31 @@ def test_reset_begins_a_new_journal_where_the_predictions_end(
     app.stop(process)
     assert answers(app.predictions())[300:] == plain_loop(logistic(), stream[300:]), "once, by a new model"
     assert len(app.records(f"{name}.journal")) == old, "the old journal is left as it was"
+
+
+def test_after_a_reset_retention_goes_on_and_a_paused_owner_of_the_old_journal_is_fenced(
+    apps: Apps, command: Command
+) -> None:
+    app = apps("")
+    settle(app, events(300), 300)
+    names = app.config.names()
+    paused = EmbeddedLog(names, app.config.log.path, 1)
+    shard = paused.open(0)
+    paused._owner.release(paused._epoch or 0)  # as one that was not heard of for long
+    command.ok("reset", "-c", toml(app), "--yes")
+    assert shard.newer_owner()
+    paused.close()
+    with sqlite3.connect(app.config.log.path) as db:
+        (floor,) = db.execute("SELECT floor FROM owners WHERE app LIKE '%.journal'").fetchone()
+    assert floor == "[]", "nothing is kept for a journal that has ended"
+
+
+def test_reset_works_on_a_journal_that_something_else_wrote_to(apps: Apps, command: Command) -> None:
+    app = apps("")
+    settle(app, events(100), 100)
+    app.admin.append(app.config.topics.journal, [Row(None, b"not an entry")])
+    out = command.ok("reset", "-c", toml(app), "--yes")
+    assert f"reading starts at: {app.config.app.name}.control-0@0, {app.inputs[0]}-0@100" in out
 
 
 def test_reset_waits_until_nobody_serves_the_app(apps: Apps, backend: str, command: Command) -> None:
@@ -188,6 +215,40 @@ def test_adopt_takes_moved_topics_over_once_their_records_have_given_the_same_ou
     again = command(*words, "--yes")
     assert again.code == 2
     assert "there is nothing to take over" in again.err
+
+
+def test_adopt_reads_partitions_that_are_new_on_the_other_cluster(
+    apps: Apps, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    app = apps("")
+    settle(app, events(200), 200)
+    moved(app)
+    with sqlite3.connect(app.config.log.path) as db:
+        number = f"(SELECT number FROM topics WHERE name = '{app.inputs[0]}')"
+        db.execute(f"INSERT INTO partitions(topic, partition) VALUES({number}, 1)")
+    command.ok("adopt", "-c", toml(app), "--app-dir", app.folder, "--yes")
+    app.admin.close()
+    app.admin = open_admin(app.config)
+    app.produce(events(50, seed=2, start=200), partition=1)
+    process = app.serve()
+    app.wait(process, 250)
+    app.stop(process)
+
+
+def test_adopt_refuses_a_topic_with_fewer_partitions(
+    apps: Apps, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    app = apps("", inputs=(("events", 2),))
+    settle(app, events(200), 200)
+    moved(app)
+    with sqlite3.connect(app.config.log.path) as db:
+        number = f"(SELECT number FROM topics WHERE name = '{app.inputs[0]}')"
+        db.execute(f"DELETE FROM partitions WHERE topic = {number} AND partition = 1")
+    refused = command("adopt", "-c", toml(app), "--app-dir", app.folder, "--yes")
+    assert refused.code == 1
+    assert "has 1 partitions here and had 2" in refused.err
 
 
 def test_adopt_refuses_records_that_give_other_outputs(

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.events import EventSpec
+from streamlearn.core.label_records import Told
 from streamlearn.core.labels import DUE_PER_RECORD
-from streamlearn.core.records import Output, Record
-from streamlearn.core.work import EventWork, LabelWork
+from streamlearn.core.records import Output, Record, header_name
+from streamlearn.core.work import EventWork, LabelWork, load_work, work_part
 from streamlearn.errors import ModelRaised
 from tests.test_labels import Feed, Remembers
 
@@ -166,3 +167,10 @@ def test_no_other_record_is_stepped_while_there_is_work() -> None:
     feed.shard.begin(Record("labels", 0, 0, feed.arrival_ms, None, b'{"group":"g","label":true}'), 1)
     with pytest.raises(AssertionError, match="not finished"):
         feed.event("next", 1)
+
+
+def test_the_work_of_a_label_with_any_header_names_can_be_saved() -> None:
+    headers = ((header_name(b"\xff\xfe"), b"x"), ("plain", None))
+    record = Record("labels", 0, 7, 1, None, b"{}", headers)
+    work = LabelWork(record, Told("g", True, None), "g", 3)
+    assert load_work(work_part(work)["work"]) == work

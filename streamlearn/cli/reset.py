@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamlearn.cli import common
-from streamlearn.errors import ConfigError
+from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
+    from streamlearn.core.snapshot import Header
     from streamlearn.log.port import Admin
+
+SHARD = 0
 
 
 def reset(
@@ -45,7 +48,7 @@ def reset(
     settings = load(config, given)
     refuse_while_served(settings)
     with common.admin_of(settings) as admin:
-        life = second_life.old_life(admin, settings.topics.journal)
+        life = second_life.old_life(admin, settings.topics.journal, _newest(settings), common.note)
         journal, checkpoints = second_life.free_names(admin, settings)
         where, replaced = start, list[str]()
         if start == "predictions":
@@ -61,6 +64,7 @@ def reset(
         print(f"new  journal {journal}, checkpoints {checkpoints}; reading starts at: {where}")
         print("     the model begins untrained, or as [model] start_from (serve --from) says")
         confirm("Make the new topics, and change the configuration?", yes)
+        _retire(settings)
         _make(admin, settings, lines)
     _tell(config, lines, again=start not in ("predictions", "latest") or bool(replaced))
 
@@ -79,6 +83,35 @@ def refuse_while_served(settings: "Config") -> None:
             f"{running} process{'es serve' if running > 1 else ' serves'} {settings.app.name} now: stop "
             f"{'them' if running > 1 else 'it'} first, then say this again"
         )
+
+
+def _newest(settings: "Config") -> "Header | None":
+    """The newest checkpoint's header, where there is a place of checkpoints."""
+    from streamlearn.log.connect import open_store
+    from streamlearn.service.checkpoints import newest_header
+
+    store = open_store(settings, SHARD)
+    try:
+        newest = newest_header(store, settings.checkpoint.key.encode())
+        return newest if newest is not None and newest.app in ("", settings.app.name) else None
+    except (ConfigError, Unreachable) as error:
+        common.note(f"the checkpoints cannot be read, and are left out: {error}")
+        return None
+    finally:
+        store.close()
+
+
+def _retire(settings: "Config") -> None:
+    """Fence a process of the old journal that may only be paused, and let go of what is kept for it."""
+    from streamlearn.log.connect import open_log
+
+    log = open_log(settings)
+    try:
+        log.retire(SHARD)
+    except (ConfigError, Stop, Fenced) as error:  # the old journal may be what is broken
+        common.note(f"the old journal could not be taken over first: {error}")
+    finally:
+        log.close()
 
 
 def confirm(question: str, yes: bool) -> None:

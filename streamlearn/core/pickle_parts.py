@@ -22,6 +22,9 @@ from streamlearn.errors import BadCheckpoint
 
 _DTYPE: Final = re.compile(r"[<>|=][biufcSU][0-9]{1,6}|[<>]?[mM]8(\[[a-zA-Z0-9]+\])?")
 _GENERATORS: Final = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+_MAX_POOL: Final = 64
+"""Numbers that seed a generator: mixing them takes time in the square of how many there are."""
+
 _MAX_NUMBER: Final = 10**7
 _MAX_TEXT: Final = 10_000
 
@@ -142,12 +145,21 @@ def _scalar(text: Any, data: Any) -> Any:
     return np.frombuffer(data, dtype=_dtype(text))[0]
 
 
+def _is_entropy(value: Any) -> bool:
+    """Whether it seeds a sequence: one number, or a few."""
+    numbers = value if type(value) in (list, tuple) else [value]
+    return len(numbers) <= _MAX_POOL and all(type(one) is int and abs(one) < 1 << 1024 for one in numbers)
+
+
 def _bits(name: Any, state: Any, seeds: Any) -> Any:
     """A bit generator of numpy. `seeds`: of its seed sequence, None when it has none."""
     _need(name in _GENERATORS and type(state) is dict, "a generator")
     sequence = None
     if seeds is not None:
         _need(type(seeds) is tuple and len(seeds) == 4, "a generator")
+        entropy, spawn_key, pool_size, spawned = seeds
+        _need(_is_entropy(entropy) and type(spawn_key) is tuple and _is_entropy(spawn_key), "a generator")
+        _need(type(pool_size) is type(spawned) is int and 4 <= pool_size <= _MAX_POOL, "a generator")
         sequence = SeedSequence(seeds[0], spawn_key=seeds[1], pool_size=seeds[2], n_children_spawned=seeds[3])
     made = getattr(np.random, name)(0 if sequence is None else sequence)
     made.state = state

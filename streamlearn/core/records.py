@@ -104,7 +104,8 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     `topics`: id and partition count by input topic. `start`: where each input partition begins
     (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
     `app`, `journal`: whose journal this is, and the id of its topic. `predictions`: the predictions topic
-    when the inputs became those of `topics`; only later predictions are about them.
+    when the inputs became those of `topics`; only later predictions are about them. `ids`: of other topics
+    that `start` has places in.
     `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be,
     see `core.guard.majority`. `began_from`: sha256 of the checkpoint that the revision began from, "" when
     it began with a fresh model.
@@ -124,6 +125,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     app: str = ""
     journal: str = ""
     predictions: Predictions | None = None
+    ids: dict[str, str] = {}
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from streamlearn.core.events import Event, Label
 from streamlearn.core.label_records import Told
-from streamlearn.core.records import Record, TopicPartition
+from streamlearn.core.records import Record, TopicPartition, header_name, header_name_bytes
 
 
 class LabelWork(msgspec.Struct):
@@ -48,9 +48,21 @@ def work_part(work: LabelWork | EventWork | None) -> dict[str, bytes]:
     if work is None:
         return {}
     assert isinstance(work, LabelWork), "a transaction does not end inside an event"
-    return {"work": msgspec.msgpack.encode(work)}
+    headers = [(header_name_bytes(name), content) for name, content in work.record.headers]
+    plain = msgspec.structs.replace(work.record, headers=())
+    return {"work": msgspec.msgpack.encode(_Saved(msgspec.structs.replace(work, record=plain), headers))}
+
+
+class _Saved(msgspec.Struct):
+    """A label's work as bytes: names of headers need not be UTF-8, so they stand beside their record."""
+
+    work: LabelWork
+    headers: list[tuple[bytes, bytes | None]]
 
 
 def load_work(data: bytes) -> LabelWork:
     """The work in that section. Raises `msgspec.MsgspecError`."""
-    return msgspec.msgpack.decode(data, type=LabelWork)
+    saved = msgspec.msgpack.decode(data, type=_Saved)
+    headers = tuple((header_name(name), content) for name, content in saved.headers)
+    record = msgspec.structs.replace(saved.work.record, headers=headers)
+    return msgspec.structs.replace(saved.work, record=record)

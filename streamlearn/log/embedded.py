@@ -140,6 +140,14 @@ class EmbeddedLog:
         """0: on one file the newest service takes over, whatever its configuration."""
         return 0
 
+    def retire(self, shard: int) -> None:
+        """As `Log.retire`."""
+        owner = Owner(self._file, self._names, shard)
+        with self._file.transaction():
+            epoch = owner.take(now_ms())
+            owner.note(floor={})
+            owner.release(epoch)
+
     def retention_s(self) -> dict[str, float]:
         """As `Log.retention_s`."""
         settings = self._topics.settings()

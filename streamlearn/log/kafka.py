@@ -61,6 +61,10 @@ class KafkaLog:
         """As `Log.others`."""
         return self._cluster.members(self._names.lock)
 
+    def retire(self, shard: int) -> None:
+        """As `Log.retire`: an epoch is taken, and an open transaction aborted, as at every opening."""
+        self.open(shard).close()
+
     def retention_s(self) -> dict[str, float]:
         """As `Log.retention_s`. A limit in bytes is not counted: when it acts depends on the rate."""
         settings = self._cluster.settings(list(self._names.sources))

@@ -12,7 +12,7 @@ Invariants:
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -48,6 +48,7 @@ class Election:
         self._bootstrap = bootstrap
         self._replica = names.replica
         self._positions: Positions = {}
+        self._ids: dict[Place, str] = {}
         self._reported: Positions = {}
         self._report_at = time.monotonic() + REPORT_S
         self._generation: tuple[int, str] | None = None
@@ -110,21 +111,28 @@ class Election:
         """Note positions to report some time later."""
         self._positions.update(positions)
 
-    def reported(self, places: Iterable[Place]) -> Positions:
-        """What was once reported for `places`, by any member."""
+    def reported(self, places: Mapping[Place, str]) -> Positions:
+        """What was once reported for `places`, by any member. Each is given with the id of its topic: what
+        was reported of another topic of that name says nothing.
+        """
+        self._ids = dict(places)
         tps = [TopicPartition(*place) for place in places]
         found = ask(
             self._bootstrap,
             f"reading the offsets of group {self.group}",
             lambda: self._consumer._coordinator.fetch_committed_offsets(tps, timeout_ms=CONNECT_S * 1000),
         )
-        return {(tp.topic, tp.partition): int(at.offset) for tp, at in found.items() if at.offset >= 0}
+        return {
+            (tp.topic, tp.partition): int(at.offset)
+            for tp, at in found.items()
+            if at.offset >= 0 and at.metadata in ("", places[tp.topic, tp.partition])
+        }
 
     def close(self, cluster: Cluster) -> None:
         """Report once more and leave at once; a static member must be taken out by name."""
         try:
             if self._positions != self._reported and not self._is_replaced():
-                self._consumer.commit(_offsets(self._positions), timeout_ms=_LEAVE_MS)
+                self._consumer.commit(self._offsets(self._positions), timeout_ms=_LEAVE_MS)
         except KafkaError as error:
             _log.debug("positions.not_reported", group=self.group, reason=str(error))
         member = self._consumer.group_metadata().member_id
@@ -198,7 +206,14 @@ class Election:
             return
         self._report_at = time.monotonic() + REPORT_S
         self._reported = dict(self._positions)
-        self._consumer.commit_async(_offsets(self._reported), callback=self._answered)
+        self._consumer.commit_async(self._offsets(self._reported), callback=self._answered)
+
+    def _offsets(self, positions: Positions) -> dict[Any, Any]:
+        """As the client takes them, each with the id of its topic."""
+        return {
+            TopicPartition(*tp): OffsetAndMetadata(offset, self._ids.get(tp, ""), -1)
+            for tp, offset in positions.items()
+        }
 
     def _answered(self, _: object, answer: object) -> None:
         if isinstance(answer, KafkaError):
@@ -216,7 +231,3 @@ class _Join:
 
     def __init__(self, task: Any) -> None:
         self.add_callback, self.add_errback = task.add_callback, task.add_errback
-
-
-def _offsets(positions: Positions) -> dict[Any, Any]:
-    return {TopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in positions.items()}

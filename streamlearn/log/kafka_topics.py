@@ -25,12 +25,12 @@ _Settings = Mapping[str, Mapping[str, str]]
 
 class Looked(NamedTuple):
     """The partitions of each role's topic, `max.message.bytes` of what is written with an entry, and the
-    partitions that are read.
+    partitions that are read, each with the id of its topic.
     """
 
     places: dict[str, list[TopicPartition]]
     limits: dict[str, int]
-    inputs: list[Place]
+    inputs: dict[Place, str]
 
 
 def look(cluster: Cluster, names: Names, shard: int) -> Looked:
@@ -65,7 +65,7 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
             for role, topic in ours.items()
             if role not in _OTHER_WRITERS
         },
-        [(topic, n) for topic in names.sources for n in range(found[topic].partitions)],
+        {(topic, n): found[topic].id for topic in names.sources for n in range(found[topic].partitions)},
     )
 
 

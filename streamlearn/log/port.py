@@ -172,6 +172,9 @@ class Log(Protocol):
         newcomer is meant to take over at once, -1 where nobody may know.
         """
 
+    def retire(self, shard: int) -> None:
+        """Fence whoever holds the shard or is paused, and keep no input for its journal any more: it ends."""
+
     def retention_s(self) -> dict[str, float]:
         """How long records of each input topic are kept at least, in seconds; infinite where for ever."""
 

@@ -9,7 +9,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from streamlearn.core.records import Entry, Era, Positions, decode_entry
+from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.replay import reading
@@ -30,14 +33,25 @@ class Life(NamedTuple):
     ids: dict[str, str]
 
 
-def old_life(admin: Admin, journal: str) -> Life:
-    """The journal of shard 0 as it is now; nothing where it does not exist or is empty."""
+def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[str], None]) -> Life:
+    """The journal of shard 0 as it is now; nothing where it does not exist or is empty. `newest`: the newest
+    checkpoint, which knows the positions from before what was trimmed away.
+    """
     life = Life(None, None, {}, {})
+    if newest is not None:
+        life = Life(None, newest.under, newest.next_offsets(), newest.topic_ids())
     if journal not in admin.topics([journal]):
         return life
     info = reading.topic_info(admin, journal)
     for record in reading.run(admin, journal, 0, info.start[0], info.end[0]):
-        entry = decode_entry(record.value or b"")
+        try:
+            entry = decode_entry(record.value or b"")
+        except msgspec.MsgspecError as error:
+            tell(f"{journal} at offset {record.offset} is no entry ({error}): what follows is not looked at")
+            break
+        if newest is not None and entry.seq <= newest.seq:
+            life = life._replace(end=entry)
+            continue
         positions, ids = life.positions, life.ids
         if entry.change is not None:
             positions = positions_under(entry.change, positions, ids)

@@ -9,6 +9,7 @@ Invariants:
 - The era that takes the topics over holds every position, so that a redo across it needs no id from before.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,16 +17,16 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.core.records import Entry, Era, chain
-from streamlearn.errors import ConfigError, Stop
+from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.connect import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
-from streamlearn.service.eras import check_app, era_now
+from streamlearn.service.eras import check_app, era_now, start_of
 from streamlearn.service.journal_end import JournalEnd, read_end
 from streamlearn.service.loop import SHARD
 from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.recovery import Candidate, Recovery
 from streamlearn.service.schemas import Schemas
-from streamlearn.service.standing import Standing
+from streamlearn.service.standing import Standing, positions_under
 from streamlearn.settings import Config
 
 
@@ -55,12 +56,16 @@ class Moved(NamedTuple):
     def take_over(self) -> None:
         """Write the era that goes on with the topics that are here."""
         standing = self.standing
-        places = sorted(
-            (topic, partition, offset) for (topic, partition), offset in standing.positions.items()
-        )
-        era = msgspec.structs.replace(self.era, why="adopted", start=places)
+        places = [(topic, partition, offset) for (topic, partition), offset in standing.positions.items()]
+        era = msgspec.structs.replace(self.era, why="adopted", start=sorted([*self.era.start, *places]))
         entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=era)
-        self.log.publish(entry, (), standing.positions)
+        try:
+            self.log.publish(entry, (), positions_under(era, standing.positions, {}))
+        except (Fenced, Unknown) as error:
+            raise Stop(
+                f"whether the topics were taken over is not known ({error}). Say `streamlearn adopt` again: "
+                "it tells if there is still something to take over."
+            ) from error
 
 
 @contextmanager
@@ -72,7 +77,12 @@ def moved(config: Config) -> Iterator[Moved]:
     log = open_log(config)
     store = open_store(config, SHARD)
     try:
-        shard_log = log.open(SHARD)
+        try:
+            shard_log = log.open(SHARD)
+        except Fenced as error:
+            raise Stop(
+                f"another process took the shard meanwhile ({error}): stop it, and try again"
+            ) from error
         try:
             schemas = Schemas(config.event.schema_registry, lambda: None)
             recovery = Recovery(config, fresh, log, store, shard_log, lambda: None, schemas)
@@ -91,9 +101,9 @@ def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog,
             f"the journal {config.topics.journal} is empty: there is nothing to go on with. "
             "`streamlearn serve` begins."
         )
-    candidates = list(recovery.candidates(shard_log.end))
-    newest = candidates[0].header if candidates else None
-    end = read_end(shard_log, config.topics.journal, shard_log.end, newest)
+    candidates = recovery.candidates(shard_log.end)  # large, and read one by one
+    newest = next(candidates, None)
+    end = read_end(shard_log, config.topics.journal, shard_log.end, newest and newest.header, lambda: None)
     topics = log.topics()
     now = era_now(config, fresh, topics, "", log.record_limit("predictions"))
     check_app(config, end.era, now)
@@ -104,15 +114,20 @@ def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog,
         raise ConfigError("every topic is the one that the journal knows: there is nothing to take over")
     for one in changed:
         _check_bounds(one)
-    standing, compared = _compare(recovery, end, candidates)
     before = end.era
+    _check_partitions(before, now)
+    standing, compared = _compare(recovery, end, newest, candidates)
+    predictions = before.predictions
+    if predictions is not None and predictions.topic in topics:
+        predictions = predictions._replace(id=topics[predictions.topic].id)
     now = msgspec.structs.replace(
         now,
         revision=before.revision,
         began_from=before.began_from,
-        predictions=before.predictions,
+        predictions=predictions,
         kinds=before.kinds,
     )
+    now = start_of(log, config, now, topics, standing.positions)  # partitions and topics that are new here
     return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)
 
 
@@ -147,13 +162,28 @@ def _check_bounds(changed: Changed) -> None:
             )
 
 
-def _compare(recovery: Recovery, end: JournalEnd, candidates: Sequence[Candidate]) -> tuple[Standing, int]:
+def _check_partitions(before: Era, now: Era) -> None:
+    """Raise `Stop` when a topic has fewer partitions here."""
+    for name, (_, count) in before.topics.items():
+        if name in now.topics and now.topics[name][1] < count:
+            raise Stop(
+                f"{name} has {now.topics[name][1]} partitions here and had {count}: it is no copy of the "
+                "topic that the journal knows. Copy it whole; or begin a new journal on it: "
+                "`streamlearn reset`."
+            )
+
+
+def _compare(
+    recovery: Recovery, end: JournalEnd, newest: Candidate | None, others: Iterator[Candidate]
+) -> tuple[Standing, int]:
     """The state at the journal's end, and how many entries were redone for it: from the newest checkpoint
     that leaves any, because one at the very end proves nothing about the records.
     """
-    before = [one for one in candidates if one.header.seq < end.entry.seq]
+    candidates = itertools.chain([newest] if newest else [], others)
+    older = (one for one in candidates if one.header.seq < end.entry.seq)
+    first = next(older, newest)
     try:
-        standing = recovery.redone(end, before or candidates)
+        standing = recovery.redone(end, itertools.chain([first] if first else [], older))
     except Stop as error:
         raise Stop(f"what is here could not be proven to be what the journal speaks of: {error}") from error
     return standing, end.entry.seq - (-1 if standing.saved_seq is None else standing.saved_seq)

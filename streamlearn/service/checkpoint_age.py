@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from streamlearn.core.records import Positions
-from streamlearn.errors import Unreachable
+from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.port import Log
 
 log = structlog.get_logger()
@@ -44,14 +44,13 @@ class CheckpointAge:
             return
         try:
             kept_s = self._log.retention_s()
+            self._look_s = now_s + min([LOOK_S, *(one / _LOOKS for one in kept_s.values())])
             old = self._old(newest, done, kept_s, now_s)
-        except Unreachable as error:  # the loop meets that, too, and says it
-            log.debug("checkpoint.age_unknown", reason=str(error))
-            return
-        self._look_s = now_s + min([LOOK_S, *(one / _LOOKS for one in kept_s.values())])
-        if bool(old) != self._raised:
-            self._raised = bool(old)
-            self._tell(old, kept_s, failure)
+            if bool(old) != self._raised:
+                self._tell(old, kept_s, failure)
+                self._raised = bool(old)
+        except (Unreachable, ConfigError, Stop) as error:  # no reason to give up a shard that works
+            log.warning("checkpoint.age_not_told", reason=str(error), action="looked at again")
 
     def _old(self, newest: Positions, done: Positions, kept_s: dict[str, float], now_s: float) -> str:
         """A topic whose older half holds records that a redo from the newest checkpoint would need, or ""."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import structlog
 
-from streamlearn.core.records import Era, Positions
+from streamlearn.core.records import Positions
 from streamlearn.core.snapshot import Header, Sections, open_header, seal
 from streamlearn.errors import BadCheckpoint, Fenced
 from streamlearn.log.port import Store, TopicInfo
@@ -52,11 +52,11 @@ def starts_of(topics: Mapping[str, TopicInfo]) -> Positions:
     }
 
 
-def newest_era(store: Store, key: bytes) -> Era | None:
-    """The era of the newest checkpoint that is whole, None when there is none."""
+def newest_header(store: Store, key: bytes) -> Header | None:
+    """The header of the newest checkpoint that is whole, None when there is none."""
     for name in reversed(stored(store)):
         try:
-            return open_header(store.read(name), key).under
+            return open_header(store.read(name), key)
         except BadCheckpoint:  # recovery, which comes next, says why
             continue
     return None
@@ -173,8 +173,8 @@ class Checkpointer:
             data = seal(header, sections, self._key)
             name = name_of(header.seq)
             names = [*(n for n in stored(self._store) if n != name), name]
-            if max(names) != name:
-                raise Fenced(f"checkpoint {max(names)} is newer: another process has gone on from here")
+            if newer := [one for one in names if one > name and self._is_whole(one)]:
+                raise Fenced(f"checkpoint {newer[-1]} is newer: another process has gone on from here")
             drop = self._obsolete(names, header, starts)
             self._store.write(name, data, drop)
             kept = [n for n in names if n not in set(drop)]
@@ -185,6 +185,14 @@ class Checkpointer:
             )
         except Exception as error:  # noqa: BLE001 - the edge of this thread: `collect` tells what failed
             self._failed = error
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether recovery would look at it: a damaged one is passed over."""
+        try:
+            open_header(self._store.read(name), self._key)
+        except BadCheckpoint:
+            return False
+        return True
 
     def _obsolete(self, names: list[str], header: Header, starts: Positions) -> list[str]:
         """What to drop: by number and age, and those after which the input is no longer retained."""

@@ -38,14 +38,14 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def as_owner(shard_log: ShardLog) -> Iterator[None]:
+def as_owner(shard_log: Callable[[], ShardLog]) -> Iterator[None]:
     """Let only a proven owner stop the service: for one that was overtaken, what looks like damage is the
-    new owner's work, and the answer is `Fenced`.
+    new owner's work, and the answer is `Fenced`. `shard_log` gives the log that is held by then.
     """
     try:
         yield
     except (Stop, ConfigError) as error:
-        if newer := shard_log.newer_owner():
+        if newer := shard_log().newer_owner():
             raise Fenced(f"a newer owner has it ({newer}); of no account then: {error}") from error
         raise
 
@@ -104,7 +104,7 @@ class Settling:
     ) -> None:
         """Leave `entry` committed at the end of the journal, by whatever it takes."""
         end = shard_log.end
-        if end is not None and (end.seq, end.digest) == (entry.seq, entry.digest):
+        if end == entry:  # whole: without outputs another entry has the same digest
             log.info("publish.settled", seq=entry.seq, outcome="it was committed")
             return
         if end is None or (end.seq, end.digest) != (before.seq, before.digest):

@@ -11,7 +11,7 @@ from streamlearn.core.records import Entry, Era, Positions
 from streamlearn.core.snapshot import Header
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.port import ShardLog
-from streamlearn.service.standing import ids_under, positions_under
+from streamlearn.service.standing import Alive, ids_under, positions_under
 
 BIRTHS: Final = ("genesis", "model")
 """Why an era began whose entry holds the position of every input."""
@@ -29,10 +29,14 @@ class JournalEnd(NamedTuple):
     ids: dict[str, str]
 
 
-def entries(shard_log: ShardLog, journal: str, after: int) -> Iterator[Entry]:
-    """The entries after `after`. Raises `Stop` when they are not all there."""
+def entries(shard_log: ShardLog, journal: str, after: int, alive: Alive) -> Iterator[Entry]:
+    """The entries after `after`; `alive` is called at each, for they may be millions. Raises `Stop` when they
+    are not all there.
+    """
     try:
-        yield from shard_log.entries(after)
+        for entry in shard_log.entries(after):
+            alive()
+            yield entry
     except Gone as error:
         raise Stop(
             f"the journal {journal} no longer holds entry {after + 1} ({error}), and no usable checkpoint "
@@ -41,14 +45,17 @@ def entries(shard_log: ShardLog, journal: str, after: int) -> Iterator[Entry]:
         ) from error
 
 
-def read_end(shard_log: ShardLog, journal: str, end: Entry, newest: Header | None) -> JournalEnd:
+def read_end(
+    shard_log: ShardLog, journal: str, end: Entry, newest: Header | None, alive: Alive
+) -> JournalEnd:
     """The journal's end, from the newest checkpoint that it confirms, if there is one."""
     era = newest.under if newest else None
     number = newest.era if newest else 0
     positions: Positions = newest.next_offsets() if newest else {}
     ids = newest.topic_ids() if newest else {}
     whole = newest is not None
-    for entry in entries(shard_log, journal, newest.seq if newest else shard_log.first_seq() - 1):
+    after = newest.seq if newest else shard_log.first_seq() - 1
+    for entry in entries(shard_log, journal, after, alive):
         whole = whole or _is_birth(entry)
         if entry.change is not None:
             era, number = entry.change, entry.era
@@ -63,9 +70,9 @@ def read_end(shard_log: ShardLog, journal: str, end: Entry, newest: Header | Non
     return JournalEnd(end, era, number, positions, ids)
 
 
-def birth_of(shard_log: ShardLog, journal: str, revision: int) -> Entry | None:
+def birth_of(shard_log: ShardLog, journal: str, revision: int, alive: Alive) -> Entry | None:
     """The era entry with which the model of `revision` began; None when it was trimmed away."""
-    for entry in entries(shard_log, journal, shard_log.first_seq() - 1):
+    for entry in entries(shard_log, journal, shard_log.first_seq() - 1, alive):
         if _is_birth(entry) and entry.change is not None and entry.change.revision == revision:
             return entry
     return None

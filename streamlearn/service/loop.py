@@ -128,14 +128,16 @@ class Loop:
 
     def _round(self) -> None:
         held = self._held
-        if held is None:
-            if SHARD in self._log.owned(POLL_S):
-                self._open()
-            else:
-                time.sleep(POLL_S)
-            return
+        if held is not None:
+            self._transact(held)
+        elif SHARD in self._log.owned(POLL_S):
+            self._open()
+        else:
+            time.sleep(POLL_S)
+
+    def _transact(self, held: Held) -> None:
         self._alive()
-        with as_owner(held.log):
+        with as_owner(lambda: (self._held or held).log):
             batch = self._gathered(held)
             held.sources.compare(held.log, held.standing.era)
             if not batch.empty:
@@ -175,7 +177,7 @@ class Loop:
         began_s = time.monotonic()
         shard_log = self._log.open(SHARD)
         try:
-            with as_owner(shard_log):
+            with as_owner(lambda: shard_log):
                 self._held = held = self._recovered(shard_log)
                 standing = held.standing
                 self._stepped_s = time.monotonic() - began_s  # recovery took it, the next one need not again
@@ -229,9 +231,12 @@ class Loop:
         """A graceful end: with a checkpoint at the end, so that the next start redoes nothing."""
         held = self._held
         assert held is not None, "who lost the shard has nothing to finish"
-        with as_owner(held.log):
+        with as_owner(lambda: held.log):
             held.watch.close()
-            self._checkpoint(held, now=True)
+            try:
+                self._checkpoint(held, now=True)
+            except Unreachable as error:
+                self._checkpointer.put_off(str(error))
             if self._checkpointer.failure:
                 raise Stop(
                     f"the last checkpoint could not be written: {self._checkpointer.failure}. Nothing is "

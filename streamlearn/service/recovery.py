@@ -79,7 +79,9 @@ class Recovery:
             return self._genesis(begin)
         candidates = self.candidates(self._shard_log.end)  # read and checked one by one, each once
         newest = next(candidates, None)
-        end = read_end(self._shard_log, self._journal, self._shard_log.end, newest and newest.header)
+        end = read_end(
+            self._shard_log, self._journal, self._shard_log.end, newest and newest.header, self._alive
+        )
         now = self._compared(end)
         if end.era.model_version != now.model_version:
             self._refuse_silent_change(model_change, end.era, now)
@@ -226,7 +228,9 @@ class Recovery:
         now = start_of(self._log, self._config, now, self._topics, known)
         kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
         began_from = self._beginning.sha256
-        now = msgspec.structs.replace(now, start=sorted([*now.start, *kept]), began_from=began_from)
+        left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}
+        start = sorted([*now.start, *kept])
+        now = msgspec.structs.replace(now, start=start, began_from=began_from, ids=left)
         entry = Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
         standing = self._standing_at(entry)
         self._shard_log.publish(entry, (), standing.positions)
@@ -293,7 +297,7 @@ class Recovery:
                     "redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it"
                 )
             log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
-            birth = birth_of(self._shard_log, self._journal, end.era.revision)
+            birth = birth_of(self._shard_log, self._journal, end.era.revision, self._alive)
             if birth is not None:
                 standing = self._standing_at(birth)
                 failed = self._redo_all(standing)
@@ -350,7 +354,7 @@ class Recovery:
         `Gone` when input that is needed is not there.
         """
         records = 0
-        for entry in entries(self._shard_log, self._journal, standing.seq):
+        for entry in entries(self._shard_log, self._journal, standing.seq, self._alive):
             if entry.change is not None:
                 standing.begin_era(entry)
                 continue

@@ -53,7 +53,7 @@ def positions_under(era: Era, before: Positions, ids: Mapping[str, str]) -> Posi
 
 def ids_under(era: Era, before: Mapping[str, str]) -> dict[str, str]:
     """The ids of the topics that positions are in when `era` begins."""
-    return {**before, **{topic: ident for topic, (ident, _) in era.topics.items()}}
+    return {**before, **era.ids, **{topic: ident for topic, (ident, _) in era.topics.items()}}
 
 
 def within(positions: Positions, era: Era) -> Positions:
@@ -98,7 +98,8 @@ class Standing:
             (topic, partition, offset)
             for (topic, partition), offset in positions_under(entry.change, {}, {}).items()
         ]
-        header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0)
+        ids = ids_under(entry.change, {})
+        header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0, ids=ids)
         standing = cls(fresh, header, sections, schemas)
         standing.saved_at = standing.saved_seq = None
         return standing

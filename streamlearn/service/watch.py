@@ -14,7 +14,7 @@ from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
 from streamlearn.errors import Stop
 from streamlearn.log.port import Log, Store
-from streamlearn.service.checkpoints import newest_era
+from streamlearn.service.checkpoints import newest_header
 from streamlearn.service.eras import era_now
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
@@ -116,9 +116,10 @@ def let_others_go_first(
     """A process whose configuration differs from the running service's waits until that has ended: a
     laptop must not take over production.
     """
-    era = newest_era(store, config.checkpoint.key.encode())
-    if era is None:
+    newest = newest_header(store, config.checkpoint.key.encode())
+    if newest is None:
         return
+    era = newest.under
     now = era_now(config, fresh, log_.topics(), "", log_.record_limit("predictions"))
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamlearn.core.records import Era, Positions, Predictions, Range, Record, TopicPartition
-from streamlearn.errors import Gone, Stop
+from streamlearn.errors import Gone, Reopen, Stop
 from streamlearn.log.port import ShardLog, TopicInfo
 from streamlearn.settings import Config
 
@@ -55,7 +55,10 @@ def newest_predictions(
         source = source_of(record)
         return source is not None and wanted(source)
 
-    found = (source_of(record) for record in shard_log.newest("predictions", since, fits))
+    try:
+        found = [source_of(record) for record in shard_log.newest("predictions", since, fits)]
+    except Gone as error:
+        raise Reopen(f"retention went on while the newest predictions were looked for ({error})") from error
     return [source for source in found if source is not None]
 
 
