@@ -146,7 +146,9 @@ def one_fault(rng: random.Random) -> Fault:
     return Fault(method, rng.randrange(few.get(method, 3)), do, when)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 300))]
+)
 def test_any_two_faults_lose_repeat_and_change_nothing(app: Harness, seed: int) -> None:
     rng = random.Random(seed)
     stream = events(500)

@@ -94,6 +94,7 @@ def entry(seq: int) -> Entry:
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_newcomers_take_nothing_from_the_owner(members: Members) -> None:
     members.join()
     members.until([0].__eq__)
@@ -162,6 +163,7 @@ def test_members_of_an_older_version_and_ours_join_one_group(kafka: str, members
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_a_broker_that_is_away_is_said_to_be_away(tmp_path: Path) -> None:
     folder = tmp_path / "broker"
     call = [sys.executable, str(SCRIPT)]
@@ -264,6 +266,7 @@ def test_standbys_join_a_busy_owner_without_disturbing_it_and_take_over_when_it_
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_a_standby_with_a_folder_of_its_own_makes_the_model_again_from_the_first_entry(
     kafka: str, apps: Apps, tmp_path: Path
 ) -> None:

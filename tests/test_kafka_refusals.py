@@ -200,7 +200,7 @@ def events(name: str, count: int) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("ahead_s", [49 * 3600, 10 * 365 * 86400])
+@pytest.mark.parametrize("ahead_s", [pytest.param(49 * 3600, marks=pytest.mark.slow), 10 * 365 * 86400])
 def test_a_host_with_a_wrong_clock_goes_on(
     kafka: str, apps: Apps, set_clock: Callable[[int], None], ahead_s: int
 ) -> None:

@@ -202,8 +202,8 @@ def test_graceful_stop_leaves_a_checkpoint_at_the_end_so_that_nothing_is_redone(
     assert answers(app.predictions()) == plain_loop(logistic(), stream)
 
 
-def test_a_stop_while_a_start_redoes_is_a_success(apps: Apps, backend: str) -> None:
-    app = apps(backend, **{"model.use": "app_models:slow", "checkpoint.interval_s": 3600})
+def test_a_stop_while_a_start_redoes_is_a_success(apps: Apps) -> None:
+    app = apps("", **{"model.use": "app_models:slow", "checkpoint.interval_s": 3600})
     stream = events(400)
     app.produce(stream)
     process = app.serve()

@@ -84,7 +84,7 @@ def opened_with(app: App) -> int:
     return int(re.findall(r"shard.opened.*?learned\W+(\d+)", app.log)[-1])
 
 
-@pytest.mark.parametrize("interval_s", [0.3, 3600])
+@pytest.mark.parametrize("interval_s", [0.3, pytest.param(3600, marks=pytest.mark.slow)])
 def test_a_label_of_many_events_goes_on_where_a_killed_process_had_come(
     apps: Apps,  # noqa: F811
     backend: str,  # noqa: F811
