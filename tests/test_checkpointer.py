@@ -146,3 +146,14 @@ def test_the_same_entry_twice_is_one_checkpoint() -> None:
     write(subject, 5)
     (written,) = write(subject, 5)
     assert (shelf.names(), written.oldest_seq) == ([name_of(5)], 5)
+
+
+def test_nothing_is_written_behind_a_newer_checkpoint_that_is_whole() -> None:
+    shelf = Shelf()
+    (newer,) = write(checkpointer(shelf), 9)
+    late = checkpointer(shelf)
+    assert write(late, 3) == []
+    assert "is newer: another process has gone on" in late.failure
+    assert sorted(shelf.kept) == [name_of(newer.seq)]
+    shelf.kept[name_of(99)] = b"junk"
+    assert [written.seq for written in write(late, 10)] == [10]
