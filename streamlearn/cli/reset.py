@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamlearn.cli import common
+from streamlearn.cli.checkpoints import SHARD
 from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.core.snapshot import Header
     from streamlearn.log.port import Admin
-
-SHARD = 0
 
 
 def reset(

@@ -18,7 +18,7 @@ from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.replay import reading
 from streamlearn.replay.lookup import Looked, backwards
 from streamlearn.service.eras import at_places
-from streamlearn.service.standing import ids_under, positions_under
+from streamlearn.service.journal_end import places_after
 from streamlearn.service.witnesses import source_of
 from streamlearn.setting_kinds import start_places
 from streamlearn.settings import Config
@@ -52,11 +52,7 @@ def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[
         if newest is not None and entry.seq <= newest.seq:
             life = life._replace(end=entry)
             continue
-        positions, ids = life.positions, life.ids
-        if entry.change is not None:
-            positions = positions_under(entry.change, positions, ids)
-            ids = ids_under(entry.change, ids)
-        positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
+        positions, ids = places_after(entry, life.positions, life.ids)
         life = Life(entry, entry.change or life.era, positions, ids)
     return life
 

@@ -4,7 +4,7 @@ Invariant: what was trimmed is not asked for. A journal is read from the newest 
 without one from its oldest entry.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from streamlearn.core.records import Entry, Era, Positions
@@ -59,15 +59,22 @@ def read_end(
         whole = whole or _is_birth(entry)
         if entry.change is not None:
             era, number = entry.change, entry.era
-            positions, ids = positions_under(era, positions, ids), ids_under(era, ids)
-        for run in entry.ranges:
-            positions[run.topic, run.partition] = run.next
+        positions, ids = places_after(entry, positions, ids)
     if era is None or not whole:
         raise Stop(
             f"the journal {journal} begins after its last era, and no checkpoint is usable: how far each "
             "input was read is not known. Restore a checkpoint, or begin a new journal: `streamlearn reset`."
         )
     return JournalEnd(end, era, number, positions, ids)
+
+
+def places_after(
+    entry: Entry, positions: Positions, ids: Mapping[str, str]
+) -> tuple[Positions, dict[str, str]]:
+    """The positions after an entry, from those before it, and the ids of their topics."""
+    if entry.change is not None:
+        positions, ids = positions_under(entry.change, positions, ids), ids_under(entry.change, ids)
+    return {**positions, **{(run.topic, run.partition): run.next for run in entry.ranges}}, dict(ids)
 
 
 def birth_of(shard_log: ShardLog, journal: str, revision: int, alive: Alive) -> Entry | None:
