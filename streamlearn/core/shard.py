@@ -15,20 +15,10 @@ from typing import Any, Final
 
 from streamlearn.core.codec import dead_letter
 from streamlearn.core.commands import command_in
-from streamlearn.core.events import (
-    MAX_AHEAD_MS,
-    MS_PER_UNIT,
-    Event,
-    Label,
-    Refusal,
-    Skipped,
-    beyond_limits,
-    event_time_ms,
-    moment_of,
-    unit_of,
-)
+from streamlearn.core.events import Event, Label, Refusal, Skipped
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
+from streamlearn.core.label_rules import label_refusal
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
@@ -38,6 +28,7 @@ from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.core.storm import noted
+from streamlearn.core.time_units import set_event_time
 from streamlearn.core.window import Window
 from streamlearn.core.work import EventWork, LabelWork
 from streamlearn.errors import ModelRaised
@@ -49,9 +40,6 @@ _AT_ONCE: Final = 1_000
 """So many waiting events are unpacked at a time."""
 
 Outputs = tuple[Output, ...]
-
-_LABEL_KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
-_LABELS: Final = frozenset((bool, int, float, str))
 
 
 class Shard:
@@ -228,24 +216,10 @@ class Shard:
 
     def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
         """What depends on the stream so far. Fixes time unit and label type by the first good event."""
-        memory = self.memory
-        ts, y = event.ts, event.y
-        if ts is not None:
-            unit = memory.time_unit or self._first_unit(ts)
-            scale = MS_PER_UNIT.get(unit)
-            time_ms = event_time_ms(ts, unit) if scale is None or isinstance(ts, str) else ts * scale
-            if time_ms is None:
-                return Refusal("guard", "bad_time")
-            if time_ms > arrived_ms + MAX_AHEAD_MS:
-                return Refusal("guard", "future")
-        else:
-            unit, time_ms = memory.time_unit, arrived_ms
-        event.time_ms = time_ms
-        if self.spec.event.time_as:
-            moment = moment_of(ts, time_ms)
-            if moment is None:
-                return Refusal("guard", "bad_time")
-            event.x[self.spec.event.time_as] = moment
+        memory, y = self.memory, event.y
+        unit = set_event_time(event, arrived_ms, self.spec.event, memory.time_unit)
+        if isinstance(unit, Refusal):
+            return unit
         if y is not None and (memory.label_type != "bool" or type(y) is not bool):
             # Most labels that are true or false have passed here.
             refusal = self.label_refusal(y, strict=False)
@@ -255,35 +229,8 @@ class Shard:
         return None
 
     def label_refusal(self, y: Label, strict: bool) -> Refusal | None:
-        """Why a label cannot be learned. Fixes the label type by the first good one. `strict`: labels that a
-        model without labels can only be scored by must be fit for that.
-        """
-        if type(y) not in _LABELS:
-            return Refusal("label", "label_type")
-        learner, memory = self.learner, self.memory
-        if learner.learns_unlabelled and learner.task == "anomaly":
-            return Refusal("label", "label_value") if strict and y not in (0, 1) else None
-        kind = "" if learner.learns_unlabelled else self._label_kind(y)
-        if kind != (memory.label_type or kind) or not (kind or learner.learns_unlabelled):
-            return Refusal("label", "label_type")
-        if learner.binary and y not in (0, 1):
-            return Refusal("label", "label_value")
-        if reason := beyond_limits(y):
-            return Refusal("label", reason)
-        if self.scores is not None and not self.scores.knows_room_for(y):
-            return Refusal("label", "too_many_classes")
-        memory.label_type = kind
-        return None
-
-    def _first_unit(self, ts: str | int | float) -> str:
-        return unit_of(ts) if self.spec.event.time_unit == "auto" else self.spec.event.time_unit
-
-    def _label_kind(self, y: Label) -> str:
-        """The label's type in the vocabulary of `Memory.label_type`; "" when the task has no such label."""
-        if self.learner.task != "classification":
-            return "number" if type(y) is float or type(y) is int else ""
-        kind = _LABEL_KINDS.get(type(y), "")
-        return "" if self.learner.binary and kind == "str" else kind
+        """Why a label cannot be learned; see `core.label_rules`."""
+        return label_refusal(y, self.learner, self.memory, self.scores, strict)
 
     def _apply(self, event: Event, record: Record, units: int) -> Outputs:
         """End the waiting of other events that its time passes, then answer."""
