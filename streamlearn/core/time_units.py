@@ -15,8 +15,8 @@ from streamlearn.core.events import (
 def set_event_time(event: Event, arrived_ms: int, spec: EventSpec, unit: str) -> str | Refusal:
     """Set `event.time_ms`, and the feature that is a moment, where `spec.time_as` asks for one.
 
-    `unit` is the stream's, "" while it is not known. The answer is the unit by which the time was read ("" for
-    an event without a time while none is known), or why the event is refused.
+    `unit` is the stream's, "" while it is not known. The answer is the unit by which the time was read (""
+    for an event without one while none is known), or why the event is refused.
     """
     ts = event.ts
     if ts is not None:
