@@ -43,7 +43,7 @@ FLAGS = {
 }
 LATER = {"log.client", "model.per"}
 _STRUCTURED = {"log.options", "model.args", "model.steps", "topics.input"}
-_STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns"}
+_STRUCTURED |= {"event.features", "event.types", "event.carry", "event.columns", "event.missing"}
 
 _SECRET = re.compile(
     r"passw|passphrase|\bpwd|_pwd|secret|sasl\.jaas|token|credential|api[._-]?key|(access|private)[._-]key|ssl\.key"

@@ -135,6 +135,12 @@ class EventSection(Section):
         default=(), description='csv: the names of the columns, like ["id", "temp", "label"]'
     )
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="csv: one character")
+    decimal: Literal[".", ","] = Field(
+        default=".", description="the decimal sign of numbers that come as text, . or a comma"
+    )
+    missing: Annotated[tuple[str, ...], BeforeValidator(as_names)] = Field(
+        default=(), description='texts that mean "no value", like ["NA", "NULL"]; empty ones always do'
+    )
     where: Annotated[str, AfterValidator(check_where)] = Field(
         default="", description='records to keep, like "type == \'reading\' and temp > 0"; "" = all'
     )

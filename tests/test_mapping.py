@@ -220,7 +220,11 @@ EXACT = [
     ("int", 3.0, 3),
     ("int", "-7", -7),
     ("int", 3.5, MISSING),
-    ("int", "3.0", MISSING),
+    ("int", "3.0", 3),
+    ("int", "1e3", 1000),
+    ("int", "3.5", MISSING),
+    ("int", "9007199254740993.0", 9007199254740993),
+    ("int", "1e400000", MISSING),
     ("int", 1e30, MISSING),
     ("int", "9223372036854775808", MISSING),
     ("int", False, MISSING),
@@ -233,7 +237,11 @@ EXACT = [
     ("bool", 1, True),
     ("bool", 0.0, False),
     ("bool", 2, MISSING),
-    ("bool", "yes", MISSING),
+    ("bool", "yes", True),
+    ("bool", " OFF ", False),
+    ("bool", "1.0", True),
+    ("bool", "2", MISSING),
+    ("bool", "maybe", MISSING),
 ]
 
 

@@ -1,7 +1,11 @@
-"""Declared types: a value as it came to the value of its declared type, exactly or not at all.
+"""The grammar of values that come as text: one for a file's cells, a topic's lines of CSV and texts in JSON.
 
-A conversion never rounds, truncates or guesses: "21.5" is the float 21.5, 3.0 is the int 3, and "abc",
-3.5 as an int or a number beyond 64 bits are `MISSING`, which makes the record a dead letter.
+Invariants:
+- A conversion never rounds, truncates or guesses: "21.5" is the float 21.5, 3.0 and "3.0" are the int 3, and
+  "abc", 3.5 as an int or a number beyond 64 bits are `MISSING`, which refuses the record.
+- Blanks around a value (also a no-break space) mean nothing, unless the value is declared to be text.
+- Without a declaration only what is surely a number is one: `1_000`, `0x10`, `007`, `inf` and digits other
+  than 0 to 9 stay text. With one, leading zeros are digits like others.
 """
 
 import re
@@ -11,12 +15,88 @@ from typing import Any, Final
 
 from streamlearn.core.paths import MISSING
 
-_NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_WHOLE: Final = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
-_CELL: Final = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-_BOOLS: Final = {"true": True, "false": False, "1": True, "0": False}
+JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+"""A number as JSON writes it; a fraction or an exponent (its groups) makes it a float."""
+
+DECLARED: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+"""A number where a number was declared."""
+
+COMMA_NUMBER: Final = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+POINT_NUMBER: Final = re.compile(r"[+-]?\d+\.\d+", re.ASCII)
+INT_LIMIT: Final = 2**63
+BLANKS: Final = " \t\xa0"
+"""What means nothing around a text of which nothing is declared; a line feed in a quoted cell may."""
+
+TRUE: Final = frozenset(("true", "t", "yes", "y", "on", "1", "1.0"))
+FALSE: Final = frozenset(("false", "f", "no", "n", "off", "0", "0.0"))
+
+_LITERAL: Final = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(\.\d*)?|(\.\d+))([eE][+-]?\d+)?", re.ASCII)
+_WHOLE: Final = re.compile(r"[+-]?\d{1,20}(?:\.0*)?", re.ASCII)
+_EXACT: Final = 2.0**53
+"""Up to here a double is an integer without having been rounded."""
 
 Convert = Callable[[Any], Any]
+
+
+def is_absent(text: str, missing: frozenset[str]) -> bool:
+    """Whether a text means that there is no value: it is blank, or one of `missing`.
+
+    >>> is_absent(" ", frozenset()), is_absent("NA", frozenset(("NA",)))
+    (True, True)
+    """
+    bare = text.strip()
+    return not bare or bare in missing
+
+
+def number(bare: str) -> int | float | None:
+    """The number that a text surely is, within 64 bits or a double; None where it is none.
+
+    >>> number("+5"), number(".5"), number("1e3"), number("007"), number("1e999")
+    (5, 0.5, 1000.0, None, None)
+    """
+    match = _LITERAL.fullmatch(bare)
+    if match is None:
+        return None
+    if match[1] or match[2] or match[3]:
+        found = float(bare)
+        return found if isfinite(found) else None
+    return int(bare) if len(bare) <= 20 and -INT_LIMIT <= int(bare) < INT_LIMIT else None
+
+
+def cell(text: str, decimal: str = ".", commas: bool = False) -> Any:
+    """The value of a cell of which nothing is declared and that is not absent: a number, or its text without
+    the blanks around it. `commas`: a comma may be meant for a decimal sign, because it is not the delimiter.
+    `MISSING` when the cell is a number with the other decimal sign than `decimal`.
+
+    >>> cell("21.50"), cell(" 3 "), cell("007"), cell(" on"), cell("1,5", decimal=",")
+    (21.5, 3, '007', 'on', 1.5)
+    """
+    bare = text.strip()
+    found: int | float | None
+    if decimal != ".":
+        if POINT_NUMBER.fullmatch(bare):
+            return MISSING
+        found = number(bare.replace(",", ".", 1))
+    else:
+        if commas and COMMA_NUMBER.fullmatch(bare):
+            return MISSING
+        found = number(bare)
+    return text.strip(BLANKS) if found is None else found
+
+
+def conversions(decimal: str = ".") -> dict[str, Convert]:
+    """By the name of a type, what makes a scalar a value of that type, or `MISSING`. Texts are read with
+    this decimal sign.
+    """
+    if decimal == ".":
+        return CONVERSIONS
+    return {**CONVERSIONS, "float": lambda value: _float(_with_point(value))}
+
+
+def _with_point(value: Any) -> Any:
+    if type(value) is not str:
+        return value
+    return value.replace(",", ".", 1) if "." not in value else "."
 
 
 def _float(value: Any) -> Any:
@@ -24,23 +104,25 @@ def _float(value: Any) -> Any:
     if kind is float:
         return value
     if kind is int:
-        number = float(value)
-        return number if int(number) == value else MISSING
-    if kind is str and _NUMBER.fullmatch(value):
-        number = float(value)
-        return number if isfinite(number) else MISSING
+        found = float(value)
+        return found if int(found) == value else MISSING
+    if kind is str and DECLARED.fullmatch(value.strip()):
+        found = float(value)
+        return found if isfinite(found) else MISSING
     return MISSING
 
 
 def _int(value: Any) -> Any:
-    kind = type(value)
-    if kind is float:
+    if type(value) is str:
+        value = value.strip()
+        if _WHOLE.fullmatch(value):
+            value = int(value.partition(".")[0])
+        else:
+            value = float(value) if DECLARED.fullmatch(value) else MISSING
+            value = value if value is not MISSING and abs(value) <= _EXACT else MISSING
+    if type(value) is float:
         value = int(value) if value.is_integer() else MISSING
-    elif kind is str:
-        value = int(value) if _WHOLE.fullmatch(value) else MISSING
-    elif kind is not int:
-        return MISSING
-    return value if value is not MISSING and -(2**63) <= value < 2**63 else MISSING
+    return value if type(value) is int and -INT_LIMIT <= value < INT_LIMIT else MISSING
 
 
 def _str(value: Any) -> Any:
@@ -53,28 +135,10 @@ def _bool(value: Any) -> Any:
     if type(value) is bool:
         return value
     if type(value) is str:
-        return _BOOLS.get(value.strip().lower(), MISSING)
+        word = value.strip().lower()
+        return True if word in TRUE else False if word in FALSE else MISSING
     return bool(value) if type(value) in (int, float) and value in (0, 1) else MISSING
 
 
 CONVERSIONS: Final[dict[str, Convert]] = {"float": _float, "int": _int, "str": _str, "bool": _bool}
 """By the name of the type: a scalar to a value of that type, or `MISSING`."""
-
-
-def cell(text: str) -> str | int | float | None:
-    """A cell of a CSV line: nothing, a number as JSON would write it, or the text as it stands.
-
-    A number is one only when a double or 64 bits hold it; "007" and "1e999" stay text.
-
-    >>> cell(""), cell("3"), cell("21.50"), cell("007"), cell("on")
-    (None, 3, 21.5, '007', 'on')
-    """
-    if not text:
-        return None
-    match = _CELL.fullmatch(text)
-    if not match:
-        return text
-    if match[2] or match[3]:
-        number = float(text)
-        return number if isfinite(number) else text
-    return int(text) if len(text) < 20 and -(2**63) <= int(text) < 2**63 else text

@@ -1,24 +1,29 @@
 """A value that is one line of CSV: its cells become members named by `[event] columns`.
 
-An empty cell is absent, a number as JSON would write it arrives as a number, everything else as the text
-it is; `types` decides where that is not enough. A line that repeats the columns' names is a header.
+A cell has the value that it has in a file (`core.convert`): blank ones and those of `missing` are absent, and
+without a declared type a number is what surely is one. A line that repeats the columns' names is a header.
 """
 
 import csv
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from streamlearn.core.convert import cell
+from streamlearn.core.convert import JSON_NUMBER, cell, conversions, is_absent
 from streamlearn.core.events import EventSpec, Refusal, Skipped
+from streamlearn.core.paths import MISSING
 from streamlearn.core.records import Record
+
+_Read = Callable[[str], Any]
+_QUOTE: Final = '"'
 
 
 def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Refusal | Skipped]:
     """What reads the lines of `spec`, with its columns and its delimiter."""
     columns = list(spec.columns)
     delimiter = spec.delimiter
-    texts = {spec.id, spec.key} & set(columns)
+    missing = frozenset(spec.missing)
+    readers = [(name, _reader(name, spec)) for name in columns]
 
     def read(_record: Record, value: bytes) -> dict[str, Any] | Refusal | Skipped:
         cells = _cells(value, delimiter)
@@ -26,19 +31,38 @@ def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Re
             return cells
         if len(cells) != len(columns):
             return Refusal("decode", "csv_ragged")
-        if cells == columns:
+        if cells[0].strip() == columns[0] and [text.strip() for text in cells] == columns:
             return Skipped("header")
-        doc = {
-            name: found
-            for name, text in zip(columns, cells, strict=True)
-            if (found := cell(text)) is not None
-        }
-        for name in texts:  # the id 1.50 is a name, not the number 1.5
-            if type(doc.get(name)) is float:
-                doc[name] = cells[columns.index(name)]
+        doc = {}
+        for (name, read_cell), text in zip(readers, cells, strict=True):
+            if not is_absent(text, missing):
+                found = doc[name] = read_cell(text)
+                if found is MISSING:
+                    return Refusal("decode", "decimal_sign", name)
         return doc
 
     return read
+
+
+def _reader(name: str, spec: EventSpec) -> _Read:
+    """What reads the cells of this column that are not absent."""
+    if name in spec.types:
+        convert = conversions(spec.decimal)[spec.types[name]]
+        # What does not fit stays as it stands: the mapping refuses it, if it is used.
+        return lambda text: text if (found := convert(text)) is MISSING else found
+    if name in (spec.id, spec.key):
+        return _name
+    decimal, commas = spec.decimal, spec.delimiter != ","
+    return lambda text: cell(text, decimal, commas)
+
+
+def _name(text: str) -> str | int:
+    """An id or a key: the id 1.50 is a name, and not the number 1.5."""
+    bare = text.strip()
+    whole = (match := JSON_NUMBER.fullmatch(bare)) and not match[1] and not match[2]
+    found = cell(bare) if whole else bare
+    assert isinstance(found, str | int)
+    return found
 
 
 def _cells(value: bytes, delimiter: str) -> list[str] | Refusal:
@@ -48,10 +72,12 @@ def _cells(value: bytes, delimiter: str) -> list[str] | Refusal:
         return Refusal("decode", "not_utf8")
     if not text:
         return Refusal("decode", "empty")
-    if '"' not in text and "\n" not in text and "\r" not in text:
+    if _QUOTE not in text and "\n" not in text and "\r" not in text:
         return text.split(delimiter)
+    spaced = f"{delimiter} {_QUOTE}" in text  # a quote after a blank opens a cell, too
+    lines = io.StringIO(text, newline="")
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True))
     except csv.Error:
         return Refusal("decode", "not_csv")
     return rows[0] if len(rows) == 1 else Refusal("decode", "not_csv")

@@ -59,6 +59,10 @@ REASONS: Final[dict[str, str]] = {
     "same_path": "two members of the value have the same dotted path",
     "not_csv": "the value is not one line of CSV",
     "csv_ragged": "the line has another number of cells than [event] columns has names",
+    "decimal_sign": (
+        "a cell is a number with another decimal sign than [event] decimal says: set it, or declare the "
+        'column as "str" in [event] types'
+    ),
     "envelope": "the value does not have the shape that [event] preset expects",
     "confluent_framed": (
         "the value begins as a schema registry's bytes do: pip install streamlearn[avro] and set [event] "
@@ -101,7 +105,8 @@ class EventSpec(msgspec.Struct, frozen=True):
     """Where things stand in a record's value (`[event]` in the configuration). Part of an era: a new member
     needs a default, so that old eras decode.
 
-    `group` is "" unless labels are joined by it.
+    `group` is "" unless labels are joined by it. `missing`: texts that mean that there is no value.
+    `decimal`: the decimal sign of numbers that come as text.
     Each text but `format`, `preset`, `time_unit` and `time_as` is a path (`core.paths`). `features` is the
     path of an object or array, a tuple of paths, "*", or "" for none. `schema` is the text of a schema, not
     its file.
@@ -125,6 +130,8 @@ class EventSpec(msgspec.Struct, frozen=True):
     schema: str = ""
     registry: bool = False
     group: str = ""
+    missing: tuple[str, ...] = ()
+    decimal: str = "."
 
 
 class Event(msgspec.Struct, gc=False):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from streamlearn.core.codec import checked_event, clean_object, decode
-from streamlearn.core.convert import CONVERSIONS
+from streamlearn.core.convert import conversions
 from streamlearn.core.csv_line import csv_reader
 from streamlearn.core.events import MAX_EVENT_BYTES, Event, EventSpec, Refusal, Skipped
 from streamlearn.core.paths import MISSING, Getter, flat, getter
@@ -82,7 +82,7 @@ def _is_plain(spec: EventSpec) -> bool:
         and spec.features not in ("", "*")
         and not any("." in path for path in (*names, spec.features))
         and (spec.format, spec.preset, spec.schema, spec.registry) == ("json", "", "", False)
-        and not (spec.where or spec.types or spec.carry)
+        and not (spec.where or spec.types or spec.carry or spec.missing)
     )
 
 
@@ -109,7 +109,7 @@ def _reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Reader:
 def _other_parts(spec: EventSpec) -> Callable[[Document], tuple[Any, Any, Any, Any]]:
     """What takes id, key, time and label."""
     paths = (spec.id, spec.key, spec.time, spec.label)
-    if not any("." in path or path in spec.types for path in paths):
+    if not spec.missing and not any("." in path or path in spec.types for path in paths):
         # No member is named None: what is not asked for is not found.
         ident, key, ts, y = (path or None for path in paths)
         return lambda doc: (doc.get(ident), doc.get(key), doc.get(ts), doc.get(y))  # type: ignore[arg-type]
@@ -124,15 +124,23 @@ def _typed(path: str, spec: EventSpec) -> Getter:
     if not path:
         return lambda _doc: None
     get = getter(path)
-    convert = CONVERSIONS.get(spec.types.get(path, ""))
-    if convert is None:
+    convert = conversions(spec.decimal).get(spec.types.get(path, ""))
+    missing = frozenset(spec.missing)
+    if convert is None and not missing:
         return lambda doc: _or_none(get(doc))
 
     def typed(doc: Document) -> Any:
         found = get(doc)
-        return None if found is MISSING or found is None else convert(found)
+        if found is MISSING or found is None or (missing and _is_word(found, missing)):
+            return None
+        return found if convert is None else convert(found)
 
     return typed
+
+
+def _is_word(found: Any, missing: frozenset[str]) -> bool:
+    """Whether a value is a text that means that there is none."""
+    return type(found) is str and found.strip() in missing
 
 
 def _features(spec: EventSpec) -> Take:
@@ -141,7 +149,8 @@ def _features(spec: EventSpec) -> Take:
     """
     if not spec.features:
         return lambda _doc: {}
-    converts = [(name, CONVERSIONS[kind]) for name, kind in spec.types.items()]
+    by_kind, missing = conversions(spec.decimal), frozenset(spec.missing)
+    converts = [(name, by_kind[kind]) for name, kind in spec.types.items()]
     settle: Take = _settled
     if isinstance(spec.features, tuple):
         take = _listed(spec.features)
@@ -161,6 +170,8 @@ def _features(spec: EventSpec) -> Take:
             x = settle(x)
             if type(x) is not dict:
                 return x
+        if missing:
+            x = {name: part for name, part in x.items() if not _is_word(part, missing)}
         for name, convert in converts:
             if name in x and (value := convert(x[name])) is not x[name]:
                 if value is MISSING:

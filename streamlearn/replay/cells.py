@@ -1,19 +1,21 @@
 """From a cell to the JSON text of its value, or None when the cell is absent.
 
 Invariants:
-- A number is written as it stood, digit for digit, when JSON can hold it so. What is not surely a number
-  stays text: `007`, `NaN`, `inf`, `1_000`, an integer beyond 64 bits.
+- The value is that which `core.convert` gives the cell, so that a file and a topic of its lines agree.
+- A number is written as it stood, digit for digit, when JSON can hold it so.
 - A cell that does not fit its declared type is refused with its place; nothing is guessed for it.
 """
 
 import datetime
-import re
 from collections.abc import Callable, Sequence
-from math import hypot, isfinite
-from typing import NamedTuple
+from math import hypot
+from typing import Any, NamedTuple
 
 import orjson
 
+from streamlearn.core import convert
+from streamlearn.core.convert import BLANKS, COMMA_NUMBER, DECLARED, INT_LIMIT, JSON_NUMBER, is_absent
+from streamlearn.core.paths import MISSING
 from streamlearn.errors import ConfigError
 
 Text = str | None
@@ -28,17 +30,7 @@ class Column(NamedTuple):
 
 
 TYPES = ("float", "int", "bool", "str", "date", "datetime")
-INT_LIMIT = 2**63
 _REMEMBERED = 1 << 14
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-_LITERAL = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_DECLARED = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_INT = re.compile(r"[+-]?\d{1,20}", re.ASCII)
-_COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+", re.ASCII)
-_POINT_NUMBER = re.compile(r"[+-]?\d+\.\d+", re.ASCII)
-_BOOLS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), "true") | dict.fromkeys(
-    ("false", "f", "no", "n", "off", "0"), "false"
-)
 
 
 class BadCell(Exception):
@@ -51,7 +43,8 @@ class BadCell(Exception):
 
 class Rule(NamedTuple):
     """How the cells of one column are read. `kind`: a type of `TYPES`, `time` (an event's time: a number,
-    or text that becomes RFC 3339), or "" (numbers are numbers, the rest is text). `pattern`: `strptime`'s,
+    or text that becomes RFC 3339), `name` (an id or a key), or "" (numbers are numbers, the rest is text
+    without the blanks around it). `pattern`: `strptime`'s,
     for dates. `missing`: texts that mean "absent". `decimal`: the decimal sign. `commas`: a comma may be
     meant as one, because it is not the delimiter.
     """
@@ -95,6 +88,7 @@ class Texts:
         self._rule = rule
         self._known: dict[str, Text] = {}
         self._convert = converter(rule)
+        self._blanks = rule.kind == "str" and not rule.missing  # around a word they mean nothing
         # A declared float needs a point in each cell to be written as it stands: 5 becomes 5.0.
         self._as_it_stands = rule.decimal == "." and rule.kind in ("", "time", "float")
 
@@ -106,7 +100,7 @@ class Texts:
                 points = self._rule.kind != "float" or text.count(".") == len(cells)
                 if points and _all_numbers(text, len(cells)):
                     return Column(cells, True)
-            elif self._rule.kind == "str" and _all_plain(cells):
+            elif self._rule.kind in ("str", "name") and _all_plain(cells, self._blanks):
                 return Column([f'"{cell}"' for cell in cells], True)
         known = self._known
         if len(known) > _REMEMBERED:
@@ -141,12 +135,12 @@ def _all_numbers(text: str, count: int) -> bool:
     return len(values) == count and hypot(*values) < INT_LIMIT
 
 
-def _all_plain(cells: list[str]) -> bool:
-    """Whether no cell is blank or has a sign that JSON escapes."""
+def _all_plain(cells: list[str], blanks: bool) -> bool:
+    """Whether no cell is blank, has a sign that JSON escapes, or blanks where there should be none."""
     text = "".join(cells)
     if '"' in text or "\\" in text or not text.isprintable():
         return False
-    return all(map(str.strip, cells)) if " " in text else "" not in cells
+    return blanks and all(map(str.strip, cells)) if " " in text else "" not in cells
 
 
 def converter(rule: Rule) -> Callable[[str], Text]:
@@ -157,18 +151,18 @@ def converter(rule: Rule) -> Callable[[str], Text]:
         "int": _int,
         "bool": _bool,
         "str": _str,
+        "name": _str,
         "date": date,
         "datetime": _datetime,
         "time": _time,
     }[rule.kind]
 
-    def convert(cell: str) -> Text:
-        bare = cell.strip()
-        if not bare or bare in rule.missing:
+    def to_text(cell: str) -> Text:
+        if is_absent(cell, rule.missing):
             return None
-        return kind(cell if rule.kind in ("", "str") else bare, rule)
+        return kind(cell if rule.kind == "str" else cell.strip(BLANKS if rule.kind == "" else None), rule)
 
-    return convert
+    return to_text
 
 
 def quoted(text: str) -> str:
@@ -179,71 +173,64 @@ def quoted(text: str) -> str:
         raise ValueError(f"{text!r} is not valid Unicode: clean the column, or leave it out") from None
 
 
-def _misfit(cell: str, rule: Rule, what: str) -> ValueError:
+def misfit(cell: str, rule: Rule, what: str) -> ValueError:
+    """What to say of a cell that is none of `what`. A number is never to be thrown away as absent."""
     text = cell if len(cell) <= 40 else f"{cell[:40]}..."
+    absent = "" if DECLARED.fullmatch(cell.strip()) else f", or make it absent (--missing {text})"
     return ValueError(
-        f"{text!r} is no {what}: correct it, declare another type (--types {rule.column}=str), or make it"
-        f" absent (--missing {text})"
+        f"{text!r} is no {what}: correct it{' or' if not absent else ','} declare another type"
+        f" (--types {rule.column}=str){absent}"
     )
 
 
-def _number(bare: str) -> Text:
-    """The JSON text of a number literal, or None when it is none that JSON and 64 bits hold."""
-    match = _NUMBER.fullmatch(bare)
-    if match is None:
-        if not _LITERAL.fullmatch(bare):
-            return None
-        if _INT.fullmatch(bare):
-            bare = str(int(bare))
-            return bare if -INT_LIMIT <= int(bare) < INT_LIMIT else None
-        return orjson.dumps(float(bare)).decode() if isfinite(float(bare)) else None
-    if match[1] is None and match[2] is None:
-        return bare if len(bare) <= 20 and -INT_LIMIT <= int(bare) < INT_LIMIT else None
-    return bare if isfinite(float(bare)) else None
+def _written(value: Any, literal: str) -> str:
+    """The JSON text of a value that was read from `literal`."""
+    if type(value) is str:
+        return quoted(value)
+    match = JSON_NUMBER.fullmatch(literal)
+    as_it_stands = match and type(value) is (float if match[1] or match[2] else int)
+    return literal if as_it_stands else orjson.dumps(value).decode()
 
 
-def _undeclared(cell: str, rule: Rule) -> Text:
-    bare = cell.strip()
-    if rule.decimal != ".":
-        if _POINT_NUMBER.fullmatch(bare):
-            raise ValueError(
-                f"{bare!r} has a decimal point, and --decimal says that numbers have a comma: correct it,"
-                f" or say that it is text with --types {rule.column}=str"
-            )
-        return _number(bare.replace(",", ".", 1)) or quoted(cell)
-    if rule.commas and _COMMA_NUMBER.fullmatch(bare):
+def _undeclared(bare: str, rule: Rule) -> Text:
+    found = convert.cell(bare, rule.decimal, rule.commas)
+    bare = bare.strip()
+    if found is MISSING and rule.decimal != ".":
+        raise ValueError(
+            f"{bare!r} has a decimal point, and --decimal says that numbers have a comma: correct it,"
+            f" or say that it is text with --types {rule.column}=str"
+        )
+    if found is MISSING:
         raise ValueError(
             f"{bare!r} looks like a number with a decimal comma: say --decimal , or, if it is text,"
             f" --types {rule.column}=str"
         )
-    return _number(bare) or quoted(cell)
+    return _written(found, bare if rule.decimal == "." else bare.replace(",", ".", 1))
 
 
 def _float(bare: str, rule: Rule) -> Text:
-    literal = bare
-    if rule.decimal != ".":
-        if "." in bare:
-            raise _misfit(bare, rule, "float with a decimal comma (--decimal ,)")
-        literal = bare.replace(",", ".", 1)
-    elif _COMMA_NUMBER.fullmatch(bare):
-        raise ValueError(f"{bare!r} is no float: if the comma is a decimal comma, say --decimal ,")
-    if not _DECLARED.fullmatch(literal) or not isfinite(float(literal)):
-        raise _misfit(bare, rule, "float")
-    match = _NUMBER.fullmatch(literal)
-    return literal if match and (match[1] or match[2]) else orjson.dumps(float(literal)).decode()
+    found = convert.conversions(rule.decimal)["float"](bare)
+    if found is MISSING:
+        if rule.decimal != "." and "." in bare:
+            raise misfit(bare, rule, "float with a decimal comma (--decimal ,)")
+        if COMMA_NUMBER.fullmatch(bare):
+            raise ValueError(f"{bare!r} is no float: if the comma is a decimal comma, say --decimal ,")
+        raise misfit(bare, rule, "float")
+    return _written(found, bare if rule.decimal == "." else bare.replace(",", ".", 1))
 
 
 def _int(bare: str, rule: Rule) -> Text:
-    if not _INT.fullmatch(bare) or not -INT_LIMIT <= int(bare) < INT_LIMIT:
-        raise _misfit(bare, rule, "int of 64 bits")
-    return str(int(bare))
+    found = convert.CONVERSIONS["int"](bare)
+    if found is MISSING:
+        raise misfit(bare, rule, "int of 64 bits")
+    return str(found)
 
 
 def _bool(bare: str, rule: Rule) -> Text:
-    found = _BOOLS.get(bare.lower())
-    if found is None:
-        raise _misfit(bare, rule, "bool (true false t f yes no y n on off 1 0)")
-    return found
+    found = convert.CONVERSIONS["bool"](bare)
+    if found is MISSING:
+        raise misfit(bare, rule, "bool (true false t f yes no y n on off 1 0)")
+    return "true" if found else "false"
 
 
 def _str(cell: str, _rule: Rule) -> Text:
@@ -279,6 +266,7 @@ def _datetime(bare: str, rule: Rule) -> Text:
 
 
 def _time(bare: str, rule: Rule) -> Text:
-    if not rule.pattern and (number := _number(bare.replace(",", ".", 1) if rule.decimal != "." else bare)):
-        return number
+    literal = bare.replace(",", ".", 1) if rule.decimal != "." else bare
+    if not rule.pattern and (found := convert.number(literal)) is not None:
+        return _written(found, literal)
     return _datetime(bare, rule)

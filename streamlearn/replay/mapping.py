@@ -75,7 +75,7 @@ class Roles(NamedTuple):
 
 
 _DEFAULTS = {"id": "id", "time": "ts", "key": "key", "label": "label"}
-_KINDS = {"id": "str", "key": "str", "time": "time", "due": "time"}
+_KINDS = {"id": "name", "key": "name", "time": "time", "due": "time"}
 
 
 class Meaning(NamedTuple):

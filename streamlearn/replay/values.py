@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 
-from streamlearn.replay.cells import INT_LIMIT, BadCell, Column, Rule, Text, converter, date, quoted
+from streamlearn.core.convert import CONVERSIONS, INT_LIMIT
+from streamlearn.core.paths import MISSING
+from streamlearn.replay.cells import BadCell, Column, Rule, Text, converter, date, misfit, quoted
 
 
 def texts_of(values: Iterable[Any], rule: Rule) -> Column:
@@ -36,14 +38,12 @@ def _text_of(value: Any, rule: Rule, convert: Callable[[str], Text]) -> Text:
     if isinstance(value, decimal.Decimal):
         value = float(value)
     if isinstance(value, str):
-        return convert(value) if rule.kind else (quoted(value) if value not in rule.missing else None)
+        return convert(value) if rule.kind else (None if value.strip() in rule.missing else quoted(value))
     if isinstance(value, float):
         if isnan(value):  # what data frames write for a missing value
             return None
         if not isfinite(value):
             raise ValueError(f"{value} is an infinity, which JSON cannot hold: correct it, or leave it out")
-        if value.is_integer() and rule.kind == "int":
-            value = int(value)
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return _text_of_date(value, rule)
     if not isinstance(value, bool | int | float):
@@ -51,10 +51,22 @@ def _text_of(value: Any, rule: Rule, convert: Callable[[str], Text]) -> Text:
             f"a value of the type {type(value).__name__} can be no feature: choose the columns with"
             " --features, or take it apart before"
         )
+    if rule.kind in CONVERSIONS:
+        return _declared(value, rule)
     text = orjson.dumps(value).decode() if -INT_LIMIT <= value < INT_LIMIT or type(value) is float else ""
     if not text:
         raise ValueError(f"{value} does not fit in 64 bits: declare it as text, --types {rule.column}=str")
-    return convert(text) if rule.kind and not (rule.kind == "float" and type(value) is float) else text
+    return convert(text) if rule.kind else text
+
+
+def _declared(value: bool | int | float, rule: Rule) -> Text:
+    """As `[event] types` converts it."""
+    if str(value) in rule.missing:
+        return None
+    found = CONVERSIONS[rule.kind](value)
+    if found is MISSING:
+        raise misfit(str(value), rule, "int of 64 bits" if rule.kind == "int" else rule.kind)
+    return quoted(found) if type(found) is str else orjson.dumps(found).decode()
 
 
 def _text_of_date(value: datetime.date | datetime.time, rule: Rule) -> Text:

@@ -122,6 +122,8 @@ def event_spec(config: Config) -> EventSpec:
         preset=event.preset,
         columns=event.columns,
         delimiter=event.delimiter,
+        missing=event.missing,
+        decimal=event.decimal,
         where=event.where,
         types=dict(event.types),
         carry=event.carry,
