@@ -1,6 +1,8 @@
 """What a checkpoint's model may hold, and that nothing in it is run: hostile pickles, written by hand."""
 
 import inspect
+import math
+import operator
 import pickle
 import random
 import struct
@@ -18,7 +20,7 @@ from river import naive_bayes, stats, utils
 from service_process import Apps, apps
 
 import streamlearn
-from streamlearn.core.pickle_names import CLASSES, NAMED
+from streamlearn.core.pickle_names import CLASSES, HARMLESS, NAMED
 from streamlearn.core.pickle_parts import _bits
 from streamlearn.core.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.snapshot import seal, unseal
@@ -109,6 +111,11 @@ def attacks(proof: str) -> dict[str, bytes]:
         "a state of a function": tool("fill", named("copy", "deepcopy"), mapping(x=b"N")),
         "a state of a tool": tool("fill", named(TOOLS, "fill"), mapping(f=b"N")),
         "a state of a class": tool("fill", named(*NB), mapping(learn_one=b"N")),
+        "a method of texts": tool("value", text("builtins"), text("str.lower")),
+        "a method that formats": tool("value", text("builtins"), text("str.format")),
+        "a method of an interpreter's dunder": tool("value", text("builtins"), text("str.lower.__call__")),
+        "a getter": tool("part", text("operator:attrgetter"), text("gi_frame.f_builtins")),
+        "a caller": tool("part", text("operator:methodcaller"), text("__getattribute__"), text("__class__")),
         "a private method": tool("bind", instance(*NB), text("__init__")),
         "a method that is none": tool("bind", instance(*NB), text("_tags")),
         "a method of a builtin": tool("bind", text("{0.__class__}"), text("format")),
@@ -181,6 +188,105 @@ def test_what_a_fresh_model_holds_may_be_in_its_checkpoint_and_no_more() -> None
         load_model(b"\x80\x05" + by_frames("x") + b".", trusted)
 
 
+def held(part: Any) -> tuple[bytes, frozenset[str]]:
+    """A fresh model that holds it, and what that makes a checkpoint may ask for."""
+    model = naive_bayes.GaussianNB()
+    model.part = part
+    pickled = dump_model(model)
+    return pickled, trusted_by(pickled)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        str.lower, str.strip, str.split, str.casefold, str.join, int.bit_length, float.is_integer, dict.copy,
+        abs, round, sorted, len, math.log1p, math.exp, operator.neg, operator.add,
+        [str.upper, {"a": str.upper}], partial(str.split, sep=","), partial(round, ndigits=2),
+        operator.itemgetter("a"), operator.attrgetter("hour"), operator.methodcaller("lower"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_harmless_function_or_method_comes_back_when_the_fresh_model_holds_it(part: Any) -> None:
+    pickled, trusted = held(part)
+    restored = load_model(pickled, trusted).part
+    if isinstance(part, partial):
+        assert (restored.func, restored.args, restored.keywords) == (part.func, part.args, part.keywords)
+    elif hasattr(part, "__reduce__") and type(part).__module__ == "operator":
+        assert repr(restored) == repr(part)
+    else:
+        assert restored == part
+    if part not in (str.lower, math.exp):
+        with pytest.raises(BadCheckpoint):
+            load_model(pickled, held(str.lower)[1])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        str.format,
+        str.format_map,
+        str.encode,
+        getattr,
+        eval,
+        map,
+        vars,
+        iter,
+    ],
+    ids=str,
+)
+def test_what_can_do_more_than_make_values_is_refused_even_when_the_fresh_model_holds_it(part: Any) -> None:
+    pickled, trusted = held(part)
+    with pytest.raises(BadCheckpoint, match=f"it asks for builtins.*{part.__name__}"):
+        load_model(pickled, trusted)
+
+
+@pytest.mark.parametrize("part", [" ".join, {"a": 1}.get, dict.fromkeys, float.__neg__], ids=range(4))
+def test_a_method_without_a_name_is_not_saved(part: Any) -> None:
+    with pytest.raises(pickle.PicklingError, match="hold a function of a module or a class"):
+        held(part)
+
+
+class Text(str):
+    """A text that answers otherwise."""
+
+    lower = eval
+    __slots__ = ()
+
+
+def test_a_method_is_the_very_one_that_the_fresh_model_holds() -> None:
+    assert load_model(*held(Text.strip)).part is str.strip
+    lower, call = held(str.lower)[1], held(operator.methodcaller("lower"))[1]
+    for body in (
+        tool("value", text("builtins"), text("str.format")),
+        tool("value", text("builtins"), text("str.upper")),
+        tool("value", text("builtins"), text("bytes.lower")),
+        tool("value", text("test_pickles"), text("Text.lower")),
+        tool("own", tool("value", text("builtins"), text("str.lower")), text("A")),
+        tool("bind", text("A"), text("lower")),
+        tool(
+            "partial",
+            tool("value", text("builtins"), text("str.format")),
+            text("{0}") + b"\x85",
+            b"}",
+            b"\x89",
+        ),
+        called(tool("value", text("builtins"), text("str.lower")), text("A")),
+    ):
+        with pytest.raises(BadCheckpoint):
+            load_model(hostile(body), lower)
+    for arguments in (
+        (text("upper"),),
+        (text("__getattribute__"),),
+        (text("lower"), text("x")),
+        (instance(*NB),),
+        (text("lower") + b"\x85",),
+    ):
+        with pytest.raises(BadCheckpoint):
+            load_model(hostile(tool("part", text("operator:methodcaller"), *arguments)), call)
+    with pytest.raises(BadCheckpoint):
+        load_model(hostile(tool("value", text("operator"), text("methodcaller"))), call)
+
+
 def test_generators_and_arrays_come_back_to_the_last_bit() -> None:
     model = naive_bayes.GaussianNB()
     model.parts = [
@@ -204,7 +310,7 @@ def test_generators_and_arrays_come_back_to_the_last_bit() -> None:
 
 
 def test_the_closed_list_names_only_what_river_defines_and_nothing_that_forwards() -> None:
-    for key in sorted(NAMED):
+    for key in sorted(NAMED | HARMLESS):
         module, _, name = key.partition(":")
         owner: Any = sys.modules.get(module) or __import__(module, fromlist=["_"])
         for room in name.split("."):

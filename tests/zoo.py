@@ -6,6 +6,7 @@ the process that runs the plain loops (`python zoo.py APP OUT NAME...`).
 
 import inspect
 import math
+import random
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -38,6 +39,7 @@ from streamlearn.service.models import fill_seeds
 from streamlearn.service.presets import preset
 
 EVENTS = 900
+TEXTS = 40
 COUNTS = (
     *(naive_bayes.ComplementNB, naive_bayes.MultinomialNB, cluster.TextClust),
     *(model_selection.SuccessiveHalvingClassifier,),  # says it takes many classes, and its models do not
@@ -96,6 +98,11 @@ WITH_ARGUMENTS: dict[str, Callable[[], Any]] = {
         preprocessing.StandardScaler() | cluster.DBSTREAM(clustering_threshold=1.5, cleanup_interval=10)
     ),
     "squares_snarimax": lambda: feature_extraction.PolynomialExtender() | time_series.SNARIMAX(p=3, d=1, q=2),
+    "words_multinomial": lambda: feature_extraction.BagOfWords(on="text") | naive_bayes.MultinomialNB(),
+    "tfidf_complement": lambda: (
+        feature_extraction.TFIDF(on="text", stop_words={"the"}, ngram_range=(1, 2))
+        | naive_bayes.ComplementNB()
+    ),
     "snarimax_24_ahead": lambda: time_series.SNARIMAX(p=12, d=0, q=3, m=24, sp=1),
     **{
         f"preset_{name}": lambda name=name: preset(name)
@@ -153,7 +160,9 @@ def made(name: str, app: str) -> Any:
 def _labelled(model: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Features and labels for the model's task."""
     task = task_of(model)
-    if isinstance(final_step(model), COUNTS):
+    if any(isinstance(step, feature_extraction.BagOfWords) for step in getattr(model, "steps", {}).values()):
+        yield from _texts()
+    elif isinstance(final_step(model), COUNTS):
         yield from datasets.Phishing()
     elif task == "classification" and model._multiclass:
         yield from datasets.ImageSegments()
@@ -169,6 +178,17 @@ def _labelled(model: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         for x, y in datasets.TrumpApproval():
             row = {name: value / 100 for name, value in x.items()}
             yield {**row, "ordinal_date": (x["ordinal_date"] - 736_389) / 850}, y / 100
+
+
+def _texts() -> Iterator[tuple[dict[str, Any], Any]]:
+    """Short messages about a machine, and whether it is well."""
+    words = random.Random(1)
+    for n in range(TEXTS):
+        well = words.random() < 0.5
+        said = words.sample(
+            ("Fine", "smooth", "quiet", "cool") if well else ("Noise", "heat", "Über", "stop"), 2
+        )
+        yield {"text": f"the PUMP is {said[0]}, {said[1]}; 12{n % 3}"}, well
 
 
 def events(model: Any) -> Iterator[tuple[dict[str, Any], Any]]:

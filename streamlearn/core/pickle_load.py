@@ -7,7 +7,6 @@ placeholder in them gives way to what it stands for.
 
 import collections
 import functools
-import importlib
 import io
 import pickle
 import random
@@ -15,7 +14,7 @@ import sys
 import types
 from typing import Any, Final, NamedTuple
 
-from streamlearn.core.pickle_names import CLASSES, NAMED
+from streamlearn.core.pickle_names import CLASSES, NAMED, in_class, look_up
 from streamlearn.core.pickle_parts import VECTOR_DICT, Asleep, put_together, small
 from streamlearn.core.pickle_scan import check
 from streamlearn.errors import BadCheckpoint
@@ -179,6 +178,10 @@ class Loader:
         """An object by one of `pickle_parts.CONSTRUCTORS`."""
         if any(type(one) is types.MethodType for one in arguments):
             raise BadCheckpoint(f"it makes {name!r} out of a tool of the loader")
+        if type(name) is str and name.startswith("operator:"):  # what they ask for is what they do
+            asked = f"{name}{arguments!r}" if all(map(small, arguments)) else "more"
+            if not self.may_call("operator", asked.removeprefix("operator:")):
+                raise BadCheckpoint(f"it makes an {name} that the fresh model does not hold")
         if name == VECTOR_DICT and len(arguments) > 1 and type(arguments[1]) is Asleep:
             self._wake(arguments[1])
         return put_together(name, *map(self._argument, arguments))
@@ -190,8 +193,10 @@ class Loader:
                 instance.__class__ = cls
 
     def value(self, module: str, name: str) -> Named:
-        """A class or a function as an argument of `part` or `partial`."""
-        return Named(module, name, self.resolve(module, name, NAMED))
+        """A class or a function as an argument of `part` or `partial`; an unbound method anywhere."""
+        found = self.resolve(module, name, NAMED)
+        self._held = self._held or type(found) is types.MethodDescriptorType
+        return Named(module, name, found)
 
     def bind(self, owner: Any, name: str) -> Bound:
         """A method, later."""
@@ -207,7 +212,7 @@ class Loader:
 
     def own(self, constructor: Any, *arguments: Any) -> Any:
         """An object of the user's own package, by its own constructor."""
-        if type(constructor) is not Named or not self.may_call(constructor):
+        if type(constructor) is not Named or not self.may_call(*constructor[:2]):
             raise BadCheckpoint(f"it calls {_shown(constructor)}, which is not allowed")
         self._fill_all()
         made = constructor.found(*map(self._inside, arguments))
@@ -220,9 +225,8 @@ class Loader:
         """Whether a module is of the user's own package."""
         return module.split(".", maxsplit=1)[0] in self._trusted
 
-    def may_call(self, constructor: Named) -> bool:
-        """Whether it is of the user's own package, or one that the fresh model's own pickle calls."""
-        module, name, _ = constructor
+    def may_call(self, module: str, name: str) -> bool:
+        """Whether a constructor is of the user's own package, or the fresh model's own pickle calls it."""
         return self.is_mine(module) or f"()::{module}:{name}" in self._trusted
 
     def resolve(self, module: str, name: str, listed: frozenset[str] = CLASSES) -> Any:
@@ -354,7 +358,7 @@ class Loader:
     def _method(self, bound: Bound) -> Any:
         owner, name = self._inside(bound.owner), bound.name
         cls = next((cls for one, cls in self._sleeping if one is owner), type(owner))
-        function = _in_class(cls, name) if type(name) is str else None
+        function = in_class(cls, name) if type(name) is str else None
         known = cls in self._kinds or (cls is random.Random and name == "gauss")
         if not known or not isinstance(function, types.FunctionType) or name.startswith("__"):
             raise BadCheckpoint(f"it asks for {_shown(cls)}.{name}, which is not allowed")
@@ -372,27 +376,10 @@ def _attribute(kind: _Kind, name: Any) -> str:
         return sys.intern(name)
     if type(name) is not str or name.startswith("__"):
         raise BadCheckpoint(f"it sets {name!r} of a {kind.cls.__qualname__}, which is not allowed")
-    found = _in_class(kind.cls, name)
+    found = in_class(kind.cls, name)
     if hasattr(type(found), "__set__") and type(found) is not types.MemberDescriptorType:
         raise BadCheckpoint(f"it sets the property {name!r} of a {kind.cls.__qualname__}")
     return sys.intern(name)
-
-
-def _in_class(cls: type, name: str) -> Any:
-    """What a class or its bases define under a name, as it stands there; None when they do not."""
-    return next((base.__dict__[name] for base in cls.__mro__ if name in base.__dict__), None)
-
-
-def look_up(module: str, name: str) -> Any:
-    """What `module` defines under a dotted name, without asking any `__getattr__`."""
-    found: Any = importlib.import_module(module)
-    for room in name.split("."):
-        if room.startswith("__"):
-            raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in a package of models")
-        found = _in_class(found, room) if isinstance(found, type) else vars(found)[room]
-        if isinstance(found, staticmethod):
-            found = found.__func__
-    return found
 
 
 def _shown(found: Any) -> str:

@@ -10,8 +10,11 @@ Invariants:
 `tests/test_pickle_names.py` learns with every model of the zoo and checks that the list covers their pickles.
 """
 
+import importlib
 import re
-from typing import Final
+from typing import Any, Final
+
+from streamlearn.errors import BadCheckpoint
 
 _CLASSES: Final = """
 builtins: complex object
@@ -287,3 +290,36 @@ river.tree.splitter.ebst_splitter: EBSTNode._update_estimator_multivariate
     EBSTNode._update_estimator_univariate
 """)
 """Those that a checkpoint's model may hold as they are: a class to make more of, a function to ask."""
+
+HARMLESS: Final = _keys("""
+builtins: abs all any chr divmod enumerate len max min ord range reversed round sorted sum zip
+    dict.copy dict.get dict.items dict.keys dict.values
+    float.as_integer_ratio float.conjugate float.hex float.is_integer
+    int.as_integer_ratio int.bit_count int.bit_length int.conjugate
+    list.copy list.count list.index tuple.count tuple.index
+    str.capitalize str.casefold str.count str.endswith str.find str.index str.isalnum str.isalpha str.isascii
+    str.isdecimal str.isdigit str.isidentifier str.islower str.isnumeric str.isprintable str.isspace
+    str.istitle str.isupper str.join str.lower str.lstrip str.partition str.removeprefix str.removesuffix
+    str.replace str.rfind str.rindex str.rpartition str.rsplit str.rstrip str.split str.splitlines
+    str.startswith str.strip str.swapcase str.title str.upper
+""")
+"""Functions and unbound methods of the interpreter's own that a model may hold when the fresh one does: they
+make values of values. Not here is what runs, reads or names anything (`eval`, `getattr`, `str.format`).
+"""
+
+
+def in_class(cls: type, name: str) -> Any:
+    """What a class or its bases define under a name, as it stands there; None when they do not."""
+    return next((base.__dict__[name] for base in cls.__mro__ if name in base.__dict__), None)
+
+
+def look_up(module: str, name: str) -> Any:
+    """What `module` defines under a dotted name, without asking any `__getattr__`."""
+    found: Any = importlib.import_module(module)
+    for room in name.split("."):
+        if room.startswith("__"):
+            raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in a package of models")
+        found = in_class(found, room) if isinstance(found, type) else vars(found)[room]
+        if isinstance(found, staticmethod):
+            found = found.__func__
+    return found

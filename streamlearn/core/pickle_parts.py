@@ -13,6 +13,7 @@ import fractions
 import random
 import re
 from collections.abc import Callable
+from operator import attrgetter, itemgetter, methodcaller
 from typing import Any, Final
 
 import numpy as np
@@ -121,6 +122,14 @@ def _pattern(text: Any, flags: Any) -> Any:
 def _integers(kind: type) -> Callable[..., Any]:
     def made(*arguments: Any) -> Any:
         _need(all(one is None or type(one) is int for one in arguments), kind.__name__)
+        return kind(*arguments)
+
+    return made
+
+
+def _getter(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def made(*arguments: Any) -> Any:
+        _need(all(map(small, arguments)), "what asks for an item, an attribute or a method")
         return kind(*arguments)
 
     return made
@@ -238,6 +247,7 @@ CONSTRUCTORS: Final[dict[str, Callable[..., Any]]] = {
     "decimal:Decimal": _decimal,
     "fractions:Fraction": _fraction,
     "re:_compile": _pattern,
+    **{f"operator:{kind.__name__}": _getter(kind) for kind in (itemgetter, attrgetter, methodcaller)},
     "numpy.dtype": _dtype,
     "numpy.array": _array,
     "numpy.scalar": _scalar,

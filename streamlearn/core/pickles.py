@@ -8,8 +8,8 @@ Invariants:
   those whose class could act (`__call__`, `append`, `__getattr__`, ...) sleep under another class until the
   last instruction was read. Their states are set after that, in the order in which they were pickled.
 - Classes and functions come from a closed list (`core.pickle_names`), or from what the user's own fresh model
-  holds (`trusted_by`). Other constructors than `__new__` are those of `core.pickle_parts`, and for a package
-  of the user's own, its own.
+  holds (`trusted_by`), of the interpreter's own only harmless ones. Other constructors than `__new__` are
+  those of `core.pickle_parts`, and for a package of the user's own, its own.
 - A bound method travels as object and name, and is made of a plain function in the class of that object; no
   `__getattr__`, no property and no attribute of the instance is asked.
 - Loading continues exactly where dumping stood: 90 % of a tree's plain pickle is random generators
@@ -26,8 +26,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from streamlearn.core.pickle_load import Loader, Named, look_up
-from streamlearn.core.pickle_names import CLASSES
+from streamlearn.core.pickle_load import Loader
+from streamlearn.core.pickle_names import CLASSES, HARMLESS, look_up
 from streamlearn.core.pickle_parts import CONSTRUCTORS, taken_apart
 from streamlearn.errors import BadCheckpoint
 
@@ -149,8 +149,12 @@ class _Pickler(pickle.Pickler):
             return partial, self._parted(obj.obj, True)
         if cls is _Inner:
             return value, (obj.obj.__module__, obj.obj.__qualname__)
-        if isinstance(obj, _BY_NAME):
+        if cls is types.MethodDescriptorType:  # such as `str.lower`
+            return value, (obj.__objclass__.__module__, f"{obj.__objclass__.__qualname__}.{obj.__name__}")
+        if isinstance(obj, _BY_NAME) and isinstance(getattr(obj, "__self__", None), types.ModuleType | None):
             return NotImplemented  # by its name
+        if cls is types.WrapperDescriptorType or cls is types.BuiltinMethodType:
+            raise pickle.PicklingError(f"{obj!r} has no name: hold a function of a module or a class instead")
         if cls is types.MethodType:
             return bind, (obj.__self__, obj.__func__.__name__)
         if cls is functools.partial and not obj.__dict__:
@@ -265,9 +269,9 @@ class _Collector(Loader):
         """Yes: whatever made these bytes was here a moment ago."""
         return True
 
-    def may_call(self, constructor: Named) -> bool:
+    def may_call(self, module: str, name: str) -> bool:
         """Note it."""
-        self.called.add(f"()::{constructor.module}:{constructor.name}")
+        self.called.add(f"()::{module}:{name}")
         return True
 
 
@@ -281,7 +285,8 @@ def trusted_by(fresh: bytes) -> frozenset[str]:
     A package that defines an estimator of the model is the user's own and trusted whole (its name stands
     in the set), because a model that has learned may hold classes that a fresh one does not. From all
     others, river, the standard library and numpy among them, only the very objects the fresh model holds
-    (`module:name`), and those constructors that its own pickle calls (`()::module:name`).
+    (`module:name`), and those constructors that its own pickle calls (`()::module:name`, of `operator` with
+    the very arguments). What the interpreter itself defines only as far as it is `HARMLESS`.
     """
     from river.base import Base
 
@@ -290,7 +295,9 @@ def trusted_by(fresh: bytes) -> frozenset[str]:
     trusted: set[str] = set(collector.called)
     for (module, name), found in collector.asked.items():
         package, *rooms = module.split(".")
-        if package in ("streamlearn", "builtins") or not _NO_PARTS_OF_MODELS.isdisjoint(rooms):
+        if package == "streamlearn" or not _NO_PARTS_OF_MODELS.isdisjoint(rooms):
+            continue
+        if package == "builtins" and f"{module}:{name}" not in HARMLESS:
             continue
         mine = package != "river" and isinstance(found, type) and issubclass(found, Base)
         trusted.add(package if mine else f"{module}:{name}")
