@@ -304,6 +304,7 @@ def test_generators_and_arrays_come_back_to_the_last_bit() -> None:
     assert one[2].rand() == model.parts[2].rand()
     assert one[4].flags.f_contiguous
     assert one[4].tolist() == model.parts[4].tolist()
+    assert one[2]._bit_generator.seed_seq is None, "a model would be another one than before"
     assert one[8:11] == model.parts[8:11]
     assert list(one[11]) == [2, 3]
     assert one[12:] == model.parts[12:]

@@ -171,6 +171,8 @@ def _bits(name: Any, state: Any, seeds: Any) -> Any:
         _need(type(pool_size) is type(spawned) is int and 4 <= pool_size <= _MAX_POOL, "a generator")
         sequence = SeedSequence(seeds[0], spawn_key=seeds[1], pool_size=seeds[2], n_children_spawned=seeds[3])
     made = getattr(np.random, name)(0 if sequence is None else sequence)
+    if sequence is None and name == "MT19937":
+        made._legacy_seeding(0)  # as `RandomState(seed)` leaves it: without a seed sequence
     made.state = state
     return made
 
