@@ -1,6 +1,7 @@
 """`explain`: the event, the very model that answered it, and what each feature added; or what is gone."""
 
 import sqlite3
+import time
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import orjson
 import pytest
 from river import compose, linear_model, multiclass, preprocessing, tree
 
+from streamlearn.core.records import decode_entry
 from streamlearn.core.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.replay.contributions import contributions
@@ -180,6 +182,113 @@ def test_a_label_of_the_labels_topic_is_found_with_its_delay(
     found = orjson.loads(command.ok("explain", "e85", "--json", *words(app)))
     where = f"{app.labels} partition 0 offset 85"
     assert found["label"] == {"label": labels[85]["label"], "where": where, "delay_s": 30.0}
+    assert [(one["outcome"], one["where"]) for one in found["labels"]["records"]] == [("label.joined", where)]
     found = orjson.loads(command.ok("explain", "e110", "--json", *words(app)))
+    assert found["labels"] == {"state": "waiting", "records": []}
     assert (found["label"], found["model"]["exact"]) == (None, True)
     assert found["model"]["learned"] == found["prediction"]["model"]["learned"]
+
+
+def rows_at(app: App, topic: str, *values: dict[str, Any]) -> None:
+    app.admin.append(topic, app.rows(values))
+
+
+def labels_taken(app: App, wanted: int) -> None:
+    """Until the journal covers so many records of the labels topic: they have no outcome of their own."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        entries = [decode_entry(record.value or b"") for record in app.records(app.config.topics.journal)]
+        if (
+            sum(run.next - run.first for e in entries for run in e.ranges if run.topic == app.labels)
+            >= wanted
+        ):
+            return
+        time.sleep(0.02)
+    raise AssertionError(app.log[-3000:])
+
+
+def labels_of(
+    app: App, command: Command, *which: object
+) -> tuple[Any, list[tuple[Any, str, list[str]]], str]:
+    """The label, each record of the labels topic with its outcome and its events, and the state."""
+    found = orjson.loads(command.ok("explain", *which, "--json", *words(app)))
+    records = [
+        (one["label"], one["outcome"], [e["id"] for e in one["events"]]) for one in found["labels"]["records"]
+    ]
+    return found["label"] and found["label"]["label"], records, found["labels"]["state"]
+
+
+def event_at(ident: str, ts: int, **more: Any) -> dict[str, Any]:
+    return {"id": ident, "ts": ts, "features": {"a": 1.0}, **more}
+
+
+T = 1_700_000_000
+
+
+def test_the_label_is_the_one_that_the_services_joiner_joined(apps: Apps, command: Command) -> None:
+    app = apps("", labels=1, **{"labels.ttl": "1h", "labels.early_ttl": "10m", "labels.default": "true"})
+    events, labels = app.inputs[0], app.labels
+    process = app.serve()
+    steps: list[tuple[str, dict[str, Any]]] = [
+        (events, event_at("e1", T)),
+        (labels, {"id": "e1", "label": True, "ts": T + 10}),
+        (events, event_at("e1", T + 600)),  # the same id again, and a label for it
+        (labels, {"id": "e1", "label": False, "ts": T + 610}),
+        (labels, {"id": "e1", "label": True, "ts": T + 611}),  # a second one
+        (labels, {"id": "soon", "label": False, "ts": T + 620}),
+        (labels, {"id": "never", "label": False, "ts": T + 620}),
+        (events, event_at("soon", T + 625)),
+        (events, event_at("lost", T + 630)),
+        (events, event_at("odd", T + 640)),
+        (labels, {"id": "odd", "label": "x", "ts": T + 650}),  # no label of this stream
+        (events, event_at("inside", T + 660, label=False)),
+        (labels, {"id": "inside", "label": True, "ts": T + 670}),
+        (events, event_at("clock", T + 7200)),  # ends the waiting of what is older than an hour
+        (labels, {"id": "lost", "label": False, "ts": T + 7201}),
+        (events, event_at("waits", T + 7202)),
+        (events, event_at("never", T + 7203)),
+    ]
+    for at, (topic, value) in enumerate(steps):
+        rows_at(app, topic, value)
+        app.wait(process, sum(topic == events for topic, _ in steps[: at + 1]) + (at >= 10))
+        if topic == labels:
+            labels_taken(app, sum(topic == labels for topic, _ in steps[: at + 1]))
+    app.stop(process)
+    assert labels_of(app, command, "e1") == (
+        False,
+        [(True, "label.joined", ["e1"]), (False, "label.joined", ["e1"]), (True, "label.duplicate", [])],
+        "joined",
+    )
+    assert labels_of(app, command, "--at", f"{events}-0-0")[0] is True
+    assert labels_of(app, command, "soon") == (False, [(False, "label.joined", ["soon"])], "joined")
+    assert labels_of(app, command, "lost") == (True, [(False, "label.late", [])], "expired")
+    assert labels_of(app, command, "odd") == (True, [("x", "dlq.label.label_type", [])], "expired")
+    assert labels_of(app, command, "inside") == (False, [(True, "label.duplicate", [])], "inside")
+    assert labels_of(app, command, "waits") == (None, [], "waiting")
+    assert labels_of(app, command, "never") == (None, [(False, "label.orphan", [])], "waiting")
+    text = command.ok("explain", "e1", *words(app))
+    assert f"label      false, {labels} partition 0 offset 1, 10.0 s after it\n" in text
+    assert f"label.joined: true, {labels} partition 0 offset 0; it joined e1 ({events}-0-0)" in text
+    assert "[labels] default, as none came within ttl" in command.ok("explain", "lost", *words(app))
+
+
+@pytest.mark.parametrize("join", ["group", "interval"])
+def test_all_events_that_a_label_of_many_joined_are_shown(apps: Apps, command: Command, join: str) -> None:
+    app = apps("", labels=1, **{"labels.join": join, "event.group": "group", "event.key": "key"})
+    span = {"from": T, "to": T + 4} if join == "interval" else {}
+    who = {"key": "k", "group": "g"}
+    process = app.serve()
+    app.produce([event_at(f"e{n}", T + n, **who) for n in range(3)])
+    app.wait(process, 3)
+    time.sleep(0.5)  # a checkpoint holds what waits
+    rows_at(app, app.labels, {**who, **span, "label": True, "ts": T + 5})
+    labels_taken(app, 1)
+    app.produce([event_at("e3", T + 3, **who), event_at("e4", T + 4, key="k")])
+    app.wait(process, 5)
+    app.stop(process)
+    records = [(True, "label.joined", ["e0", "e1", "e2", "e3"])]
+    for ident in ("e0", "e2", "e3"):
+        assert labels_of(app, command, ident) == (True, records, "joined")
+    state = "waiting" if join == "interval" else "unnamed"
+    assert labels_of(app, command, "e4") == (None, [], state)
+    assert "e0 (" in command.ok("explain", "e2", *words(app))

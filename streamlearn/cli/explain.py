@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from streamlearn.config import Config
 
 _SHOWN = 20
+_EVENTS_SHOWN = 10
+_WITHOUT_LABEL = {
+    "none": "none is known",
+    "waiting": "none has come yet; the event waits",
+    "expired": "none came within [labels] ttl; the event was let go",
+    "dropped": "none came before more than [labels] pending_max events waited; the event was let go",
+    "unnamed": "none can name the event: it lacks what [labels] join asks for",
+    "unknown": "not known",
+}
 
 
 def explain(
@@ -94,7 +103,8 @@ def _print(found: dict[str, Any]) -> None:
         )
     else:
         print(f"value      {event['value']}")
-    print(f"label      {_label(found['label'])}")
+    for line in _label_lines(found["label"], found["labels"]):
+        print(line)
     print(f"made again {_made(found['model'])}")
     if found["contributions"]:
         _print_table(found["contributions"])
@@ -108,10 +118,29 @@ def _detail(prediction: dict[str, Any]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _label(label: dict[str, Any] | None) -> str:
+def _label_lines(label: dict[str, Any] | None, labels: dict[str, Any]) -> list[str]:
+    """The label, then what became of every record of the labels topic that names the event."""
     if label is None:
-        return "none is known"
-    return f"{_text(label['label'])}, {label['where']}, {label['delay_s']:,.1f} s after it"
+        why = f": {labels['why']}" if "why" in labels else ""
+        lines = [f"label      {_WITHOUT_LABEL[labels['state']]}{why}"]
+    else:
+        delay = "" if label["delay_s"] is None else f", {label['delay_s']:,.1f} s after it"
+        lines = [f"label      {_text(label['label'])}, {label['where']}{delay}"]
+    for one in labels["records"]:
+        joined = len(one["events"]) + one["older_events"]
+        alone = joined == 1 and label is not None and one["where"] == label["where"]
+        if alone:
+            continue
+        said = f"           {one['outcome']}: {_text(one['label'])}, {one['where']}"
+        if joined:
+            places = [
+                f"{event['id']} ({event['topic']}-{event['partition']}-{event['offset']})"
+                for event in one["events"][:_EVENTS_SHOWN]
+            ]
+            more = [f"{joined - len(places):,} more"] if joined > len(places) else []
+            said += f"; it joined {', '.join(places + more)}"
+        lines.append(said)
+    return lines
 
 
 def _made(model: dict[str, Any]) -> str:

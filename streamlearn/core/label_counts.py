@@ -35,6 +35,16 @@ class Counts(msgspec.Struct):
     events_unnamed: int = 0
 
 
+def label_delay_ms(known_ms: float | None, event_ms: float, between_ms: float) -> float:
+    """How long a label took in milliseconds, 0 to `MAX_DELAY_MS`: it became known at `known_ms`, its event
+    being of `event_ms`; where a label has no time of its own (None), what lay between both arrivals counts.
+    """
+    delay_ms = between_ms if known_ms is None else known_ms - event_ms
+    if not 0.0 <= delay_ms <= MAX_DELAY_MS:  # also what no number is: moments can be endlessly far apart
+        return MAX_DELAY_MS if delay_ms > 0 else 0.0
+    return delay_ms
+
+
 class Delays(msgspec.Struct):
     """How long labels took. Buckets of the logarithm of milliseconds, 9 % wide each, hence few."""
 
@@ -42,12 +52,8 @@ class Delays(msgspec.Struct):
     max_ms: float = 0.0
 
     def note(self, known_ms: float | None, event_ms: float, between_ms: float) -> None:
-        """A label became known at `known_ms`, its event being of `event_ms`; where a label has no time of
-        its own (None), what lay between both arrivals counts.
-        """
-        delay_ms = between_ms if known_ms is None else known_ms - event_ms
-        if not 0.0 <= delay_ms <= MAX_DELAY_MS:  # also what no number is: moments can be endlessly far apart
-            delay_ms = MAX_DELAY_MS if delay_ms > 0 else 0.0
+        """Count the delay of a label; see `label_delay_ms`."""
+        delay_ms = label_delay_ms(known_ms, event_ms, between_ms)
         bucket = int(_STEPS_PER_OCTAVE * log2(1.0 + delay_ms))
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.max_ms = max(self.max_ms, delay_ms)

@@ -41,7 +41,7 @@ Waiting = tuple[dict[str, Any], list[Any] | None]
 """An event whose label is here: features and guess as they were when it was predicted."""
 
 
-class _Early(msgspec.Struct, array_like=True):
+class Early(msgspec.Struct, array_like=True):
     """A label that waits for events, or goes on waiting for more of them (`used`)."""
 
     told: Told
@@ -56,7 +56,7 @@ class _Saved(msgspec.Struct):
 
     join: str
     counts: Counts
-    early: list[_Early]
+    early: list[Early]
     settled: list[dict[str, int]]
     delays: Delays
     orphans: Orphans
@@ -73,11 +73,11 @@ class Late:
         self.counts = Counts()
         self.pending = Pending(spec.join == "interval", Packer(time_as))
         self._time_unit = time_unit
-        self._early: dict[str, _Early | Intervals[_Early]] = {}
+        self._early: dict[str, Early | Intervals[Early]] = {}
         """By join: the one label, or those of several intervals. All that wait stand in `_early_order`, the
         oldest first, and those of intervals leave in that order alone.
         """
-        self._early_order: deque[_Early] = deque()
+        self._early_order: deque[Early] = deque()
         self._early_count = 0
         self._settled: list[dict[str, int]] = [{}, {}]
         self._delays = Delays()
@@ -99,7 +99,7 @@ class Late:
         counts = self.counts
         counts.records += 1
         interval = self.spec.join == "interval"
-        if self._early and self._is_known(told):
+        if self._early and self.is_early(told):
             counts.duplicate += 1
             return "label.duplicate", [], False
         events, goes_on = self.more(told, arrived_ms, limit)
@@ -130,13 +130,18 @@ class Late:
             events, goes_on = self.pending.take(told.join, limit)
         return [self._learnt(event, told, arrived_ms) for event in events], goes_on
 
+    def knows(self, join: str) -> bool:
+        """Whether an event or a label of this name waits."""
+        return join in self._early or join in self.pending
+
     def let_go(self, told: Told, arrived_ms: int) -> None:
         """Take whatever events a label is still about, to be learned by nobody."""
         goes_on = True
         while goes_on:
             _, goes_on = self.more(told, arrived_ms, DUE_PER_RECORD)
 
-    def _is_known(self, told: Told) -> bool:
+    def is_early(self, told: Told) -> bool:
+        """Whether a label for the same name (and interval) waits for events, or for more of them."""
         known = self._early.get(told.join)
         if known is None:
             return False
@@ -187,7 +192,7 @@ class Late:
             return event.y
         if not self._early:
             return None
-        early = self._early_for(event)
+        early = self.early_for(event)
         if early is None:
             return None
         told = early.told
@@ -201,9 +206,9 @@ class Late:
             self._forget(early)
         return told.y
 
-    def _early_for(self, event: Event) -> _Early | None:
+    def early_for(self, event: Event) -> Early | None:
         """The label that waits for this event; of several intervals the one that came first."""
-        join = _join_of(self.spec.join, event)
+        join = join_name(self.spec.join, event)
         known = self._early.get(join) if join is not None else None
         if isinstance(known, Intervals):
             return known.at(event.time_ms)
@@ -218,7 +223,7 @@ class Late:
         join = short(event.id)
         early = self._early.get(join)
         if early is not None:
-            assert isinstance(early, _Early), "an id has one label"
+            assert isinstance(early, Early), "an id has one label"
             early.used = True
             self.counts.duplicate += 1
             self._forget(early)
@@ -226,7 +231,7 @@ class Late:
 
     def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
         """Keep a predicted event until its label comes. False for one that no label can name."""
-        join = _join_of(self.spec.join, event)
+        join = join_name(self.spec.join, event)
         if join is None:
             self.counts.events_unnamed += 1
             return False
@@ -242,7 +247,7 @@ class Late:
     # --- early labels and remembered names ------------------------------------------------------------
 
     def _wait(self, told: Told, arrived_ms: int, used: bool) -> None:
-        early = _Early(told, arrived_ms, self.pending.newest_ms + self.spec.early_ttl_ms, used)
+        early = Early(told, arrived_ms, self.pending.newest_ms + self.spec.early_ttl_ms, used)
         self._note(early)
         self._early_order.append(early)
         self._early_count += 1
@@ -251,7 +256,7 @@ class Late:
         if len(self._early_order) > 2 * EARLY_MAX:
             self._early_order = deque(one for one in self._early_order if not one.gone)
 
-    def _note(self, early: _Early) -> None:
+    def _note(self, early: Early) -> None:
         """Let a label be found by its name."""
         join = early.told.join
         known = self._early.get(join)
@@ -259,13 +264,13 @@ class Late:
             self._early[join] = early
             return
         assert self.spec.join == "interval", "a second label for an id or a group is a duplicate"
-        if isinstance(known, _Early):
-            self._early[join] = several = Intervals[_Early]()
+        if isinstance(known, Early):
+            self._early[join] = several = Intervals[Early]()
             several.add(*_span_of(known), known)
             known = several
         known.add(*_span_of(early), early)
 
-    def _forget(self, early: _Early) -> None:
+    def _forget(self, early: Early) -> None:
         if early.gone:
             return
         early.gone = True
@@ -363,12 +368,13 @@ class Late:
             self._note(one)
 
 
-def _join_of(kind: str, event: Event) -> str | None:
+def join_name(kind: str, event: Event) -> str | None:
+    """What labels call an event by, under `[labels] join = kind`; None for one that no label can name."""
     found = event.id if kind == "id" else event.group if kind == "group" else event.key
     return None if found is None else short(found)
 
 
-def _span_of(early: _Early) -> tuple[float, float]:
+def _span_of(early: Early) -> tuple[float, float]:
     return early.told.start_ms, early.told.end_ms
 
 

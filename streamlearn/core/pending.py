@@ -91,6 +91,10 @@ class Pending:
             self._found[event[0]] = place
         self.count += 1
 
+    def __contains__(self, join: str) -> bool:
+        """Whether an event waits that labels name by `join`."""
+        return join in self._found
+
     def take(self, join: str, limit: int = ALL) -> tuple[list[Kept], bool]:
         """Remove and return the events that a label names by `join`, by their places in their partitions: at
         most `limit`, and whether there are more.

@@ -11,8 +11,9 @@ import msgspec
 import orjson
 
 from streamlearn.core.events import Event
-from streamlearn.core.records import Record
-from streamlearn.errors import Stop
+from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.records import Entry, Record
+from streamlearn.errors import Gone, NeedSchema, Stop, StreamlearnError
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.contributions import contributions
 from streamlearn.replay.lookup import (
@@ -25,7 +26,7 @@ from streamlearn.replay.lookup import (
     record_at,
 )
 from streamlearn.replay.rebuild import Rebuild, Rebuilt
-from streamlearn.replay.told import event_in, label_of
+from streamlearn.service.eras import event_spec
 from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config
 
@@ -37,8 +38,9 @@ def explain(
 ) -> dict[str, Any]:
     """All that is known of the prediction for the event `ident`, or for the record at `place`.
 
-    Members: `prediction` (as published), `published`, `event`, `label`, `model`, `contributions` and
-    `looked_at`; for a record that was refused `dead_letter` instead. Raises `Stop` when there is neither.
+    Members: `prediction` (as published), `published`, `event`, `label`, `labels` (what the joiner of the
+    service did: `Joins.result`), `model`, `contributions` and `looked_at`; for a record that was refused
+    `dead_letter` instead. Raises `Stop` when there is neither.
     """
     looked = Looked(tell)
     topics = config.topics
@@ -52,9 +54,26 @@ def explain(
     prediction: dict[str, Any] = orjson.loads(found.value or b"")
     source = Place(**prediction["source"])
     record = record_at(admin, source)
-    rebuilt = _rebuilt(config, fresh, admin, store, record, found, source, looked, tell)
-    event = None if record is None else event_in(config, record)
-    label = None if record is None or event is None else label_of(config, admin, event, record, looked)
+    event = None if record is None else _event_in(config, record)
+    way = None
+    if record is not None:
+        way = entry_covering(admin, config.topics.journal, source, found.timestamp_ms, looked)
+    rebuild = Rebuild(
+        admin,
+        store,
+        config.checkpoint.key.encode(),
+        fresh,
+        config.topics.journal,
+        config.event.schema_registry,
+        tell,
+    )
+    rebuilt = None
+    if way is None and record is not None:
+        tell(f"the journal {config.topics.journal} no longer holds the entry of this prediction")
+    elif way is not None and record is not None:
+        offset, entry = way
+        rebuilt = rebuild.at(record, found.value or b"", entry, offset)
+    labels = _labels(rebuild, record, event, way)
     return {
         "prediction": prediction,
         "published": {
@@ -64,7 +83,8 @@ def explain(
             "timestamp": found.timestamp_ms,
         },
         "event": _event(record, event, rebuilt),
-        "label": label,
+        "label": labels.pop("label"),
+        "labels": labels,
         "model": _model(rebuilt, record),
         "contributions": _contributions(rebuilt, prediction["prediction"]),
         "looked_at": looked.by_topic,
@@ -96,35 +116,30 @@ def _refused(config: Config, admin: Admin, ident: str, place: Place | None, look
     }
 
 
-def _rebuilt(
-    config: Config,
-    fresh: FreshModel,
-    admin: Admin,
-    store: Store,
-    record: Record | None,
-    found: Record,
-    source: Place,
-    looked: Looked,
-    tell: Tell,
-) -> Rebuilt | None:
-    """The model that answered, or an older one; None when there is no way to any."""
-    if record is None:
+def _event_in(config: Config, record: Record) -> Event | None:
+    """The event in a record, by today's `[event]`; None where that needs a registry, or there is none."""
+    try:
+        event = compile_decoder(event_spec(config), {})(record)
+    except NeedSchema:
         return None
-    covering = entry_covering(admin, config.topics.journal, source, found.timestamp_ms, looked)
-    if covering is None:
-        tell(f"the journal {config.topics.journal} no longer holds the entry of this prediction")
-        return None
-    offset, entry = covering
-    rebuild = Rebuild(
-        admin,
-        store,
-        config.checkpoint.key.encode(),
-        fresh,
-        config.topics.journal,
-        config.event.schema_registry,
-        tell,
-    )
-    return rebuild.at(record, found.value or b"", entry, offset)
+    return event if isinstance(event, Event) else None
+
+
+def _labels(
+    rebuild: Rebuild, record: Record | None, event: Event | None, way: tuple[int, Entry] | None
+) -> dict[str, Any]:
+    """What became of the event's label: `Joins.result`; `why` says what keeps it from being known."""
+    if record is not None and way is not None:
+        try:
+            found = rebuild.joins(record, way[1].seq)
+        except (Gone, StreamlearnError) as error:
+            found = {"state": "unknown", "label": None, "records": [], "why": str(error)}
+    else:
+        gone = "the event's record" if record is None else "the journal's entry of this prediction"
+        found = {"state": "unknown", "label": None, "records": [], "why": f"{gone} is no longer retained"}
+    if event is not None and event.y is not None:
+        found |= {"state": "inside", "label": {"label": event.y, "where": "in the event", "delay_s": 0.0}}
+    return found
 
 
 def _event(record: Record | None, event: Event | None, rebuilt: Rebuilt | None) -> dict[str, Any] | None:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.records import Entry, Era, Range, Record
+from streamlearn.core.records import Entry, Era, Positions, Range, Record
 from streamlearn.core.snapshot import Header, load_model, unseal
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
 from streamlearn.log.port import Admin, ShardLog, Store
+from streamlearn.replay.joins import Joins
 from streamlearn.replay.lookup import Place, entries_back_to, read_run
+from streamlearn.replay.reading import topic_info
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
@@ -71,7 +73,7 @@ class Rebuild:
 
     def at(self, record: Record, published: bytes, entry: Entry, journal_offset: int) -> Rebuilt | None:
         """The model that predicted `record`, which `entry` covers. None when no checkpoint is as old."""
-        for header, sections in self._older(entry.seq):
+        for header, sections in self.older(entry.seq):
             try:
                 standing = Standing(self._fresh, header, sections, self._schemas)
             except BadCheckpoint as reason:
@@ -83,14 +85,43 @@ class Rebuild:
                 why = str(error) or "the model raised"
             standing = Standing(self._fresh, header, sections, self._schemas)  # the other one was stepped
             shard = standing.shard
-            event = shard.peek(record)
+            event = self._schemas.peek(shard, record)
             if event is None:
                 return None
             learned = shard.memory.learned
             return Rebuilt(shard.learner.model, event.x, False, learned, header.seq, 0, why)
         return None
 
-    def _older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
+    def joins(self, record: Record, seq: int) -> dict[str, Any]:
+        """What became of the label of `record`'s event, which entry `seq` covers: `Joins.result`, from the
+        newest checkpoint that leads there and is older than all labels that name it. Raises `Gone`.
+        """
+        end = topic_info(self._admin, self._journal).end[0]
+        found: tuple[Joins, list[Entry]] | None = None
+        first: Positions = {}
+        for header, sections in self.older(seq):
+            entries = entries_back_to(self._admin, self._journal, end, header.seq + 1)
+            if entries is None:
+                break
+            try:
+                joins = Joins(self._fresh, header, sections, self._schemas, self._readable(), record)
+            except BadCheckpoint as reason:
+                self._tell(f"checkpoint {header.seq} is passed over: {reason}")
+                continue
+            if found is None:
+                first = joins.first_labels(self._admin)
+            found = joins, entries
+            at = header.next_offsets()
+            if joins.tells_all and all(at.get(place, 0) <= offset for place, offset in first.items()):
+                break
+        if found is None:
+            raise Gone("no checkpoint is old enough, or the journal no longer leads on from it")
+        joins, entries = found
+        if joins.labelled or any("labels" in entry.change.config for entry in entries if entry.change):
+            joins.follow(entries)
+        return joins.result()
+
+    def older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
         """Whole checkpoints that stand before entry `seq`, newest first."""
         for name in reversed(stored(self._store)):
             if int(name) < seq:

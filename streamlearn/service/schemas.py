@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from streamlearn.core.events import Event
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.schemas import MAX_SCHEMAS, Schema
@@ -69,6 +70,15 @@ class Schemas:
                         f"record {record.offset} of {record.topic}-{record.partition} was read before. "
                         "Restore it there: without it the state cannot be made again."
                     ) from None
+
+    def peek(self, shard: Shard, record: Record) -> Event | None:
+        """`shard.peek`: the event in a record; None also where the registry has no schema for it."""
+        while True:
+            try:
+                return shard.peek(record)
+            except NeedSchema as need:
+                if not self.supply(shard, need.ident):
+                    return None
 
     def missing(self, shard: Shard, record: Record, ident: str) -> Skip | None:
         """None when the shard now has the schema and can step `record` again. Else how the entry notes the
