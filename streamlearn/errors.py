@@ -18,6 +18,12 @@ class Stop(StreamlearnError):
     exit_code = 1
 
 
+class Full(Stop):
+    """A disk or a quota is full: no process can go on before a person has made room."""
+
+    exit_code = 4
+
+
 class ConfigError(StreamlearnError):
     """The configuration or the command line must be changed before this can run."""
 

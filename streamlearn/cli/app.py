@@ -1,6 +1,9 @@
 """The table of commands. Each command's module imports what it needs when it runs."""
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from streamlearn.cli import (
     adopt,
@@ -18,11 +21,32 @@ from streamlearn.cli import (
     scores,
     serve,
     show,
+    streams,
     topics,
     train,
 )
 
+
+class Commands(TyperGroup):
+    """The commands; a pipe that its reader has closed is told before typer makes a failure of it."""
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        """As `TyperGroup.make_context`, which prints the help. Raises `streams.ClosedPipe`."""
+        try:
+            return super().make_context(*words, **more)
+        except BrokenPipeError as error:
+            raise streams.ClosedPipe from error
+
+    def invoke(self, ctx: Any) -> Any:
+        """As `TyperGroup.invoke`. Raises `streams.ClosedPipe`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise streams.ClosedPipe from error
+
+
 app = typer.Typer(
+    cls=Commands,
     name="streamlearn",
     help="Models that keep learning on a live stream, and can be trusted with it.",
     no_args_is_help=True,

@@ -77,6 +77,8 @@ def backtest(
     its journal: the predictions and scores are then byte for byte those of the service.
     """
     from streamlearn.config import load
+    from streamlearn.replay.report import page
+    from streamlearn.replay.whole_file import whole_file
 
     more: dict[str, object] = {"app_name": name, "scores_window": window}
     settings = load(config, common.flags(bootstrap_servers, backend, db, option, **more), need_input=False)
@@ -88,7 +90,12 @@ def backtest(
     bars = [_bar(text) for text in fail_under or []]
     if html is not None and not html.resolve().parent.is_dir():
         raise ConfigError(f"--html {html}: there is no such folder")
-    result = _result(settings, models or [settings.model.use], source, how, (delay, late), limit, bars)
+    with contextlib.ExitStack() as stack:
+        if html is not None:  # before an hour of work, which it must not cost
+            page_file = stack.enter_context(whole_file(html))
+        result = _result(settings, models or [settings.model.use], source, how, (delay, late), limit, bars)
+        if html is not None:
+            page_file.write(page(result).encode())
     _tell(result, as_json, html)
     _check(result, bars)
 
@@ -133,10 +140,6 @@ def _bar(text: str) -> tuple[str, float]:
 
 
 def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
-    if html is not None:
-        from streamlearn.replay.report import page
-
-        html.write_text(page(result), "utf-8")
     if as_json:
         common.print_json(result)
         return

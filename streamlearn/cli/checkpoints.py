@@ -1,6 +1,5 @@
 """`streamlearn checkpoints`: which states are saved, what one holds, whether all are whole, and their key."""
 
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -120,17 +119,13 @@ def key(
 
 
 def _write_secret(file: Path, text: str) -> None:
-    """Write a new file that only this user may read. Raises `ConfigError`, also when there is one."""
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "w", encoding="ascii") as opened:  # noqa: PTH123 - a descriptor, not a path
-            opened.write(f"{text}\n")
-            opened.flush()
-            os.fsync(handle)
-    except FileExistsError as error:
-        raise ConfigError(f"{file} exists, and what it signed needs it: choose a new file") from error
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    """Write a new file that only this user may read. Raises `ConfigError` when there is one."""
+    from streamlearn.replay.whole_file import whole_file
+
+    if file.is_file():
+        raise ConfigError(f"{file} exists, and what it signed needs it: choose a new file")
+    with whole_file(file, new=True, mode=0o600) as opened:
+        opened.write(f"{text}\n".encode())
 
 
 def settings_of(config: Any, given: dict[str, object]) -> "Config":

@@ -1,6 +1,7 @@
 """What the commands share: the options for the connection, and from words to configuration and log."""
 
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -106,4 +107,8 @@ def note(message: str) -> None:
 
 def print_json(value: object) -> None:
     """One line of JSON on standard output."""
-    print(orjson.dumps(value, default=str).decode(), flush=True)
+    try:
+        text = orjson.dumps(value, default=str).decode()
+    except orjson.JSONEncodeError:  # the name of a file may hold bytes that are no UTF-8: \udcff in JSON
+        text = json.dumps(value, default=str)
+    print(text, flush=True)

@@ -55,7 +55,7 @@ def record(
 
 def _write_whole(out: Path | None, texts: Iterator[bytes]) -> int:
     """Write lines; into a file through a temporary one beside it. Returns how many."""
-    from streamlearn.replay.sinks import whole_file
+    from streamlearn.replay.whole_file import whole_file
 
     count = 0
     if out is None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1000
 _MOST_SHOWN = 200
+_LEAST_WIDTH = 80
 _NUMBERS = ("missing", "distinct", "least", "most")
 
 Limit = Annotated[
@@ -154,6 +155,7 @@ def _print_table(proposal: "Proposal", to_stderr: bool) -> None:
         cells = (field.path, field.kind, f"{field.missing:.1%}", distinct, *ends, field.time, texts)
         table.add_row(*map(Text, cells))  # data are no markup
     console = Console(stderr=to_stderr)
+    console.width = max(console.width, _LEAST_WIDTH)
     console.print(table)
     if len(proposal.fields) > _MOST_SHOWN:
         console.print(f"and {len(proposal.fields) - _MOST_SHOWN:,} more fields")

@@ -148,6 +148,8 @@ def _tell(config: Path | None, lines: dict[str, str], again: bool) -> None:
 
 def _written(file: Path, lines: dict[str, str]) -> bool:
     """Whether the file could be changed so that it says `lines` and is otherwise what it was."""
+    from streamlearn.replay.whole_file import whole_file
+
     before = file.read_text("utf-8")
     after = with_topics(before, lines)
     wanted: dict[str, Any] = tomllib.loads(before)
@@ -155,8 +157,9 @@ def _written(file: Path, lines: dict[str, str]) -> bool:
     try:
         if tomllib.loads(after) != wanted:
             return False
-        file.write_text(after, "utf-8")
-    except (tomllib.TOMLDecodeError, OSError):
+        with whole_file(file) as whole:
+            whole.write(after.encode())
+    except (tomllib.TOMLDecodeError, Unreachable):
         return False
     return True
 

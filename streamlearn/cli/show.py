@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamlearn.cli import checkpoints, common
-from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
@@ -92,13 +91,10 @@ def init(
     if out is None:
         print(text, end="")
         return
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{out} exists already: choose another file with -o, or remove it") from None
-    except OSError as error:
-        raise Unreachable(f"{out} cannot be written: {error.strerror}; choose another with -o") from None
+    from streamlearn.replay.whole_file import whole_file
+
+    with whole_file(out, new=True) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
     common.note(f"wrote {out}")
 
 

@@ -6,14 +6,16 @@ Invariants:
 - Every SQLite error leaves here as an error of `streamlearn.errors` that names the file.
 """
 
+import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from streamlearn.errors import ConfigError, Stop, StreamlearnError, Unreachable
+from streamlearn.errors import ConfigError, Full, Stop, StreamlearnError, Unreachable
 
 APPLICATION_ID = 0x73746C6E  # "stln": tells our files from those of other programs
 SCHEMA_VERSION = 1
@@ -21,6 +23,7 @@ BUSY_S = 30.0
 """How long to wait for another process's write lock, which is held for milliseconds."""
 
 IDLE_S = 0.005
+_PROBE_BYTES = 1 << 20
 
 _SCHEMA = """
 CREATE TABLE topics(
@@ -169,7 +172,10 @@ class LogFile:
                     self.db.execute("ROLLBACK")
         except sqlite3.Error as error:
             if committing and _primary_code(error) == sqlite3.SQLITE_IOERR:
-                raise unclear(f"{self.path}: the commit may or may not have been written: {error}") from error
+                said = f"{self.path}: the commit may or may not have been written: {error}"
+                if unclear is Stop and (lack := _lack(self.path)):
+                    raise Full(f"{said} ({lack}): make room for it, and start again") from error
+                raise unclear(said) from error
             self.fail(error)
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
@@ -183,13 +189,29 @@ def _primary_code(error: sqlite3.Error) -> int:
     return code & 0xFF
 
 
+def _lack(path: Path) -> str:
+    """What the system says against a file as large as ours and a little more; "" when nothing. SQLite calls a
+    quota and a limit of size (`ulimit -f`) an I/O error, like a broken disk.
+    """
+    files = [file for end in ("", "-wal", "-shm") if (file := Path(f"{path}{end}")).exists()]
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent) as probe:
+            probe.seek(max((file.stat().st_size for file in files), default=0))
+            probe.write(b"\0" * _PROBE_BYTES)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.strerror or ""
+    return ""
+
+
 _REMEDIES: dict[int, tuple[type[StreamlearnError], str]] = {
     sqlite3.SQLITE_NOTADB: (
         ConfigError,
         "it is not an SQLite file and was not touched: choose another log.path",
     ),
     sqlite3.SQLITE_FULL: (
-        Stop,
+        Full,
         "its disk is full and nothing of this transaction was written: make room, restart",
     ),
     sqlite3.SQLITE_CORRUPT: (Stop, "it is damaged: restore it from a copy, or start with another log.path"),
@@ -208,5 +230,8 @@ _REMEDIES: dict[int, tuple[type[StreamlearnError], str]] = {
 
 
 def _explain(path: Path, error: sqlite3.Error) -> StreamlearnError:
-    kind, remedy = _REMEDIES.get(_primary_code(error), (Stop, "check the disk, then restart"))
+    code = _primary_code(error)
+    kind, remedy = _REMEDIES.get(code, (Stop, "check the disk, then restart"))
+    if code == sqlite3.SQLITE_IOERR and (lack := _lack(path)):
+        kind, remedy = Full, f"{lack}. Nothing of this transaction was written: make room, restart"
     return kind(f"the log file {path} cannot be used ({error}): {remedy}")

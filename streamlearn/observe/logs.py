@@ -10,6 +10,7 @@ Invariants:
 - Logs go to standard error; standard output belongs to data.
 """
 
+import json
 import logging
 import os
 import re
@@ -106,4 +107,8 @@ def _renderer(stream: TextIO) -> Processor:
 
 def _json(event: EventDict, **_options: object) -> str:
     head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
-    return orjson.dumps({**head, **event}, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    whole = {**head, **event}
+    try:
+        return orjson.dumps(whole, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # the name of a file may hold bytes that are no UTF-8
+        return json.dumps(whole, default=repr)

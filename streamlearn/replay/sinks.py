@@ -6,7 +6,6 @@ Invariants:
 """
 
 import contextlib
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from streamlearn.core.records import Output, Record
-from streamlearn.errors import Unreachable
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay import tables
+from streamlearn.replay.whole_file import whole_file
 
 BATCH = 2_000
 
@@ -78,12 +77,11 @@ def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
         yield Lines(sys.stdout.buffer)
         sys.stdout.flush()
     elif Path(out).suffix.lower() == ".csv":
-        with tempfile.TemporaryFile() as lines:
+        with tempfile.TemporaryFile() as lines, whole_file(Path(out)) as file:
             yield Lines(lines)
             columns = tables.columns_of(_read_back(lines))
-            with whole_file(Path(out)) as file:
-                for text in tables.csv_lines(_read_back(lines), columns):
-                    file.write(text + b"\n")
+            for text in tables.csv_lines(_read_back(lines), columns):
+                file.write(text + b"\n")
     else:
         with whole_file(Path(out)) as file:
             yield Lines(file)
@@ -93,30 +91,3 @@ def _read_back(lines: BinaryIO) -> Iterator[Record]:
     lines.seek(0)
     for number, line in enumerate(lines):
         yield Record("predictions", 0, number, 0, None, line)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, beside `path`; it gets that name when the block ends well, else it is removed."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise Unreachable(
-            f"{path} cannot be written: {error.strerror}; choose another file with -o"
-        ) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
