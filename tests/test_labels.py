@@ -30,7 +30,6 @@ from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.service.first_types import first_events
 
 DAY_MS = 86_400_000
 
@@ -233,14 +232,6 @@ def test_a_moment_among_the_features_is_no_concern_of_the_scores() -> None:
     told = [feed.event(str(n), n, {"a": float(n)}) for n in range(1100)]
     proxies = told[-1][-1]["proxies"]
     assert list(proxies["feature_psi"]) == ["a"]
-
-
-def test_labels_that_wait_first_do_not_hide_the_events_from_the_look_at_their_types() -> None:
-    feed = Feed()
-    labels = [Record("labels", 0, n, 0, None, b'{"id":"x","label":true}') for n in range(2000)]
-    events = [Record("events", 0, n, 0, None, b'{"features":{"a":"hot"}}') for n in range(30)]
-    assert len(first_events(feed.shard, [*labels, *events])) == 30
-    assert len(first_events(feed.shard, events * 50)) == 1000
 
 
 def test_a_group_has_one_label_for_all_its_events_also_for_those_that_come_after_it() -> None:

@@ -1,6 +1,6 @@
 """`streamlearn train`: from history to a checkpoint that `serve --from` begins with."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Out = Annotated[
     str, typer.Option("--out", "-o", metavar="file:DIR", help="The folder that gets the checkpoint.")
 ]
+
+_NAMED: Final = 20
 
 
 def train(
@@ -63,12 +65,29 @@ def train(
     if as_json:
         common.print_json(done._asdict())
         return
-    events = done.outcomes.get("prediction", 0)
-    print(f"learned {done.learned:,} of {events:,} events with {done.model} {done.version}")
-    for outcome, count in sorted(done.outcomes.items()):
-        if outcome not in ("prediction", "label.joined"):
-            common.note(f"{count:,} records: {outcome}")
+    print(f"learned {done.learned:,} of {done.events:,} events with {done.model} {done.version}")
+    _tell_rest(done)
     print(f"saved as {done.checkpoint}; begin with it: streamlearn serve --from {done.checkpoint}")
+
+
+def _tell_rest(done: "Training") -> None:
+    """Of the records that were not learned, why, and what to do."""
+    from streamlearn.core.events import REASONS
+
+    for outcome, count in sorted(done.outcomes.items()):
+        if outcome.startswith("dlq."):
+            common.note(f"{count:,} records: {outcome}: {REASONS[outcome.rpartition('.')[2]]}")
+        elif outcome not in ("prediction", "label.joined"):
+            common.note(f"{count:,} records: {outcome}")
+    unlabelled = done.outcomes.get("prediction", 0) - done.learned
+    if unlabelled > 0:
+        common.note(f"{unlabelled:,} events were answered and not learned: no label for them was there")
+    if done.withheld:
+        common.note(
+            f"the model does without {', '.join(done.withheld[:_NAMED])}: it saw these names with values of"
+            " another type first, or raised at their texts; declare what they are in [event] types, or mend"
+            " the source"
+        )
 
 
 def _train(

@@ -6,22 +6,37 @@ learned one after `SETTLED` agreeing events, and before that a disagreeing value
 value of another kind than the one that holds is a dead letter. A *missing* feature is the model's business.
 
 A bad first event cannot be known to be bad when it arrives, but river's models are fixed for ever by what
-they see first: a tree that has seen one text under a name raises at the numbers that follow. Therefore:
-- A service that starts on a backlog looks at its first records together (`majority`), before the first step.
-- Until a kind is settled, a text that reads as a number or as "no value" ("21.5", "n/a", "") is refused: it
-  is surely a mistake or in need of a declaration. It counts as evidence, so that zip codes settle too.
-- Any other text passes from the first event on, because the first predictions too must be those of a plain
-  river loop. It is *withheld* (the model gets the event without that feature) only where the model has seen
-  numbers under that name, or has raised at the first text it was given. Declared texts always pass.
+they see first: a tree that has seen one text under a name raises at the numbers that follow. So while a kind
+is open no event is refused for it, and a text that may be a mistake is *withheld*: the model gets the event
+without that feature. Under one name a model sees texts or other values, never both: a mixture is what trees
+raise at. Each feature of an event is judged, and counts, by itself:
+
+    value, open, not declared      the model has seen under that name   it is given    counts as evidence
+    number, true, false            a text                               no             of its kind
+                                   else                                 yes            of its kind
+    text                           a number, or it raised at a text     no             of texts
+                                   else                                 yes            of texts
+    reads as a number ("21.5")     a number                             no             no
+                                   a text                               yes            of texts
+                                   else: a number stands beside it
+                                     in the event (types are told)      from the 2nd   of texts
+                                   else                                 when settled   of texts
+    reads as no value ("n/a", "")  a text                               yes            of texts
+                                   else                                 no             no
+
+Values that a schema typed (Avro, JSON Schema) are believed: none of their texts may be a mistake. So are
+declared texts, which always pass. If the model raised at an event without such a text, it needs it, and is
+given it from then on.
 
 Invariants:
-- A refused event changes nothing but that evidence. All that decides an outcome is in `types`, which is saved
-  in checkpoints; the cache of shapes only makes the common event cheap.
+- What becomes of an event follows from the events before it alone, never from how they were read.
+- A refused event changes nothing. All that decides an outcome is in `types`, which is saved in checkpoints;
+  the cache of shapes only makes the common event cheap.
 - Bounded: features in an event, names, the length of a name or text, texts per name and over all names. What
   goes beyond a bound is a dead letter, and the names already known go on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,7 +49,6 @@ SETTLED: Final = 20
 MAX_TEXTS: Final = 100_000
 """Different texts that are remembered over all features."""
 
-MAJORITY: Final = 0.9
 _SHAPES: Final = 256
 
 _KINDS: Final[dict[type, str]] = {float: "number", int: "number", bool: "bool", str: "str"}
@@ -48,17 +62,20 @@ _NO_VALUE: Final = frozenset(
 
 
 class GuardSpec(msgspec.Struct, frozen=True):
-    """The bounds of `[guard]`; part of an era. `categories` 0: texts are not counted."""
+    """The bounds of `[guard]`; part of an era. `categories` 0: texts are not counted. `withholds`: False in
+    eras from before doubtful texts were withheld: there they were refused, one feature of an event at a time.
+    """
 
     features: int = 2_000
     names: int = 10_000
     string_length: int = 1_000
     categories: int = 10_000
+    withholds: bool = True
 
 
 class Learned(msgspec.Struct, omit_defaults=True):
     """What is known of one feature. `numbers`, `given`: the model has seen it as a number, as a text;
-    `barred`: the model raised at its first text.
+    `barred`: the model raised at its first text; `needed`: the model raised without its text.
     """
 
     kind: str
@@ -67,6 +84,7 @@ class Learned(msgspec.Struct, omit_defaults=True):
     numbers: bool = False
     given: bool = False
     barred: bool = False
+    needed: bool = False
 
 
 Types = dict[str, Learned]
@@ -77,10 +95,13 @@ kinds, and the texts seen under each name that has any.
 
 
 class Guard:
-    """The rules over `types`, which belongs to the shard's memory and is changed in place."""
+    """The rules over `types`, which belongs to the shard's memory and is changed in place. `typed`: a schema
+    says which values are texts.
+    """
 
-    def __init__(self, spec: GuardSpec, declared: dict[str, str], types: Types) -> None:
+    def __init__(self, spec: GuardSpec, declared: dict[str, str], types: Types, typed: bool = False) -> None:
         self._spec = spec
+        self._typed = typed
         self._declared = {
             name: _DECLARED[kind] for name, kind in sorted(declared.items()) if kind in _DECLARED
         }
@@ -114,7 +135,7 @@ class Guard:
             if len(types) + len(unknown) > spec.names:
                 return Refusal("guard", "too_many_names", unknown[0])
         texts = 0
-        suspect = ""
+        suspect = ""  # only where doubtful texts are still refused
         for name, value in x.items():
             kind = _kind_of(value)
             holds = self._holds(name)
@@ -130,7 +151,7 @@ class Guard:
                 full = known is not None and holds and len(known.texts) >= spec.categories
                 if spec.categories and (full or self._texts + texts > MAX_TEXTS):
                     return Refusal("guard", "too_many_categories", name)
-            if not suspect and not holds and _is_suspect(value):
+            if not (self._spec.withholds or suspect or holds) and _doubt(value):
                 suspect = name
         if suspect:
             self._note(suspect, x[suspect])
@@ -150,18 +171,43 @@ class Guard:
         settled = True
         withheld = []
         for name, value in x.items():
-            was_open = not self._holds(name)
-            known = self._note(name, value)
-            settled = settled and not was_open
-            if known.kind != "str":
-                known.numbers = True
-            elif name not in self._declared and (known.numbers or known.barred):
+            is_open = not self._holds(name)
+            settled = settled and not is_open
+            given, counts = self._judged(name, value, x) if is_open else (True, True)
+            known = self._note(name, value) if counts else self._types.setdefault(name, Learned("str"))
+            given = given and (name in self._declared or self._is_alike(known, value))
+            if not given:
                 withheld.append(name)
+            elif type(value) is not str:
+                known.numbers = True
             else:
                 known.given = True
         if settled and not withheld:
             self._remember(x)
         return {name: value for name, value in x.items() if name not in withheld} if withheld else x
+
+    def _is_alike(self, known: Learned, value: Any) -> bool:
+        """Whether the model may have `value` beside what it has seen under that name: texts or others."""
+        if type(value) is str:
+            return not (known.numbers or known.barred)
+        return known.numbers or not known.given or not self._spec.withholds
+
+    def _judged(self, name: str, value: Any, x: dict[str, Any]) -> tuple[bool, bool]:
+        """By the table above, for a name whose kind is open: whether the model may get `value`, and whether
+        it counts as evidence.
+        """
+        doubt = "" if type(value) is not str or self._typed or not self._spec.withholds else _doubt(value)
+        if not doubt:
+            return True, True
+        known = self._types.get(name) or Learned("str")
+        if known.numbers:
+            return False, False
+        if known.given or known.needed:
+            return True, True
+        if doubt == "no value":
+            return False, False
+        beside = any(type(other) is float or type(other) is int for other in x.values())
+        return beside and known.agreed > 0, True
 
     def _remember(self, x: dict[str, Any]) -> None:
         """Events like `x` need no second look."""
@@ -188,15 +234,19 @@ class Guard:
 
     def raised(self, x: dict[str, Any]) -> None:
         """The model raised at `x`. Its first texts are the likely cause: they are withheld from now on, so
-        that a model which cannot take texts does without them instead of raising at every event.
+        that a model which cannot take texts does without them instead of raising at every event. A text that
+        was withheld from it may be what it needs: it is given from now on.
         """
         for name, value in x.items():
             if type(value) is str and name not in self._declared:
+                given = bool(self._holds(name)) or self._judged(name, value, x)[0]
                 known = self._types.setdefault(name, Learned("str"))
-                known.barred = known.barred or not (known.given or known.numbers)
+                first = not (known.given or known.numbers)
+                known.barred = known.barred or (given and first)
+                known.needed = known.needed or (not given and first)
 
     def settle(self, kinds: dict[str, str]) -> None:
-        """Take over what the service saw when it looked at its first records."""
+        """Take over what a service saw when it looked at its first records together, as older eras say."""
         for name, kind in kinds.items():
             if name not in self._types and len(self._types) < self._spec.names:
                 self._types[name] = Learned(kind, SETTLED)
@@ -213,49 +263,40 @@ def _kind_of(value: Any) -> str:
     return _KINDS.get(type(value), "moment")
 
 
-def _is_suspect(text: str) -> bool:
-    """Whether a text reads as a number or as "no value".
+def _doubt(text: str) -> str:
+    """Whether a text reads as a "number" or as "no value"; "" for any other.
 
-    >>> [_is_suspect(text) for text in ("21.5", "21,5", "N/A", " ", "A1")]
-    [True, True, True, True, False]
+    >>> [_doubt(text) for text in ("21.5", "21,5", "N/A", " ", "A1")]
+    ['number', 'number', 'no value', 'no value', '']
     """
     word = text.strip().lower()
     if word in _NO_VALUE:
-        return True
+        return "no value"
     try:
         float(word.replace(",", ".", 1))
     except ValueError:
-        return False
-    return True
+        return ""
+    return "number"
 
 
-def majority(events: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """The kinds of the features in events that wait together: those that at least `SETTLED` events and nine
-    in ten agree on.
+def withheld(types: Types, declared: Mapping[str, str]) -> list[str]:
+    """The features that the model does without, for good: their types are settled, and are not what it has
+    seen under these names, or can take.
     """
-    counts: dict[str, dict[str, int]] = {}
-    for x in events:
-        for name, value in x.items():
-            kinds = counts.setdefault(name, {})
-            kind = _kind_of(value)
-            kinds[kind] = kinds.get(kind, 0) + 1
-    found = {}
-    for name, kinds in counts.items():
-        kind = max(kinds, key=lambda one: kinds[one])
-        if kinds[kind] >= max(SETTLED, MAJORITY * sum(kinds.values())):
-            found[name] = kind
-    return found
+    rows = table(types, declared)
+    return [row["feature"] for row in rows if row["withheld"] and row["from"] == "settled"]
 
 
-def table(types: Types, declared: dict[str, str]) -> list[dict[str, Any]]:
+def table(types: Types, declared: Mapping[str, str]) -> list[dict[str, Any]]:
     """What is learned, for a person or a machine: one row per feature, in the order of names."""
     rows = []
     for name in sorted({*types, *declared}):
         known = types.get(name, Learned(""))
         is_declared = declared.get(name) in _DECLARED
         settled = is_declared or known.agreed >= SETTLED
-        withheld = known.kind == "str" and not is_declared
-        withheld = withheld and (known.numbers or known.barred)
+        withheld = known.given and not known.numbers
+        if known.kind == "str":
+            withheld = known.numbers or known.barred or not (known.given or settled)
         rows.append(
             {
                 "feature": name,
@@ -263,7 +304,7 @@ def table(types: Types, declared: dict[str, str]) -> list[dict[str, Any]]:
                 "from": "declared" if is_declared else "settled" if settled else "learning",
                 "agreed": min(known.agreed, SETTLED),
                 "texts": len(known.texts),
-                "withheld": withheld,
+                "withheld": withheld and not is_declared,
             }
         )
     return rows

@@ -86,6 +86,11 @@ def _is_plain(spec: EventSpec) -> bool:
     )
 
 
+def has_schema(spec: EventSpec) -> bool:
+    """Whether values are read by a schema, which says what is a text and what a number."""
+    return spec.format != "csv" and bool(spec.format.startswith("avro") or spec.schema or spec.registry)
+
+
 def _or_none(value: Any) -> Any:
     return None if value is MISSING else value
 
@@ -97,7 +102,7 @@ def _reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Reader:
     read: Reader = clean_object
     if spec.format == "csv":
         read = csv_reader(spec)
-    elif spec.format.startswith("avro") or spec.schema or spec.registry:
+    elif has_schema(spec):
         read = schema_reader(spec, schemas)
     unwrap = UNWRAP.get(spec.preset)
     return read if unwrap is None else lambda record, value: unwrap(record, value, read)

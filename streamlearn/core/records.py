@@ -106,8 +106,8 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     `app`, `journal`: whose journal this is, and the id of its topic. `predictions`: the predictions topic
     when the inputs became those of `topics`; only later predictions are about them. `ids`: of other topics
     that `start` has places in.
-    `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be,
-    see `core.guard.majority`. `began_from`: sha256 of the checkpoint that the revision began from, "" when
+    `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be, in
+    older eras of `why` "types". `began_from`: sha256 of the checkpoint that the revision began from, "" when
     it began with a fresh model.
     """
 

@@ -21,7 +21,7 @@ from streamlearn.core.label_records import Told
 from streamlearn.core.label_rules import label_refusal
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.mapping import compile_decoder, has_schema
 from streamlearn.core.published import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
@@ -54,7 +54,11 @@ class Shard:
         self.late: Late | None = None
         self.work: LabelWork | EventWork | None = None
         """What is left of the record that was begun last."""
-        self.guard = None if spec.guard is None else Guard(spec.guard, spec.event.types, memory.types)
+        self.guard = (
+            None
+            if spec.guard is None
+            else Guard(spec.guard, spec.event.types, memory.types, has_schema(spec.event))
+        )
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
         self._publisher = Publisher(

@@ -59,12 +59,6 @@ class Contender(Offline):
         """How many labels the window holds."""
         self._window = self.losses.values
 
-    def settle(self, kinds: dict[str, str]) -> None:
-        """What the features of the first records are, as serve finds it out before the first step."""
-        if self.shard.guard is not None:
-            self.shard.guard.settle(kinds)
-            self._sections = self.sections()
-
     def run(self, records: Sequence[Record]) -> None:
         """Step records, against the clock."""
         before = self.shard.memory.records

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Era, Record, TopicPartition, decode_entry
+from streamlearn.core.records import Entry, Record, TopicPartition, decode_entry
 from streamlearn.errors import Stop
 from streamlearn.log.port import Admin
 from streamlearn.replay import reading
@@ -34,7 +34,7 @@ class Span(NamedTuple):
 
 class Recorded:
     """The topics that `config`'s service reads; of the input `topic` only offsets `first` to `upto`, one per
-    partition. `order`: where it comes from. `revision`, `kinds`: of the service's first era, where known.
+    partition. `order`: where it comes from. `revision`: of the service's first era, where known.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Recorded:
         eras = [entry.change for entry in entries if entry.change is not None]
         self.order = BY_JOURNAL if self._runs else BY_ARRIVAL
         self.revision = eras[0].revision if eras else 1
-        self.kinds: dict[str, str] | None = _kinds(eras) if self._runs else None
 
     def records(self) -> Iterator[Record]:
         """All of them, in order."""
@@ -118,7 +117,3 @@ def _merged(streams: list[Iterator[Record]]) -> Iterator[Record]:
 
 def _arrival(record: Record) -> tuple[Any, ...]:
     return record.timestamp_ms, record.topic, record.partition
-
-
-def _kinds(eras: list[Era]) -> dict[str, str]:
-    return {name: kind for era in eras for name, kind in era.kinds.items()}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.core.events import REASONS
+from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.snapshot import Header
 from streamlearn.core.state import Memory
@@ -29,7 +30,9 @@ PROGRESS_RECORDS = 500
 
 
 class Training(NamedTuple):
-    """What training came to. `checkpoint`: how to name it; `outcomes`: records by outcome."""
+    """What training came to. `checkpoint`: how to name it; `records`: all that were read, of which `events`
+    are no labels; `outcomes`: records by outcome; `withheld`: features that the model does without.
+    """
 
     checkpoint: str
     model: str
@@ -37,6 +40,8 @@ class Training(NamedTuple):
     records: int
     learned: int
     outcomes: dict[str, int]
+    events: int
+    withheld: list[str]
 
 
 def train(
@@ -54,7 +59,7 @@ def train(
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
     offline = Offline(spec, sections, fresh.trusted, config.event.schema_registry)
-    records = told = 0
+    records = told = events = 0
     for record in feed.records():
         if stop.is_set():
             raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
@@ -62,6 +67,7 @@ def train(
             continue
         offline.step(record)
         records += 1
+        events += record.topic != feed.labels
         if records - told == PROGRESS_RECORDS:
             progress(records - told)
             told = records
@@ -71,7 +77,16 @@ def train(
     header = Header(0, GENESIS, 0, era, [], memory.learned)
     state = {part: data for part, data in offline.sections().items() if part in ("champion", "memory")}
     name = write_trained(out, header, state, config.checkpoint.key)
-    return Training(name, fresh.name, fresh.version, records, memory.learned, dict(memory.outcomes))
+    return Training(
+        name,
+        fresh.name,
+        fresh.version,
+        records,
+        memory.learned,
+        dict(memory.outcomes),
+        events,
+        withheld(memory.types, spec.event.types),
+    )
 
 
 def era_of(config: Config, fresh: FreshModel, source: str) -> Era:

@@ -7,7 +7,6 @@ rules of the service.
 Invariant: the same source, configuration and models give the same records and rules; no clock is asked.
 """
 
-import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,7 +25,6 @@ from streamlearn.replay.recorded import Recorded
 from streamlearn.replay.sources import How, open_source, topic_range
 from streamlearn.replay.train import era_of
 from streamlearn.service.eras import spec_of
-from streamlearn.service.first_types import ENOUGH, first_events, kinds_in
 from streamlearn.service.models import FreshModel, configured_model, fresh_model
 from streamlearn.settings import Config
 
@@ -55,14 +53,12 @@ class Trial:
         text, late = delay
         self._config = config
         self._source = source
-        self._kinds: dict[str, str] | None = None
         self._feed: Feed | None = None
         self._recorded: Recorded | None = None
         topic = source.removeprefix("topic:").partition("@")[0]
         own = source.startswith("topic:") and topic in config.topics.input
         if own and admin is not None and late is None and not how.meaning.given:
             recorded = self._recorded = Recorded(admin, config, *topic_range(source, admin))
-            self._kinds = recorded.kinds
             others = {config.topics.labels, config.topics.control}
             self.records: Iterator[Record | None] = _limited(recorded.records(), others, limit)
             self.notes: tuple[str, ...] = ()
@@ -88,13 +84,6 @@ class Trial:
             fresh = self._fresh(use)
             name = _unique(_short(use), [one.name for one in found])
             found.append(Contender(name, use, fresh, self._spec(fresh), registry))
-        if self._kinds is None:
-            first = list(itertools.islice(self.records, ENOUGH))
-            self.records = itertools.chain(first, self.records)
-            self._kinds = kinds_in(first_events(found[0].shard, (one for one in first if one is not None)))
-        if self._kinds:
-            for one in found:
-                one.settle(self._kinds)
         return found
 
     def _fresh(self, use: str) -> FreshModel:

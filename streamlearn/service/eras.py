@@ -45,13 +45,13 @@ def versions() -> dict[str, str]:
 
 def spec_of(era: Era) -> ShardSpec:
     """What the shard needs to know of an era."""
-    guard = era.config.get("guard")
+    guard = msgspec.convert(era.config.get("guard"), dict[str, Any] | None)
     return ShardSpec(
         model_name=str(era.config["model_name"]),
         model_version=era.model_version,
         revision=era.revision,
         event=msgspec.convert(era.config["event"], EventSpec),
-        guard=None if guard is None else msgspec.convert(guard, GuardSpec),
+        guard=None if guard is None else msgspec.convert({"withholds": False} | guard, GuardSpec),
         control=str(era.config.get("control", "")),
         labels=_part(era, "labels", LabelSpec),
         scores=_part(era, "scores", ScoresSpec),
@@ -168,7 +168,7 @@ def era_now(
         "event": msgspec.to_builtins(event_spec(config)),
         "model_name": fresh.name,
         "inputs": sorted(config.topics.input),
-        "guard": config.guard.model_dump(),
+        "guard": config.guard.model_dump() | {"withholds": True},
         "control": config.topics.control,
         "horizon": config.model.horizon,
     }

@@ -21,7 +21,6 @@ from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoint_age import CheckpointAge
 from streamlearn.service.checkpoints import Checkpointer, starts_of
-from streamlearn.service.first_types import look_first
 from streamlearn.service.held import Held, Settling, as_owner
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
@@ -72,7 +71,6 @@ class Loop:
         self._schemas = Schemas(config.event.schema_registry, self._waiting)
         self._age = CheckpointAge(service_log)
         self._held: Held | None = None
-        self._unseen = False
         self._beat_s = 0.0
         self._was_open = False
         self._away = 0
@@ -189,7 +187,6 @@ class Loop:
             shard_log.close()
             raise
         self._model_change = ""
-        self._unseen = standing.shard.memory.records == 0
         self._was_open = True
         self._away = 0
         log.info(
@@ -288,9 +285,6 @@ class Loop:
                 "only aborted transactions, records were deleted before they were read. Keep more "
                 "(retention), and begin a new journal: `streamlearn reset`."
             ) from error
-        if self._unseen and any(polled.records.values()):
-            self._unseen = False
-            look_first(held.standing, held.log, polled)
         held.merge.add(polled, time.monotonic())
         if any(polled.records.values()):
             held.sources.fetched(held.log)

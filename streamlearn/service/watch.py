@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from streamlearn.core.guard import withheld
 from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 REPORT_S: Final = 10.0
 WAIT_S: Final = 0.5
 PROBATION_BYTES: Final = 1 << 24
+_NAMED: Final = 20
 
 
 class Watch:
@@ -52,6 +54,7 @@ class Watch:
         self._opened_at = memory.records
         self._reported = (time.monotonic(), memory.records)
         self._frozen = ""
+        self._withheld: set[str] = set()
         self._probation: list[Record] | None = [] if memory.records < ENOUGH_RECORDS else None
 
     def after(self, records: list[Record]) -> None:
@@ -60,13 +63,17 @@ class Watch:
             self._probation += events_of(records, self._config.topics.control)
             enough = len(self._probation) >= ENOUGH_RECORDS
             if enough or sum(len(record.value or b"") for record in self._probation) > PROBATION_BYTES:
-                self.close()
+                self._check()
         self._refuse_to_go_on()
         self._topics.after_commit()
         self._tell()
 
     def close(self) -> None:
-        """Check the model on the records there are, if it was not checked yet."""
+        """Check the model on the records there are, if it was not checked yet, and say what was not said."""
+        self._check()
+        self._tell_withheld()
+
+    def _check(self) -> None:
         if self._probation:
             check_model(self._fresh, self._standing.era, self._probation, self._schemas)
         self._probation = None
@@ -108,6 +115,20 @@ class Watch:
             rate = round((memory.records - records) / (now_s - since_s), 1)
             log.info("loop.progress", records=memory.records, records_per_s=rate, learned=memory.learned)
             self._reported = (now_s, memory.records)
+            self._tell_withheld()
+
+    def _tell_withheld(self) -> None:
+        memory, declared = self._standing.shard.memory, self._config.event.types
+        new = [name for name in withheld(memory.types, declared) if name not in self._withheld]
+        if new:
+            self._withheld.update(new)
+            log.warning(
+                "features.withheld",
+                features=new[:_NAMED],
+                more=len(new[_NAMED:]),
+                reason="the model saw values of another type under these names, or raised at their texts",
+                remedy="declare what they are in [event] types and begin with --model-change fresh",
+            )
 
 
 def let_others_go_first(
