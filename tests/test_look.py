@@ -1,7 +1,9 @@
 """`look`: what is proposed for data as they come fits them, and `serve` accepts it."""
 
+import datetime
 import json
 import random
+import shlex
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -291,3 +293,135 @@ def test_facts_about_a_field() -> None:
 def test_numbers_that_are_no_plausible_times_are_a_feature_whatever_their_name(command: Command) -> None:
     Path("a.csv").write_text("time,label\n" + "".join(f"{n / 2},{n % 2}\n" for n in range(50)))
     assert json.loads(command.ok("look", "a.csv", "--json"))["replay"] == ["--label label"]
+
+
+# --- what is proposed is tried on the sample -------------------------------------------------------------
+
+
+def replay_of(command: Command, name: str) -> list[str]:
+    found: list[str] = json.loads(command.ok("look", name, "--json"))["replay"]
+    return found
+
+
+def test_columns_of_numbers_with_words_for_no_value_are_numbers(command: Command) -> None:
+    gust = [f"{n}.5" if n % 5 == 0 else "NA" for n in range(60)]
+    ppa = [f"0.{n}" if n % 9 == 0 else "NULL" for n in range(60)]
+    rows = (f"{n % 7},{gust[n]},{ppa[n]},{'-' if n % 6 else n},{'?' if n % 7 else 'true'}" for n in range(60))
+    Path("w.csv").write_text("hour,wind_gust,Ppa,dash,flag\n" + "\n".join(rows))
+    assert replay_of(command, "w.csv") == [
+        *("--missing NA", "--missing NULL", "--missing -", "--missing '?'", "--types flag=bool")
+    ]
+
+
+def test_a_word_that_may_be_a_category_stays_one(command: Command) -> None:
+    Path("r.csv").write_text("region,x\n" + "".join(f"{'NA' if n % 2 else 'EU'},{n}\n" for n in range(50)))
+    assert replay_of(command, "r.csv") == []
+
+
+@pytest.mark.parametrize("missing", ["NA", "NULL", "None", "nan", "n/a", "#N/A", "-", "?"])
+def test_words_for_no_value_on_a_topic_are_proposed_and_nothing_is_refused(
+    command: Command, missing: str
+) -> None:
+    rows = [{"id": f"e{n}", "temp": n / 7 if n % 3 else missing, "label": n % 2} for n in range(60)]
+    fill("raw", dumped(*rows))
+    text = command.ok("look", "raw", "--db", "s.db")
+    event = tomllib.loads(text)["event"]
+    assert (event["missing"], event.get("types")) == ([missing], None)
+    assert "refused" not in text
+
+
+def test_what_the_proposal_would_refuse_is_said_with_its_reason_and_first_example(command: Command) -> None:
+    rows = [{"id": n, "ts": 1_700_000_000 + n, "temp": n / 7, "label": n % 2} for n in range(60)]
+    rows[7]["temp"] = "broken"
+    rows[9] = {"id": 9, "ts": "yesterday", "temp": 2.0, "label": 1}
+    rows[11]["temp"] = {"unit": [1]}
+    name = lines("odd.jsonl", rows)
+    text = command.ok("look", name)
+    assert "1 of 60 would be refused with this (bad_time), the first is number 9" in text
+    fill("odd", dumped(*rows))
+    assert "1 of 60 would be refused with this (bad_time), the first is number 9" in command.ok(
+        "look", "odd", "--db", "s.db"
+    )
+
+
+def test_lines_of_csv_on_a_topic_are_served_as_proposed(command: Command) -> None:
+    rows = [f"e{n}; {n / 7:+.3f};{'NA' if n % 9 == 0 else n};{'yes' if n % 2 else 'no'}" for n in range(200)]
+    fill("raw", [b"id;t;v;label", *(row.replace(".", ",").encode() for row in rows)])
+    command.ok("config", "init", "--from", "raw", "--db", "s.db", "-o", "streamlearn.toml")
+    text = Path("streamlearn.toml").read_text()
+    event = tomllib.loads(text)["event"]
+    assert event == {
+        "format": "csv", "columns": ["id", "t", "v", "label"], "delimiter": ";", "decimal": ",",
+        "missing": ["NA"],
+    }  # fmt: skip
+    assert "refused" not in text
+
+
+# --- times ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "proposed_form"),
+    [("%b %d %Y", "%b %d %Y"), ("%b-%d-%Y", "%b-%d-%Y"), ("%Y%m%d", "%Y%m%d"), ("%d/%m/%Y", "%d/%m/%Y")],
+)
+def test_dates_of_other_formats_are_the_time(command: Command, form: str, proposed_form: str) -> None:
+    start = datetime.date(1995, 1, 1)
+    days = [(start + datetime.timedelta(31 * n)).strftime(form) for n in range(40)]
+    Path("s.csv").write_text(
+        "symbol,date,price\n" + "".join(f"A,{day},{n / 3}\n" for n, day in enumerate(days))
+    )
+    found = replay_of(command, "s.csv")
+    assert found[:1] == ["--time date"]
+    assert f"date=datetime:{proposed_form}" in found[-1]
+    command.ok("replay", "s.csv", "-t", "events", "--db", "s.db", *shlex.split(" ".join(found)))
+
+
+def test_a_first_column_without_a_name_that_holds_times_is_the_time(command: Command) -> None:
+    rows = "".join(f"2007-01-{n % 28 + 1:02} 00:{n % 60:02}:00,{n},{n / 3}\n" for n in range(50))
+    Path("selp.csv").write_text(",period,v\n" + rows)
+    found = replay_of(command, "selp.csv")
+    assert found == ["--time 'column 1'"]
+    done = command("replay", "selp.csv", "-t", "events", "--db", "s.db", "--time", "column 1")
+    assert (done.code, "no name" in done.err) == (0, False)
+    (line,) = command.ok("tail", "events", "--db", "s.db", "-o", 0, "-n", 1).splitlines()
+    assert json.loads(line)["ts"] == "2007-01-01T00:00:00+00:00"
+    Path("numbers.csv").write_text(",a\n" + "".join(f"{n},{n / 3}\n" for n in range(50)))
+    assert replay_of(command, "numbers.csv") == []
+
+
+def test_what_looks_like_a_time_is_no_id_and_said(command: Command) -> None:
+    rows = "".join(f"{n // 60:02}:{n % 60:02},{n % 5},{n / 3}\n" for n in range(500))
+    Path("day.csv").write_text("Zeit,b,v\n" + rows)
+    text = command.ok("look", "day.csv")
+    assert "--id" not in text
+    rows = "".join(f"r{n % 90},2026-01-01,2026-02-0{n % 9 + 1},{n}\n" for n in range(100))
+    Path("two.csv").write_text("name,sent,arrived,v\n" + rows)
+    text = command.ok("look", "two.csv")
+    assert "arrived looks like a time: --time arrived" in text
+    Path("odd.csv").write_text("date,v\n" + "".join(f"week {n} of 2026,{n}\n" for n in range(100)))
+    assert "date may hold times, in a format that is not known here (e.g. 'week" in command.ok(
+        "look", "odd.csv"
+    )
+
+
+def test_a_day_that_may_be_a_month_is_said(command: Command) -> None:
+    Path("a.csv").write_text("when,v\n" + "".join(f"0{n % 9 + 1}/0{n % 8 + 1}/2018,{n}\n" for n in range(80)))
+    assert "when is read as %d/%m/%Y, and could as well be %m/%d/%Y" in command.ok("look", "a.csv")
+
+
+def test_an_id_without_a_known_name_is_different_in_all_rows_and_not_only_in_the_first(
+    command: Command,
+) -> None:
+    rows = [f"x{n % 1500},{n}\n" for n in range(1600)]
+    Path("a.csv").write_text("tag,v\n" + "".join(rows))
+    assert replay_of(command, "a.csv")[:1] != ["--id tag"]
+    Path("b.csv").write_text("tag,v\n" + "".join(rows[:300]))
+    assert replay_of(command, "b.csv") == ["--id tag"]
+
+
+@pytest.mark.parametrize("form", ["{:,.1f}", "{} %", "${}", "EUR {}", "{}'000", "{} 000"])
+def test_numbers_in_a_coat_are_said(command: Command, form: str) -> None:
+    rows = [{"id": n, "price": form.format(n + 1000), "label": n % 2} for n in range(80)]
+    assert "price is text, and nearly all of it would be numbers" in command.ok(
+        "look", lines("p.jsonl", rows)
+    )

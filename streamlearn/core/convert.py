@@ -35,6 +35,16 @@ _WHOLE: Final = re.compile(r"[+-]?\d{1,20}(?:\.0*)?", re.ASCII)
 _EXACT: Final = 2.0**53
 """Up to here a double is an integer without having been rounded."""
 
+NO_VALUE: Final = frozenset(
+    ("-", "--", "?", "#n/a", "#na", "n/a", "na", "nan", "nil", "none", "null", "undefined", "missing", "\\n")
+)
+"""Words, in lower case, with which people and programs say that there is no value."""
+
+_COAT: Final = re.compile(r"EUR|USD|GBP|CHF|[$€£¥%'’\s]")
+_GROUPED: Final = re.compile(
+    r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?|(0|[1-9]\d*)([.,]\d+)?)", re.ASCII
+)
+
 Convert = Callable[[Any], Any]
 
 
@@ -82,6 +92,16 @@ def cell(text: str, decimal: str = ".", commas: bool = False) -> Any:
             return MISSING
         found = number(bare)
     return text.strip(BLANKS) if found is None else found
+
+
+def is_coated(text: str) -> bool:
+    """Whether a text that is no number would be one without what groups its digits, or its unit of money or
+    percent.
+
+    >>> is_coated("1,234.5"), is_coated("12 %"), is_coated("EUR 3"), is_coated("21.5"), is_coated("10.0.0.1")
+    (True, True, True, False, False)
+    """
+    return not DECLARED.fullmatch(text.strip()) and _GROUPED.fullmatch(_COAT.sub("", text)) is not None
 
 
 def conversions(decimal: str = ".") -> dict[str, Convert]:

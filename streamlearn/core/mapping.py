@@ -41,7 +41,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
     """
     if _is_plain(spec):
         return lambda record: decode(spec, record)
-    read = _reader(spec, {} if schemas is None else schemas)
+    read = compile_reader(spec, {} if schemas is None else schemas)
     keep = compile_where(spec.where) if spec.where else None
     carried = [(path, getter(path)) for path in spec.carry]
     take_parts = _other_parts(spec)
@@ -98,7 +98,8 @@ def _or_none(value: Any) -> Any:
 # --- reading ------------------------------------------------------------------------------------------
 
 
-def _reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Reader:
+def compile_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Reader:
+    """What makes the document of a value to which the paths of `spec` refer, or says why there is none."""
     read: Reader = clean_object
     if spec.format == "csv":
         read = csv_reader(spec)

@@ -35,7 +35,7 @@ _NOT_A_ROW: Final = {"d": "delete", "t": "truncate", "m": "message"}
 _WRONG: Final = Refusal("decode", "envelope")
 
 
-def _payload(doc: Document) -> Any:
+def payload_of(doc: Document) -> Any:
     """What a schema and payload pair holds, or the value itself where there is no such pair."""
     return doc["payload"] if doc.keys() == {"schema", "payload"} else doc
 
@@ -44,7 +44,7 @@ def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal 
     doc = read(record, value)
     if type(doc) is not dict:
         return doc
-    change = _payload(doc)
+    change = payload_of(doc)
     if change is None:
         return Skipped("tombstone")
     if type(change) is not dict or type(change.get("op")) is not str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
 from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, chunks, shown
-from streamlearn.replay.mapping import Batch, Encoded, Layout, Meaning, batch_of
+from streamlearn.replay.mapping import Batch, Encoded, Layout, Meaning, addresses, batch_of
 
 _DELIMITERS = ",;\t|"
 _SNIFFED_ROWS = 50
@@ -77,9 +77,11 @@ def layout_of(name: str, head: Head, meaning: Meaning) -> Layout:
     return Layout(shown(name), head.names, meaning, text=True, commas=head.delimiter != ",")
 
 
-def unnamed(name: str, head: Head) -> list[str]:
-    """A note about columns without a name, which are left out."""
-    places = [str(index) for index, column in enumerate(head.names, 1) if not column]
+def unnamed(name: str, head: Head, meaning: Meaning) -> list[str]:
+    """A note about columns without a name, which are left out unless they are used by their place."""
+    used = meaning.roles.named()
+    columns = enumerate(zip(head.names, addresses(head.names), strict=True), 1)
+    places = [str(index) for index, (column, address) in columns if not column and address not in used]
     if not places:
         return []
     return [f"{shown(name)}: column {', '.join(places)} has no name and is left out (--header names columns)"]

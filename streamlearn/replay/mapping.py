@@ -105,7 +105,7 @@ class Layout:
         self, source: str, names: Sequence[str], meaning: Meaning, text: bool, commas: bool = False
     ) -> None:
         self._source = source
-        self._names = list(names)
+        self._names = addresses(names)
         self._meaning = meaning
         self._text = text
         self._commas = commas
@@ -114,7 +114,7 @@ class Layout:
         taken = set(self._roles.values())
         chosen = meaning.roles.features
         self._features = (
-            [names.index(name) for name in chosen]
+            [self._names.index(name) for name in chosen]
             if chosen
             else [index for index, name in enumerate(names) if name and index not in taken]
         )
@@ -201,6 +201,13 @@ def time_of(ts: object, time_unit: str) -> float | None:
         return None
     time_ms = event_time_ms(ts, unit_of(ts) if time_unit == "auto" else time_unit)
     return None if time_ms is None else time_ms / 1000
+
+
+def addresses(names: Sequence[str]) -> list[str]:
+    """What columns can be called: by name, and those without one by place, `column 1`. By default such a
+    column is nothing.
+    """
+    return [name or f"column {at}" for at, name in enumerate(names, 1)]
 
 
 def listed(names: Sequence[str], wrong: str = "") -> str:

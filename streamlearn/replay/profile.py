@@ -10,14 +10,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from streamlearn.core.convert import DECLARED, NO_VALUE, is_coated
 from streamlearn.core.events import MS_PER_UNIT, unit_of
 
 _MOST_DISTINCT = 1000
 _SINCE_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 to 2100
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_COATED = 0.9
+_MOSTLY = 0.95
+_CLOCK = re.compile(r".*\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?([ap]m)?", re.IGNORECASE)
+_DAY = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", re.ASCII)
 DATE_FORMATS = (
     *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y"),
     *("%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d"),
+    *("%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M", "%d-%m-%Y", "%m-%d-%Y %H:%M:%S", "%m-%d-%Y %H:%M", "%m-%d-%Y"),
+    *("%b %d %Y", "%b %d, %Y", "%B %d, %Y", "%b-%d-%Y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%y"),
+    *("%d/%b/%Y:%H:%M:%S %z", "%a %b %d %H:%M:%S %Y", "%m/%d/%y", "%d.%m.%y", "%d/%m/%y", "%Y-%m-%d %H.%M"),
 )
 
 
@@ -26,6 +33,10 @@ class Field(NamedTuple):
     `low`, `high`: of its numbers, or None. `distinct`: up to 1000. `numeric`: how many texts read as numbers.
     `time`: what its values are as times: s, ms, us, ns, rfc3339, iso (no zone), a `strptime` format, or "".
     `texts`: the commonest texts. `numbers`: the share of rows with a number.
+
+    `words`: texts that say "no value"; they count as missing, where all others are numbers, times, or true
+    and false. `formats`: all formats that fit its times. `clock`: its texts end in a time of day. `coated`:
+    its texts would be numbers without what groups their digits, or their unit (`core.convert.is_coated`).
     """
 
     path: str
@@ -40,6 +51,10 @@ class Field(NamedTuple):
     time: str
     texts: tuple[str, ...]
     numbers: float = 0.0
+    words: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    clock: bool = False
+    coated: bool = False
 
     @property
     def kind(self) -> str:
@@ -76,10 +91,11 @@ def flat(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _field(path: str, values: list[Any], count: int) -> Field:
-    known = [value for value in values if value is not None]
+    known, words = _without_words([value for value in values if value is not None])
     numbers = [value for value in known if type(value) in (int, float)]
     texts = [value for value in known if type(value) is str]
     distinct = {repr(value) for value in known[:_MOST_DISTINCT]}
+    formats = _formats(path, numbers, texts, len(known))
     return Field(
         path,
         len(known),
@@ -89,11 +105,33 @@ def _field(path: str, values: list[Any], count: int) -> Field:
         min(numbers, default=None),
         max(numbers, default=None),
         len(distinct),
-        sum(bool(_NUMBER.fullmatch(text)) for text in texts),
-        _time(numbers, texts, len(known)),
+        sum(map(_is_number, texts)),
+        formats[0] if formats else "",
         tuple(text for text, _ in Counter(texts).most_common(20)),
         len(numbers) / count,
+        words,
+        formats,
+        bool(texts) and all(map(_CLOCK.fullmatch, texts)),
+        sum(map(is_coated, texts)) > _COATED * len(known) > 0,
     )
+
+
+def _without_words(known: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    """The values without the words for none, and those words; all of them where a text may be a category."""
+    words = {value.strip() for value in known if type(value) is str and value.strip().lower() in NO_VALUE}
+    if not words:
+        return known, ()
+    rest = [value for value in known if type(value) is not str or value.strip() not in words]
+    texts = [value for value in rest if type(value) is str]
+    if not all(map(_is_number, texts)) and not all(text.lower() in ("true", "false") for text in texts):
+        numbers = [value for value in rest if type(value) is not str]
+        if not _formats("", numbers, texts, len(rest)):
+            return known, ()
+    return rest, tuple(sorted(words))
+
+
+def _is_number(text: str) -> bool:
+    return DECLARED.fullmatch(text.strip()) is not None
 
 
 def _kind(value: Any) -> str:
@@ -101,19 +139,23 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "object")
 
 
-def _time(numbers: list[Any], texts: list[str], count: int) -> str:
-    if numbers and len(numbers) == count:
-        units = {unit_of(number) for number in numbers}
-        (unit,) = units if len(units) == 1 else ("",)
-        plausible = unit and all(_SINCE_MS <= n * MS_PER_UNIT[unit] < _UNTIL_MS for n in numbers)
-        return unit if plausible else ""
+def _formats(path: str, numbers: list[Any], texts: list[str], count: int) -> tuple[str, ...]:
+    """What the values may be as times, the likeliest first."""
+    if len(numbers) >= _MOSTLY * count > 0:  # one that is broken does not hide the times
+        units = Counter(map(unit_of, numbers))
+        unit, _ = units.most_common(1)[0]
+        plausible = sum(_SINCE_MS <= n * MS_PER_UNIT[unit] < _UNTIL_MS for n in numbers)
+        if plausible >= _MOSTLY * count:
+            return (unit,)
+        days = re.search("date|datum|day", path.lower()) and all(_DAY.fullmatch(str(n)) for n in numbers)
+        return ("%Y%m%d",) if days else ()
     if not texts or len(texts) != count or not all(any(sign.isdigit() for sign in text) for text in texts):
-        return ""
+        return ()
     moments = [_moment(text) for text in texts]
     if None not in moments:
         zones = all(moment is not None and moment.tzinfo is not None for moment in moments)
-        return "rfc3339" if zones else "iso"
-    return next((form for form in DATE_FORMATS if all(_fits(text, form) for text in texts)), "")
+        return ("rfc3339" if zones else "iso",)
+    return tuple(form for form in DATE_FORMATS if all(_fits(text, form) for text in texts))
 
 
 def _moment(text: str) -> datetime.datetime | None:

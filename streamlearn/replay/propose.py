@@ -1,25 +1,19 @@
 """From a sample to a proposal: the `[event]` table, a preset of a model, and how to replay a table.
 
-Pure. What is proposed are only the keys that differ from the defaults, each with the reason.
+What is proposed are only the keys that differ from the defaults, each with the reason. The sample is read
+again with what is proposed (`rehearsal`), and what would be refused is said.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from streamlearn.replay import mapping, rehearsal
+from streamlearn.replay.mapping import Meaning
 from streamlearn.replay.profile import Field, fields_of
-from streamlearn.replay.roles import Roles, describe, is_category, roles_of
+from streamlearn.replay.roles import Roles, describe, is_category, is_named_as_time, roles_of
 from streamlearn.replay.sampling import Sample
 from streamlearn.replay.shapes import PRESETS, Shape, shape_of
-
-_DEFAULTS = {
-    "": {"id": "id", "key": "", "time": "ts", "features": "features", "label": "label"},
-    "debezium": {"features": "*", "time": "__source.ts_ms"},
-    "connect": {"features": "*"},
-    "telegraf": {"features": "fields", "time": "timestamp", "label": "fields.label"},
-    "cloudevents": {"features": "data", "time": "time", "label": "data.label"},
-    "csv": {"features": "*"},
-}
-"""Where `[event]` looks when nothing is said, by preset or format."""
+from streamlearn.settings import EventSection
 
 _GAPS = 0.02
 _MANY_TEXTS = 100
@@ -49,7 +43,9 @@ def propose(sample: Sample) -> Proposal:
 
 def _table(sample: Sample) -> Proposal:
     fields = fields_of(sample.rows)
-    roles = roles_of(fields, sample.size, isos=True)
+    roles = roles_of(fields, sample.size, isos=True, whole=sample.whole)
+    nameless = [field for field in fields if field.path in sample.nameless and field is not roles.time]
+    fields = [field for field in fields if field not in nameless]
     gone = {field.path: poor for field in _others(fields, roles) if (poor := _unusable(field))}
     kept = [field for field in _others(fields, roles) if field.path not in gone]
     options = list(sample.options)
@@ -67,37 +63,55 @@ def _table(sample: Sample) -> Proposal:
         )
     model, reason = _model(roles.label, kept)
     why = {"model.use": reason} | {f"replay.{role}": text for role, text in roles.why.items()}
-    notes = [f"{path} is left out of the features: {reason}" for path, reason in gone.items()]
+    notes = [*_time_notes(fields, roles), *_coat_notes(fields, "--types")]
+    notes += [f"{path} is left out of the features: {poor}" for path, poor in gone.items()]
+    if sample.how is not None:
+        ident, when, key, label = (
+            f.path if f else "" for f in (roles.id, roles.time, roles.key, roles.label)
+        )
+        features = tuple(field.path for field in kept) if gone else ()
+        columns = mapping.Roles(ident, when, key, label, features)
+        cells = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
+        meaning = sample.how.meaning
+        meaning = Meaning(columns, cells, meaning.missing | set(missing), meaning.decimal)
+        notes += rehearsal.of_table(sample, meaning, is_class(roles.label))
     return Proposal("table", sample.size, fields, {}, model, why, options, notes, _named(roles))
 
 
 def _records(sample: Sample) -> Proposal:
     shape = shape_of(sample.records)
     fields = fields_of(shape.documents)
-    preset = shape.name if shape.name in PRESETS else "csv" if shape.name == "csv" else ""
-    default = {**_DEFAULTS[""], **_DEFAULTS.get(preset, {})}
-    roles = roles_of(_searched(shape.name, fields), len(shape.documents), isos=False)
     event: dict[str, Any] = {}
     why: dict[str, str] = {}
     _say_format(shape, event, why)
+    default = EventSection(
+        **{key: part for key, part in event.items() if key in ("preset", "columns")}
+        | ({"format": "csv"} if shape.name == "csv" else {})
+    )
+    roles = roles_of(_searched(shape.name, fields), len(shape.documents), isos=False, whole=sample.whole)
     if shape.name == "envelope":
         kept = [field for field in fields if field.path.startswith("features.")]
         roles = roles._replace(label=next((field for field in fields if field.path == "label"), None))
     else:
-        features, kept, reason = _features(shape.name, fields, roles, str(default["features"]))
+        features, kept, reason = _features(shape.name, fields, roles, str(default.features))
         wanted = {
             role: field.path for role in ("id", "key", "time", "label") if (field := getattr(roles, role))
         }
         for name, value in {**wanted, "features": features}.items():
-            if value != default[name]:
+            if value != getattr(default, name):
                 event[name] = value
                 why[f"event.{name}"] = reason if name == "features" else roles.why.get(name, "")
     if roles.time and roles.time.time in ("s", "ms", "us", "ns"):
         event["time_unit"], why["event.time_unit"] = roles.time.time, f"e.g. {roles.time.high:.15g}"
-    if types := _types(kept):
+    types, missing = _types([*kept, *([roles.label] if roles.label else [])])
+    if types:
         event["types"], why["event.types"] = types, "numbers that also come as text, or a mixture"
+    if missing:
+        event["missing"], why["event.missing"] = missing, "texts that say that there is no value"
     model, why["model.use"] = _model(roles.label, kept)
-    notes = _notes(sample, shape)
+    notes = [*_notes(sample, shape), *_coat_notes(kept, "[event] types")]
+    if shape.documents and "schema_registry" not in event:
+        notes += rehearsal.of_records(event, sample.records, is_class(roles.label))
     return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
 
 
@@ -116,8 +130,12 @@ def _say_format(shape: Shape, event: dict[str, Any], why: dict[str, str]) -> Non
     if shape.name == "csv":
         event |= {"format": "csv", "columns": list(shape.columns)}
         why["event.columns"] = "lines have no names: give the columns theirs, here and in the keys below"
+        if shape.columns[0] != "c1":
+            why["event.columns"] = "named by the first line"
         if shape.delimiter != ",":
             event["delimiter"] = shape.delimiter
+        if shape.decimal != ".":
+            event["decimal"] = shape.decimal
     if shape.name == "registry" or shape.framed:
         event |= {"format": "json" if shape.framed else "avro", "schema_registry": "http://127.0.0.1:8081"}
         why["event.schema_registry"] = "put the address of your schema registry here"
@@ -157,21 +175,27 @@ def _unusable(field: Field) -> str:
         return "it has no values" if field.kind == "empty" else "it is no number, text, true or false"
     if field.kind == "str" and field.time:
         return "it is a date"
+    if field.kind == "str" and field.clock:
+        return "it is a time of day, or a duration"
     if field.kind == "str" and not field.numeric and field.distinct > _MANY_TEXTS:
         return "its texts hardly ever come again"
     return ""
 
 
-def _types(fields: Sequence[Field]) -> dict[str, str]:
-    """Declared types for fields of JSON whose values are of several types, or numbers written as text."""
+def _types(fields: Sequence[Field]) -> tuple[dict[str, str], list[str]]:
+    """Declared types for fields of JSON whose values are of several types, or numbers written as text; and
+    texts that mean "absent".
+    """
     found = {}
+    missing: list[str] = []
     for field in fields:
+        missing += [text for text in field.words if text not in missing]
         texts = field.kinds.get("str", 0)
         if field.kind == "str" and field.numeric == texts:
             found[field.path] = "float"
         elif field.kind == "mixed":
             found[field.path] = "float" if field.numeric == texts else "str"
-    return found
+    return found, missing
 
 
 def _cell_types(fields: Sequence[Field], roles: Roles) -> tuple[dict[str, str], list[str]]:
@@ -179,13 +203,14 @@ def _cell_types(fields: Sequence[Field], roles: Roles) -> tuple[dict[str, str], 
     types: dict[str, str] = {}
     missing: list[str] = []
     for field in fields:
+        missing += [text for text in field.words if text not in missing]
         if field is roles.time:
             if "%" in field.time:
                 types[field.path] = f"datetime:{field.time}"
         elif field.kind == "mixed" and set(field.kinds) == {"number", "str"}:
             if len(field.texts) <= 3 and field.kinds["str"] < field.kinds["number"]:
                 missing += [text for text in field.texts if text not in missing]
-            else:
+            elif field.numeric < field.kinds["str"]:
                 types[field.path] = "str"
         elif field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}:
             types[field.path] = "bool"
@@ -233,6 +258,54 @@ def _notes(sample: Sample, shape: Shape) -> list[str]:
             f"{field.path} has {field.distinct} values; to keep one: where = \"{field.path} == '...'\""
         )
     return notes
+
+
+def is_class(label: Field | None) -> bool:
+    """Whether the model that is proposed for this label is a classifier."""
+    return label is not None and is_category(label)
+
+
+def _time_notes(fields: Sequence[Field], roles: Roles) -> list[str]:
+    """What looks like a time and is not used as one, and times that can be read in two ways."""
+    notes = []
+    for field in fields:
+        if field is roles.time:
+            if len(field.formats) > 1:
+                notes.append(
+                    f"{field.path} is read as {field.time}, and could as well be {field.formats[1]}: say the"
+                    f" right one, --types {_quoted(f'{_comma_safe(field.path)}=datetime:{field.formats[1]}')}"
+                )
+        elif field.kind == "str" and (field.time or field.clock):
+            also = f" --types {_quoted(f'{_comma_safe(field.path)}=datetime:{field.time}')}"
+            if field.time:
+                form = f", format {field.time}" if "%" in field.time else ""
+                option = also if "%" in field.time else ""
+                notes.append(f"{field.path} looks like a time{form}: --time {_quoted(field.path)}{option}")
+            elif roles.time and not roles.time.clock:
+                notes.append(
+                    f"{field.path} holds times of day apart from {roles.time.path}: join the two into one"
+                    " column, or all events of a day have one time"
+                )
+        elif field.kind == "str" and is_named_as_time(field) and not roles.time:
+            told = f"--types {_quoted(f'{_comma_safe(field.path)}=datetime:FORMAT')}"
+            notes.append(
+                f"{field.path} may hold times, in a format that is not known here (e.g. {field.texts[0]!r}):"
+                f" --time {_quoted(field.path)} {told}"
+            )
+    return notes
+
+
+def _coat_notes(fields: Sequence[Field], where: str) -> list[str]:
+    return [coat_note(field.path, field.texts[0], where) for field in fields if field.coated]
+
+
+def coat_note(column: str, example: str, where: str) -> str:
+    """What to say of a text column whose texts are numbers but for how they are written."""
+    return (
+        f"{column} is text, and nearly all of it would be numbers without the signs for thousands, money or"
+        f" percent (e.g. {example!r}): each text is a category of its own to the model. Take the signs out"
+        f" where the data are made (pandas: thousands=','), or declare it as str ({where}) if it is text"
+    )
 
 
 def _comma_safe(name: str) -> str:

@@ -38,15 +38,18 @@ class Roles(NamedTuple):
     why: dict[str, str]
 
 
-def roles_of(fields: Sequence[Field], rows: int, isos: bool) -> Roles:
-    """The roles among these fields. `isos`: times without a zone, or in another format, can be used."""
+def roles_of(fields: Sequence[Field], rows: int, isos: bool, whole: bool = False) -> Roles:
+    """The roles among these fields. `isos`: times without a zone, or in another format, can be used. `whole`:
+    these are all rows that there are, so that what is different in each is so for good.
+    """
     why: dict[str, str] = {}
     time = _time(fields, isos, why)
     rest = [field for field in fields if field is not time and field.present]
-    ident = _best(rest, _IDS, lambda field: field.unique and field.kind in ("str", "int"))
-    # Without a known name: texts without blanks, none of which comes twice.
+    ident = _best(rest, _IDS, _can_be_id)
+    # Without a known name: texts without blanks, none of which comes twice in all rows, and no times.
     words = (f for f in rest if f.unique and f.kind == "str" and not any(" " in text for text in f.texts))
-    ident = ident or next(words, None)
+    words = (f for f in words if not (f.time or f.clock or f.numeric or f.coated))
+    ident = ident or (next(words, None) if whole else None)
     if ident:
         why["id"] = f"a different one in each of {ident.present:,} rows"
     rest = [field for field in rest if field is not ident]
@@ -67,14 +70,22 @@ def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | N
         field for field in fields if field.time and (isos or field.time in ("s", "ms", "us", "ns", "rfc3339"))
     ]
     texts = [field for field in usable if field.time not in ("s", "ms", "us", "ns")]
-    found = _best(usable, _TIMES) or next(
-        (f for f in usable if re.search(r"time|date|_at$|_ts$", _name(f))), None
-    )
+    found = _best(usable, _TIMES) or next((f for f in usable if is_named_as_time(f)), None)
     found = found or (texts[0] if len(texts) == 1 else None)
     if found:
         form = {"rfc3339": "RFC 3339", "iso": "ISO 8601 without a zone, taken as UTC"}
         why["time"] = f"plausible times, {form.get(found.time, found.time)}"
     return found
+
+
+def is_named_as_time(field: Field) -> bool:
+    """Whether a field's name says that it holds times."""
+    return bool(re.search(r"time|date|datum|_at$|_ts$", _name(field)))
+
+
+def _can_be_id(field: Field) -> bool:
+    timed = field.clock or "%" in field.time or (field.kind == "str" and field.time)
+    return field.unique and field.kind in ("str", "int") and not timed
 
 
 def _can_be_label(field: Field) -> bool:

@@ -15,7 +15,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay import columnar, delimited, iterables, lines, reading, sources
 from streamlearn.replay.files import shown, suffix_of, whole_lines
-from streamlearn.replay.mapping import Meaning, Roles
+from streamlearn.replay.mapping import Meaning, Roles, addresses
 from streamlearn.replay.sources import How
 
 Row = Mapping[str, Any]
@@ -23,13 +23,17 @@ Row = Mapping[str, Any]
 
 class Sample(NamedTuple):
     """What was found: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
-    which reach a service as they stand.
+    which reach a service as they stand. `whole`: there is no more than this. `how`: the table can be read
+    again, with what was said or found out about its cells. `nameless`: columns that the header does not name.
     """
 
     name: str
     rows: Sequence[Row] = ()
     records: Sequence[Record] = ()
     options: tuple[str, ...] = ()
+    whole: bool = False
+    how: How | None = None
+    nameless: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -43,7 +47,7 @@ def of_source(name: str, how: How, limit: int, admin: Admin | None = None) -> Sa
         source = sources.open_source(name, how, admin)
         rows = (item.row for item in source.items() if item)
         records = [Record("", 0, n, 0, row.key, row.value, row.headers) for n, row in enumerate(rows)]
-        return Sample(name, records=records[:limit])
+        return Sample(name, records=records[:limit], whole=len(records) <= limit)
     kind = sources.kind_of(name, how.format)
     if kind == "python":
         return _python(name, limit)
@@ -51,9 +55,9 @@ def of_source(name: str, how: How, limit: int, admin: Admin | None = None) -> Sa
         return _csv(name, how, limit)
     if kind in ("parquet", "arrow"):
         return _table(name, how, columnar.names_of(name, kind), limit)
-    if kind == "jsonl":
-        return Sample(name, records=list(itertools.islice(_lines(name), limit)))
-    return Sample(name, records=list(itertools.islice(_valued(name, how), limit)))
+    found = _lines(name) if kind == "jsonl" else _valued(name, how)
+    records = list(itertools.islice(found, limit))
+    return Sample(name, records=records, whole=next(found, None) is None)
 
 
 def of_topic(admin: Admin, topic: str, limit: int) -> Sample:
@@ -62,7 +66,7 @@ def of_topic(admin: Admin, topic: str, limit: int) -> Sample:
     share = -(-limit // info.partitions)
     first = tuple(max(start, end - share) for start, end in zip(info.start, info.end, strict=True))
     records = list(itertools.islice(reading.between(admin, topic, first, info.end), limit))
-    return Sample(topic, records=records)
+    return Sample(topic, records=records, whole=info.start == first)
 
 
 def _csv(name: str, how: How, limit: int) -> Sample:
@@ -80,14 +84,16 @@ def _csv(name: str, how: How, limit: int) -> Sample:
 
 def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
     """A table whose columns are all taken for features, so that each cell is read as an undeclared one."""
-    roles = Roles(features=tuple(column for column in names if column))
+    roles = Roles(features=tuple(addresses(names)))
     # `timed` keeps a large file from being read by a process of its own, for the sake of a few rows.
     meaning = Meaning(roles, {}, how.meaning.missing, how.meaning.decimal, timed=True)
-    items = sources.open_source(name, how._replace(meaning=meaning)).items()
+    source = sources.open_source(name, how._replace(meaning=meaning))
+    items = source.items()
     rows = [
         orjson.loads(item.row.value or b"{}")["features"] for item in itertools.islice(items, limit) if item
     ]
-    return Sample(name, rows=rows)
+    nameless = tuple(set(roles.features) - set(names))
+    return Sample(name, rows=rows, whole=next(items, None) is None, how=how, nameless=nameless)
 
 
 def _python(name: str, limit: int) -> Sample:

@@ -2,7 +2,7 @@
 
 Pure. Shapes: `envelope` (streamlearn's own), the presets `debezium`, `connect`, `telegraf` and `cloudevents`,
 `flat` (any other JSON object), `csv` (one line), `registry` (framed by a schema registry), `tombstone`, and
-`unknown`.
+`unknown`. Here they are told apart; what reads them is what the service reads them with.
 """
 
 import csv
@@ -10,82 +10,86 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
-from streamlearn.core.records import Record, header_name_bytes
-from streamlearn.replay.cells import Rule, converter
+from streamlearn.core.convert import DECLARED
+from streamlearn.core.events import EventSpec, Refusal
+from streamlearn.core.mapping import compile_reader
+from streamlearn.core.presets import DEFAULTS, META, payload_of
+from streamlearn.core.records import Record
 
 Document = Mapping[str, Any]
-PRESETS = ("debezium", "connect", "telegraf", "cloudevents")
+PRESETS = tuple(DEFAULTS)
 _DELIMITERS = ",;\t|"
 
 
 class Shape(NamedTuple):
     """The commonest shape, the documents of the records that have it, and how many have which other.
 
-    `columns` and `delimiter`: of `csv`. `framed`: JSON values stand behind a registry's schema id.
+    `columns`, `delimiter` and `decimal`: of `csv`. `framed`: JSON values stand behind a registry's schema id.
     """
 
     name: str
     documents: list[Document]
     others: dict[str, int]
     columns: tuple[str, ...] = ()
-    delimiter: str = ""
+    delimiter: str = ","
+    decimal: str = "."
     framed: bool = False
 
 
 def shape_of(records: Sequence[Record]) -> Shape:
     """The shape of most records."""
-    found = [_recognised(record) for record in records]
-    counts = Counter(name for name, _ in found)
-    counts.pop("tombstone", None)
-    counts.pop("delete", None)
+    names = [_recognised(record) for record in records]
+    counts = Counter(name for name in names if name not in ("tombstone", "delete"))
     if not counts:
         return Shape("unknown", [], {})
     name = counts.most_common(1)[0][0]
-    documents = [document for other, document in found if other == name]
     others = {other: count for other, count in counts.items() if other != name}
+    same = [record for record, other in zip(records, names, strict=True) if other == name]
     if name == "unknown":
-        return _lines([record.value or b"" for record in records]) or Shape(name, [], others)
+        return _lines(same, others) or Shape(name, [], others)
     framed = name == "registry json"
+    if framed:
+        same = [msgspec.structs.replace(record, value=(record.value or b"")[5:]) for record in same]
+    preset = name if name in PRESETS else ""
+    documents = [] if name == "registry binary" else _documents(EventSpec(preset=preset), same)
     shape = "flat" if framed else "registry" if name == "registry binary" else name
     return Shape(shape, documents, others, framed=framed)
 
 
-def _recognised(record: Record) -> tuple[str, Document]:
+def _documents(spec: EventSpec, records: Sequence[Record]) -> list[Document]:
+    """What the service would find at paths, without what a preset adds of its own."""
+    read = compile_reader(spec, {})
+    meta = META.get(spec.preset, frozenset())
+    found = (read(record, record.value or b"") for record in records)
+    return [
+        {name: part for name, part in doc.items() if name not in meta} for doc in found if type(doc) is dict
+    ]
+
+
+def _recognised(record: Record) -> str:
     value = record.value
     if value is None:
-        return "tombstone", {}
+        return "tombstone"
     if len(value) > 5 and value[0] == 0:
-        inner = _object(value[5:])
-        return ("registry binary", {}) if inner is None else ("registry json", inner)
+        return "registry binary" if _object(value[5:]) is None else "registry json"
     doc = _object(value)
     if doc is None:
-        return "unknown", {}
-    headers = {name.lower(): text or b"" for name, text in record.headers}
-    if "ce_specversion" in headers:
-        attributes = {
-            header_name_bytes(name[3:]).decode("utf-8", "backslashreplace"): text.decode("utf-8", "replace")
-            for name, text in headers.items()
-            if name[:3] == "ce_"
-        }
-        return "cloudevents", {**attributes, "data": doc}
-    return _wrapped(doc)
-
-
-def _wrapped(doc: Document) -> tuple[str, Document]:
-    payload = doc.get("payload")
-    inner = payload if doc.keys() == {"schema", "payload"} else doc
+        return "unknown"
+    if any(name.lower() == "ce_specversion" for name, _ in record.headers):
+        return "cloudevents"
+    inner = payload_of(doc)
     if isinstance(inner, dict) and inner.get("op") in tuple("curdtm") and inner.keys() & {"after", "before"}:
-        row = inner.get("after")
-        return ("debezium", row) if isinstance(row, dict) else ("delete", {})
+        return "debezium" if isinstance(inner.get("after"), dict) else "delete"
     if inner is not doc:
-        return ("connect", inner) if isinstance(inner, dict) else ("tombstone", {})
+        return "connect" if isinstance(inner, dict) else "tombstone"
     if isinstance(doc.get("fields"), dict) and {"name", "timestamp"} <= doc.keys():
-        return "telegraf", doc
+        return "telegraf"
     if "specversion" in doc and {"id", "source", "type"} <= doc.keys():
-        return "cloudevents", doc
-    return ("envelope" if isinstance(doc.get("features"), dict | list) else "flat"), doc
+        return "cloudevents"
+    return "envelope" if isinstance(doc.get("features"), dict | list) else "flat"
 
 
 def _object(value: bytes) -> dict[str, Any] | None:
@@ -96,24 +100,43 @@ def _object(value: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _lines(values: list[bytes]) -> Shape | None:
+def _lines(records: list[Record], others: dict[str, int]) -> Shape | None:
     """Values that are lines of CSV: the same number of cells in each."""
     try:
-        texts = [value.decode() for value in values if value]
+        texts = [record.value.decode("utf-8-sig") for record in records if record.value]
     except UnicodeDecodeError:
         return None
-    for delimiter in _DELIMITERS:
-        rows = [next(csv.reader([text], delimiter=delimiter), []) for text in texts]
-        widths = Counter(map(len, rows))
-        width, count = widths.most_common(1)[0] if widths else (0, 0)
-        if width > 1 and count >= 0.9 * len(rows):
-            names = tuple(f"c{n}" for n in range(1, width + 1))
-            read = converter(Rule(""))
-            documents: list[Document] = [
-                {name: orjson.loads(read(cell) or "null") for name, cell in zip(names, row, strict=True)}
-                for row in rows
-                if len(row) == width
-            ]
-            others = {"lines of another width": len(rows) - count} if count < len(rows) else {}
-            return Shape("csv", documents, others, names, delimiter)
-    return None
+    found = [_cut(texts, delimiter) for delimiter in _DELIMITERS]
+    share, width, delimiter = max(found, key=lambda one: one[:2])
+    if width < 2 or share < 0.9:
+        return None
+    rows = [next(csv.reader([text], delimiter=delimiter), []) for text in texts]
+    names = _header(rows, width) or tuple(f"c{n}" for n in range(1, width + 1))
+    spec = EventSpec(format="csv", columns=names, delimiter=delimiter)
+    if delimiter != "," and _has_decimal_commas(spec, records):
+        spec = msgspec.structs.replace(spec, decimal=",")
+    if other := sum(len(row) != width for row in rows):
+        others = {**others, "lines of another width": other}
+    return Shape("csv", _documents(spec, records), others, names, delimiter, spec.decimal)
+
+
+def _cut(texts: list[str], delimiter: str) -> tuple[float, int, str]:
+    """The share of lines that have the commonest number of cells, and that number, if it is over one."""
+    widths = Counter(len(next(csv.reader([text], delimiter=delimiter), [])) for text in texts)
+    width, count = widths.most_common(1)[0] if widths else (0, 0)
+    return (count / len(texts), width, delimiter) if width > 1 else (0.0, 0, delimiter)
+
+
+def _header(rows: list[list[str]], width: int) -> tuple[str, ...]:
+    """The names in the first line, if it is a header: texts, no two alike, with numbers below one of them."""
+    names = tuple(cell.strip() for cell in rows[0])
+    if len(set(names)) < width or not all(names) or any(map(DECLARED.fullmatch, names)) or len(rows) < 2:
+        return ()
+    below = rows[1] if len(rows[1]) == width else rows[-1]
+    return names if any(DECLARED.fullmatch(cell.strip().replace(",", ".")) for cell in below) else ()
+
+
+def _has_decimal_commas(spec: EventSpec, records: Sequence[Record]) -> bool:
+    read = compile_reader(spec, {})
+    found = [read(record, record.value or b"") for record in records]
+    return sum(isinstance(one, Refusal) and one.reason == "decimal_sign" for one in found) > len(found) / 2

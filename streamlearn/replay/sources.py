@@ -138,7 +138,7 @@ def _file(name: str, how: How) -> Source:
         if not once:
             head = delimited.head_of(name, how.dialect)
             delimited.layout_of(name, head, meaning)
-            notes = tuple(delimited.unnamed(name, head))
+            notes = tuple(delimited.unnamed(name, head, meaning))
 
         # Only what goes out at full speed, and is worth the start of a process, is read ahead.
         early = not once and not meaning.timed and Path(name).stat().st_size >= ahead.WORTH_BYTES

@@ -32,7 +32,7 @@ from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
 from streamlearn.setting_kinds import duration_s, rfc3339_ms, start_places
-from streamlearn.settings import Config
+from streamlearn.settings import Config, EventSection
 
 T = TypeVar("T")
 
@@ -106,12 +106,9 @@ def label_spec(config: Config) -> LabelSpec | None:
     )
 
 
-def event_spec(config: Config) -> EventSpec:
-    """`[event]` as the core takes it, with the text of its schema. Raises `ConfigError`."""
-    event = config.event
-    if (event.schema_file or event.schema_registry) and find_spec("fastavro") is None:
-        raise ConfigError("[event] schema_file and schema_registry need: pip install streamlearn[avro]")
-    spec = EventSpec(
+def event_rules(event: EventSection) -> EventSpec:
+    """What `[event]` says by itself: without a schema, and without groups, which `[labels]` decides."""
+    return EventSpec(
         id=event.id,
         key=event.key,
         time=event.time,
@@ -129,6 +126,16 @@ def event_spec(config: Config) -> EventSpec:
         carry=event.carry,
         time_as=event.time_as,
         duplicates=event.duplicates,
+    )
+
+
+def event_spec(config: Config) -> EventSpec:
+    """`[event]` as the core takes it, with the text of its schema. Raises `ConfigError`."""
+    event = config.event
+    if (event.schema_file or event.schema_registry) and find_spec("fastavro") is None:
+        raise ConfigError("[event] schema_file and schema_registry need: pip install streamlearn[avro]")
+    spec = msgspec.structs.replace(
+        event_rules(event),
         schema=_schema_text(event.schema_file),
         registry=bool(event.schema_registry),
         group=event.group if config.topics.labels and config.labels.join == "group" else "",

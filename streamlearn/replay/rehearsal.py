@@ -1,0 +1,90 @@
+"""What a service would refuse of a sample: it is stepped by the very shard, with the proposed `[event]`.
+
+The model is the cheapest of its task: nothing of what is refused depends on it, but the kind of its labels.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from river import dummy, stats
+
+from streamlearn.core.events import REASONS, EventSpec
+from streamlearn.core.learner import Learner
+from streamlearn.core.records import Record
+from streamlearn.core.shard import Shard
+from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.errors import ConfigError, NeedSchema
+from streamlearn.replay import sources
+from streamlearn.replay.mapping import Meaning
+from streamlearn.replay.sampling import Sample
+from streamlearn.service.eras import event_rules
+from streamlearn.settings import EventSection
+
+UNDATED_MS = 4_102_444_800_000
+"""When a record of a file has arrived: after every event, so that none lies in the future."""
+
+_SHOWN_BYTES = 60
+
+
+def refusals(spec: EventSpec, records: Iterable[Record], classes: bool) -> list[str]:
+    """A sentence for each kind of refusal, the commonest first. `classes`: labels are classes."""
+    model = dummy.NoChangeClassifier() if classes else dummy.StatisticRegressor(stats.Mean())
+    shard = Shard(ShardSpec("look", "", 1, event=spec), Learner(model), Memory())
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], Record] = {}
+    total = 0
+    for record in records:
+        total += 1
+        try:
+            outputs = shard.step(record)
+        except NeedSchema:
+            continue
+        for output in outputs:
+            if output.role == "dlq":
+                headers = dict(output.headers)
+                reason = (headers["__connect.errors.exception.class.name"] or b"").decode()
+                what = (
+                    reason.removeprefix("streamlearn."),
+                    (headers.get("streamlearn.feature") or b"").decode(),
+                )
+                counts[what] += 1
+                examples.setdefault(what, record)
+    return [_sentence(what, count, total, examples[what]) for what, count in counts.most_common()]
+
+
+def _sentence(what: tuple[str, str], count: int, total: int, record: Record) -> str:
+    reason, feature = what
+    value = (record.value or b"")[:_SHOWN_BYTES].decode("utf-8", "replace")
+    value += "..." if len(record.value or b"") > _SHOWN_BYTES else ""
+    about = f", {feature!r}" if feature else ""
+    return (
+        f"{count:,} of {total:,} would be refused with this ({reason}{about}), the first is number"
+        f" {record.offset:,}, {value}: {REASONS[reason]}"
+    )
+
+
+def of_records(event: dict[str, Any], records: Sequence[Record], classes: bool) -> list[str]:
+    """What would be refused of records as they stand."""
+    undated = (
+        record
+        if record.timestamp_ms > 0
+        else msgspec.structs.replace(record, topic="look", timestamp_ms=UNDATED_MS)
+        for record in records
+    )
+    return refusals(event_rules(EventSection(**event)), undated, classes)
+
+
+def of_table(sample: Sample, meaning: Meaning, classes: bool) -> list[str]:
+    """What would be refused of the rows of a table, read as proposed, or where it could not be read."""
+    assert sample.how is not None
+    how = sample.how._replace(meaning=meaning)
+    try:
+        items = sources.limited(sources.open_source(sample.name, how).items(), sample.size)
+        rows = [
+            Record("look", 0, item.number, UNDATED_MS, item.row.key, item.row.value) for item in items if item
+        ]
+    except ConfigError as error:
+        return [f"reading it as proposed ends with: {error}"]
+    return refusals(EventSpec(), rows, classes)
