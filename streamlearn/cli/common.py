@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from streamlearn.errors import ConfigError
+from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
@@ -73,6 +73,7 @@ def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
     path = config.log.path
     if config.log.backend == "embedded" and not make and not Path(path).is_file():
         raise ConfigError(f"there is no file {path}: name the service's file with --db FILE")
+    look_for_broker(config)
     # Errors carry the client's last complaint; its log lines would only repeat it.
     logging.getLogger("kafka").addHandler(logging.NullHandler())
     admin = open_admin(config)
@@ -80,6 +81,26 @@ def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
         yield admin
     finally:
         admin.close()
+
+
+def look_for_broker(config: "Config") -> None:
+    """Say at once where nobody listens: brokers that somebody named are waited for afterwards, the default's
+    are not. Raises `Unreachable` for the default.
+    """
+    if config.log.backend == "embedded":
+        return
+    from streamlearn.log.kafka_probe import knock
+
+    address = config.log.bootstrap_servers
+    reason = knock(address)
+    if reason and "bootstrap_servers" not in config.log.model_fields_set:
+        also = "" if Path("streamlearn.toml").is_file() else "; no streamlearn.toml here"
+        raise Unreachable(
+            f"no Kafka broker answers at {address} (the default{also}): {reason}. Name the brokers with"
+            " -b HOST:PORT, or the embedded log's file with --db FILE"
+        )
+    if reason and sys.stderr.isatty():
+        note(f"waiting for Kafka at {address}: {reason}")
 
 
 @contextlib.contextmanager

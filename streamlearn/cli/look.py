@@ -1,16 +1,20 @@
 """`look`: what is in a source or a topic, and the configuration that would serve it."""
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamlearn.cli import common, source_options
+from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
+    from streamlearn.log.port import Admin
     from streamlearn.replay.propose import Proposal
     from streamlearn.replay.sampling import Sample
     from streamlearn.replay.sources import How
@@ -80,7 +84,6 @@ def proposed(
 ) -> "tuple[Proposal, str]":
     """The proposal for a source or topic, and its TOML. `given`: flags by configuration key."""
     from streamlearn.config import load
-    from streamlearn.errors import ConfigError
     from streamlearn.replay import proposed_toml
     from streamlearn.replay.propose import propose
 
@@ -103,11 +106,27 @@ def _sample(settings: "Config", source: str, how: "How", limit: int) -> "tuple[S
     ranged = source.startswith("topic:")
     if not ranged and not sampling.is_topic(source):
         return sampling.of_source(source, how, limit), ""
-    with common.admin_of(settings) as admin:
+    with _topics(settings, source) as admin:
         if ranged:
             topic = source.removeprefix("topic:").partition("@")[0]
             return sampling.of_source(source, how, limit, admin), topic
         return sampling.of_topic(admin, source, limit), source
+
+
+@contextlib.contextmanager
+def _topics(settings: "Config", source: str) -> Iterator["Admin"]:
+    """The log; where it cannot be had, or has no such topic, `source` may be a misspelt file as well."""
+    try:
+        with common.admin_of(settings) as admin:
+            yield admin
+    except (ConfigError, Unreachable) as error:
+        if source.startswith("topic:"):
+            raise
+        from streamlearn.replay.sources import like_it
+
+        raise type(error)(
+            f"{source} is no file here{like_it(source)}. As a topic it was looked for: {error}"
+        ) from error
 
 
 def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) -> list[str]:

@@ -91,6 +91,7 @@ def _serve(settings: "Config", app_dir: Path | None, model_change: str, begin: b
     logs.setup()
     if settings.log.backend == "embedded":
         topics.make_in_file(settings)
+    common.look_for_broker(settings)
     from streamlearn.service import serve as run
 
     run(settings, model_change=model_change, begin=begin)

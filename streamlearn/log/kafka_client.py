@@ -10,6 +10,7 @@ pinned to `>=3.0.12,<3.1` for them.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -29,6 +30,7 @@ from kafka.errors import (
 
 from streamlearn.core.records import Headers
 from streamlearn.errors import ConfigError, Stop, Unreachable
+from streamlearn.log import kafka_probe
 from streamlearn.log.kafka_records import for_client
 
 Answer = TypeVar("Answer")
@@ -49,6 +51,11 @@ _COMMON: dict[str, Any] = {
     "allow_auto_create_topics": False,
 }
 _METADATA_MS = 20
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+DOUBT_MS = 3000
+"""After so long without a broker we look what it is that answers there, or does not."""
+
+_CERTIFICATE = re.compile(r"certificate|handshake|CERT_|tlsv1", re.IGNORECASE)
 _ALIASES = {  # what librdkafka and Java call them
     "ssl_ca_location": "ssl_cafile",
     "ssl_certificate_location": "ssl_certfile",
@@ -58,6 +65,29 @@ _ALIASES = {  # what librdkafka and Java call them
     "sasl_username": "sasl_plain_username",
     "sasl_password": "sasl_plain_password",
 }
+_PEM = "certificates are PEM files here, not Java key stores: "
+_JAVA = {
+    "sasl_jaas_config": "Java's; give sasl.mechanism, sasl.username and sasl.password",
+    "sasl_login_callback_handler_class": "Java's; give sasl.mechanism, sasl.username and sasl.password",
+    "sasl_client_callback_handler_class": "Java's; give sasl.mechanism, sasl.username and sasl.password",
+    "ssl_truststore": f"{_PEM}give the CA's as ssl.ca.location",
+    "ssl_keystore": f"{_PEM}give ssl.certificate.location and ssl.key.location (ssl.key.password)",
+    "ssl_endpoint_identification_algorithm": 'Java\'s; for "" say ssl.check.hostname=false',
+    "enable_ssl_certificate_verification": "librdkafka's; say ssl.check.hostname=false",
+    "ssl_cipher_suites": "Java's; give ssl.ciphers",
+    "key_serializer": "keys stay bytes; remove it",
+    "key_deserializer": "keys stay bytes; remove it",
+    "value_serializer": "values are JSON; remove it",
+    "value_deserializer": "[event] says how values are read; remove it",
+    "schema_registry": "it is no option of the client: set [event] schema_registry",
+    "basic_auth": "it is no option of the client: set [event] schema_registry",
+    "metadata_broker_list": "librdkafka's; set [log] bootstrap_servers, or -b",
+    "interceptor_classes": "Java's; remove it",
+    "partitioner_class": "predictions go to the partition of their event; remove it",
+    "debug": "librdkafka's; set STREAMLEARN_LOG_LEVEL=DEBUG",
+}
+"""Names that people bring from other clients (one stands for all that begin so), and what to say instead."""
+
 _OURS = frozenset(
     (
         *("bootstrap_servers", "api_version", "group_id", "group_instance_id", "transactional_id"),
@@ -80,13 +110,20 @@ def client_options(options: Mapping[str, str]) -> dict[str, Any]:
     for dotted, text in options.items():
         name = dotted.replace(".", "_").replace("-", "_")
         name = _ALIASES.get(name, name)
+        if name == "bootstrap_servers":
+            raise ConfigError(f"[log.options] {dotted}: set [log] bootstrap_servers instead, or -b")
         if name in _OURS:
             raise ConfigError(f"[log.options] {dotted}: streamlearn sets this itself; remove it")
         if name not in simple:
             near = get_close_matches(name, [*simple, *_ALIASES], n=1)
             hint = f"; did you mean {near[0].replace('_', '.')}?" if near else ""
+            hint = next((f": {text}" for java, text in _JAVA.items() if name.startswith(java)), hint)
             raise ConfigError(f"[log.options] {dotted}: there is no such client option{hint}")
         found[name] = _convert(dotted, name, str(text), defaults[name])
+    if "security_protocol" in found:  # for any other text kafka-python would speak PLAINTEXT, without a word
+        found["security_protocol"] = spoken = found["security_protocol"].upper()
+        if spoken not in _PROTOCOLS:
+            raise ConfigError(f"[log.options] security.protocol = {spoken}: must be {', '.join(_PROTOCOLS)}")
     return found
 
 
@@ -118,16 +155,17 @@ def connect(kind: Any, bootstrap: str, options: Mapping[str, Any], **ours: Any) 
     """
     config = {**_COMMON, **ours, **options, "bootstrap_servers": bootstrap}
     config = {name: value for name, value in config.items() if name in kind.DEFAULT_CONFIG}
+    patience_ms: int = config["bootstrap_timeout_ms"]
     noted = _NetworkErrors()
     network = logging.getLogger("kafka.net")
     network.addHandler(noted)
     try:
-        client = kind(**config)
+        client = _patiently(kind, config, bootstrap, noted)
     except (KafkaConfigurationError, AssertionError, ValueError, OSError) as error:
         raise ConfigError(f"[log.options] the Kafka client refuses them: {error}") from error
     except KafkaError as error:
         raise Unreachable(
-            f"No Kafka broker answers at {bootstrap} within {config['bootstrap_timeout_ms'] / 1000:g} s: "
+            f"No Kafka broker answers at {bootstrap} within {patience_ms / 1000:g} s: "
             f"{noted.last or error}. "
             "Check [log] bootstrap_servers, that the broker runs, and [log.options] security.protocol."
         ) from error
@@ -137,6 +175,62 @@ def connect(kind: Any, bootstrap: str, options: Mapping[str, Any], **ours: Any) 
     cluster = client._metadata if kind is KafkaProducer else client._manager.cluster
     cluster.config["retry_backoff_ms"] = _METADATA_MS
     return client
+
+
+def _patiently(kind: Any, config: dict[str, Any], bootstrap: str, noted: "_NetworkErrors") -> Any:
+    """A client; after `DOUBT_MS` without a broker it is asked what does answer there, if anything.
+
+    Raises `ConfigError` for a broker that speaks otherwise, or what is none, and what `kind` raises.
+    """
+    patience_ms: int = config["bootstrap_timeout_ms"]
+    parts_ms = [DOUBT_MS, patience_ms - DOUBT_MS] if patience_ms > DOUBT_MS else [patience_ms]
+    while True:
+        try:
+            return kind(**{**config, "bootstrap_timeout_ms": parts_ms.pop(0)})
+        except KafkaConfigurationError:
+            raise
+        except KafkaError as error:
+            if (found := kafka_probe.protocol(bootstrap)) is not None:
+                wanted = str(config.get("security_protocol") or "PLAINTEXT").upper()
+                if said := _misunderstood(found, wanted, config.get("sasl_mechanism"), noted.last):
+                    raise ConfigError(said) from error
+            if not parts_ms:
+                raise
+
+
+def _misunderstood(found: kafka_probe.Found, wanted: str, mechanism: str | None, last: str) -> str:
+    """Why the broker and we do not understand each other; "" when both speak the same."""
+    option = "[log.options] security.protocol"
+    if found.protocol == "HTTP":
+        return (
+            f"What answers at {found.address} is an HTTP server and no Kafka broker: check [log] "
+            "bootstrap_servers (a REST proxy, a registry and a metrics page have ports of their own)."
+        )
+    if not found.protocol:
+        return ""
+    offered = f" (mechanisms: {', '.join(found.mechanisms)})" if found.mechanisms else ""
+    if found.protocol != wanted:
+        return (
+            f"A broker answers at {found.address}, but not in {wanted}: this listener speaks {found.protocol}"
+            f'{offered}. Set {option} = "{found.protocol}" (-X security.protocol={found.protocol}), or take '
+            f"the port of the listener for {wanted}."
+        )
+    if found.mechanisms and mechanism not in found.mechanisms:
+        return (
+            f"A broker answers at {found.address} in {wanted}, but without SASL mechanism {mechanism}: it "
+            f"offers {', '.join(found.mechanisms)}. Set [log.options] sasl.mechanism."
+        )
+    if found.mechanisms and "disconnected" in last:
+        return (
+            f"A broker answers at {found.address} in {wanted}, and closes the connection after {mechanism}: "
+            "check [log.options] sasl.username and sasl.password."
+        )
+    if wanted.endswith("SSL") and _CERTIFICATE.search(last):
+        return (
+            f"A broker answers at {found.address} in {wanted}, but the certificates do not agree: {last}. "
+            "Check [log.options] ssl.ca.location, ssl.certificate.location and ssl.key.location."
+        )
+    return ""
 
 
 class _NetworkErrors(logging.Handler):

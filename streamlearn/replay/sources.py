@@ -12,9 +12,11 @@ Invariants:
 - What can be known to be wrong before the first row is refused by `open_source`.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,9 +198,19 @@ def _check_file(name: str) -> None:
     if Path(name).is_dir():
         raise ConfigError(f"{name} cannot be read: it is a folder; name one file in it")
     if not Path(name).is_file():
-        raise ConfigError(f"{name} cannot be read: there is no such file; {ACCEPTED}")
+        raise ConfigError(f"{name} cannot be read: there is no such file{like_it(name)}; {ACCEPTED}")
     if not os.access(name, os.R_OK):
         raise ConfigError(f"{name} cannot be read: you may not read it; change its permissions")
+
+
+def like_it(name: str) -> str:
+    """The files of a like name beside a path where none is, as a question in brackets; else ""."""
+    path = Path(name)
+    with contextlib.suppress(OSError):
+        near = get_close_matches(path.name, [file.name for file in path.parent.iterdir()], n=2)
+        if near:
+            return f" (did you mean {' or '.join(str(path.with_name(one)) for one in near)}?)"
+    return ""
 
 
 def _river(name: str, meaning: Meaning) -> Source:

@@ -1,0 +1,132 @@
+"""Find out what answers at a broker's address, after a client could not connect: a few bytes, no client.
+
+`knock` only opens a connection; `protocol` sends requests that every broker since 0.10 answers before
+anybody is known to it (https://kafka.apache.org/protocol): ApiVersions v0, and SaslHandshake v1, which a
+listener without SASL refuses with ILLEGAL_SASL_STATE.
+
+Invariants:
+- Every step has a deadline; what is found is a fact about a listener, never a guess from a client's words.
+- No secret is sent: the probe names a mechanism that does not exist, and ends there.
+"""
+
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+STEP_S: Final = 2.0
+_API_VERSIONS: Final = 18
+_SASL_HANDSHAKE: Final = 17
+_NO_MECHANISM: Final = "STREAMLEARN-PROBE"
+_UNSUPPORTED_SASL_MECHANISM: Final = 33
+_MAX_ANSWER_BYTES: Final = 1 << 20
+
+
+class Found(NamedTuple):
+    """What answered. `protocol`: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, "HTTP", "" for others;
+    `mechanisms`: those that a SASL listener offers.
+    """
+
+    address: str
+    protocol: str
+    mechanisms: tuple[str, ...] = ()
+
+
+def addresses(bootstrap: str) -> Iterator[tuple[str, int]]:
+    """Host and port of each part of `host:port,host:port`, without the brackets of IPv6."""
+    for part in bootstrap.split(","):
+        host, _, port = part.strip().rpartition(":")
+        yield host.strip("[]"), int(port)
+
+
+def knock(bootstrap: str, timeout_s: float = 1.0) -> str:
+    """ "" when a connection to one of the addresses can be opened, else why not."""
+    reason = ""
+    for address in addresses(bootstrap):
+        try:
+            socket.create_connection(address, timeout_s).close()
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+        else:
+            return ""
+    return reason
+
+
+def protocol(bootstrap: str) -> Found | None:
+    """What answers at the first address that can be connected to; None when nothing does."""
+    for host, port in addresses(bootstrap):
+        if knock(f"{host}:{port}"):
+            continue
+        address = f"{host}:{port}"
+        for encrypted in (False, True):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: an answer that is no Kafka
+                return _spoken(address, host, port, encrypted)
+        return Found(address, "HTTP" if _is_http(host, port) else "")
+    return None
+
+
+def _spoken(address: str, host: str, port: int, encrypted: bool) -> Found:
+    """Ask as a Kafka client would. Raises `OSError` or `ValueError` when no broker speaks so there."""
+    with _connection(host, port, encrypted) as line:
+        _ask(line, _API_VERSIONS, 0, b"")
+        name = _NO_MECHANISM.encode()
+        answer = _ask(line, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
+    (code,) = struct.unpack_from(">h", answer)
+    sasl = code == _UNSUPPORTED_SASL_MECHANISM
+    secure = "SSL" if encrypted else "PLAINTEXT"
+    return Found(address, f"SASL_{secure}" if sasl else secure, tuple(_names(answer[2:])) if sasl else ())
+
+
+@contextlib.contextmanager
+def _connection(host: str, port: int, encrypted: bool) -> Iterator[socket.socket]:
+    with socket.create_connection((host, port), STEP_S) as plain:
+        if not encrypted:
+            yield plain
+            return
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # who it is does not matter: nothing of ours is sent
+        with context.wrap_socket(plain, server_hostname=host) as line:
+            yield line
+
+
+def _ask(line: socket.socket, api: int, version: int, body: bytes) -> bytes:
+    """Send one request; the answer after its correlation id."""
+    head = struct.pack(">hhih", api, version, api, -1)
+    line.sendall(struct.pack(">i", len(head) + len(body)) + head + body)
+    (size,) = struct.unpack(">i", _exactly(line, 4))
+    if not 6 <= size <= _MAX_ANSWER_BYTES:
+        raise ValueError(f"an answer of {size} bytes")
+    answer = _exactly(line, size)
+    if struct.unpack_from(">i", answer) != (api,):
+        raise ValueError("an answer to something else")
+    return answer[4:]
+
+
+def _exactly(line: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        more = line.recv(count - len(found))
+        if not more:
+            raise ValueError("the connection was closed")
+        found += more
+    return found
+
+
+def _names(data: bytes) -> Iterator[str]:
+    """The strings of a Kafka array of strings."""
+    (count,) = struct.unpack_from(">i", data)
+    at = 4
+    for _ in range(count):
+        (size,) = struct.unpack_from(">h", data, at)
+        yield data[at + 2 : at + 2 + size].decode(errors="replace")
+        at += 2 + size
+
+
+def _is_http(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), STEP_S) as line:
+        line.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+        return line.recv(5) == b"HTTP/"
+    return False
