@@ -32,6 +32,9 @@ EARLY_MAX: Final = 100_000
 SETTLED_MAX: Final = 100_000
 """So many names of events that have ended are remembered, in two generations of half as many."""
 
+AHEAD_MAX: Final = 1_000
+"""Beyond so many events whose labels are still to come nothing is forecast."""
+
 DUE_PER_RECORD: Final = 1_000
 _JOINED: Final = 0
 _ENDED: Final = 1
@@ -228,6 +231,10 @@ class Late:
             self.counts.duplicate += 1
             self._forget(early)
         self._settle(join, _JOINED)
+
+    def expected(self, features: bool) -> list[dict[str, Any]] | None:
+        """The events whose labels are to be learned before that of the next event; see `Pending.expected`."""
+        return self.pending.expected(AHEAD_MAX, features)
 
     def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
         """Keep a predicted event until its label comes. False for one that no label can name."""

@@ -11,10 +11,18 @@ from array import array
 from itertools import accumulate
 from typing import Any, Final
 
+import msgspec
+
 from streamlearn.core.packing import Kept, Packer
 
 SEGMENT: Final = 1024
 NEVER: Final = float("inf")
+
+LABELS_SEEN: Final = 100
+"""Before so many labels have come, any event may still get one."""
+
+LABELS_KEPT: Final = 1_000
+"""The longest wait for a label is that of the last so many to twice as many labels."""
 
 
 class Segment:
@@ -121,10 +129,40 @@ def _ends_of(pieces: list[bytes]) -> bytes:
     return array("I", accumulate(map(len, pieces))).tobytes()
 
 
+class Waits(msgspec.Struct, array_like=True):
+    """How long labels let events of a lane wait, counted in places of events that came after them."""
+
+    labels: int = 0
+    """Labels since `longest` began anew."""
+    longest: int = 0
+    longest_before: int = 0
+    settled: bool = False
+    """Whether `LABELS_SEEN` labels have come."""
+    newest: int = 0
+    """The place of the newest event that has its label."""
+
+    def note(self, place: int, behind: int) -> None:
+        """A label has come for the event at `place`; the next event to wait will stand at `behind`."""
+        self.newest = max(self.newest, place)
+        self.longest = max(self.longest, behind - place)
+        self.labels += 1
+        self.settled = self.settled or self.labels >= LABELS_SEEN
+        if self.labels >= LABELS_KEPT:
+            self.labels, self.longest, self.longest_before = 0, 0, self.longest
+
+    def expected_from(self, behind: int) -> int:
+        """Events before this place get no label any more, as far as can be seen: a later one has its own, and
+        no label has come so late.
+        """
+        if not self.settled:
+            return 0
+        return min(self.newest, behind - max(self.longest, self.longest_before))
+
+
 class Lane:
     """The waiting events of one input partition, oldest first. `due`: no event is due before that."""
 
-    __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail")
+    __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail", "waits")
 
     def __init__(self, number: int, tail: Segment) -> None:
         self.number = number
@@ -135,6 +173,24 @@ class Lane:
         self.head = 0
         self.next = 0
         self.segments: dict[int, Segment] = {}
+        self.waits = Waits()
+
+    def expected(self, limit: int) -> list[tuple[Segment, int]]:
+        """The events whose labels are still to come, oldest first; of more than `limit` some of the newest,
+        but more than `limit`.
+        """
+        first = max(self.head, self.waits.expected_from(self.next))
+        found: list[list[tuple[Segment, int]]] = []
+        for at in reversed(self.segments):
+            if (at + 1) * SEGMENT <= first or sum(map(len, found)) > limit:
+                break
+            segment, places = self.segments[at], []
+            place = segment.alive.find(1, max(first - at * SEGMENT, 0))
+            while place >= 0:
+                places.append((segment, place))
+                place = segment.alive.find(1, place + 1)
+            found.append(places)
+        return [event for places in reversed(found) for event in places]
 
     def oldest(self) -> float:
         """The deadline of the oldest event that waits; moves the head there."""

@@ -9,7 +9,7 @@ Invariants:
 - A model of river that can only raise because it was asked too early is not asked: see `_is_ready`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Literal
 
@@ -18,7 +18,10 @@ import msgspec
 from streamlearn.core.codec import label_text
 
 Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
-Predict = Callable[[dict[str, Any], Any], "Answer"]
+Predict = Callable[..., "Answer"]
+"""Of features and label; for a forecaster also the features of the events that will be learned before, in
+their order (none without), or None for too many of them.
+"""
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -241,22 +244,25 @@ def _clustering(model: Any) -> Predict:
 
 
 def _forecasting(model: Any, horizon: int) -> Predict:
-    """A forecaster answers with the labels it expects next; an event's features belong to the first of them.
+    """A forecaster answers with the label that it expects of the event, and of those after it.
 
-    Features further ahead are not known, so a longer forecast is made from labels alone.
+    Labels of `waiting` events come before it, so it looks over these: `horizon` steps from there on. Features
+    further ahead than the event are not known, so a longer forecast is made from labels alone.
     """
     forecast = model.forecast
     final = final_step(model)
 
-    def predict(x: dict[str, Any], _y: Any) -> Answer:
-        if not _is_ready(final):
+    def predict(x: dict[str, Any], _y: Any, waiting: Sequence[dict[str, Any]] | None = ()) -> Answer:
+        if waiting is None or not _is_ready(final):
             return Answer(None, "forecast", [], True)
-        answer = forecast(horizon, xs=[x]) if horizon == 1 else forecast(horizon)
+        steps = len(waiting) + horizon
+        answer = forecast(steps, xs=[*waiting, x]) if horizon == 1 else forecast(steps)
         values = [float(value) for value in answer]
         if not values:
             return Answer(None, "forecast", [], True)
-        if len(values) != horizon:
-            raise ValueError(f"forecast({horizon}) gave {len(values)} values")
+        if len(values) != steps:
+            raise ValueError(f"forecast({steps}) gave {len(values)} values")
+        del values[: len(waiting)]
         return Answer(values[0], "forecast", values, all(map(isfinite, values)))
 
     return predict

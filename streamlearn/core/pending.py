@@ -10,11 +10,12 @@ Invariants:
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from heapq import merge
 from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.lanes import NEVER, SEGMENT, Lane, Segment
+from streamlearn.core.lanes import NEVER, SEGMENT, Lane, Segment, Waits
 from streamlearn.core.packing import Kept, Packer, named
 from streamlearn.core.records import TopicPartition
 
@@ -104,7 +105,7 @@ class Pending:
             return [], False
         if type(places) is int:
             del self._found[join]
-            return [self._removed(places)], False
+            return [self._labelled(places)], False
         if not places.falls:
             places.items.sort(reverse=True)
             places.falls = True
@@ -112,7 +113,7 @@ class Pending:
         while places.items and len(taken) < limit:
             place = places.items.pop()
             if self._is_there(place):
-                taken.append(self._removed(place))
+                taken.append(self._labelled(place))
             else:
                 places.ended -= 1
         return taken, self._goes_on(join, places)
@@ -133,13 +134,31 @@ class Pending:
             if not self._is_there(place):
                 timed.ended -= 1
             elif len(taken) < limit:
-                taken.append(self._removed(place))
+                taken.append(self._labelled(place))
             else:
                 break
             at += 1
         del items[first:at]
         self._goes_on(join, timed)
         return taken, at < last
+
+    def labelled_at_once(self, source: TopicPartition) -> None:
+        """An event of this partition has its label already, and will not wait. `clock` was called for it."""
+        lane = self._by_source[source]
+        lane.waits.note(lane.next, lane.next)
+
+    def expected(self, limit: int, features: bool) -> list[dict[str, Any]] | None:
+        """The features of the events whose labels are still to come, in order, partitions merged by event
+        time; None for more than `limit`. Without `features`: empty ones, which costs less.
+        """
+        lanes = [lane.expected(limit) for lane in self._lanes]
+        waiting = sum(map(len, lanes))
+        if waiting > limit:
+            return None
+        if not features:
+            return [{}] * waiting
+        events = [[segment.look(place) for segment, place in lane] for lane in lanes if lane]
+        return [{**event[3]} for event in merge(*events, key=_time_ms)]
 
     def due(self, source: TopicPartition, limit: int) -> tuple[list[Kept], bool]:
         """Remove and return the events whose time is up in this partition: at most `limit`, and whether there
@@ -207,6 +226,11 @@ class Pending:
             known.items.append(place)
             known.falls = False
 
+    def _labelled(self, place: int) -> Kept:
+        lane = self._lanes[place & _LANE_MASK]
+        lane.waits.note(place >> _LANE_BITS, lane.next)
+        return self._removed(place)
+
     def _removed(self, place: int) -> Kept:
         lane = self._lanes[place & _LANE_MASK]
         at = place >> _LANE_BITS
@@ -229,7 +253,7 @@ class Pending:
                 parts = segment.parts()
                 table.append([at, [len(part) for part in parts]])
                 pieces += parts
-            lanes.append([topic, partition, lane.clock, lane.next, table])
+            lanes.append([topic, partition, lane.clock, lane.next, lane.waits, table])
         header = msgspec.msgpack.encode([self._packer.saved(), lanes])
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
@@ -240,9 +264,11 @@ class Pending:
         at = 8 + int.from_bytes(data[:8], "big")
         names, lanes = msgspec.msgpack.decode(data[8:at])
         self._packer.restore(names)
-        for number, (topic, partition, clock, behind, table) in enumerate(lanes):
+        for number, (topic, partition, clock, behind, *waits, table) in enumerate(lanes):
             lane = Lane(number, Segment(self._packer))
             lane.clock, lane.next = clock, behind
+            if waits:  # else it was saved before there were any
+                lane.waits = msgspec.convert(waits[0], Waits)
             for segment_at, sizes in table:
                 parts = []
                 for size in sizes:
@@ -258,6 +284,10 @@ class Pending:
                 self._note(join, time_ms, place << _LANE_BITS | number)
                 self.count += 1
             lane.oldest()
+
+
+def _time_ms(event: Kept) -> float:
+    return event[1]
 
 
 def waiting_in(data: memoryview) -> int:

@@ -1,8 +1,8 @@
-"""Scores of tasks with numbers: regression, and forecasts of the next labels.
+"""Scores of tasks with numbers: regression, and forecasts.
 
-Regression is filed and folded as classes are (see `score_classes`). A forecast has no label of its own:
-step k of it is for the label that is learned k + 1 labels later, whichever event that belongs to. So the
-last forecasts wait here, one per label learned, and each label is scored against all that foresaw it.
+Regression is filed and folded as classes are (see `score_classes`). A forecast is for its own event and for
+those after it: step k is for the k-th event after it. So the last forecasts are kept here, and each event's
+guess holds what was foreseen of it, at it and before it.
 """
 
 from collections.abc import Sequence
@@ -186,18 +186,17 @@ def _named(sheets: Sequence[NumberSheet]) -> dict[str, dict[str, Any]]:
 
 
 class ForecastScores:
-    """A forecaster beside the last label and the mean of labels, both repeated over the horizon.
-
-    Made before `n` labels were learned, a forecast's step k is for label `n + k`; of several with the
-    same `n` the last one counts. A guess holds nothing.
+    """A forecaster beside the last label and the mean of labels, both repeated over the horizon. A guess:
+    a row `[step, forecast, last label, mean]` for each forecast that reaches its event, the oldest first.
     """
 
     def __init__(self, window: int) -> None:
         self.labels = 0
+        self._events = 0
         self._mean: Mean = NO_MEAN
         self._last: float | None = None
-        self._waiting: list[list[Any]] = []
-        """`[n, forecast, last, mean]`, oldest first: one per `n`, each with a step still to come."""
+        self._made: list[list[Any]] = []
+        """`[event number, forecast, last, mean]`, oldest first, each with a step still to come."""
         self._steps: list[list[NumberSheet]] = []
         self._size = window
         self._recent: list[list[list[float]]] = []
@@ -208,25 +207,25 @@ class ForecastScores:
         return True
 
     def foresee(self, answer: Answer) -> list[Any]:
-        """Keep the forecast for the labels to come."""
+        """What was foreseen of this event; its own forecast is kept for those after it."""
+        event, made = self._events, self._made
         if answer.member == "forecast" and answer.detail:
-            waiting = self._waiting
-            if waiting and waiting[-1][0] == self.labels:
-                waiting.pop()
             forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
-            waiting.append([self.labels, forecast, self._last, self._mean[1]])
-        return []
+            made.append([event, forecast, self._last, self._mean[1]])
+        guess = [[event - at, forecast[event - at], last, mean] for at, forecast, last, mean in made]
+        self._events = after = event + 1
+        self._made = [kept for kept in made if len(kept[1]) > after - kept[0]]
+        return guess
 
     def observe(self, y: Any, guess: list[Any]) -> None:
         """Score every forecast of this label; the baselines learn `y`."""
         y = float(y)
         rows = []
-        for n, forecast, last, mean in self._waiting:
-            step = self.labels - n
+        for step, forecast, last, mean in guess:
             no_change = _NAN if last is None else last
             while len(self._steps) <= step:
                 self._steps.append([NumberSheet() for _ in FORECASTERS])
-            answers = (forecast[step], no_change, mean)
+            answers = (forecast, no_change, mean)
             for sheet, answer in zip(self._steps[step], answers, strict=True):
                 sheet.add((y,), (answer,), (no_change,))
             rows.append([step, *(y - answer for answer in answers)])
@@ -237,7 +236,6 @@ class ForecastScores:
         self.labels += 1
         self._mean = running_mean(self._mean, (y,))
         self._last = y
-        self._waiting = [kept for kept in self._waiting if len(kept[1]) > self.labels - kept[0]]
 
     def answers(self, guess: list[Any]) -> tuple[Any, ...]:
         """A forecast is for many labels."""
@@ -261,11 +259,13 @@ class ForecastScores:
     def saved(self) -> list[Any]:
         """What `restore` takes."""
         steps = [[sheet.saved() for sheet in sheets] for sheets in self._steps]
-        return [self.labels, self._mean, self._last, self._waiting, steps, self._recent]
+        return [self.labels, self._mean, self._last, self._made, steps, self._recent, self._events]
 
     def restore(self, saved: list[Any]) -> None:
         """Go on where another one was `saved`."""
-        self.labels, mean, self._last, self._waiting, steps, recent = saved
+        self.labels, mean, self._last, made, steps, recent, *events = saved
+        if events:  # else they were counted by labels
+            self._made, self._events = made, events[0]
         self._mean = (*mean,)
         self._steps = []
         for states in steps:

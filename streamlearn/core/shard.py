@@ -252,7 +252,10 @@ class Shard:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
         memory, late, scores = self.memory, self.late, self.scores
         try:
-            answer = self.learner.predict(event.x, event.y)
+            if late is None or self.learner.task != "forecasting":
+                answer = self.learner.predict(event.x, event.y)
+            else:
+                answer = self.learner.predict(event.x, event.y, late.expected(self.spec.horizon == 1))
         except MemoryError:
             raise
         except Exception as error:  # the model is the user's code: whatever it raises is its failure
@@ -264,12 +267,14 @@ class Shard:
         memory.failing = 0
         guess = [] if scores is None else scores.foresee(answer, event.x)
         y = event.y if late is None else late.label_of(event, record.timestamp_ms)
+        source = (record.topic, record.partition)
         if y is not None:
             self._learn_label(event.x, y, guess)
+            if late is not None:
+                late.pending.labelled_at_once(source)
         if self._learns_at_event:
             self._learn(event.x, y)
         if y is None and late is not None:
-            source = (record.topic, record.partition)
             waits = late.waits(event, source, record.timestamp_ms, guess)
             if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
                 self._learn(event.x, None)
