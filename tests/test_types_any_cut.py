@@ -198,6 +198,29 @@ def test_train_says_of_how_many_events_it_learned_and_why_not_of_the_others(comm
     assert "5 events were answered and not learned: no label for them was there" in done.err
 
 
+def test_columns_of_whole_events_are_not_to_be_declared_but_their_types_are(command: Command) -> None:
+    file = written(Path("s.jsonl"), coded(30, 2, True))
+    done = command("replay", file, "-t", "events", "--db", "x.db", "--types", "c0=str")
+    assert done.code == 2
+    assert "has no column 'c0'; it stands inside 'features', so these are whole events" in done.err
+    assert 'like [event] types = {"c0" = "str"}' in done.err
+    Path("streamlearn.toml").write_text('[event]\ntypes = {"c0" = "str"}\n')
+    command.ok("train", file, "-o", "file:out", "-m", PRESET)
+    rows = [{"id": 1, "payload": {"c0": "1"}}]
+    done = command("replay", written(Path("r.jsonl"), rows), "-t", "e", "--db", "x.db", "--types", "c0=str")
+    assert "it stands inside 'payload': write payload.c0" in done.err
+
+
+@pytest.mark.parametrize("name", ["15 codes", "15 codes beside a number", "n/a, then numbers"])
+def test_labels_that_come_late_lose_no_event_either(command: Command, name: str) -> None:
+    stream = [{**doc, "ts": 1_700_000_000 + n} for n, doc in enumerate(STREAMS[name])]
+    file = written(Path("s.jsonl"), stream)
+    out = command.ok("train", file, "-o", "file:out", "-m", PRESET, "--delay", "5s", "--json")
+    done = orjson.loads(out)
+    assert done["learned"] == done["events"] == len(stream)
+    assert set(done["outcomes"]) == {"prediction", "label.joined"}
+
+
 def test_train_names_the_features_that_the_model_does_without(command: Command) -> None:
     stream = [{"features": {"temp": "hot", "rpm": 0.5}, "label": True}, *NUMBERS]
     done = command("train", written(Path("s.jsonl"), stream), "-o", "file:out", "-m", PRESET)

@@ -88,9 +88,9 @@ class Learned(msgspec.Struct, omit_defaults=True):
 
 
 Types = dict[str, Learned]
-_Shape = tuple[list[type], list[str], list[tuple[str, set[str]]]]
-"""Of names that stand together in events, all of them settled: the types that their values mostly have, their
-kinds, and the texts seen under each name that has any.
+_Shape = tuple[list[type], list[str], list[tuple[str, set[str]]], list[str]]
+"""Of names that stand together in events from which nothing more is learned: the types that their values
+mostly have, their kinds, the texts that may stand under each name that has any, and the names to withhold.
 """
 
 
@@ -111,16 +111,21 @@ class Guard:
 
     def knows(self, x: dict[str, Any]) -> bool:
         """Whether there is nothing to judge and nothing to learn: the names have stood together before, each
-        value is of its name's settled kind, and each text was seen. The common event ends here.
+        value is of its name's settled kind, and each text was seen. The common event ends here. What its
+        model must not see is taken out of `x`.
         """
         shape = self._shapes.get(tuple(x))
         if shape is None:
             return False
-        expected, kinds, texts = shape
+        expected, kinds, texts, withheld = shape
         types = [*map(type, x.values())]
         if types != expected and kinds != [*map(_KINDS.get, types)]:
             return False
-        return not texts or all(x[name] in seen for name, seen in texts)
+        if texts and not all(x[name] in seen for name, seen in texts):
+            return False
+        for name in withheld:
+            del x[name]
+        return True
 
     def refusal(self, x: dict[str, Any]) -> Refusal | None:
         """Why an event with the features `x` must not reach the model, or None."""
@@ -168,23 +173,30 @@ class Guard:
 
     def passed(self, x: dict[str, Any]) -> dict[str, Any]:
         """Learn from an event that was accepted: the features that its model may see."""
-        settled = True
+        is_fixed = True  # whether such an event leaves all as it is
         withheld = []
         for name, value in x.items():
             is_open = not self._holds(name)
-            settled = settled and not is_open
             given, counts = self._judged(name, value, x) if is_open else (True, True)
+            is_fixed = is_fixed and not (is_open and counts)
             known = self._note(name, value) if counts else self._types.setdefault(name, Learned("str"))
             given = given and (name in self._declared or self._is_alike(known, value))
             if not given:
                 withheld.append(name)
-            elif type(value) is not str:
-                known.numbers = True
             else:
-                known.given = True
-        if settled and not withheld:
-            self._remember(x)
+                self._give(known, value)
+        if is_fixed:
+            self._remember(x, withheld)
         return {name: value for name, value in x.items() if name not in withheld} if withheld else x
+
+    def _give(self, known: Learned, value: Any) -> None:
+        """The model gets `value`: that is remembered, and of what was known before nothing is sure."""
+        if type(value) is str:
+            news, known.given = not known.given, True
+        else:
+            news, known.numbers = not known.numbers, True
+        if news:
+            self._shapes.clear()
 
     def _is_alike(self, known: Learned, value: Any) -> bool:
         """Whether the model may have `value` beside what it has seen under that name: texts or others."""
@@ -209,13 +221,17 @@ class Guard:
         beside = any(type(other) is float or type(other) is int for other in x.values())
         return beside and known.agreed > 0, True
 
-    def _remember(self, x: dict[str, Any]) -> None:
-        """Events like `x` need no second look."""
+    def _remember(self, x: dict[str, Any], withheld: list[str]) -> None:
+        """Events like `x` need no second look, until something more is known of one of their names."""
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         kinds = [_kind_of(value) for value in x.values()]
-        texts = [(name, self._types[name].texts) for name in x if self._types[name].kind == "str"]
-        self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts)
+        texts = [
+            (name, self._types[name].texts if self._holds(name) else {value})
+            for name, value in x.items()
+            if type(value) is str
+        ]
+        self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts, withheld)
 
     def _note(self, name: str, value: Any) -> Learned:
         """Count `value` as evidence."""
@@ -226,7 +242,10 @@ class Guard:
         elif known.kind != kind:
             self._texts -= len(known.texts)
             known.kind, known.agreed, known.texts = kind, 0, set()
-        known.agreed = min(SETTLED, known.agreed + 1)
+        if known.agreed < SETTLED:
+            known.agreed += 1
+            if known.agreed == SETTLED:
+                self._shapes.clear()
         if kind == "str" and len(known.texts) < self._spec.categories and value not in known.texts:
             known.texts.add(value)
             self._texts += 1
@@ -244,6 +263,7 @@ class Guard:
                 first = not (known.given or known.numbers)
                 known.barred = known.barred or (given and first)
                 known.needed = known.needed or (not given and first)
+        self._shapes.clear()
 
     def settle(self, kinds: dict[str, str]) -> None:
         """Take over what a service saw when it looked at its first records together, as older eras say."""

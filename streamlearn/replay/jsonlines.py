@@ -136,7 +136,8 @@ def table(
         if first:
             for name in wanted:
                 if name not in present and not (pause and name == meaning.roles.label):
-                    raise ConfigError(f"{shown(source)} has no column {name!r}; {listed(present, name)}")
+                    found = _inside(rows, name) or listed(present, name)
+                    raise ConfigError(f"{shown(source)} has no column {name!r}; {found}")
         first = False
         names = tuple(dict.fromkeys([*present, *wanted]))
         layout = layouts.get(names)
@@ -148,6 +149,21 @@ def table(
         yield layout.batch(
             [[row.get(name) for row in rows] for name in names], [at for at, _ in group], pause
         )
+
+
+def _inside(rows: list[Mapping[str, Any]], name: str) -> str:
+    """Where a name stands that is no column, and what to do, for a message; "" where it is nowhere."""
+    for row in rows:
+        for member, part in row.items():
+            if isinstance(part, dict) and name in part:
+                if member == "features":
+                    return (
+                        "it stands inside 'features', so these are whole events: leave out the options about"
+                        f' columns, and declare types in the configuration, like [event] types = {{"{name}" ='
+                        ' "str"}'
+                    )
+                return f"it stands inside {member!r}: write {member}.{name}"
+    return ""
 
 
 def _flat(row: Mapping[str, Any], dotted: list[str]) -> Mapping[str, Any]:
