@@ -71,14 +71,17 @@ class BadCheckpoint(Exception):
 
 
 class ModelRaised(Exception):
-    """The model raised in the middle of a step; its state can no longer be trusted: undo.
+    """The model raised in the middle of a step, or has no good answer after it; its state can no longer be
+    trusted: undo.
 
-    `stage` is `predict` or `learn`. The original exception is the cause; it never reaches an output.
+    `stage` is `predict`, `learn` or `expire`, `reason` that of the dead letter: `raised`, or
+    `output_not_finite`. The original exception is the cause, if there is one; it never reaches an output.
     """
 
-    def __init__(self, stage: str) -> None:
-        super().__init__(stage)
+    def __init__(self, stage: str, reason: str = "raised") -> None:
+        super().__init__(stage, reason)
         self.stage = stage
+        self.reason = reason
 
 
 class NeedSchema(Exception):

@@ -9,7 +9,15 @@ import orjson
 import pytest
 from river import linear_model
 
-from streamlearn.core.commands import GUARD_RESET, MAX_COMMAND_BYTES, Command, command_in, encode_command
+from streamlearn.core.commands import (
+    FREEZE,
+    GUARD_RESET,
+    MAX_COMMAND_BYTES,
+    THAW,
+    Command,
+    command_in,
+    encode_command,
+)
 from streamlearn.core.events import Refusal
 from streamlearn.core.guard import SETTLED
 from streamlearn.core.learner import Learner
@@ -77,8 +85,10 @@ def test_a_command_is_one_only_on_the_control_topic() -> None:
         (b'{"command": "guard-reset", "feature": 5}', "bad_command"),
         (b'{"command": "guard-reset", "feature": "a", "more": 1}', "bad_command"),
         (b'{"command": "guard-reset", "feature": "%b"}' % (b"a" * MAX_COMMAND_BYTES), "bad_command"),
-        (b'{"command": "freeze", "feature": "a"}', "unknown_command"),
-        (b'{"command": "freeze"}', "unknown_command"),
+        (b'{"command": "freeze", "feature": "a"}', "bad_command"),
+        (b'{"command": "thaw", "feature": "a"}', "bad_command"),
+        (b'{"command": "melt", "feature": "a"}', "unknown_command"),
+        (b'{"command": "melt"}', "unknown_command"),
     ],
 )
 def test_what_is_no_command_is_a_dead_letter_with_its_bytes(value: bytes, reason: str) -> None:
@@ -91,8 +101,11 @@ def test_what_is_no_command_is_a_dead_letter_with_its_bytes(value: bytes, reason
 
 
 def test_what_is_encoded_is_understood() -> None:
-    for feature in ("a", 'sp "ace', "é\n"):
-        asked = Command(GUARD_RESET, feature)
+    for asked in (
+        Command(FREEZE),
+        Command(THAW),
+        *(Command(GUARD_RESET, x) for x in ("a", 'sp "ace', "é\n")),
+    ):
         assert command_in(on_control(encode_command(asked))) == asked
 
 

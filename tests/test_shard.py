@@ -11,7 +11,7 @@ from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, EventSpec
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard
-from streamlearn.core.state import UNDO_LIMIT, UNDO_WINDOW, Memory, ShardSpec
+from streamlearn.core.state import PAUSE_RECORDS, PAUSED, UNDO_LIMIT, UNDO_WINDOW, Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 
 NOW_MS = 1_700_000_000_000
@@ -246,8 +246,8 @@ def test_a_skipped_record_is_a_dead_letter_that_the_model_never_saw() -> None:
     assert subject.learner.model.seen == []
 
 
-@pytest.mark.parametrize(("gap", "frozen"), [(0, "raised"), (UNDO_WINDOW, "")])
-def test_learning_freezes_when_the_model_raises_too_often(gap: int, frozen: str) -> None:
+@pytest.mark.parametrize(("gap", "frozen"), [(0, PAUSED), (UNDO_WINDOW, "")])
+def test_learning_pauses_when_the_model_is_undone_too_often(gap: int, frozen: str) -> None:
     subject = shard(Scripted())
     for n in range(UNDO_LIMIT + 1):
         assert subject.memory.frozen == ""
@@ -258,34 +258,38 @@ def test_learning_freezes_when_the_model_raises_too_often(gap: int, frozen: str)
     found = answer(subject, features={"say": "x"}, label="x")
     assert found["prediction"] == "x"
     assert subject.memory.learned == (0 if frozen else 1)
+    subject.memory.records += PAUSE_RECORDS
+    answer(subject, features={"say": "x"}, label="x")
+    assert (subject.memory.learned, subject.memory.frozen) == (1 if frozen else 2, "")
 
 
 @pytest.mark.parametrize(
     ("model", "features"),
     [(Scripted(), {"say": "nan"}), (Constant(), {"say": "nan"}), (Constant(), {"say": "-inf"})],
 )
-def test_a_non_finite_answer_is_a_dead_letter_and_freezes(model: Any, features: dict[str, Any]) -> None:
+def test_a_non_finite_answer_is_withheld_and_learning_goes_on(model: Any, features: dict[str, Any]) -> None:
     subject = shard(model)
-    assert answer(subject, features=features) == {"refused": "predict.output_not_finite"}
-    assert subject.memory.frozen == "output_not_finite"
+    found = answer(subject, features=features)
+    assert (found["prediction"], found["reason"]) == (None, "output_not_finite")
+    assert subject.memory.frozen == ""
     answer(subject, features={"say": 1}, label=1)
-    assert subject.memory.learned == 0
+    assert subject.memory.learned == 1
 
 
 def test_a_huge_but_good_number_cannot_make_a_prediction_nan_in_silence() -> None:
     subject = shard(linear_model.LinearRegression(intercept_lr=0.1))
-    found = [answer(subject, features={"a": 1e150}, label=-1e150) for _ in range(3)]
-    assert found[-1] == {"refused": "predict.output_not_finite"}
-    assert subject.memory.frozen
+    with pytest.raises(ModelRaised) as raised:
+        subject.step(record(features={"a": 1e150}, label=-1e150))
+    assert (raised.value.stage, raised.value.reason) == ("learn", "output_not_finite")
 
 
 def test_failures_to_predict_are_counted_until_one_succeeds() -> None:
     subject = shard(Scripted())
     for n in range(FAILING_LIMIT):
         if n % 2:
-            subject.skip(record(n), "predict", "raised")
+            subject.skip(record(n), "predict", "raised" if n % 4 == 1 else "output_not_finite")
         else:
-            answer(subject, features={"say": "nan"})
+            answer(subject, features={"say": "object"})
     assert subject.memory.failing == FAILING_LIMIT
     answer(subject)
     assert subject.memory.failing == 0

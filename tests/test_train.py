@@ -12,6 +12,7 @@ from river import linear_model
 import streamlearn
 from streamlearn.config import load
 from streamlearn.core.snapshot import load_memory, seal, unseal
+from streamlearn.core.state import BROKEN
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.service.beginning import Beginning, carried
 from streamlearn.service.models import fresh_model
@@ -165,7 +166,7 @@ def test_a_model_that_no_longer_learns_is_no_beginning(command: Command) -> None
     file = Path("out/000000000000.ckpt")
     header, sections = unseal(file.read_bytes())
     memory = load_memory(sections)
-    memory.frozen = "raised"
+    memory.frozen = BROKEN
     file.write_bytes(seal(header, {**sections, "memory": msgspec.json.encode(memory)}))
     with pytest.raises(ConfigError, match="no longer learns"):
         assert beginning("file:out@latest").sha256

@@ -1,18 +1,17 @@
 """`streamlearn control`: send a command to a service, as a record of its control topic."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamlearn.cli import common
 from streamlearn.errors import ConfigError
 
+if TYPE_CHECKING:
+    from streamlearn.core.commands import Command
+    from streamlearn.settings import Config
+
 app = typer.Typer(help="Send a command to a running or stopped service.", no_args_is_help=True)
-
-
-@app.callback()
-def _commands() -> None:
-    """A group, though there is one command yet."""
 
 
 @app.command("guard-reset")
@@ -28,13 +27,55 @@ def guard_reset(
 ) -> None:
     """Forget the type that was learned for a feature; it is learned again from the next events."""
     from streamlearn.config import load
-    from streamlearn.core.commands import GUARD_RESET, Command, encode_command
-    from streamlearn.log.port import Row
+    from streamlearn.core.commands import GUARD_RESET, Command
 
     if not feature:
         raise ConfigError("control guard-reset: NAME is empty; name the feature")
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
-    settings = load(config, given, need_input=False)
+    _send(load(config, given, need_input=False), Command(GUARD_RESET, feature))
+
+
+@app.command("freeze")
+def freeze(
+    *,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Stop learning, until `thaw`; predictions go on."""
+    from streamlearn.config import load
+    from streamlearn.core.commands import FREEZE, Command
+
+    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
+    _send(load(config, given, need_input=False), Command(FREEZE))
+
+
+@app.command("thaw")
+def thaw(
+    *,
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Let learning go on, whatever has stopped it: `freeze`, a pause, or a state that was broken."""
+    from streamlearn.config import load
+    from streamlearn.core.commands import THAW, Command
+
+    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
+    _send(load(config, given, need_input=False), Command(THAW))
+
+
+def _send(settings: "Config", command: "Command") -> None:
+    """Append the command to the service's control topic."""
+    from streamlearn.core.commands import encode_command
+    from streamlearn.log.port import Row
+
     topic = settings.topics.control
     with common.admin_of(settings) as admin:
         if topic not in admin.topics([topic]):
@@ -42,5 +83,6 @@ def guard_reset(
                 f"there is no control topic {topic}: is the service called {settings.app.name}? "
                 "`streamlearn topics ensure` makes the topics of a service"
             )
-        admin.append(topic, [Row(None, encode_command(Command(GUARD_RESET, feature)), (), 0)])
-    print(f"sent guard-reset of {feature} to {topic}; the service applies it when it reads it")
+        admin.append(topic, [Row(None, encode_command(command), (), 0)])
+    about = f" of {command.feature}" if command.feature else ""
+    print(f"sent {command.name}{about} to {topic}; the service applies it when it reads it")

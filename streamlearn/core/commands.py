@@ -11,18 +11,23 @@ from streamlearn.core.events import Refusal
 from streamlearn.core.records import Record
 
 GUARD_RESET: Final = "guard-reset"
-COMMANDS: Final = frozenset((GUARD_RESET,))
+FREEZE: Final = "freeze"
+THAW: Final = "thaw"
+COMMANDS: Final = frozenset((GUARD_RESET, FREEZE, THAW))
+_ABOUT_A_FEATURE: Final = frozenset((GUARD_RESET,))
 MAX_COMMAND_BYTES: Final = 65_536
 
 
 class Command(NamedTuple):
-    """`guard-reset` forgets what the guard has learned of `feature`."""
+    """`guard-reset` forgets what the guard has learned of `feature`; `freeze` lets learning stand still, and
+    `thaw` lets it go on, whatever stopped it.
+    """
 
     name: str
-    feature: str
+    feature: str = ""
 
 
-class _Shape(msgspec.Struct, forbid_unknown_fields=True):
+class _Shape(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     command: str
     feature: str = ""
 
@@ -41,7 +46,9 @@ def command_in(record: Record) -> Command | Refusal:
         return Refusal("control", "bad_command")
     if shape.command not in COMMANDS:
         return Refusal("control", "unknown_command")
-    return Command(shape.command, shape.feature) if shape.feature else Refusal("control", "bad_command")
+    if bool(shape.feature) != (shape.command in _ABOUT_A_FEATURE):
+        return Refusal("control", "bad_command")
+    return Command(shape.command, shape.feature)
 
 
 def encode_command(command: Command) -> bytes:
@@ -50,4 +57,4 @@ def encode_command(command: Command) -> bytes:
     >>> encode_command(Command("guard-reset", "temp"))
     b'{"command":"guard-reset","feature":"temp"}'
     """
-    return msgspec.json.encode({"command": command.name, "feature": command.feature})
+    return msgspec.json.encode(_Shape(command.name, command.feature))

@@ -83,7 +83,7 @@ REASONS: Final[dict[str, str]] = {
         "leave ids and free text out of [event] features, or raise the limit (0 = no limit)"
     ),
     "bad_command": 'the value is not a command, an object like {"command": "guard-reset", "feature": "temp"}',
-    "unknown_command": "there is no such command; this version knows guard-reset",
+    "unknown_command": "there is no such command; this version knows guard-reset, freeze and thaw",
     "label_type": "the label is not of the type that this model's labels have",
     "label_value": "the label is not one this model can learn",
     "label_too_large": "the label is beyond 1e150, so that its square does not fit in a double",
@@ -94,7 +94,10 @@ REASONS: Final[dict[str, str]] = {
     "bad_interval": "the label's interval is not two event times, the first before the second",
     "bad_group": "the group is neither a string nor an integer",
     "raised": "the model raised",
-    "output_not_finite": "the model answered NaN or an infinity",
+    "output_not_finite": (
+        "the model answered NaN, an infinity or a number beyond 1e150, also after it had learned what is in"
+        " this record"
+    ),
     "output_type": "the model answered with something that is neither a label nor a number",
     "output_too_large": "the prediction would be larger than a record may be",
 }

@@ -3,9 +3,9 @@
 Which river method that is depends on the task and is settled once; docs/tasks.md has the table.
 
 Invariants:
-- The model is asked once per event, and whoever compares with a plain river loop finds the same bits. A
-  classifier is asked for its probabilities, and the prediction is the most probable label, exactly as
-  river's own `predict_one` does it.
+- The model is asked once per event (again only as `core.trials` says), and whoever compares with a plain
+  river loop finds the same bits. A classifier is asked for its probabilities, and the prediction is the most
+  probable label, exactly as river's own `predict_one` does it.
 - A model of river that can only raise because it was asked too early is not asked: see `_is_ready`.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from streamlearn.core.codec import label_text
+from streamlearn.core.events import MAX_NUMBER
 
 Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
 Predict = Callable[..., "Answer"]
@@ -26,13 +27,18 @@ their order (none without), or None for too many of them.
 
 class Answer(msgspec.Struct, gc=False):
     """What a model said: `member` and `detail` are an extra member of the prediction, "" for none.
-    `finite` is False when a number in it is NaN or an infinity.
+    `finite` is False when a number in it is NaN, an infinity or so large that its square is one.
     """
 
     prediction: Any
     member: str
     detail: Any
     finite: bool
+
+    def withheld(self) -> "Answer":
+        """No answer, in the shape in which this model gives none."""
+        nothing: Any = {"probabilities": {}, "forecast": []}.get(self.member)
+        return Answer(None, "" if nothing is None else self.member, nothing, True)
 
 
 class Learner:
@@ -182,7 +188,7 @@ def _classification(model: Any) -> Predict:
 def _labels_only(model: Any) -> Predict:
     def predict(x: dict[str, Any], _y: Any) -> Answer:
         label = model.predict_one(x)
-        return Answer(label, "", None, not isinstance(label, float) or isfinite(label))
+        return Answer(label, "", None, not isinstance(label, float) or -MAX_NUMBER <= label <= MAX_NUMBER)
 
     return predict
 
@@ -195,7 +201,7 @@ def _regression(model: Any) -> Predict:
         if value is None:
             return Answer(None, "", None, True)
         number = float(value)
-        return Answer(number, "", None, isfinite(number))
+        return Answer(number, "", None, -MAX_NUMBER <= number <= MAX_NUMBER)
 
     return predict
 
@@ -211,7 +217,7 @@ def _anomaly(model: Any) -> Predict:
             return Answer(None, "", None, True)
         score = float(score_one(x, y=y) if supervised else score_one(x))
         verdict = None if classify is None else bool(classify(score))
-        return Answer(verdict, "score", score, isfinite(score))
+        return Answer(verdict, "score", score, -MAX_NUMBER <= score <= MAX_NUMBER)
 
     return predict
 
@@ -238,6 +244,8 @@ def _clustering(model: Any) -> Predict:
 
     def predict(x: dict[str, Any], _y: Any) -> Answer:
         cluster = predict_one(x) if _is_ready(final) else None
+        if isinstance(cluster, float) and not isfinite(cluster):
+            return Answer(None, "", None, False)
         return Answer(None if cluster is None else int(cluster), "", None, True)
 
     return predict
@@ -263,7 +271,8 @@ def _forecasting(model: Any, horizon: int) -> Predict:
         if len(values) != steps:
             raise ValueError(f"forecast({steps}) gave {len(values)} values")
         del values[: len(waiting)]
-        return Answer(values[0], "forecast", values, all(map(isfinite, values)))
+        finite = all(-MAX_NUMBER <= value <= MAX_NUMBER for value in values)
+        return Answer(values[0], "forecast", values, finite)
 
     return predict
 

@@ -32,11 +32,11 @@ class Publisher:
         self._limit_bytes = limit_bytes
 
     def prediction(
-        self, event: Event, record: Record, answer: Answer, learned: int, as_int: bool
+        self, event: Event, record: Record, answer: Answer, learned: int, as_int: bool, reason: str = ""
     ) -> Output | Refusal:
-        """The published prediction. `as_int`: the labels were 0 and 1, and so are the answers."""
-        if not answer.finite:
-            return Refusal("predict", "output_not_finite")
+        """The published prediction. `as_int`: the labels were 0 and 1, and so are the answers. `reason`: why
+        the answer is withheld, "" when it is not.
+        """
         prediction, detail = answer.prediction, answer.detail
         if as_int and type(prediction) is bool:
             prediction = int(prediction)
@@ -51,6 +51,8 @@ class Publisher:
         }
         if answer.member:
             body[answer.member] = detail
+        if reason:
+            body["reason"] = reason
         if event.carry is not None:
             body["carry"] = event.carry
         try:

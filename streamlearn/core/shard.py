@@ -8,13 +8,15 @@ Invariants:
 - An event is scored, then learned, once its label is known, with the features and the answers as they were
   when it was predicted.
 - A refused record leaves the model untouched. A model that raises has left the state undefined: `step`
-  raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead.
+  raises `ModelRaised`, and the caller rebuilds the state and hands the record to `skip` instead. So does a
+  step whose learning went wrong: see `core.trials`.
 """
 
+from math import inf
 from typing import Any, Final
 
 from streamlearn.core.codec import dead_letter
-from streamlearn.core.commands import command_in
+from streamlearn.core.commands import FREEZE, THAW, command_in
 from streamlearn.core.events import Event, Label, Refusal, Skipped
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
@@ -26,9 +28,10 @@ from streamlearn.core.published import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.state import BROKEN, COMMAND, PAUSED, Memory, ShardSpec
 from streamlearn.core.storm import noted
 from streamlearn.core.time_units import set_event_time
+from streamlearn.core.trials import NOT_FINITE, Teacher, is_extreme, marked, unmarked
 from streamlearn.core.window import Window
 from streamlearn.core.work import EventWork, LabelWork
 from streamlearn.errors import ModelRaised
@@ -50,6 +53,7 @@ class Shard:
         self.spec = spec
         self.learner = learner if learner.horizon == spec.horizon else Learner(learner.model, spec.horizon)
         self.memory = memory
+        self.teacher = Teacher(self.learner, memory, spec.event.time_as)
         self.scores = None if spec.scores is None else Scores(spec.scores, learner.task)
         self.late: Late | None = None
         self.work: LabelWork | EventWork | None = None
@@ -91,10 +95,10 @@ class Shard:
         """
         assert self.work is None, "the record before is not finished"
         if record.topic in self._others and record.value is not None:
-            self.memory.records += 1
+            self._count_record()
             return self._others[record.topic](record, units)
         event = self._decode(record) if record.value is not None else Skipped("tombstone")
-        self.memory.records += 1
+        self._count_record()
         if type(event) is Event:
             if self._window is not None and event.id in self._window:
                 self._count("skip.duplicate")
@@ -127,7 +131,7 @@ class Shard:
         if late is not None and late.spec.join == work.join:  # else an era has begun whose labels are others
             events, goes_on = late.more(work.told, work.record.timestamp_ms, units)
             for x, guess in events:
-                self._learn_label(x, work.told.y, guess)
+                self._learn_waiting(x, work.told.y, guess)
             work.done += len(events)
         if goes_on:
             return ()
@@ -139,7 +143,7 @@ class Shard:
         work = self.work
         assert isinstance(work, LabelWork), "an event is finished in the transaction that began it"
         self.work = None
-        self.memory.note_raise(stage)
+        self.memory.note_undo(stage, reason)
         if self.late is not None and self.late.spec.join == work.join:
             self.late.let_go(work.told, work.record.timestamp_ms)
         return (self._refuse(work.record, Refusal(stage, reason)),)
@@ -156,10 +160,10 @@ class Shard:
         model never sees it, nor the events that a label was about or whose time was up (stage `expire`).
         """
         memory = self.memory
-        memory.records += 1
+        self._count_record()
         if stage == "decode":
             return (self._refuse(record, Refusal(stage, reason)),)
-        self.memory.note_raise(stage)
+        memory.note_undo(stage, reason)
         event = self.peek(record)
         if self.late is not None and event is None:
             told = self.late.read(record, memory.time_unit)
@@ -172,7 +176,7 @@ class Shard:
             if self._check(event, record.timestamp_ms) is None and self.late.passes(source, event.time_ms):
                 self.late.due(source)
             stage = "learn"
-        elif self.guard is not None and event is not None:
+        elif self.guard is not None and event is not None and reason == "raised":
             self.guard.raised(event.x)
         return (self._refuse(record, Refusal(stage, reason)),)
 
@@ -183,7 +187,11 @@ class Shard:
         command = command_in(record)
         if isinstance(command, Refusal):
             return (self._refuse(record, command),)
-        if self.guard is not None:
+        if command.name == FREEZE:
+            self.memory.freeze(COMMAND)
+        elif command.name == THAW:
+            self.memory.thaw()
+        elif self.guard is not None:
             self.guard.reset(command.feature)
         self._count(f"command.{command.name}")
         return ()
@@ -200,7 +208,7 @@ class Shard:
             return (self._refuse(record, refusal),)
         outcome, events, goes_on = late.join(told, record.timestamp_ms, units)
         for x, guess in events:
-            self._learn_label(x, told.y, guess)
+            self._learn_waiting(x, told.y, guess)
         if goes_on:
             self.work = LabelWork(record, told, late.spec.join, len(events))
             return ()
@@ -250,34 +258,37 @@ class Shard:
 
     def _answered(self, event: Event, record: Record, alerts: Outputs) -> Outputs:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
-        memory, late, scores = self.memory, self.late, self.scores
-        try:
-            if late is None or self.learner.task != "forecasting":
-                answer = self.learner.predict(event.x, event.y)
-            else:
-                answer = self.learner.predict(event.x, event.y, late.expected(self.spec.horizon == 1))
-        except MemoryError:
-            raise
-        except Exception as error:  # the model is the user's code: whatever it raises is its failure
-            raise ModelRaised("predict") from error
+        memory, late, scores, x = self.memory, self.late, self.scores, event.x
+        if late is None or self.learner.task != "forecasting":
+            answer = self.teacher.ask(x, event.y)
+        else:
+            answer = self.teacher.ask(x, event.y, late.expected(self.spec.horizon == 1))
+        reason, trial = "", "learn" if is_extreme(x) else ""
+        if not answer.finite:
+            answer, reason, trial = answer.withheld(), NOT_FINITE, "predict"
+            if memory.frozen in ("", PAUSED) and self.teacher.is_broken():
+                memory.freeze(BROKEN)
+        elif not trial and event.time_ms != -inf:
+            memory.probe = event
         as_int = memory.label_type == "int" and self.learner.binary
-        output = self._publisher.prediction(event, record, answer, memory.learned, as_int)
+        output = self._publisher.prediction(event, record, answer, memory.learned, as_int, reason)
         if isinstance(output, Refusal):
             return (*alerts, self._unusable(record, output))
-        memory.failing = 0
-        guess = [] if scores is None else scores.foresee(answer, event.x)
+        if not reason:
+            memory.failing = 0
+        guess = [] if scores is None else scores.foresee(answer, x)
         y = event.y if late is None else late.label_of(event, record.timestamp_ms)
         source = (record.topic, record.partition)
         if y is not None:
-            self._learn_label(event.x, y, guess)
+            self._learn_label(x, y, guess, trial)
             if late is not None:
                 late.pending.labelled_at_once(source)
         if self._learns_at_event:
-            self._learn(event.x, y)
+            self.teacher.learn(x, y, trial)
         if y is None and late is not None:
-            waits = late.waits(event, source, record.timestamp_ms, guess)
+            waits = late.waits(event, source, record.timestamp_ms, marked(guess) if trial else guess)
             if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
-                self._learn(event.x, None)
+                self.teacher.learn(x, None, trial)
         if self._window is not None:
             self._window.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
@@ -295,11 +306,11 @@ class Shard:
         try:
             for x, guess in events:
                 if work.default is not None:
-                    self._learn_label(x, work.default, guess)
+                    self._learn_waiting(x, work.default, guess)
                 elif self.learner.learns_unlabelled and not self._learns_at_event:
-                    self._learn(x, None)
+                    self.teacher.learn(x, None, "learn" if unmarked(guess)[1] else "")
         except ModelRaised as raised:
-            raise ModelRaised("expire") from raised.__cause__
+            raise ModelRaised("expire", raised.reason) from raised.__cause__
         work.done += len(events)
         if goes_on and work.done < DUE_PER_RECORD:
             return ()
@@ -307,8 +318,13 @@ class Shard:
         alerts = self._alerts(late, work.record) if late.has_news else ()
         return self._answered(work.event, work.record, alerts)
 
-    def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any] | None) -> None:
-        """Score what was answered for `x`, then learn its label."""
+    def _learn_waiting(self, x: dict[str, Any], y: Label, guess: list[Any] | None) -> None:
+        """Learn the label of an event that waited."""
+        guess, on_trial = unmarked(guess)
+        self._learn_label(x, y, guess, "learn" if on_trial else "")
+
+    def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any] | None, trial: str) -> None:
+        """Score what was answered for `x`, then learn its label; `trial` as in `Teacher.learn`."""
         scores = self.scores
         if scores is not None and (self._scores_any or (self._scores_binary and y in (0, 1))):
             if not scores.knows_room_for(y):  # there was room when the label came, but its event was late
@@ -317,18 +333,7 @@ class Shard:
             if guess is not None:
                 scores.observe(y, guess)
         if not self._learns_at_event:
-            self._learn(x, y)
-
-    def _learn(self, x: dict[str, Any], y: Label | None) -> None:
-        if self.memory.frozen:
-            return
-        try:
-            self.learner.learn(x, y)
-        except MemoryError:
-            raise
-        except Exception as error:  # the model is the user's code: whatever it raises is its failure
-            raise ModelRaised("learn") from error
-        self.memory.learned += 1
+            self.teacher.learn(x, y, trial)
 
     def _scored(self, scores: Scores, event: Event, record: Record) -> Output:
         report = scores.report()
@@ -340,16 +345,21 @@ class Shard:
     # --- refusals -------------------------------------------------------------------------------------
 
     def _unusable(self, record: Record, refusal: Refusal) -> Output:
-        """The model's answer cannot be published; one that is no number also ends its learning."""
+        """The model's answer cannot be published."""
         if refusal.stage == "predict":
             self.memory.failing += 1
-            self.memory.frozen = self.memory.frozen or refusal.reason
         return self._refuse(record, refusal)
 
     def _refuse(self, record: Record, refusal: Refusal) -> Output:
         self._count(f"dlq.{refusal.stage}.{refusal.reason}")
         noted(self.memory.letters, self.memory.records, refusal)
         return dead_letter(record, refusal)
+
+    def _count_record(self) -> None:
+        memory = self.memory
+        memory.records += 1
+        if memory.frozen or memory.undone:
+            memory.begin_record()
 
     def _count(self, outcome: str) -> None:
         self.memory.outcomes[outcome] = self.memory.outcomes.get(outcome, 0) + 1

@@ -8,16 +8,26 @@ from typing import Final
 
 import msgspec
 
-from streamlearn.core.events import EventSpec
+from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.guard import GuardSpec, Learned
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.storm import Letter
 
-UNDO_LIMIT: Final = 3
-"""A model that raised more often than this within `UNDO_WINDOW` records stops learning."""
+UNDO_LIMIT: Final = 20
+"""A model that had to be undone more often than this in `UNDO_WINDOW` records pauses learning."""
 
-UNDO_WINDOW: Final = 100_000
+UNDO_WINDOW: Final = 1_000
+PAUSE_RECORDS: Final = 1_000
+
+PAUSED: Final = "paused"
+"""Too many undos: learning goes on by itself after `PAUSE_RECORDS` records."""
+
+BROKEN: Final = "broken"
+"""The state gives no good answer to what it answered before; only `thaw` or another state changes that."""
+
+COMMAND: Final = "command"
+"""`streamlearn control freeze`."""
 
 
 class ShardSpec(msgspec.Struct, frozen=True):
@@ -53,9 +63,19 @@ class Memory(msgspec.Struct):
     label_type: str = ""
     """`bool`, `int`, `str` or `number`, fixed by the first label learned; "" until then."""
     frozen: str = ""
-    """Why learning stopped; "" while it goes on."""
+    """Why learning stands still: `PAUSED`, `BROKEN`, `COMMAND`, in `score` `static`; "" while it goes on."""
+    frozen_at: int = 0
+    """The record number since when."""
     raised_at: list[int] = []
     """Record numbers of the newest undos, at most `UNDO_LIMIT` of them."""
+    undone: dict[str, int] = {}
+    """How often in a row `predict` and `learn` have raised and were undone, while no record has got past
+    that; see `core.trials`.
+    """
+    undone_learned: int = 0
+    """What `learned` was after the last undo of `learn`."""
+    probe: Event | None = None
+    """The last ordinary event that had a good answer: a state that has none to it is broken."""
     failing: int = 0
     """Predict failures in a row."""
     outcomes: dict[str, int] = {}
@@ -71,11 +91,31 @@ class Memory(msgspec.Struct):
     letters: list[Letter] = []
     """The newest dead letters, see `core.storm`."""
 
-    def note_raise(self, stage: str) -> None:
-        """The model raised at the newest record: too often, and learning stops."""
+    def note_undo(self, stage: str, reason: str) -> None:
+        """What the model did at the newest record was undone: too often, and learning pauses."""
         recent = [at for at in self.raised_at if at > self.records - UNDO_WINDOW]
-        self.raised_at = [*recent, self.records]
-        if len(self.raised_at) > UNDO_LIMIT:
-            self.raised_at = self.raised_at[-UNDO_LIMIT:]
-            self.frozen = self.frozen or "raised"
+        self.raised_at = [*recent, self.records][-UNDO_LIMIT:]
+        if len(recent) >= UNDO_LIMIT:
+            self.freeze(PAUSED)
         self.failing = self.failing + 1 if stage == "predict" else 0
+        if reason == "raised":
+            call = "predict" if stage == "predict" else "learn"
+            self.undone = {**self.undone, call: min(UNDO_LIMIT, self.undone.get(call, 0) + 1)}
+            if call == "learn":
+                self.undone_learned = self.learned
+
+    def freeze(self, why: str) -> None:
+        """Let learning stand still from the newest record on. A pause gives way to what lasts."""
+        if self.frozen in ("", PAUSED) and self.frozen != why:
+            self.frozen, self.frozen_at = why, self.records
+
+    def thaw(self) -> None:
+        """Let learning go on, whatever stopped it, with all of its budget."""
+        self.frozen, self.frozen_at, self.raised_at = "", 0, []
+
+    def begin_record(self) -> None:
+        """End a pause that has lasted long enough; forget an undo that the record before has got past."""
+        if self.learned > self.undone_learned:
+            self.undone.pop("learn", None)
+        if self.frozen == PAUSED and self.records > self.frozen_at + PAUSE_RECORDS:
+            self.thaw()

@@ -16,7 +16,7 @@ from streamlearn.core.events import REASONS
 from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.snapshot import Header
-from streamlearn.core.state import Memory
+from streamlearn.core.state import BROKEN, Memory
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed
@@ -98,10 +98,11 @@ def era_of(config: Config, fresh: FreshModel, source: str) -> Era:
 
 
 def _need_learning(memory: Memory, records: int, name: str) -> None:
-    if memory.frozen:
+    if memory.frozen == BROKEN:
         raise Stop(
-            f"learning stopped in the middle of {name} ({memory.frozen}): the model raised too often, or gave"
-            " an answer that is no number. No checkpoint was written; mend the model or the data"
+            f"learning stopped at record {memory.frozen_at:,} of {name}: the model has no good answer any"
+            " more to what it answered before, so its state is broken. No checkpoint was written; mend the"
+            " model or the data"
         )
     if not memory.learned:
         refused = {what: count for what, count in memory.outcomes.items() if what.startswith("dlq.")}

@@ -61,6 +61,16 @@ class Batch:
         self.covers([record])
         self.skips.append(skip)
 
+    def ends_before(self, at: int, outputs: Sequence[Output]) -> list[Record]:
+        """Take back the records from number `at` on: those. `outputs` are those of the records before."""
+        records, dropped = self.records[:at], self.records[at:]
+        gone = {(one.topic, one.partition, one.offset) for one in dropped}
+        self.skips = [skip for skip in self.skips if skip[:3] not in gone]
+        self.outputs = [*outputs]
+        self.records, self.ranges, self._ranges_bytes = [], [], 0
+        self.covers(records)
+        return dropped
+
     def gives_up(self, skip: Skip, outputs: Sequence[Output]) -> None:
         """Note that a record of an earlier transaction, which had left work, became a dead letter."""
         self.outputs += outputs

@@ -15,7 +15,7 @@ import msgspec
 
 from streamlearn.core.records import Era
 from streamlearn.core.snapshot import load_memory
-from streamlearn.core.state import Memory
+from streamlearn.core.state import COMMAND, PAUSED, Memory
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.service.models import FreshModel
 from streamlearn.service.saved import Saved, model_in, read_saved
@@ -91,6 +91,5 @@ def carried(sections: Mapping[str, bytes]) -> Memory:
         before = load_memory(sections)
     except BadCheckpoint as reason:
         raise ConfigError(f"the checkpoint must not be loaded: {reason}") from reason
-    return Memory(
-        learned=before.learned, label_type=before.label_type, types=before.types, frozen=before.frozen
-    )
+    frozen = "" if before.frozen in (PAUSED, COMMAND) else before.frozen  # about that stream, not the model
+    return Memory(learned=before.learned, label_type=before.label_type, types=before.types, frozen=frozen)

@@ -22,6 +22,7 @@ from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoint_age import CheckpointAge
 from streamlearn.service.checkpoints import Checkpointer, starts_of
 from streamlearn.service.held import Held, Settling, as_owner
+from streamlearn.service.learning_watch import LearningWatch
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
@@ -70,6 +71,7 @@ class Loop:
         )
         self._schemas = Schemas(config.event.schema_registry, self._waiting)
         self._age = CheckpointAge(service_log)
+        self._learning = LearningWatch(service_log)
         self._held: Held | None = None
         self._beat_s = 0.0
         self._was_open = False
@@ -140,6 +142,7 @@ class Loop:
             held.sources.compare(held.log, held.standing.era)
             if not batch.empty:
                 held = self._published(held, batch)
+                self._learning.look(held.standing.shard.memory)
             self._checkpoint(held, now=False)
             self._age.look(
                 self._checkpointer.newest or {}, held.standing.positions, self._checkpointer.failure
@@ -187,6 +190,7 @@ class Loop:
             shard_log.close()
             raise
         self._model_change = ""
+        self._learning.look(standing.shard.memory)
         self._was_open = True
         self._away = 0
         log.info(

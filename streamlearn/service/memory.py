@@ -12,13 +12,9 @@ import orjson
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.errors import ModelRaised
 from streamlearn.service.models import fresh_model
-
-SNAPSHOT_RECORDS = 1000
+from streamlearn.service.offline import Offline
 
 
 def run(
@@ -29,7 +25,7 @@ def run(
     `events`: objects like `{"id", "ts", "features", "label"}` (all but `features` optional), or their JSON
     bytes. `horizon`: how many labels a forecaster looks ahead. An event that is refused yields
     `{"dead_letter": {"stage", "reason"}, "source": {...}}`. Raises `ConfigError` for a model that cannot be
-    served.
+    served, and `Stop` for one that fails at every event, or cannot be undone.
 
     >>> from river import linear_model
     >>> events = [{"features": {"x": 1.0}, "label": True}, {"features": {"x": 2.0}}, {"features": 3}]
@@ -41,32 +37,13 @@ def run(
     """
     fresh = fresh_model("memory", "", {}, [], model, horizon)
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
-    shard = Shard(spec, fresh.learner(), Memory())
-    sections = dump_state(shard)
-    since: list[Record] = []
-    skipped: dict[int, str] = {}
+    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    offline = Offline(spec, sections, fresh.trusted)
     for offset, one in enumerate(events):
         value = one if isinstance(one, bytes) else orjson.dumps(one)
         record = Record("events", 0, offset, time.time_ns() // 1_000_000, None, value)
-        try:
-            outputs = shard.step(record)
-        except ModelRaised as raised:
-            skipped[offset] = raised.stage
-            shard = load_state(spec, sections, fresh.trusted)
-            for past in since:
-                _step(shard, past, skipped)
-            outputs = _step(shard, record, skipped)
-        since.append(record)
-        if len(since) >= SNAPSHOT_RECORDS:
-            sections = dump_state(shard)
-            since, skipped = [], {}
-        for output in outputs:
+        for output in offline.step(record):
             yield _decoded(output, record)
-
-
-def _step(shard: Shard, record: Record, skipped: Mapping[int, str]) -> tuple[Output, ...]:
-    stage = skipped.get(record.offset)
-    return shard.skip(record, stage, "raised") if stage else shard.step(record)
 
 
 def _decoded(output: Output, record: Record) -> dict[str, Any]:

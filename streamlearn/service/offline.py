@@ -85,13 +85,14 @@ class Offline:
                 "undoing a failed step gave another failure: the model is not deterministic. Give every part"
                 " a seed, and keep all state in attributes that pickle"
             ) from error
-        self._skipped[len(self._since)] = (raised.stage, "raised")
-        outputs = self.shard.skip(record, raised.stage, "raised")
+        self._skipped[len(self._since)] = (raised.stage, raised.reason)
+        outputs = self.shard.skip(record, raised.stage, raised.reason)
         if self.shard.memory.failing >= FAILING_LIMIT:
             cause = raised.__cause__
+            why = "an answer of NaN or infinity" if cause is None else f"{type(cause).__name__}: {cause}"
             raise Stop(
                 f"the model failed to predict {FAILING_LIMIT} events in a row, the last one with"
-                f" {type(cause).__name__}: {cause}. Are these events of the kind that it is made for?"
+                f" {why}. Are these events of the kind that it is made for?"
             )
         return outputs
 

@@ -173,18 +173,48 @@ class Standing:
 
         None when anything came out other than the journal has it: the model is not deterministic.
         """
-        self.shard = self._loaded()
-        digest = self._snapshot_digest
-        for entry in self.since:
-            if not self._restep(entry, digest, shard_log, alive):
-                return None
-            digest = entry.digest
+        if not self._back_at_entry(shard_log, alive):
+            return None
         known = _by_place(skips)
         try:
             outputs = self._worked(carried, alive)
             return outputs + [output for record in batch for output in self._step(record, known, alive)]
         except ModelRaised:
             return None
+
+    def broken_by(
+        self,
+        shard_log: ShardLog,
+        batch: Sequence[Record],
+        skips: Sequence[Skip],
+        alive: Alive,
+        carried: int = 0,
+    ) -> int | None:
+        """The place in `batch` of the record that broke the state (`Teacher.is_broken`); None when it was
+        broken before. The state is of no use then: make it again with `restored`.
+        """
+        if not self._back_at_entry(shard_log, alive):
+            return None
+        known = _by_place(skips)
+        try:
+            self._worked(carried, alive)
+            for at, record in enumerate(batch):
+                if self.shard.teacher.is_broken():
+                    return at - 1 if at else None
+                self._step(record, known, alive)
+        except ModelRaised:
+            pass  # asking once more did that: the state stays as it was found
+        return None
+
+    def _back_at_entry(self, shard_log: ShardLog, alive: Alive) -> bool:
+        """Make the state at `seq` again. False when it came out other than the journal has it."""
+        self.shard = self._loaded()
+        digest = self._snapshot_digest
+        for entry in self.since:
+            if not self._restep(entry, digest, shard_log, alive):
+                return False
+            digest = entry.digest
+        return True
 
     def _loaded(self) -> Shard:
         return restored_state(self.era, self._snapshot, self.fresh.trusted)

@@ -53,7 +53,6 @@ class Watch:
         memory = standing.shard.memory
         self._opened_at = memory.records
         self._reported = (time.monotonic(), memory.records)
-        self._frozen = ""
         self._withheld: set[str] = set()
         self._probation: list[Record] | None = [] if memory.records < ENOUGH_RECORDS else None
 
@@ -99,16 +98,8 @@ class Watch:
             )
 
     def _tell(self) -> None:
-        """Say what a person must know, and now and then how fast it goes."""
+        """Say now and then how fast it goes."""
         memory = self._standing.shard.memory
-        if memory.frozen != self._frozen:
-            self._frozen = memory.frozen
-            log.error(
-                "learning.frozen",
-                reason=memory.frozen,
-                records=memory.records,
-                remedy="predictions go on; --model-change fresh begins with a model that learns",
-            )
         since_s, records = self._reported
         now_s = time.monotonic()
         if now_s - since_s >= REPORT_S:
