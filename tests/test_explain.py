@@ -243,10 +243,10 @@ def test_the_label_is_the_one_that_the_services_joiner_joined(apps: Apps, comman
         (labels, {"id": "odd", "label": "x", "ts": T + 650}),  # no label of this stream
         (events, event_at("inside", T + 660, label=False)),
         (labels, {"id": "inside", "label": True, "ts": T + 670}),
-        (events, event_at("clock", T + 7200)),  # ends the waiting of what is older than an hour
-        (labels, {"id": "lost", "label": False, "ts": T + 7201}),
-        (events, event_at("waits", T + 7202)),
-        (events, event_at("never", T + 7203)),
+        (events, event_at("clock", T + 4255)),  # ends the waiting of what is older than an hour
+        (labels, {"id": "lost", "label": False, "ts": T + 4256}),
+        (events, event_at("waits", T + 4257)),
+        (events, event_at("never", T + 4258)),
     ]
     for at, (topic, value) in enumerate(steps):
         rows_at(app, topic, value)

@@ -398,7 +398,7 @@ def test_a_share_of_orphans_raises_one_alert_and_its_end_another() -> None:
         ({"id": "a", "label": "yes"}, "label_type"),
         ({"id": "a", "label": 2}, "label_type"),
         ({"id": "a", "label": True, "ts": "noon"}, "bad_time"),
-        ({"id": "a", "label": True, "ts": 9e11}, "future"),
+        ({"id": "a", "label": True, "ts": 9e13}, "future"),
     ],
 )
 def test_what_is_no_label_is_a_dead_letter_and_the_event_goes_on_waiting(value: Any, reason: str) -> None:

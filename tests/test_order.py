@@ -12,10 +12,12 @@ from streamlearn.service.order import PATIENCE_S, Merge
 
 A: TopicPartition = ("a", 0)
 B: TopicPartition = ("b", 0)
+START_MS = 1_700_000_000_000
+UNKNOWN = -START_MS - 1
 
 
 def record(place: TopicPartition, offset: int, timestamp_ms: int = 0) -> Record:
-    return Record(place[0], place[1], offset, timestamp_ms, None, b"")
+    return Record(place[0], place[1], offset, START_MS + timestamp_ms, None, b"")
 
 
 def polled(*records: Record, behind: tuple[TopicPartition, ...] = ()) -> Polled:
@@ -199,3 +201,26 @@ def test_what_was_not_stepped_goes_back_to_the_front() -> None:
     assert places(merge.take(1, 0.0)) == [("a", 8)]
     assert places(merge.take(5, 0.0)) == [("a", 11)]
     assert merge.wanted() == {A: 12}
+
+
+def test_a_record_whose_arrival_is_not_known_goes_after_what_was_there_when_it_was_read() -> None:
+    merge = Merge({A: 0, B: 0}, labels="a")
+    merge.add(polled(record(A, 0, UNKNOWN), record(B, 0, 5), record(B, 1, 6)), 0.0)
+    assert places(merge.take(9, 0.0)) == [("b", 0), ("b", 1)]
+    merge.add(polled(record(B, 2, 7), record(B, 3, 8)), 0.0)
+    assert [places(merge.take(9, 0.0)) for _ in range(2)] == [[("a", 0)], [("b", 2), ("b", 3)]]
+
+
+def test_a_record_whose_arrival_is_not_known_holds_nothing_up_and_goes_before_its_followers() -> None:
+    merge = Merge({A: 0, B: 0})
+    mixed = [record(A, n, UNKNOWN if n % 2 else 10 * n) for n in range(6)]
+    merge.add(polled(*mixed, *(record(B, n, 10 * n + 1) for n in range(6))), 0.0)
+    assert [offset for topic, offset in places(merge.take(99, 0.0)) if topic == "a"] == list(range(6))
+
+
+def test_without_any_arrival_events_go_before_labels() -> None:
+    merge = Merge({A: 0, B: 0}, labels="a")
+    merge.add(polled(*(record(tp, n, UNKNOWN) for tp in (A, B) for n in range(3))), 0.0)
+    taken = places(merge.take(9, 0.0))
+    merge.add(polled(), 0.0)
+    assert taken + places(merge.take(9, 0.0)) == [(topic, n) for topic in "ba" for n in range(3)]

@@ -66,13 +66,13 @@ def test_events_are_taken_and_end_as_by_walking_through_all_of_them(by_time: boo
     ours, plain = Pending(by_time, Packer("")), Plain(by_time)
     now = 0.0
     for lane in range(3):
-        ours.clock(("t", lane), now)
+        ours.clock(("t", lane), now, TTL_MS)
         plain.clocks[lane] = now
     for number, (what, join, one, two) in enumerate(life):
         if what == "add":
             now += two
             event: Kept = (join, now - one, 0, {"n": number}, [], None)
-            ours.clock(("t", one), event[1])
+            ours.clock(("t", one), event[1], TTL_MS)
             ours.add(("t", one), event, TTL_MS)
             plain.add(one, event)
         elif what == "take":
@@ -93,7 +93,7 @@ def comparisons_per_ending(count: int) -> float:
     """Events of one group on two partitions; those of the second, which stand last, end one by one."""
     pending = Pending(False, Packer(""))
     for lane in range(2):
-        pending.clock(("t", lane), 0.0)
+        pending.clock(("t", lane), 0.0, TTL_MS)
         for n in range(count):
             pending.add(("t", lane), ("g", float(n), 0, {}, [], None), 1.0)
     places = pending._found["g"]
@@ -118,7 +118,7 @@ def comparisons_per_ending(count: int) -> float:
         steps += 1
         return counts
 
-    pending.clock(("t", 1), 1e9)
+    pending.clock(("t", 1), 1e6, TTL_MS)
     before = sys.gettrace()
     sys.settrace(counts)
     try:

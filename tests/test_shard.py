@@ -136,12 +136,13 @@ def test_a_prediction_that_cannot_be_published_is_a_dead_letter() -> None:
     ("labels", "wrong"),
     [
         ([True, False], [1, 0, "true", 1.0]),
-        ([0, 3, 0], [True, "3", 3.0]),
+        ([0, 3, 0], [True, "3", 3.5]),
         (["a", "b", "true"], [True, 1, 1.5]),
     ],
 )
-def test_the_first_label_fixes_the_type_and_the_answers_use_it(labels: list[Any], wrong: list[Any]) -> None:
+def test_the_first_labels_settle_the_type_and_the_answers_use_it(labels: list[Any], wrong: list[Any]) -> None:
     subject = shard(tree.HoeffdingTreeClassifier())
+    labels = labels * 7
     for label in labels:
         answer(subject, label=label)
     for label in wrong:
@@ -166,7 +167,7 @@ def test_a_binary_model_learns_0_and_1_and_answers_in_them() -> None:
     assert list(found["probabilities"]) == ["0", "1"]
 
 
-@pytest.mark.parametrize("label", ["yes", 1.0, 0.5])
+@pytest.mark.parametrize("label", ["yes", 0.5])
 def test_a_binary_model_learns_nothing_but_two_classes(label: Any) -> None:
     assert answer(shard(linear_model.LogisticRegression()), label=label) == {"refused": "label.label_type"}
 
@@ -212,11 +213,12 @@ def test_a_text_from_the_future_is_refused() -> None:
     assert subject.memory.time_unit == ""
 
 
-def test_the_first_accepted_event_fixes_the_time_unit() -> None:
+def test_the_first_plausible_times_settle_the_time_unit() -> None:
     subject = shard(Constant())
     answer(subject, ts=NOW_MS * 1000 * 9)  # microseconds, but refused: from the future
     answer(subject)
-    answer(subject, ts=NOW_MS / 1000)
+    for _ in range(20):
+        answer(subject, ts=NOW_MS / 1000)
     assert subject.memory.time_unit == "s"
     assert answer(subject, ts=NOW_MS) == {"refused": "guard.future"}
     assert answer(subject, ts="2023-11-14T22:13:20Z") == {"refused": "guard.bad_time"}

@@ -4,10 +4,12 @@ Invariant: all of it is part of the state and of bounded size.
 """
 
 from collections.abc import Mapping
-from math import log2
+from math import inf, isnan, log2, nan
 from typing import Any, Final
 
 import msgspec
+
+from streamlearn.core.clocks import UNKNOWN_MS
 
 ORPHANS_OF: Final = 1_000
 """The share of orphans is looked at after each so many labels that came to an end."""
@@ -45,6 +47,11 @@ def label_delay_ms(known_ms: float | None, event_ms: float, between_ms: float) -
     return delay_ms
 
 
+def between_ms(arrived_ms: int, later_ms: int) -> float:
+    """The time from one arrival to a later one; NaN when one of them is not known."""
+    return nan if UNKNOWN_MS in (arrived_ms, later_ms) else later_ms - arrived_ms
+
+
 class Delays(msgspec.Struct):
     """How long labels took. Buckets of the logarithm of milliseconds, 9 % wide each, hence few."""
 
@@ -52,7 +59,11 @@ class Delays(msgspec.Struct):
     max_ms: float = 0.0
 
     def note(self, known_ms: float | None, event_ms: float, between_ms: float) -> None:
-        """Count the delay of a label; see `label_delay_ms`."""
+        """Count the delay of a label; see `label_delay_ms`. What is not known is none: that of an event whose
+        time is -inf, or what lay between two arrivals (NaN).
+        """
+        if event_ms == -inf if known_ms is not None else isnan(between_ms):
+            return
         delay_ms = label_delay_ms(known_ms, event_ms, between_ms)
         bucket = int(_STEPS_PER_OCTAVE * log2(1.0 + delay_ms))
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1

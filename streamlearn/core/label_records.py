@@ -10,16 +10,9 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from streamlearn.core.clocks import time_in
 from streamlearn.core.codec import clean_object
-from streamlearn.core.events import (
-    MAX_AHEAD_MS,
-    MAX_EVENT_BYTES,
-    MS_PER_UNIT,
-    Label,
-    Refusal,
-    event_time_ms,
-    unit_of,
-)
+from streamlearn.core.events import MAX_EVENT_BYTES, MS_PER_UNIT, Label, Refusal
 from streamlearn.core.paths import MISSING, getter
 from streamlearn.core.records import Record
 
@@ -68,15 +61,21 @@ def short(name: str | int) -> str:
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
-    """What reads a label's record, by the stream's time unit (\"\" or auto: by its own looks)."""
+Reader = Callable[[Record, str, str, float], Told | Refusal]
+"""What reads a label's record: by the stream's time unit ("" while it is open), the unit that leads, and the
+latest time that can be in it.
+"""
+
+
+def label_reader(spec: LabelSpec) -> Reader:
+    """What reads the records of labels as `spec` has them."""
     join = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
     label, time, start, end = map(getter, (spec.label, spec.time, spec.start, spec.end))
 
     plain_join, plain_label, plain_time = spec.id, spec.label, spec.time
     plain = spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time))
 
-    def read(record: Record, unit: str) -> Told | Refusal:
+    def read(record: Record, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
         value = record.value
         assert value is not None, "a tombstone is a skip and never read"
         if len(value) > MAX_EVENT_BYTES:
@@ -86,7 +85,7 @@ def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
             try:
                 doc = orjson.loads(value)
             except orjson.JSONDecodeError:
-                return read_any(record, unit, value)
+                return read_any(record, value, unit, leading, latest_ms)
             if type(doc) is dict and value.count(b":") == len(doc) and _BACKSLASH not in value:
                 name, y, ts = doc.get(plain_join), doc.get(plain_label), doc.get(plain_time)
                 if (
@@ -94,13 +93,13 @@ def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
                     and len(name) <= LONG_NAME
                     and (type(y) is bool or type(y) is str)
                     and (type(ts) is int or type(ts) is float)
-                    and (time_ms := ts * scale) <= record.timestamp_ms + MAX_AHEAD_MS
+                    and (time_ms := ts * scale) <= latest_ms
                     and abs(ts) < _INT_LIMIT
                 ):
                     return Told(name, y, time_ms)
-        return read_any(record, unit, value)
+        return read_any(record, value, unit, leading, latest_ms)
 
-    def read_any(record: Record, unit: str, value: bytes) -> Told | Refusal:
+    def read_any(record: Record, value: bytes, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
         doc = clean_object(record, value)
         if type(doc) is not dict:
             assert isinstance(doc, Refusal)
@@ -113,14 +112,14 @@ def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
         if ts is None or ts is MISSING:
             time_ms = None
         else:
-            time_ms = _time_of(ts, unit)
+            time_ms = _time_of(ts, unit, leading, latest_ms)
             if time_ms is None:
                 return Refusal("label", "bad_time")
-            if time_ms > record.timestamp_ms + MAX_AHEAD_MS:
+            if time_ms > latest_ms:
                 return Refusal("label", "future")
         if spec.join != "interval":
             return Told(short(name), y, time_ms)
-        start_ms, end_ms = _time_of(start(doc), unit), _time_of(end(doc), unit)
+        start_ms, end_ms = (_time_of(get(doc), unit, leading, latest_ms) for get in (start, end))
         if start_ms is None or end_ms is None or not start_ms < end_ms:
             return Refusal("label", "bad_interval")
         return Told(short(name), y, time_ms, start_ms, end_ms)
@@ -128,7 +127,7 @@ def label_reader(spec: LabelSpec) -> Callable[[Record, str], Told | Refusal]:
     return read
 
 
-def _time_of(ts: Any, unit: str) -> float | None:
+def _time_of(ts: Any, unit: str, leading: str, latest_ms: float) -> float | None:
     if type(ts) is not str and type(ts) is not int and type(ts) is not float:
         return None
-    return event_time_ms(ts, unit_of(ts) if unit in ("", "auto") else unit)
+    return time_in(ts, unit, leading, latest_ms)[0]

@@ -1,31 +1,70 @@
 """The rules of a label's type and value: what a model can learn, and what this stream's labels are.
 
-Invariant: all labels that a model learns are of one type, `Memory.label_type`.
+One label cannot tell the type of a stream's labels for certain, and a classifier keeps a class of another
+type for ever. So the type of most of the first labels leads, of equally many the one that led before. A label
+of another type is refused, and is evidence. What most are of is settled after `SETTLED` labels.
+
+Invariants:
+- A declared type (`[event] types` of the label's path) decides alone, whatever was settled before.
+- `Memory.label_type` is the type that leads, "" before the first label; `Memory.label_votes` is the evidence,
+  {} once the type is settled, and where the task leaves no choice.
 """
 
 from typing import Final
 
+from streamlearn.core.convert import CONVERSIONS
 from streamlearn.core.events import Label, Refusal, beyond_limits
 from streamlearn.core.learner import Learner
+from streamlearn.core.paths import MISSING
 from streamlearn.core.scores import Scores
-from streamlearn.core.state import Memory
+from streamlearn.core.state import Memory, ShardSpec
+
+SETTLED: Final = 20
+"""So many labels settle the type."""
 
 _KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
 _LABELS: Final = frozenset((bool, int, float, str))
+_EXACT: Final = 2.0**53
+"""A float beyond that may stand for several integers."""
+
+
+def declared_type(spec: ShardSpec) -> str:
+    """The type of labels that the configuration declares, for classes; "" when it declares none."""
+    declared = spec.event.types.get(spec.event.label, "") if spec.event.label else ""
+    return declared if declared in _KINDS.values() else ""
+
+
+def is_usual(y: Label, memory: Memory, declared: str) -> bool:
+    """Whether a label is true or false, as most are, in a stream that is known to have such."""
+    settled = memory.label_type == "bool" and not memory.label_votes
+    return type(y) is bool and settled and declared in ("", "bool")
+
+
+def plain_label(y: Label, learner: Learner, declared: str) -> Label | None:
+    """A label as the model is to learn it: for a classifier 1.0 is 1, and a declared type holds. None when it
+    is not of that type.
+    """
+    if learner.task != "classification" or type(y) not in _LABELS:
+        return y
+    if declared:
+        found: Label = CONVERSIONS[declared](y)
+        return None if found is MISSING else found
+    return int(y) if type(y) is float and -_EXACT <= y <= _EXACT and y.is_integer() else y
 
 
 def label_refusal(
-    y: Label, learner: Learner, memory: Memory, scores: Scores | None, strict: bool
+    y: Label, learner: Learner, memory: Memory, scores: Scores | None, declared: str, strict: bool
 ) -> Refusal | None:
-    """Why a label cannot be learned. Fixes the label type by the first good one. `strict`: labels that a
-    model without labels can only be scored by must be fit for that.
+    """Why a label (as `plain_label` has it) cannot be learned. `strict`: labels that a model without labels
+    can only be scored by must be fit for that.
     """
     if type(y) not in _LABELS:
         return Refusal("label", "label_type")
     if learner.learns_unlabelled and learner.task == "anomaly":
         return Refusal("label", "label_value") if strict and y not in (0, 1) else None
-    kind = "" if learner.learns_unlabelled else _kind(y, learner)
-    if kind != (memory.label_type or kind) or not (kind or learner.learns_unlabelled):
+    kind = _kind(y, learner)
+    leads = declared or memory.label_type or kind
+    if not learner.learns_unlabelled and (not kind or kind != leads):
         return Refusal("label", "label_type")
     if learner.binary and y not in (0, 1):
         return Refusal("label", "label_value")
@@ -33,8 +72,26 @@ def label_refusal(
         return Refusal("label", reason)
     if scores is not None and not scores.knows_room_for(y):
         return Refusal("label", "too_many_classes")
-    memory.label_type = kind
     return None
+
+
+def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> None:
+    """Take a label (as `plain_label` has it) for evidence of the type; before it is judged, so that the one
+    with which another type leads is learned.
+    """
+    kind = _kind(y, learner)
+    if not kind or learner.learns_unlabelled or (learner.binary and y not in (0, 1)):
+        return
+    votes = memory.label_votes
+    if declared or learner.task != "classification":
+        memory.label_type, memory.label_votes = declared or kind, {}
+    elif votes or not memory.label_type:
+        votes[kind] = votes.get(kind, 0) + 1
+        if votes[kind] > votes.get(memory.label_type, 0):
+            memory.label_type = kind
+        most = votes[memory.label_type]
+        if sum(votes.values()) >= SETTLED and 2 * most > sum(votes.values()):
+            memory.label_votes = {}
 
 
 def _kind(y: Label, learner: Learner) -> str:

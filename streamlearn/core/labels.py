@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.clocks import NEVER
 from streamlearn.core.events import Event, Label, Refusal
 from streamlearn.core.intervals import Intervals
-from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans
+from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans, between_ms
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
+from streamlearn.core.lanes import UNDATED
 from streamlearn.core.packing import Kept, Packer
 from streamlearn.core.pending import ALL, Pending, waiting_in
 from streamlearn.core.records import Record, TopicPartition
@@ -71,11 +73,10 @@ _BROKEN: Final = (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyEr
 class Late:
     """The labels side of a shard. `time_as`: the feature that is a moment, made from the event's time."""
 
-    def __init__(self, spec: LabelSpec, time_as: str = "", time_unit: str = "auto") -> None:
+    def __init__(self, spec: LabelSpec, time_as: str = "") -> None:
         self.spec = spec
         self.counts = Counts()
         self.pending = Pending(spec.join == "interval", Packer(time_as))
-        self._time_unit = time_unit
         self._early: dict[str, Early | Intervals[Early]] = {}
         """By join: the one label, or those of several intervals. All that wait stand in `_early_order`, the
         oldest first, and those of intervals leave in that order alone.
@@ -91,9 +92,11 @@ class Late:
 
     # --- labels ---------------------------------------------------------------------------------------
 
-    def read(self, record: Record, unit: str) -> Told | Refusal:
-        """The label in a record whose value is not None. `unit`: the stream's time unit, "" if not known."""
-        return self._read(record, unit or self._time_unit)
+    def read(self, record: Record, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
+        """The label in a record whose value is not None. `unit`: the stream's time unit, "" while it is open;
+        `leading`: the one that leads. No time in it may be after `latest_ms`.
+        """
+        return self._read(record, unit, leading, latest_ms)
 
     def join(self, told: Told, arrived_ms: int, limit: int = ALL) -> tuple[str, list[Waiting], bool]:
         """What a label is (`label.joined`, `.early`, `.duplicate`, `.late`), at most `limit` of the events to
@@ -154,7 +157,7 @@ class Late:
     def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
         _join, time_ms, event_arrived_ms, x, guess, _ts = event
         self.counts.events_joined += 1
-        self._delays.note(told.time_ms, time_ms, arrived_ms - event_arrived_ms)
+        self._delays.note(told.time_ms, time_ms, between_ms(event_arrived_ms, arrived_ms))
         return x, guess
 
     # --- events ---------------------------------------------------------------------------------------
@@ -164,11 +167,15 @@ class Late:
         early = self._early_order
         while early and early[0].gone:  # a state from bytes never had them, and must answer the same
             early.popleft()
-        if early and self.pending.newest_ms == float("-inf"):
-            for one in early:  # labels that came before any event wait from now on
-                one.deadline_ms = time_ms + self.spec.early_ttl_ms
-        due = self.pending.clock(source, time_ms)
-        return due or (bool(early) and time_ms > early[0].deadline_ms)
+        before_ms = self.pending.newest_ms if early else 0.0
+        due = self.pending.clock(source, time_ms, self.spec.ttl_ms)
+        if not early:
+            return due
+        newest_ms = self.pending.newest_ms
+        if newest_ms < before_ms or (before_ms == -NEVER and newest_ms != -NEVER):
+            for one in early:  # labels that came before any time was known wait from now on
+                one.deadline_ms = newest_ms + self.spec.early_ttl_ms
+        return due or newest_ms > early[0].deadline_ms
 
     def due(self, source: TopicPartition, limit: int = DUE_PER_RECORD) -> tuple[list[Waiting], bool]:
         """End the waiting of events and labels whose time is up: at most `limit` events, and whether there
@@ -204,7 +211,7 @@ class Late:
             self.counts.joined += 1
             self._ended(1, 0)
         self.counts.events_joined += 1
-        self._delays.note(told.time_ms, event.time_ms, early.arrived_ms - arrived_ms)
+        self._delays.note(told.time_ms, event.time_ms, between_ms(arrived_ms, early.arrived_ms))
         if self.spec.join == "id":
             self._forget(early)
         return told.y
@@ -254,7 +261,9 @@ class Late:
     # --- early labels and remembered names ------------------------------------------------------------
 
     def _wait(self, told: Told, arrived_ms: int, used: bool) -> None:
-        early = Early(told, arrived_ms, self.pending.newest_ms + self.spec.early_ttl_ms, used)
+        newest_ms = self.pending.newest_ms
+        deadline_ms = UNDATED if newest_ms == -NEVER else newest_ms + self.spec.early_ttl_ms
+        early = Early(told, arrived_ms, deadline_ms, used)
         self._note(early)
         self._early_order.append(early)
         self._early_count += 1
@@ -369,9 +378,10 @@ class Late:
         self._settled = saved.settled
         self._early_order = deque(saved.early)
         self._early_count = len(saved.early)
-        latest_ms = self.pending.newest_ms + self.spec.early_ttl_ms
+        newest_ms = self.pending.newest_ms
         for one in saved.early:
-            one.deadline_ms = min(one.deadline_ms, latest_ms)
+            if newest_ms != -NEVER:
+                one.deadline_ms = min(one.deadline_ms, newest_ms + self.spec.early_ttl_ms)
             self._note(one)
 
 

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.clocks import NEVER, Clock
 from streamlearn.core.packing import Kept, Packer
 
 SEGMENT: Final = 1024
-NEVER: Final = float("inf")
+UNDATED: Final = 1e300
+"""The deadline of an event that came before any time was known; it has a real one as soon as one is."""
 
 LABELS_SEEN: Final = 100
 """Before so many labels have come, any event may still get one."""
@@ -160,7 +162,7 @@ class Waits(msgspec.Struct, array_like=True):
 
 
 class Lane:
-    """The waiting events of one input partition, oldest first. `due`: no event is due before that."""
+    """The waiting events of one input partition, oldest first. `due`: none of them is due before that."""
 
     __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail", "waits")
 
@@ -168,7 +170,7 @@ class Lane:
         self.number = number
         self.tail = tail
         """The segment that is not full; it stands in `segments` once there is something in it."""
-        self.clock = -NEVER
+        self.clock = Clock()
         self.due = NEVER
         self.head = 0
         self.next = 0
@@ -191,6 +193,16 @@ class Lane:
                 place = segment.alive.find(1, place + 1)
             found.append(places)
         return [event for places in reversed(found) for event in places]
+
+    def deadline(self, ttl_ms: float) -> float:
+        """That of an event which comes now."""
+        return UNDATED if self.clock.now_ms == -NEVER else self.clock.now_ms + ttl_ms
+
+    def end_by(self, latest_ms: float) -> None:
+        """Let no event wait longer."""
+        for segment in self.segments.values():
+            segment.end_by(latest_ms)
+        self.oldest()
 
     def oldest(self) -> float:
         """The deadline of the oldest event that waits; moves the head there."""

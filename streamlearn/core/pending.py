@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.lanes import NEVER, SEGMENT, Lane, Segment, Waits
+from streamlearn.core.clocks import NEVER, Clock
+from streamlearn.core.lanes import SEGMENT, Lane, Segment, Waits
 from streamlearn.core.packing import Kept, Packer, named
 from streamlearn.core.records import TopicPartition
 
@@ -23,6 +24,9 @@ _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
 _SWEPT_FROM: Final = 4
 """A list of places is not swept for fewer that have ended."""
+
+LEAP_MS: Final = 3_600_000.0
+"""By more than that, and than events wait, a partition's time goes on only when two events agree."""
 
 ALL: Final = 1 << 62
 """A limit that is none."""
@@ -53,21 +57,27 @@ class Pending:
         self._found: dict[str, Any] = {}
         """By join: the one place, or `_Places`; by time: always these."""
 
-    def clock(self, source: TopicPartition, time_ms: float) -> bool:
-        """Move the clock of a partition to an event's time; whether something in it is due now."""
+    def clock(self, source: TopicPartition, time_ms: float, ttl_ms: float) -> bool:
+        """Move the clock of a partition to an event's time, as `Clock.advance` does: a leap of more than
+        `ttl_ms` and an hour needs a second event. Whether something in the partition is due now.
+        """
         lane = self._by_source.get(source)
         if lane is None:
             lane = self._by_source[source] = Lane(len(self._lanes), Segment(self._packer))
             self._lanes.append(lane)
-        if time_ms > lane.clock:  # noqa: PLR1730 - a call to max would be most of this method's time
-            lane.clock = time_ms
+        clock = lane.clock
+        before_ms = clock.now_ms
+        if time_ms != -NEVER:
+            clock.advance(time_ms, max(ttl_ms, LEAP_MS))
+            if before_ms == -NEVER or clock.now_ms < before_ms:
+                lane.end_by(clock.now_ms + ttl_ms)
         # What was due may have been taken, and `due` is then too early, but not in a state from bytes.
-        return lane.clock > lane.due and lane.clock > lane.oldest()
+        return clock.now_ms > lane.due and clock.now_ms > lane.oldest()
 
     @property
     def newest_ms(self) -> float:
         """The largest event time of all partitions; -inf before the first event."""
-        return max((lane.clock for lane in self._lanes), default=-NEVER)
+        return max((lane.clock.now_ms for lane in self._lanes), default=-NEVER)
 
     def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
@@ -78,11 +88,12 @@ class Pending:
         if at % SEGMENT == 0:
             segment = lane.tail = lane.segments[at // SEGMENT] = Segment(self._packer)
         segment.pieces.append(event)
-        segment.deadlines.append(lane.clock + ttl_ms)
+        deadline_ms = lane.deadline(ttl_ms)
+        segment.deadlines.append(deadline_ms)
         segment.alive.append(1)
         segment.live += 1
         if lane.due == NEVER:
-            lane.due = lane.clock + ttl_ms
+            lane.due = deadline_ms
         if lane.next % SEGMENT == 0:
             segment.seal()
         place = at << _LANE_BITS | lane.number
@@ -166,7 +177,7 @@ class Pending:
         """
         lane = self._by_source[source]
         found: list[Kept] = []
-        while more := lane.clock > lane.oldest():
+        while more := lane.clock.now_ms > lane.oldest():
             if len(found) == limit:
                 break
             found.append(self._pop(lane))
@@ -253,7 +264,8 @@ class Pending:
                 parts = segment.parts()
                 table.append([at, [len(part) for part in parts]])
                 pieces += parts
-            lanes.append([topic, partition, lane.clock, lane.next, lane.waits, table])
+            clock = msgspec.structs.astuple(lane.clock)
+            lanes.append([topic, partition, clock, lane.next, lane.waits, table])
         header = msgspec.msgpack.encode([self._packer.saved(), lanes])
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
@@ -266,7 +278,11 @@ class Pending:
         self._packer.restore(names)
         for number, (topic, partition, clock, behind, *waits, table) in enumerate(lanes):
             lane = Lane(number, Segment(self._packer))
-            lane.clock, lane.next = clock, behind
+            # Before a leap needed a second event, the clock was one number.
+            lane.clock = (
+                Clock(clock, sure=True) if isinstance(clock, float) else msgspec.convert(clock, Clock)
+            )
+            lane.next = behind
             if waits:  # else it was saved before there were any
                 lane.waits = msgspec.convert(waits[0], Waits)
             for segment_at, sizes in table:
@@ -275,7 +291,7 @@ class Pending:
                     parts.append(bytes(data[at : at + size]))
                     at += size
                 segment = lane.segments[segment_at] = Segment.of(parts, self._packer)
-                segment.end_by(clock + ttl_ms)
+                segment.end_by(lane.deadline(ttl_ms))
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
             self._by_source[topic, partition] = lane

@@ -16,6 +16,11 @@ _ANSWERS: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's 
 _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
+_INTS: Final = {"false": "0", "true": "1"}
+_BOOLS_OF: Final = {"0": "false", "1": "true"}
+_BOOLS: Final = frozenset(_INTS)
+
+
 class Publisher:
     """Of one model: what every prediction says in the same bytes is made once, per model and partition."""
 
@@ -32,21 +37,23 @@ class Publisher:
         self._limit_bytes = limit_bytes
 
     def prediction(
-        self, event: Event, record: Record, answer: Answer, learned: int, as_int: bool, reason: str = ""
+        self, event: Event, record: Record, answer: Answer, learned: int, labels: str, reason: str = ""
     ) -> Output | Refusal:
-        """The published prediction. `as_int`: the labels were 0 and 1, and so are the answers. `reason`: why
-        the answer is withheld, "" when it is not.
+        """The published prediction. `labels`: their type, "" when it is not known or does not matter. True is
+        1 for a model, so that it may name a class by whichever it saw first; answers are of the labels' type.
+        `reason`: why the answer is withheld, "" when it is not.
         """
         prediction, detail = answer.prediction, answer.detail
-        if as_int and type(prediction) is bool:
-            prediction = int(prediction)
-            detail = detail and {str(int(name == "true")): p for name, p in detail.items()}
+        if labels == "int":
+            prediction, detail = _renamed(prediction, detail, int, _INTS)
+        elif labels == "bool" and (type(prediction) is int or (detail and not detail.keys() <= _BOOLS)):
+            prediction, detail = _renamed(prediction, detail, bool, _BOOLS_OF)
         if type(prediction) not in _ANSWERS and getattr(prediction, "shape", None) != ():
             return Refusal("predict", "output_type")
         body: dict[str, Any] = {
             "id": event.id,
             "key": event.key,
-            "ts": record.timestamp_ms if event.ts is None else event.ts,
+            "ts": (record.timestamp_ms or None) if event.ts is None else event.ts,
             "prediction": prediction,
         }
         if answer.member:
@@ -86,6 +93,15 @@ class Publisher:
         member = b'},"source":' + orjson.dumps(source)[:-1] + b',"offset":'
         self._source_members[record.topic, record.partition] = member
         return member
+
+
+def _renamed(prediction: Any, detail: Any, kind: type, names: dict[str, str]) -> tuple[Any, Any]:
+    """An answer whose classes true and false, or 1 and 0, are of `kind`; others stay as they are."""
+    if type(prediction) in (bool, int) and prediction in (0, 1):
+        prediction = kind(prediction)
+    if detail and not names.keys().isdisjoint(detail):
+        detail = {names.get(name, name): p for name, p in detail.items()}
+    return prediction, detail
 
 
 def _source(record: Record) -> dict[str, Any]:

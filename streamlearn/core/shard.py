@@ -12,15 +12,15 @@ Invariants:
   step whose learning went wrong: see `core.trials`.
 """
 
-from math import inf
 from typing import Any, Final
 
+from streamlearn.core.clocks import KNOWN_TO_MS, NEVER, UNKNOWN_MS, dated
 from streamlearn.core.codec import dead_letter
 from streamlearn.core.commands import FREEZE, THAW, command_in
 from streamlearn.core.events import Event, Label, Refusal, Skipped
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
-from streamlearn.core.label_rules import label_refusal
+from streamlearn.core.label_rules import declared_type, is_usual, label_refusal, note_label, plain_label
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder, has_schema
@@ -30,7 +30,7 @@ from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import BROKEN, COMMAND, PAUSED, Memory, ShardSpec
 from streamlearn.core.storm import noted
-from streamlearn.core.time_units import set_event_time
+from streamlearn.core.time_units import note_unit, set_event_time, settled_unit
 from streamlearn.core.trials import NOT_FINITE, Teacher, is_extreme, marked, unmarked
 from streamlearn.core.window import Window
 from streamlearn.core.work import EventWork, LabelWork
@@ -72,8 +72,9 @@ class Shard:
         self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
         self._others = {spec.control: self._obey}
         if spec.labels is not None:
-            self.late = Late(spec.labels, spec.event.time_as, spec.event.time_unit)
+            self.late = Late(spec.labels, spec.event.time_as)
             self._others[spec.labels.topic] = self._tell
+        self._label_type = declared_type(spec)
         self._scores_any = self.learner.task != "anomaly"
         self._scores_binary = not self.learner.judges_labels
         self._learns_at_event = learner.learns_unlabelled and (
@@ -96,9 +97,10 @@ class Shard:
         assert self.work is None, "the record before is not finished"
         if record.topic in self._others and record.value is not None:
             self._count_record()
-            return self._others[record.topic](record, units)
+            return self._others[record.topic](*dated(record, self.memory.arrivals), units)
         event = self._decode(record) if record.value is not None else Skipped("tombstone")
         self._count_record()
+        record, latest_ms = dated(record, self.memory.arrivals)
         if type(event) is Event:
             if self._window is not None and event.id in self._window:
                 self._count("skip.duplicate")
@@ -108,7 +110,7 @@ class Shard:
                 guard = refusal = None
             else:
                 refusal = guard.refusal(event.x)
-            refusal = refusal or self._check(event, record.timestamp_ms)
+            refusal = refusal or self._check(event, record, latest_ms)
             if refusal is None:
                 if guard is not None:
                     event.x = guard.passed(event.x)
@@ -165,15 +167,17 @@ class Shard:
             return (self._refuse(record, Refusal(stage, reason)),)
         memory.note_undo(stage, reason)
         event = self.peek(record)
+        record, latest_ms = dated(record, memory.arrivals)
         if self.late is not None and event is None:
-            told = self.late.read(record, memory.time_unit)
+            told = self.label_in(record, latest_ms)
             if isinstance(told, Told):
                 _, _, goes_on = self.late.join(told, record.timestamp_ms, 1)
                 if goes_on:
                     self.late.let_go(told, record.timestamp_ms)
         elif self.late is not None and event is not None and stage == "expire":
             source = (record.topic, record.partition)
-            if self._check(event, record.timestamp_ms) is None and self.late.passes(source, event.time_ms):
+            refusal = self._check(event, record, latest_ms)
+            if refusal is None and self.late.passes(source, event.time_ms):
                 self.late.due(source)
             stage = "learn"
         elif self.guard is not None and event is not None and reason == "raised":
@@ -182,7 +186,7 @@ class Shard:
 
     # --- records of other topics ----------------------------------------------------------------------
 
-    def _obey(self, record: Record, units: int) -> Outputs:
+    def _obey(self, record: Record, latest_ms: float, units: int) -> Outputs:
         """Apply a record of the control topic."""
         command = command_in(record)
         if isinstance(command, Refusal):
@@ -196,16 +200,18 @@ class Shard:
         self._count(f"command.{command.name}")
         return ()
 
-    def _tell(self, record: Record, units: int) -> Outputs:
+    def _tell(self, record: Record, latest_ms: float, units: int) -> Outputs:
         """Apply a record of the labels topic: the events it is about are scored and learned."""
         late = self.late
         assert late is not None, "a spec with labels has made it"
-        told = late.read(record, self.memory.time_unit)
+        told = self.label_in(record, latest_ms)
         if isinstance(told, Refusal):
             return (self._refuse(record, told),)
-        plain = self.memory.label_type == "bool" and type(told.y) is bool  # as in `_check`
-        if not plain and (refusal := self.label_refusal(told.y, strict=True)) is not None:
-            return (self._refuse(record, refusal),)
+        if not is_usual(told.y, self.memory, self._label_type):
+            y = self._taken(told.y, strict=True)
+            if isinstance(y, Refusal):
+                return (self._refuse(record, y),)
+            told.y = y
         outcome, events, goes_on = late.join(told, record.timestamp_ms, units)
         for x, guess in events:
             self._learn_waiting(x, told.y, guess)
@@ -213,6 +219,19 @@ class Shard:
             self.work = LabelWork(record, told, late.spec.join, len(events))
             return ()
         return self._told(record, outcome)
+
+    def label_in(self, record: Record, latest_ms: float = KNOWN_TO_MS) -> Told | Refusal:
+        """The label in a record of the labels topic, or why there is none; nothing is applied."""
+        assert self.late is not None, "a spec without labels has no such topic"
+        unit = settled_unit(self.spec.event, self.memory)
+        told = self.late.read(record, unit, self.memory.time_unit, latest_ms)
+        if isinstance(told, Refusal) or type(told.y) is bool:
+            return told
+        y = plain_label(told.y, self.learner, self._label_type)
+        if y is None:
+            return Refusal("label", "label_type")
+        told.y = y
+        return told
 
     def _told(self, record: Record, outcome: str) -> Outputs:
         """The end of a label."""
@@ -226,23 +245,36 @@ class Shard:
 
     # --- events ---------------------------------------------------------------------------------------
 
-    def _check(self, event: Event, arrived_ms: int) -> Refusal | None:
-        """What depends on the stream so far. Fixes time unit and label type by the first good event."""
-        memory, y = self.memory, event.y
-        unit = set_event_time(event, arrived_ms, self.spec.event, memory.time_unit)
-        if isinstance(unit, Refusal):
-            return unit
-        if y is not None and (memory.label_type != "bool" or type(y) is not bool):
-            # Most labels that are true or false have passed here.
-            refusal = self.label_refusal(y, strict=False)
-            if refusal is not None:
-                return refusal
-        memory.time_unit = unit
+    def _check(self, event: Event, record: Record, latest_ms: float) -> Refusal | None:
+        """What depends on the stream so far, which learns from an event that is accepted."""
+        arrived_ms = self._time_of_undated() if record.timestamp_ms == UNKNOWN_MS else record.timestamp_ms
+        evidence = set_event_time(event, arrived_ms, latest_ms, self.spec.event, self.memory)
+        if isinstance(evidence, Refusal):
+            return evidence
+        if event.y is not None and not is_usual(event.y, self.memory, self._label_type):
+            y = self._taken(event.y, strict=False)
+            if isinstance(y, Refusal):
+                return y
+            event.y = y
+        if evidence is not None:
+            note_unit(evidence, self.spec.event, self.memory)
         return None
+
+    def _time_of_undated(self) -> float:
+        """The time of an event when neither it nor any arrival tells one: the newest event time there is."""
+        return -NEVER if self.late is None else self.late.pending.newest_ms
+
+    def _taken(self, y: Label, strict: bool) -> Label | Refusal:
+        """A label as it is to be learned, or why it cannot be; either way it is evidence."""
+        plain = plain_label(y, self.learner, self._label_type)
+        if plain is None:
+            return Refusal("label", "label_type")
+        note_label(plain, self.learner, self.memory, self._label_type)
+        return self.label_refusal(plain, strict) or plain
 
     def label_refusal(self, y: Label, strict: bool) -> Refusal | None:
         """Why a label cannot be learned; see `core.label_rules`."""
-        return label_refusal(y, self.learner, self.memory, self.scores, strict)
+        return label_refusal(y, self.learner, self.memory, self.scores, self._label_type, strict)
 
     def _apply(self, event: Event, record: Record, units: int) -> Outputs:
         """End the waiting of other events that its time passes, then answer."""
@@ -250,9 +282,11 @@ class Shard:
         if late is None or not late.passes((record.topic, record.partition), event.time_ms):
             return self._answered(event, record, ())
         default = late.spec.default
-        if default is not None and self.label_refusal(default, strict=True) is not None:
-            self._count("label.default_refused")  # it is not of the type that this stream's labels have
-            default = None
+        if default is not None:
+            default = plain_label(default, self.learner, self._label_type)
+            if default is None or self.label_refusal(default, strict=True) is not None:
+                self._count("label.default_refused")  # it is not of the type that this stream's labels have
+                default = None
         self.work = EventWork(record, event, default)
         return self.work_on(units)
 
@@ -268,10 +302,10 @@ class Shard:
             answer, reason, trial = answer.withheld(), NOT_FINITE, "predict"
             if memory.frozen in ("", PAUSED) and self.teacher.is_broken():
                 memory.freeze(BROKEN)
-        elif not trial and event.time_ms != -inf:
+        elif not trial and event.time_ms != -NEVER:
             memory.probe = event
-        as_int = memory.label_type == "int" and self.learner.binary
-        output = self._publisher.prediction(event, record, answer, memory.learned, as_int, reason)
+        labels = memory.label_type if self.learner.task == "classification" else ""
+        output = self._publisher.prediction(event, record, answer, memory.learned, labels, reason)
         if isinstance(output, Refusal):
             return (*alerts, self._unusable(record, output))
         if not reason:
@@ -339,7 +373,7 @@ class Shard:
         report = scores.report()
         if self.late is not None:
             report["join"] = self.late.report()
-        ts = record.timestamp_ms if event.ts is None else event.ts
+        ts = (record.timestamp_ms or None) if event.ts is None else event.ts
         return self._publisher.scores(ts, record, self.memory.learned, report)
 
     # --- refusals -------------------------------------------------------------------------------------

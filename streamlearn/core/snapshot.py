@@ -148,8 +148,12 @@ def load_memory(sections: Sections) -> Memory:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
     counts = [memory.records, memory.learned, memory.failing, memory.recent_next, *memory.outcomes.values()]
+    counts += [*memory.label_votes.values(), *(one for votes in memory.time_votes.values() for one in votes)]
     if not all(0 <= count < MAX_COUNT for count in counts):
         raise BadCheckpoint("its memory section counts less than nothing, or more than can be")
+    for leads, votes in ((memory.time_unit, memory.time_votes), (memory.label_type, memory.label_votes)):
+        if votes and leads not in votes:
+            raise BadCheckpoint("its memory section has evidence that does not agree with itself")
     return memory
 
 

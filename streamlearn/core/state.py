@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from streamlearn.core.clocks import Arrivals
 from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.guard import GuardSpec, Learned
 from streamlearn.core.label_records import LabelSpec
@@ -59,9 +60,17 @@ class Memory(msgspec.Struct):
     records: int = 0
     learned: int = 0
     time_unit: str = ""
-    """Fixed by the first event that was accepted; "" until then."""
+    """The unit of event times that leads or is settled, "" before the first; see `core.time_units`."""
+    time_votes: dict[str, tuple[int, int]] = {}
+    """By unit how many times were plausible in it, and how many others were of its size; {} once settled."""
     label_type: str = ""
-    """`bool`, `int`, `str` or `number`, fixed by the first label learned; "" until then."""
+    """`bool`, `int`, `str` or `number`: the type that leads or is settled, "" before the first label; see
+    `core.label_rules`.
+    """
+    label_votes: dict[str, int] = {}
+    """Labels by type; {} once the type is settled."""
+    arrivals: Arrivals = {}
+    """The newest arrival in each partition."""
     frozen: str = ""
     """Why learning stands still: `PAUSED`, `BROKEN`, `COMMAND`, in `score` `static`; "" while it goes on."""
     frozen_at: int = 0

@@ -1,32 +1,59 @@
-"""The rules of an event's time: in what unit it is read, and how far ahead of its arrival it may be."""
+"""The rules of an event's time: in what unit it is read, and how far ahead of its arrival it may be.
 
-from streamlearn.core.events import (
-    MAX_AHEAD_MS,
-    MS_PER_UNIT,
-    Event,
-    EventSpec,
-    Refusal,
-    event_time_ms,
-    moment_of,
-    unit_of,
-)
+One time cannot tell its unit for certain: 0, -1 or 4711 may stand for anything. A time that is *plausible*
+in exactly one unit is strong evidence for that one and is read in it: it lies between the year 2000 and the
+record's arrival. Any other time is read in the unit that leads, and is weak evidence for the one that its
+size suggests. The unit of most plausible times is settled after `SETTLED` of them.
+
+Invariants:
+- A declared unit (`[event] time_unit`) decides alone, whatever was settled before.
+- `Memory.time_unit` is the unit that leads, "" before the first time; `Memory.time_votes` is the evidence, {}
+  once the unit is settled.
+- Events that are refused are no evidence.
+"""
+
+from typing import Final
+
+from streamlearn.core.clocks import Evidence, time_in
+from streamlearn.core.events import MS_PER_UNIT, Event, EventSpec, Refusal, moment_of
+from streamlearn.core.state import Memory
+
+SETTLED: Final = 20
+"""So many plausible times settle the unit; no more others are counted."""
+
+_STRONG: Final = 4
+"""A plausible time leads as much as so many others."""
 
 
-def set_event_time(event: Event, arrived_ms: int, spec: EventSpec, unit: str) -> str | Refusal:
+def settled_unit(spec: EventSpec, memory: Memory) -> str:
+    """The unit that is declared or settled, "" while it is open."""
+    if spec.time_unit != "auto":
+        return spec.time_unit
+    return "" if memory.time_votes else memory.time_unit
+
+
+def set_event_time(
+    event: Event, arrived_ms: float, latest_ms: float, spec: EventSpec, memory: Memory
+) -> Evidence | Refusal | None:
     """Set `event.time_ms`, and the feature that is a moment, where `spec.time_as` asks for one.
 
-    `unit` is the stream's, "" while it is not known. The answer is the unit by which the time was read (""
-    for an event without one while none is known), or why the event is refused.
+    The answer is evidence for `note_unit`, None where there is none, or why the event is refused. An event
+    without a time of its own has that of its arrival.
     """
-    ts = event.ts
+    ts, evidence = event.ts, None
     if ts is not None:
-        unit = unit or (unit_of(ts) if spec.time_unit == "auto" else spec.time_unit)
+        unit = settled_unit(spec, memory)
         scale = MS_PER_UNIT.get(unit)
-        time_ms = event_time_ms(ts, unit) if scale is None or isinstance(ts, str) else ts * scale
+        if scale is not None and not isinstance(ts, str):
+            time_ms: float | None = ts * scale
+        else:
+            time_ms, evidence = time_in(ts, unit, memory.time_unit, latest_ms)
         if time_ms is None:
             return Refusal("guard", "bad_time")
-        if time_ms > arrived_ms + MAX_AHEAD_MS:
+        if time_ms > latest_ms:
             return Refusal("guard", "future")
+        if unit and memory.time_unit != unit:
+            evidence = (unit, True)
     else:
         time_ms = arrived_ms
     event.time_ms = time_ms
@@ -35,4 +62,24 @@ def set_event_time(event: Event, arrived_ms: int, spec: EventSpec, unit: str) ->
         if moment is None:
             return Refusal("guard", "bad_time")
         event.x[spec.time_as] = moment
-    return unit
+    return evidence
+
+
+def note_unit(evidence: Evidence, spec: EventSpec, memory: Memory) -> None:
+    """An event with this evidence was accepted."""
+    unit, strong = evidence
+    votes = memory.time_votes
+    if spec.time_unit != "auto":
+        memory.time_unit, memory.time_votes = unit, {}
+        return
+    plausible, others = votes.get(unit, (0, 0))
+    votes[unit] = (plausible + 1, others) if strong else (plausible, min(others + 1, SETTLED))
+    if _weight(votes[unit]) > _weight(votes.get(memory.time_unit, (0, 0))):
+        memory.time_unit = unit
+    counts = sorted((one[0] for one in votes.values()), reverse=True)
+    if sum(counts) >= SETTLED and counts[0] > sum(counts[1:2]):
+        memory.time_unit, memory.time_votes = max(votes, key=lambda one: votes[one][0]), {}
+
+
+def _weight(votes: tuple[int, int]) -> int:
+    return _STRONG * votes[0] + votes[1]

@@ -302,7 +302,7 @@ class Joins:
             or not self._notes.may_name(value)
         ):
             return None
-        told = late.read(record, self._shard.memory.time_unit)
+        told = self._shard.label_in(record)
         return _Named(record, told) if isinstance(told, Told) and told.join == self._notes.name else None
 
     def _begin_era(self, era: Era) -> None:
@@ -326,7 +326,7 @@ class Joins:
         spec = shard.spec
         if spec.labels is None:
             return shard
-        joiner = shard.late = _Joiner(spec.labels, spec.event.time_as, spec.event.time_unit)
+        joiner = shard.late = _Joiner(spec.labels, spec.event.time_as)
         joiner.notes = self._notes
         try:
             if pending is not None:

@@ -92,4 +92,10 @@ def carried(sections: Mapping[str, bytes]) -> Memory:
     except BadCheckpoint as reason:
         raise ConfigError(f"the checkpoint must not be loaded: {reason}") from reason
     frozen = "" if before.frozen in (PAUSED, COMMAND) else before.frozen  # about that stream, not the model
-    return Memory(learned=before.learned, label_type=before.label_type, types=before.types, frozen=frozen)
+    return Memory(
+        learned=before.learned,
+        label_type=before.label_type,
+        label_votes=before.label_votes,
+        types=before.types,
+        frozen=frozen,
+    )

@@ -17,6 +17,8 @@ import heapq
 from collections import deque
 from typing import Final
 
+from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER, Clock
+from streamlearn.core.events import MAX_AHEAD_MS
 from streamlearn.core.records import ORDER_HEADER, Positions, Record, TopicPartition
 from streamlearn.log.port import Polled
 
@@ -28,7 +30,7 @@ _AHEAD_MS: Final = 1000
 """Clocks of producers that differ by less are taken at their word."""
 _DIGITS_MAX: Final = 18
 
-Key = tuple[int, bool, TopicPartition]
+Key = tuple[float, bool, TopicPartition]
 
 
 class Merge:
@@ -38,6 +40,11 @@ class Merge:
 
     def __init__(self, positions: Positions, labels: str = "") -> None:
         self._labels = labels
+        self._newest = Clock()
+        self._came_ms: dict[TopicPartition, float] = {}
+        """The newest arrival of all when a partition's buffer was filled: records whose own is not known go
+        after what was there by then.
+        """
         self._asks = 0
         self._asked: dict[TopicPartition, int] = {}
         """The number of the ask that each partition was part of last."""
@@ -62,8 +69,11 @@ class Merge:
         self._asked.update(dict.fromkeys(asked, self._asks))
         for tp, records in polled.records.items():
             if records:
+                if records[-1].timestamp_ms >= KNOWN_FROM_MS:
+                    self._newest.advance(records[-1].timestamp_ms, MAX_AHEAD_MS)
                 self._buffers[tp].extend(records)
                 self._next[tp] = records[-1].offset + 1
+        self._came_ms.update({tp: self._newest.now_ms for tp, records in polled.records.items() if records})
         for tp in asked:
             if tp in polled.behind:
                 self._behind.add(tp)
@@ -99,10 +109,12 @@ class Merge:
         for name, value in record.headers:
             if name == ORDER_HEADER and value is not None and value.isdigit() and len(value) <= _DIGITS_MAX:
                 return int(value), is_label, tp
-        buffer, time_ms = self._buffers[tp], record.timestamp_ms
-        if len(buffer) > 1 and time_ms > min(buffer[1].timestamp_ms, buffer[-1].timestamp_ms) + _AHEAD_MS:
+        buffer, time_ms = self._buffers[tp], float(record.timestamp_ms)
+        if time_ms < KNOWN_FROM_MS:
+            time_ms = self._came_ms[tp]
+        if len(buffer) > 1 and time_ms > min(map(_arrival_ms, (buffer[1], buffer[-1]))) + _AHEAD_MS:
             # A producer's clock was ahead: what stands behind this record must not wait for its time.
-            time_ms = min(one.timestamp_ms for one in buffer)
+            time_ms = min(time_ms, *map(_arrival_ms, buffer))
         return time_ms * _US_PER_MS, is_label, tp
 
     def _awaits(self, now_s: float) -> bool:
@@ -125,3 +137,8 @@ class Merge:
         """Return the last records of the last `take`, which were not stepped."""
         for record in reversed(records):
             self._buffers[record.topic, record.partition].appendleft(record)
+
+
+def _arrival_ms(record: Record) -> float:
+    """When a record arrived; never, when that is not known."""
+    return record.timestamp_ms if record.timestamp_ms >= KNOWN_FROM_MS else NEVER
