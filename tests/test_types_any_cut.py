@@ -190,8 +190,13 @@ def test_train_says_of_how_many_events_it_learned_and_why_not_of_the_others(comm
         stream[n]["features"]["n"] = "broken"
     for n in range(60, 65):
         del stream[n]["label"]
-    done = command("train", written(Path("s.jsonl"), stream), "-o", "file:out", "-m", PRESET)
+    words = ("train", written(Path("s.jsonl"), stream), "-o", "file:out", "-m", PRESET)
+    done = command(*words, "--dead-letters", "letters.jsonl")
     assert done.code == 0
+    assert "they are in letters.jsonl" in done.err
+    letters = [orjson.loads(line) for line in Path("letters.jsonl").read_bytes().splitlines()]
+    assert [orjson.loads(letter["value"]) for letter in letters] == stream[40:50]
+    assert "--dead-letters FILE keeps them" in command(*words).err
     assert "learned 85 of 100 events" in done.out
     assert "10 records: dlq.guard.feature_type: a feature has another type" in done.err
     assert "declare the type in [event] types" in done.err

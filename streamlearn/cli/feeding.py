@@ -35,6 +35,9 @@ Model = Annotated[
 AppDir = Annotated[
     Path | None, typer.Option("--app-dir", metavar="DIR", help="Where your modules are. [default: here]")
 ]
+DeadLetters = Annotated[
+    str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
+]
 
 
 def prepare(settings: "Config", app_dir: Path | None) -> None:

@@ -23,9 +23,6 @@ Out = Annotated[
         "--out", "-o", metavar="FILE", help="FILE.csv is a table; or topic:NAME. [default: standard output]"
     ),
 ]
-DeadLetters = Annotated[
-    str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
-]
 _ROWS = 40
 """So many windows of the report are printed at most."""
 
@@ -39,7 +36,7 @@ def score(
     source: source_options.Source,
     checkpoint: Checkpoint,
     out: Out = "",
-    dead_letters: DeadLetters = "",
+    dead_letters: feeding.DeadLetters = "",
     model: feeding.Model = None,
     delay: feeding.Delay = "",
     window: Window = 1000,
@@ -102,9 +99,9 @@ def _score(
     window: int,
 ) -> dict[str, Any]:
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
-    from streamlearn.replay.score import Batch, Letters
+    from streamlearn.replay.score import Batch
     from streamlearn.replay.score import score as run
-    from streamlearn.replay.sinks import sink_of
+    from streamlearn.replay.sinks import Letters, sink_of
     from streamlearn.service.loading import preset_of
     from streamlearn.service.models import configured_model
     from streamlearn.service.saved import model_in, read_saved

@@ -1,5 +1,6 @@
 """`streamlearn train`: from history to a checkpoint that `serve --from` begins with."""
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -38,6 +39,7 @@ def train(
     header: source_options.Header = "",
     form: source_options.Format = "",
     limit: feeding.Limit = None,
+    dead_letters: feeding.DeadLetters = "",
     name: common.Name = None,
     as_json: common.AsJson = False,
     app_dir: feeding.AppDir = None,
@@ -61,16 +63,16 @@ def train(
     csv = source_options.Csv(delimiter, decimal, encoding, header)
     late = feeding.delay_in(delay)
     how = source_options.how(settings, columns, csv, form, late is not None, late)
-    done = _train(settings, source, how, out, late, limit)
+    done = _train(settings, source, how, (out, dead_letters), late, limit)
     if as_json:
         common.print_json(done._asdict())
         return
     print(f"learned {done.learned:,} of {done.events:,} events with {done.model} {done.version}")
-    _tell_rest(done)
+    _tell_rest(done, dead_letters)
     print(f"saved as {done.checkpoint}; begin with it: streamlearn serve --from {done.checkpoint}")
 
 
-def _tell_rest(done: "Training") -> None:
+def _tell_rest(done: "Training", dead_letters: str) -> None:
     """Of the records that were not learned, why, and what to do."""
     from streamlearn.core.events import REASONS
 
@@ -79,9 +81,14 @@ def _tell_rest(done: "Training") -> None:
             common.note(f"{count:,} records: {outcome}: {REASONS[outcome.rpartition('.')[2]]}")
         elif outcome not in ("prediction", "label.joined"):
             common.note(f"{count:,} records: {outcome}")
+    if any(outcome.startswith("dlq.") for outcome in done.outcomes):
+        common.note(f"they are in {dead_letters}" if dead_letters else "--dead-letters FILE keeps them")
     unlabelled = done.outcomes.get("prediction", 0) - done.learned
     if unlabelled > 0:
-        common.note(f"{unlabelled:,} events were answered and not learned: no label for them was there")
+        common.note(
+            f"{unlabelled:,} events were answered and not learned: no label for them was there, or learning"
+            " stood still"
+        )
     if done.withheld:
         common.note(
             f"the model does without {', '.join(done.withheld[:_NAMED])}: it saw these names with values of"
@@ -91,17 +98,24 @@ def _tell_rest(done: "Training") -> None:
 
 
 def _train(
-    settings: "Config", source: str, how: "How", out: str, delay: "Delay | None", limit: int | None
+    settings: "Config",
+    source: str,
+    how: "How",
+    outs: tuple[str, str],
+    delay: "Delay | None",
+    limit: int | None,
 ) -> "Training":
+    from streamlearn.replay.sinks import Letters, sink_of
     from streamlearn.replay.train import train as run
     from streamlearn.service.models import configured_model
     from streamlearn.service.saved import folder_of
 
+    out, dead_letters = outs
     folder_of(out)
     fresh = configured_model(settings)
-    with (
-        feeding.feed_of(settings, source, how, delay, limit) as (feed, _),
-        common.stop_on_signal() as stop,
-        progress.bar("train", feed.total) as advance,
-    ):
-        return run(settings, fresh, feed, out, stop, advance)
+    with contextlib.ExitStack() as stack:
+        feed, _ = stack.enter_context(feeding.feed_of(settings, source, how, delay, limit))
+        stop = stack.enter_context(common.stop_on_signal())
+        advance = stack.enter_context(progress.bar("train", feed.total))
+        letters = Letters(stack.enter_context(sink_of(dead_letters, None))) if dead_letters else None
+        return run(settings, fresh, feed, out, stop, advance, letters)

@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Output, Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
-from streamlearn.replay.lines import line
-from streamlearn.replay.sinks import Sink
+from streamlearn.replay.sinks import Letters, Sink
 from streamlearn.service.beginning import carried
 from streamlearn.service.eras import spec_of
 from streamlearn.service.offline import Offline
@@ -43,28 +41,6 @@ class Batch(NamedTuple):
     trusted: frozenset[str]
     registry: str = ""
     window: int = 1000
-
-
-class Letters:
-    """Dead letters as lines that `replay` sends back, headers included."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def write(self, record: Record, letter: Output) -> None:
-        """Take one: the record as it was, with the reasons in its headers."""
-        text = line(
-            Record(
-                record.topic,
-                record.partition,
-                record.offset,
-                record.timestamp_ms,
-                letter.key,
-                letter.value,
-                letter.headers,
-            )
-        )
-        self._sink.write((Output("dlq", record.partition, None, text),))
 
 
 def score(
@@ -100,8 +76,8 @@ def score(
             if output.role == "predictions":
                 out.write((output,))
                 predictions += 1
-            elif letters is not None and output.role == "dlq":
-                letters.write(record, output)
+        if letters is not None:
+            letters.take(record, outputs)
         if records - told == PROGRESS_RECORDS:
             progress(records - told)
             told = records

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 from streamlearn.core.records import Output, Record
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay import tables
+from streamlearn.replay.lines import line
 from streamlearn.replay.whole_file import whole_file
 
 BATCH = 2_000
@@ -63,6 +64,34 @@ class Rows:
             self._waiting = []
 
 
+class Letters:
+    """Dead letters as lines that `replay` sends back, headers included."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def take(self, record: Record, outputs: Sequence[Output]) -> None:
+        """Take the dead letter among the outputs of a record, if there is one."""
+        for output in outputs:
+            if output.role == "dlq":
+                self._write(record, output)
+
+    def _write(self, record: Record, letter: Output) -> None:
+        """The record as it was, with the reasons in its headers."""
+        text = line(
+            Record(
+                record.topic,
+                record.partition,
+                record.offset,
+                record.timestamp_ms,
+                letter.key,
+                letter.value,
+                letter.headers,
+            )
+        )
+        self._sink.write((Output("dlq", record.partition, None, text),))
+
+
 @contextlib.contextmanager
 def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
     """The sink called `out`: a file (`.csv` is a table, else JSON lines), "" for standard output, or
@@ -89,5 +118,5 @@ def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
 
 def _read_back(lines: BinaryIO) -> Iterator[Record]:
     lines.seek(0)
-    for number, line in enumerate(lines):
-        yield Record("predictions", 0, number, 0, None, line)
+    for number, text in enumerate(lines):
+        yield Record("predictions", 0, number, 0, None, text)

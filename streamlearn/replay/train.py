@@ -20,6 +20,7 @@ from streamlearn.core.state import BROKEN, Memory
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed
+from streamlearn.replay.sinks import Letters
 from streamlearn.service.eras import era_now, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
@@ -51,9 +52,12 @@ def train(
     out: str,
     stop: threading.Event,
     progress: Callable[[int], None],
+    letters: Letters | None = None,
 ) -> Training:
-    """Step all of `feed` and write the checkpoint to `out` (`file:DIR`). Raises `ConfigError` when nothing
-    was learned, and `Stop` when the model cannot be trained, or when `stop` was set.
+    """Step all of `feed` and write the checkpoint to `out` (`file:DIR`), and what was refused to `letters`.
+
+    Raises `ConfigError` when nothing was learned, and `Stop` when the model cannot be trained, or when `stop`
+    was set.
     """
     era = era_of(config, fresh, feed.source.name)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
@@ -65,7 +69,9 @@ def train(
             raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
         if record is None:
             continue
-        offline.step(record)
+        outputs = offline.step(record)
+        if letters is not None:
+            letters.take(record, outputs)
         records += 1
         events += record.topic != feed.labels
         if records - told == PROGRESS_RECORDS:
