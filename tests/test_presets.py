@@ -17,7 +17,7 @@ from test_selfcheck import era  # the era of a default configuration
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.snapshot import dump_model, load_model
-from streamlearn.features import gaps, labels, rehearse, scale
+from streamlearn.features import clip, forest, gaps, labels, rehearse, scale, target
 from streamlearn.features.gaps import LastKnown
 from streamlearn.features.rehearse import MAX_LABELS, Rehearsal
 from streamlearn.features.scale import SteadyScaler
@@ -113,8 +113,7 @@ def test_a_preset_passes_the_self_check(name: str) -> None:
     check_model(fresh, era(), [])
 
 
-# Half-space trees are made of the first event's features: there must be one.
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"anomaly"}))
+@pytest.mark.parametrize("name", ALL)
 def test_events_without_any_feature_are_taken_too(name: str) -> None:
     stream: Events = [({}, True if name != "regression" else 1.5)] * 30 + list(events(name, count=100))
     answers(learner_of(name), stream)
@@ -199,7 +198,7 @@ def test_the_table_in_the_docs_is_what_the_script_prints(
 # --- the parts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [gaps, labels, rehearse, scale])
+@pytest.mark.parametrize("module", [clip, forest, gaps, labels, rehearse, scale, target])
 def test_the_examples_in_the_parts_are_right(module: Any) -> None:
     assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
     assert doctest.testmod(module).attempted > 0
@@ -255,10 +254,9 @@ def test_examples_are_kept_of_the_labels_seen_last_only() -> None:
 
 def test_labels_in_blocks_do_not_make_a_model_forget() -> None:
     """Four postures, each held for 100 events, whose label is known when the next begins."""
-    rng = random.Random(1)
     hits = dict.fromkeys(("classification", "sensors"), 0)
     for name in hits:
-        model, held = preset(name), []
+        rng, model, held = random.Random(1), preset(name), []
         for block in range(60):
             y = "abcd"[rng.randrange(4)]
             for _ in range(100):

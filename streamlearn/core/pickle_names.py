@@ -260,10 +260,13 @@ river.tree.stochastic_gradient_tree: SGTClassifier SGTRegressor StochasticGradie
 river.tree.utils: BranchFactory GradHess GradHessMerit GradHessStats
 river.utils.sorted_window: SortedWindow
 statistics: NormalDist
+streamlearn.features.clip: SteadyClip
+streamlearn.features.forest: SettledForest
 streamlearn.features.gaps: LastKnown
-streamlearn.features.labels: SortedLabels
+streamlearn.features.labels: ConfirmedLabels SortedLabels
 streamlearn.features.rehearse: Rehearsal
 streamlearn.features.scale: SteadyScaler
+streamlearn.features.target: SteadyTarget
 """
 
 
