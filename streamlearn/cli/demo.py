@@ -21,7 +21,7 @@ def demo(
     ] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """See a model learn, be killed, and come back: no broker, under a minute, nothing left behind.
+    """See a model learn, be killed, and come back: no broker, some ten seconds, nothing left behind.
 
     Exit 3 when a prediction was lost, repeated, or differs from a plain river loop.
     """
