@@ -270,6 +270,17 @@ def test_timestamps_do_not_follow_a_clock_that_is_set_back(admin: EmbeddedAdmin,
     assert [record.timestamp_ms for record in found] == [clock.ms + 5000] * 2
 
 
+def test_one_leap_of_a_clock_is_not_for_ever(admin: EmbeddedAdmin, clock: Clock) -> None:
+    begun_ms, day_ms = clock.ms, 86_400_000
+    for ahead_ms in (0, 400 * day_ms, 0, -5000, 10):
+        clock.ms = begun_ms + ahead_ms
+        admin.append("events", rows(b"a", b"b"))
+    found = admin.poll({("events", 0): 0}, 99, 0.0).records["events", 0]
+    seen = [record.timestamp_ms - begun_ms for record in found[::2]]
+    assert seen == [0, 400 * day_ms, 0, 0, 10]
+    assert admin.offsets_at("events", begun_ms + 10)[0] in (2, 8)
+
+
 # The journal
 
 

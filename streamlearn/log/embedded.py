@@ -166,7 +166,7 @@ class EmbeddedLog:
     def members(self) -> int:
         """1 while a holder is heard of; who stands by is not known."""
         with self._file.snapshot():
-            return int(self._owner.is_held(now_ms() - SILENT_MS))
+            return int(self._owner.is_held(now_ms(), SILENT_MS))
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""

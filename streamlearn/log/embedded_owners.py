@@ -75,10 +75,11 @@ class Owner:
         row = self._file.db.execute(f"SELECT epoch, holder, beat_ms FROM owners {_MINE}", self._mine)
         return Taken(*row.fetchone())
 
-    def is_held(self, since_ms: int) -> bool:
-        """Whether somebody holds the shard who was heard of since then."""
+    def is_held(self, now_ms: int, silent_ms: int) -> bool:
+        """Whether somebody holds the shard who was heard of lately, by a clock that may have been set."""
         row = self._file.db.execute(
-            f"SELECT 1 FROM owners {_MINE} AND holder != '' AND beat_ms >= ?", (*self._mine, since_ms)
+            f"SELECT 1 FROM owners {_MINE} AND holder != '' AND abs(beat_ms - ?) <= ?",
+            (*self._mine, now_ms, silent_ms),
         )
         return row.fetchone() is not None
 

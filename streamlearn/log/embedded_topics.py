@@ -14,7 +14,7 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -63,6 +63,12 @@ _Columns = tuple[list[bytes | None], list[bytes | None], list[_Packed] | None]
 
 _encode_pack = msgspec.msgpack.Encoder().encode
 _decode_pack = msgspec.msgpack.Decoder(_Columns).decode
+
+
+SET_BACK_MS: Final = 3_600_000
+"""A clock that is set back by no more does not show: arrivals in a partition never decrease. By more, and it
+was ahead before: arrivals begin anew.
+"""
 
 
 def now_ms() -> int:
@@ -158,7 +164,9 @@ class Topics:
         """Append rows to one partition, arriving now. Call it inside a transaction."""
         _, start, last_ms = self.bounds(topic, partition)
         number, _ = self.number(topic)
-        at_ms = max(now_ms(), last_ms)
+        at_ms = now_ms()
+        if last_ms - SET_BACK_MS <= at_ms < last_ms:
+            at_ms = last_ms  # a clock that was set back; by more, and it was ahead before
         packs = []
         next_offset = start
         for count, packed in _packs(rows):
