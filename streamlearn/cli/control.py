@@ -1,5 +1,6 @@
 """`streamlearn control`: send a command to a service, as a record of its control topic."""
 
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,14 @@ from streamlearn.errors import ConfigError
 if TYPE_CHECKING:
     from streamlearn.core.commands import Command
     from streamlearn.settings import Config
+
+
+class What(Enum):
+    """What `control reset` forgets."""
+
+    TIME = "time"
+    LABEL = "label"
+
 
 app = typer.Typer(help="Send a command to a running or stopped service.", no_args_is_help=True)
 
@@ -69,6 +78,26 @@ def thaw(
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     _send(load(config, given, need_input=False), Command(THAW))
+
+
+@app.command("reset")
+def reset(
+    *,
+    what: Annotated[What, typer.Argument(metavar="time|label", help="What to forget.")],
+    name: common.Name = None,
+    config: common.ConfigFile = None,
+    bootstrap_servers: common.Servers = None,
+    backend: common.Backend = None,
+    db: common.Db = None,
+    option: common.Options = None,
+) -> None:
+    """Forget the time unit that was settled, or the type of labels; the next records decide anew."""
+    from streamlearn.config import load
+    from streamlearn.core.commands import RESET_LABEL, RESET_TIME, Command
+
+    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
+    command = Command(RESET_TIME if what is What.TIME else RESET_LABEL)
+    _send(load(config, given, need_input=False), command)
 
 
 def _send(settings: "Config", command: "Command") -> None:

@@ -13,14 +13,17 @@ from streamlearn.core.records import Record
 GUARD_RESET: Final = "guard-reset"
 FREEZE: Final = "freeze"
 THAW: Final = "thaw"
-COMMANDS: Final = frozenset((GUARD_RESET, FREEZE, THAW))
+RESET_TIME: Final = "reset-time"
+RESET_LABEL: Final = "reset-label"
+COMMANDS: Final = frozenset((GUARD_RESET, FREEZE, THAW, RESET_TIME, RESET_LABEL))
 _ABOUT_A_FEATURE: Final = frozenset((GUARD_RESET,))
 MAX_COMMAND_BYTES: Final = 65_536
 
 
 class Command(NamedTuple):
     """`guard-reset` forgets what the guard has learned of `feature`; `freeze` lets learning stand still, and
-    `thaw` lets it go on, whatever stopped it.
+    `thaw` lets it go on, whatever stopped it. `reset-time` and `reset-label` forget what the stream's time
+    unit and the type of its labels were taken for, and an era follows.
     """
 
     name: str

@@ -53,7 +53,10 @@ REASONS: Final[dict[str, str]] = {
     "feature_too_large": "a feature is beyond 1e150, so that its square does not fit in a double",
     "bad_id": "the id is neither a string nor an integer",
     "bad_key": "the key is neither a string nor an integer",
-    "bad_time": "the event time is not in the stream's time unit",
+    "bad_time": (
+        "the time is not in the stream's time unit: mend the source, declare the unit in [event] time_unit,"
+        " or `streamlearn control reset time`"
+    ),
     "future": "the event time is more than one hour ahead of the record's timestamp",
     "bad_type": "a value is not of the type that [event] types declares for it",
     "same_path": "two members of the value have the same dotted path",
@@ -83,8 +86,13 @@ REASONS: Final[dict[str, str]] = {
         "leave ids and free text out of [event] features, or raise the limit (0 = no limit)"
     ),
     "bad_command": 'the value is not a command, an object like {"command": "guard-reset", "feature": "temp"}',
-    "unknown_command": "there is no such command; this version knows guard-reset, freeze and thaw",
-    "label_type": "the label is not of the type that this model's labels have",
+    "unknown_command": (
+        "there is no such command; this version knows guard-reset, freeze, thaw, reset-time and reset-label"
+    ),
+    "label_type": (
+        "the label is not of the type that this model's labels have: mend the source, declare the type of the"
+        " label's path in [event] types, or `streamlearn control reset label`"
+    ),
     "label_value": "the label is not one this model can learn",
     "label_too_large": "the label is beyond 1e150, so that its square does not fit in a double",
     "label_too_long": f"the label is longer than {MAX_LABEL_LENGTH} characters: give classes short names",

@@ -107,7 +107,8 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     when the inputs became those of `topics`; only later predictions are about them. `ids`: of other topics
     that `start` has places in.
     `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be, in
-    older eras of `why` "types". `began_from`: sha256 of the checkpoint that the revision began from, "" when
+    older eras of `why` "types". `resets`: how many commands to forget what was settled the state had applied.
+    `began_from`: sha256 of the checkpoint that the revision began from, "" when
     it began with a fresh model.
     """
 
@@ -121,6 +122,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     start: list[tuple[str, int, int]]
     fingerprint: str
     kinds: dict[str, str] = {}
+    resets: int = 0
     began_from: str = ""
     app: str = ""
     journal: str = ""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from streamlearn.core.clocks import KNOWN_TO_MS, NEVER, UNKNOWN_MS, dated
 from streamlearn.core.codec import dead_letter
-from streamlearn.core.commands import FREEZE, THAW, command_in
+from streamlearn.core.commands import FREEZE, GUARD_RESET, THAW, command_in
 from streamlearn.core.events import Event, Label, Refusal, Skipped
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
@@ -195,6 +195,8 @@ class Shard:
             self.memory.freeze(COMMAND)
         elif command.name == THAW:
             self.memory.thaw()
+        elif command.name != GUARD_RESET:
+            self.memory.forget(command.name)
         elif self.guard is not None:
             self.guard.reset(command.feature)
         self._count(f"command.{command.name}")
@@ -247,7 +249,9 @@ class Shard:
 
     def _check(self, event: Event, record: Record, latest_ms: float) -> Refusal | None:
         """What depends on the stream so far, which learns from an event that is accepted."""
-        arrived_ms = self._time_of_undated() if record.timestamp_ms == UNKNOWN_MS else record.timestamp_ms
+        arrived_ms: float = record.timestamp_ms
+        if arrived_ms == UNKNOWN_MS:
+            arrived_ms = -NEVER if self.late is None else self.late.pending.newest_ms
         evidence = set_event_time(event, arrived_ms, latest_ms, self.spec.event, self.memory)
         if isinstance(evidence, Refusal):
             return evidence
@@ -259,10 +263,6 @@ class Shard:
         if evidence is not None:
             note_unit(evidence, self.spec.event, self.memory)
         return None
-
-    def _time_of_undated(self) -> float:
-        """The time of an event when neither it nor any arrival tells one: the newest event time there is."""
-        return -NEVER if self.late is None else self.late.pending.newest_ms
 
     def _taken(self, y: Label, strict: bool) -> Label | Refusal:
         """A label as it is to be learned, or why it cannot be; either way it is evidence."""

@@ -147,7 +147,14 @@ def load_memory(sections: Sections) -> Memory:
         memory = msgspec.json.decode(_whole(sections, "memory"), type=Memory)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadCheckpoint(f"its memory section cannot be read: {error}") from error
-    counts = [memory.records, memory.learned, memory.failing, memory.recent_next, *memory.outcomes.values()]
+    counts = [
+        memory.records,
+        memory.learned,
+        memory.failing,
+        memory.resets,
+        memory.recent_next,
+        *memory.outcomes.values(),
+    ]
     counts += [*memory.label_votes.values(), *(one for votes in memory.time_votes.values() for one in votes)]
     if not all(0 <= count < MAX_COUNT for count in counts):
         raise BadCheckpoint("its memory section counts less than nothing, or more than can be")

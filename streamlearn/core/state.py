@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from streamlearn.core.clocks import Arrivals
+from streamlearn.core.commands import RESET_TIME
 from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.guard import GuardSpec, Learned
 from streamlearn.core.label_records import LabelSpec
@@ -69,6 +70,8 @@ class Memory(msgspec.Struct):
     """
     label_votes: dict[str, int] = {}
     """Labels by type; {} once the type is settled."""
+    resets: int = 0
+    """How often one of these was forgotten by command: each begins an era."""
     arrivals: Arrivals = {}
     """The newest arrival in each partition."""
     frozen: str = ""
@@ -121,6 +124,14 @@ class Memory(msgspec.Struct):
     def thaw(self) -> None:
         """Let learning go on, whatever stopped it, with all of its budget."""
         self.frozen, self.frozen_at, self.raised_at = "", 0, []
+
+    def forget(self, command: str) -> None:
+        """Take no time unit (`RESET_TIME`), or no type of labels (`RESET_LABEL`), for settled any more."""
+        if command == RESET_TIME:
+            self.time_unit, self.time_votes = "", {}
+        else:
+            self.label_type, self.label_votes = "", {}
+        self.resets += 1
 
     def begin_record(self) -> None:
         """End a pause that has lasted long enough; forget an undo that the record before has got past."""

@@ -126,6 +126,7 @@ def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog,
         began_from=before.began_from,
         predictions=predictions,
         kinds=before.kinds,
+        resets=standing.shard.memory.resets,
     )
     now = start_of(log, config, now, topics, standing.positions)  # partitions and topics that are new here
     return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)

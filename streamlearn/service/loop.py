@@ -142,6 +142,7 @@ class Loop:
             held.sources.compare(held.log, held.standing.era)
             if not batch.empty:
                 held = self._published(held, batch)
+                self._begin_reset_era(held)
                 self._learning.look(held.standing.shard.memory)
             self._checkpoint(held, now=False)
             self._age.look(
@@ -325,6 +326,17 @@ class Loop:
             standing.take_snapshot()
         held.watch.after(batch.records)
         return held
+
+    def _begin_reset_era(self, held: Held) -> None:
+        """Mark in the journal where the state forgot what it had settled. The command has done it already: an
+        entry that is not written for a crash, is written after the next batch.
+        """
+        standing = held.standing
+        entry = standing.reset_era()
+        if entry is not None:
+            held.log.publish(entry, (), standing.positions)
+            standing.begin_era(entry)
+            log.info("era.began", era=entry.era, why="reset")
 
     # --- between transactions -------------------------------------------------------------------------
 

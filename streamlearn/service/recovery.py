@@ -136,7 +136,10 @@ class Recovery:
                     reason="it was deleted and made again while it was no input",
                     action="it is read from its first record on",
                 )
-        now = msgspec.structs.replace(now, why=why, revision=era.revision, began_from=era.began_from)
+        resets = standing.shard.memory.resets
+        now = msgspec.structs.replace(
+            now, why=why, revision=era.revision, began_from=era.began_from, resets=resets
+        )
         known = positions_under(now, standing.positions, standing.ids)
         now = start_of(self._log, self._config, now, self._topics, known)
         entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=now)

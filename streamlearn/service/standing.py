@@ -9,6 +9,8 @@ Invariants:
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import msgspec
+
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
@@ -150,6 +152,14 @@ class Standing:
         self.era_number = entry.era
         self.advance(entry)
         self.take_snapshot()
+
+    def reset_era(self) -> Entry | None:
+        """The entry of an era to begin, since a command has let the state forget what was settled."""
+        resets = self.shard.memory.resets
+        if resets == self.era.resets or self.shard.work is not None:
+            return None
+        era = msgspec.structs.replace(self.era, why="reset", start=[], resets=resets)
+        return Entry(self.seq + 1, self.era_number + 1, chain(self.digest, ()), change=era)
 
     def redo(self, entry: Entry, shard_log: ShardLog, alive: Alive) -> bool:
         """Step what `entry` covers again and stand after it. False when its outputs came out different:
