@@ -337,7 +337,7 @@ def test_what_the_proposal_would_refuse_is_said_with_its_reason_and_first_exampl
     rows[11]["temp"] = {"unit": [1]}
     name = lines("odd.jsonl", rows)
     text = command.ok("look", name)
-    assert "1 of 60 would be refused with this (bad_time), the first is number 9" in text
+    assert "1 of 60 would be refused with this (bad_time), the first is number 10" in text
     fill("odd", dumped(*rows))
     assert "1 of 60 would be refused with this (bad_time), the first is number 9" in command.ok(
         "look", "odd", "--db", "s.db"

@@ -59,6 +59,7 @@ def backtest(
     decimal: source_options.Decimal = ".",
     encoding: source_options.Encoding = "",
     header: source_options.Header = "",
+    skip_rows: source_options.SkipRows = 0,
     form: source_options.Format = "",
     limit: feeding.Limit = None,
     name: common.Name = None,
@@ -84,7 +85,7 @@ def backtest(
     settings = load(config, common.flags(bootstrap_servers, backend, db, option, **more), need_input=False)
     feeding.prepare(settings, app_dir)
     columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     late = feeding.delay_in(delay)
     how = source_options.how(settings, columns, csv, form, late is not None, late)
     bars = [_bar(text) for text in fail_under or []]
@@ -126,6 +127,8 @@ def _result(
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("backtest", trial.total))
         run.run(trial.records, trial.setting.labels_topic, stop, advance)
+        for text in trial.found():
+            common.note(text)
         return run.result(trial.setting)
 
 

@@ -69,6 +69,8 @@ def feed_of(
         for text in stream.notes:
             common.note(text)
         yield Feed(stream, how, delay, limit), admin
+        for text in stream.found():
+            common.note(text)
 
 
 def delay_in(text: str) -> "Lag | None":

@@ -45,6 +45,7 @@ def look(
     decimal: source_options.Decimal = ".",
     encoding: source_options.Encoding = "",
     header: source_options.Header = "",
+    skip_rows: source_options.SkipRows = 0,
     form: source_options.Format = "",
     table: Annotated[
         bool, typer.Option("--table", help="Print the table of fields, and no configuration.")
@@ -61,7 +62,7 @@ def look(
     Standard output is a file for `serve`; on a terminal a table of the fields stands before it.
     """
     given = common.flags(bootstrap_servers, backend, db, option)
-    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     proposal, text = proposed(source, limit, config, given, csv, form, missing)
     if as_json:
         common.print_json(_as_json(proposal, text))
@@ -88,7 +89,7 @@ def proposed(
     from streamlearn.replay.propose import propose
 
     settings = load(config, given, need_input=False)
-    csv = csv or source_options.Csv("", ".", "", "")
+    csv = csv or source_options.Csv()
     columns = source_options.Columns("", "", "", "", "", "", missing)
     how = source_options.how(settings, columns, csv, form, timed=True)
     sample, topic = _sample(settings, source, how, limit)
@@ -134,7 +135,7 @@ def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) 
     import shlex
 
     said = {"delimiter": csv.delimiter, "decimal": csv.decimal.replace(".", ""), "encoding": csv.encoding}
-    said |= {"header": csv.header, "format": form}
+    said |= {"header": csv.header, "format": form, "skip-rows": str(csv.skip_rows or "")}
     options = [f"--{name} {shlex.quote(text)}" for name, text in said.items() if text]
     return options + [f"--missing {shlex.quote(text)}" for text in missing or ()]
 

@@ -49,6 +49,7 @@ def replay(
     decimal: source_options.Decimal = ".",
     encoding: source_options.Encoding = "",
     header: source_options.Header = "",
+    skip_rows: source_options.SkipRows = 0,
     form: source_options.Format = "",
     labels_topic: LabelsTopic = "",
     delay: DelayText = "",
@@ -77,7 +78,7 @@ def replay(
     pace = _pace(speed, rate)
     late = _delay(topic, labels_topic, delay)
     columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     timed = late is not None or pace.speed is not None
     how = source_options.how(settings, columns, csv, form, timed, late)
     report = _send(settings, source, how, (topic, labels_topic), pace, late, limit, loop)
@@ -121,10 +122,13 @@ def _send(
         with progress.bar("replay", total) as advance:
             producer = Producer(admin, Topics(*topics), pace, stop, advance, late)
             try:
-                return producer.run(stream, limit, loop)
+                report = producer.run(stream, limit, loop)
             except StreamlearnError:
                 common.note(f"{producer.sent} records were sent to {topics[0]} before this:")
                 raise
+        for text in stream.found():
+            common.note(text)
+        return report
 
 
 def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":

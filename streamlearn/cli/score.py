@@ -51,6 +51,7 @@ def score(
     decimal: source_options.Decimal = ".",
     encoding: source_options.Encoding = "",
     header: source_options.Header = "",
+    skip_rows: source_options.SkipRows = 0,
     form: source_options.Format = "",
     limit: feeding.Limit = None,
     as_json: common.AsJson = False,
@@ -76,7 +77,7 @@ def score(
         )
     feeding.prepare(settings, app_dir)
     columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header)
+    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     late = feeding.delay_in(delay)
     how = source_options.how(settings, columns, csv, form, late is not None, late)
     own = bool(model or config)

@@ -15,9 +15,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A file (.csv .tsv .jsonl, also .gz .zst; .parquet .arrow), - for standard input, river:NAME,"
-        " topic:NAME@FROM..TO (an offset, beginning, end or an RFC 3339 time), or module:attr"
-        " (an iterable of (x, y) or dicts, or a function that gives one).",
+        help="A file (.csv .tsv .jsonl .json, also .gz .zst .bz2 .xz .zip; .parquet .arrow), - for standard"
+        " input, river:NAME, topic:NAME@FROM..TO (an offset, beginning, end or an RFC 3339 time), or"
+        " module:attr (an iterable of (x, y) or dicts, or a function that gives one).",
     ),
 ]
 Id = Annotated[
@@ -61,6 +61,10 @@ Encoding = Annotated[
 Header = Annotated[
     str, typer.Option("--header", metavar="A,B,C", help="CSV without a row of column names: the names.")
 ]
+SkipRows = Annotated[
+    int,
+    typer.Option("--skip-rows", min=0, metavar="N", help="CSV: lines above the column names to leave out."),
+]
 Format = Annotated[
     str,
     typer.Option("--format", metavar="NAME", help="csv, jsonl, parquet or arrow. [default: by the name]"),
@@ -82,10 +86,11 @@ class Columns(NamedTuple):
 class Csv(NamedTuple):
     """What was said about CSV."""
 
-    delimiter: str
-    decimal: str
-    encoding: str
-    header: str
+    delimiter: str = ""
+    decimal: str = "."
+    encoding: str = ""
+    header: str = ""
+    skip_rows: int = 0
 
 
 def how(
@@ -120,6 +125,6 @@ def how(
     return How(
         Members(event.key or "key", event.time, event.time_unit, event.id, event.label, features),
         Meaning(roles, types, missing, csv.decimal, event.time_unit, timed),
-        Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header))),
+        Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header)), csv.skip_rows),
         form,
     )

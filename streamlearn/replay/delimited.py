@@ -3,6 +3,7 @@
 Invariants:
 - A row has as many cells as the header, or is refused with its number. Rows are numbered as a spreadsheet
   shows them: the header is row 1, blank lines count, a cell with line feeds is still in one row.
+- A row that repeats the header is none, and counted: files that were put together have them.
 - A block without quotes is split in one go, any other by the standard library's strict reader; both give
   the same cells.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
-from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, chunks, shown
+from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, check_text, chunks, shown
 from streamlearn.replay.mapping import Batch, Encoded, Layout, Meaning, addresses, batch_of
 
 _DELIMITERS = ",;\t|"
@@ -25,26 +26,31 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*", re.ASCI
 
 
 class Dialect(NamedTuple):
-    """What was told about the file; "" and () = find it out."""
+    """What was told about the file; "" and () = find it out. `skip`: lines above the header."""
 
     delimiter: str = ""
     encoding: str = ""
     header: tuple[str, ...] = ()
+    skip: int = 0
 
 
 class Block(NamedTuple):
-    """Cells by column, the row number of each row, and how many rows were there, blank ones included."""
+    """Cells by column, the row number of each row, and how many rows were there, blank ones included.
+    `headers`: how many of them repeat the header.
+    """
 
     columns: Sequence[list[str]]
     places: Sequence[int]
     rows: int
+    headers: int = 0
 
 
 class Head(NamedTuple):
-    """The columns' names ("" = has none) and the delimiter between them."""
+    """The columns' names ("" = has none) and the delimiter between them. `spaced`: with a blank after it."""
 
     names: tuple[str, ...]
     delimiter: str
+    spaced: bool = False
 
 
 def head_of(name: str, dialect: Dialect) -> Head:
@@ -69,7 +75,8 @@ def encoded(
     layout = layout_of(name, head, meaning)
     layout.begin(numbered)
     for block in _blocks(name, head, text, row, texts):
-        yield layout.encoded(block.columns, block.places), block.places
+        found = layout.encoded(block.columns, block.places)
+        yield found._replace(headers=block.headers) if block.headers else found, block.places
 
 
 def layout_of(name: str, head: Head, meaning: Meaning) -> Layout:
@@ -96,6 +103,8 @@ def _texts(name: str, encoding: str) -> Iterator[str]:
             marked = chunk[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
             used = encoding or ("utf-16" if marked else "utf-8-sig")
             decoder = _decoder(used)
+            if not marked and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
+                check_text(name, chunk)
         try:
             text = decoder.decode(chunk)
         except UnicodeDecodeError as error:
@@ -141,30 +150,49 @@ def _begin(name: str, dialect: Dialect, texts: Iterator[str]) -> tuple[Head, str
             break
         if len(text) > MAX_LINE_BYTES:
             raise ConfigError(f"{shown(name)} has no line end within {MAX_LINE_BYTES} signs: is it CSV?")
+    for _ in range(dialect.skip):
+        text = text.partition("\n")[2]
     if not text.strip():
-        raise ConfigError(f"{shown(name)} is empty: a CSV file begins with a row of column names")
+        empty = f"has nothing after {dialect.skip} lines (--skip-rows)" if dialect.skip else "is empty"
+        raise ConfigError(f"{shown(name)} {empty}: a CSV file begins with a row of column names")
     delimiter = delimiter or _sniff(text)
+    spaced = _is_spaced(text, delimiter)
+    row = dialect.skip + 1
     if dialect.header:
-        return Head(dialect.header, delimiter), text, 1
+        return Head(dialect.header, delimiter, spaced), text, row
     lines = io.StringIO(text, newline="")
-    rows, names = next(found for found in enumerate(csv.reader(lines, delimiter=delimiter), 1) if found[1])
-    _check_names(name, names, delimiter)
-    return Head(tuple(column.strip() for column in names), delimiter), lines.read(), rows + 1
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced)
+    row, names = next(found for found in enumerate(reader, row) if found[1])
+    _check_names(name, names, delimiter, row)
+    return Head(tuple(column.strip() for column in names), delimiter, spaced), lines.read(), row + 1
+
+
+def _is_spaced(text: str, delimiter: str) -> bool:
+    """Whether each delimiter of the first rows is followed by a blank, which then belongs to it."""
+    rows = [row for row, _ in zip(_reader(text, delimiter, strict=False), range(_SNIFFED_ROWS), strict=False)]
+    after = [cell for row in rows[: max(2, len(rows) - 1)] for cell in row[1:]]
+    return (
+        delimiter != " " and bool(after) and all(cell[:1] == " " or not cell for cell in after) and any(after)
+    )
 
 
 def _sniff(text: str) -> str:
     """The delimiter that cuts the header and the most rows after it into the same number of cells."""
     sample = text if len(text) < CHUNK_BYTES else text[: text.rfind("\n") + 1]
     best, best_score = ",", (0.0, 0)
+    below, below_score = ",", (0.8, 1)
     for delimiter in _DELIMITERS:
         reader = _reader(sample, delimiter, strict=False)
         widths = [len(row) for row, _ in zip(reader, range(_SNIFFED_ROWS), strict=False) if row]
         if widths[0] > 1 and (score := (widths.count(widths[0]) / len(widths), widths[0])) > best_score:
             best, best_score = delimiter, score
-    return best
+        width = max(set(widths[1:]), key=widths[1:].count, default=1)
+        if width > 1 and (score := (widths[1:].count(width) / len(widths[1:]), width)) > below_score:
+            below, below_score = delimiter, score
+    return best if best_score[1] else below  # a title above the header has one cell
 
 
-def _check_names(name: str, names: list[str], delimiter: str) -> None:
+def _check_names(name: str, names: list[str], delimiter: str, row: int) -> None:
     numbers = [cell for cell in names if _NUMBER.fullmatch(cell)]
     named = [cell.strip() for cell in names if cell.strip()]
     counted = all(cell.strip().isdigit() for cell in numbers) and [
@@ -172,14 +200,15 @@ def _check_names(name: str, names: list[str], delimiter: str) -> None:
     ] == list(range(len(numbers)))
     if (numbers and not counted) or not named or (len(numbers) == 1 and len(named) > 1):
         raise ConfigError(
-            f"{shown(name)} row 1 holds data and no column names ({delimiter.join(names)[:60]!r}):"
-            " name the columns with --header A,B,C"
+            f"{shown(name)} row {row} holds data and no column names ({delimiter.join(names)[:60]!r}):"
+            " name the columns with --header A,B,C, or, if their names stand further below, leave the lines"
+            f" above out with --skip-rows {row}"
         )
     twice = sorted({cell for cell in named if named.count(cell) > 1}) if len(set(named)) < len(named) else []
     if twice:
         raise ConfigError(
-            f"{shown(name)} row 1 names {', '.join(map(repr, twice[:5]))} more than once: columns need names"
-            " of their own; correct the header, or cut it off and give --header A,B,C"
+            f"{shown(name)} row {row} names {', '.join(map(repr, twice[:5]))} more than once: columns need"
+            " names of their own; correct the header, or cut it off and give --header A,B,C"
         )
 
 
@@ -195,11 +224,11 @@ def _blocks(name: str, head: Head, text: str, row: int, texts: Iterator[str]) ->
         size += len(more or "")
         if not ended and size < enough:
             continue
-        whole = "".join(rest)
+        whole = "".join(rest).removeprefix("\ufeff").replace("\n\ufeff", "\n")
         cut = len(whole) if ended else whole.rfind("\n") + 1
         block = _split(name, head, whole[:cut], row, ended) if cut else None
         if block is not None:
-            if block.places:
+            if block.places or block.headers:
                 yield block
             row += block.rows
             rest, size, enough = [whole[cut:]], len(whole) - cut, least
@@ -215,18 +244,26 @@ def _blocks(name: str, head: Head, text: str, row: int, texts: Iterator[str]) ->
 def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | None:
     """The cells of whole lines; None when a quoted cell goes on after them, so that more is needed."""
     width = len(head.names)
-    if width > 1 and '"' not in text and (columns := _cut(text, head.delimiter, width)):
-        return Block(columns, range(row, row + len(columns[0])), len(columns[0]))
+    plain = width > 1 and '"' not in text and "\0" not in text and not head.spaced
+    if plain and (columns := _cut(text, head.delimiter, width)):
+        count = len(columns[0])
+        return _without_headers(head, Block(columns, range(row, row + count), count))
     rows: list[list[str]] = []
     places = []
     number = row
     try:
-        for number, cells in enumerate(_reader(text, head.delimiter), row):
+        for number, cells in enumerate(_reader(text, head.delimiter, skip_blanks=head.spaced), row):
             if len(cells) == width:
                 rows.append(cells)
                 places.append(number)
-            elif cells:
-                raise _ragged(name, number, width, len(cells), head.delimiter)
+            elif cells and not (len(cells) == 1 and cells[0].isspace()):
+                raise _ragged(name, number, head, cells)
+            if "\0" in text and any("\0" in cell for cell in cells):
+                raise ConfigError(
+                    f"{shown(name)} row {number} holds NUL bytes, as a file does that was being written when"
+                    " the power failed: take the row out, or all such bytes with"
+                    f" tr -d '\\000' < {name} > new.csv"
+                )
     except csv.Error as error:
         if not final and "end of data" in str(error):
             return None
@@ -234,8 +271,19 @@ def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | N
             f"{shown(name)} row {number + bool(places)} is not CSV ({error}): look for a quote that is opened"
             " and never closed, or not doubled inside a quoted cell"
         ) from None
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return Block(columns, places, number + 1 - row if text else 0)
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in head.names]
+    return _without_headers(head, Block(columns, places, number + 1 - row if text else 0))
+
+
+def _without_headers(head: Head, block: Block) -> Block:
+    """The block without the rows that repeat the header."""
+    first = head.names[0]
+    if not any(first in cell and cell.strip() == first for cell in block.columns[0]):
+        return block
+    rows = list(zip(*block.columns, strict=True))
+    kept = [at for at, row in enumerate(rows) if tuple(cell.strip() for cell in row) != head.names]
+    columns = [[column[at] for at in kept] for column in block.columns]
+    return Block(columns, [block.places[at] for at in kept], block.rows, len(rows) - len(kept))
 
 
 def _cut(text: str, delimiter: str, width: int) -> list[list[str]] | None:
@@ -263,13 +311,30 @@ def _cut(text: str, delimiter: str, width: int) -> list[list[str]] | None:
     return [outer[::2], *(flat[at::step] for at in range(1, step)), outer[1::2]]
 
 
-def _ragged(name: str, row: int, width: int, found: int, delimiter: str) -> ConfigError:
-    return ConfigError(
-        f"{shown(name)} row {row} has {found} cells, and the header has {width}: correct the row; if the"
-        f" delimiter is not {delimiter!r}, name it with --delimiter"
-    )
+def _ragged(name: str, row: int, head: Head, cells: list[str]) -> ConfigError:
+    """What is wrong with a row of another number of cells, and what it most likely is."""
+    width, found = len(head.names), len(cells)
+    said = f"{shown(name)} row {row} has {found} cells, and the header has {width}: "
+    if width == 1 or (head.names[0].startswith("#") and found > width):
+        likely = (
+            f"what was taken for the header ({head.delimiter.join(head.names)[:40]!r}) is perhaps a comment"
+            f" or a title above it; leave such lines out with --skip-rows {row - 1}. If the"
+        )
+    elif cells[0].lstrip().startswith(("#", "//")):
+        likely = f"it is perhaps a comment ({cells[0][:40]!r}); take such lines out. If the"
+    elif found == width + 1 and not cells[-1].strip():
+        likely = (
+            "its last cell is empty: if every row ends with a delimiter, end the header with one, too"
+            f" (sed '1s/$/{head.delimiter}/' {name} > new.csv). If the"
+        )
+    else:
+        likely = "correct the row; if the"
+    return ConfigError(f"{said}{likely} delimiter is not {head.delimiter!r}, name it with --delimiter")
 
 
-def _reader(text: str, delimiter: str, strict: bool = True) -> "Iterator[list[str]]":
+def _reader(
+    text: str, delimiter: str, strict: bool = True, skip_blanks: bool = False
+) -> "Iterator[list[str]]":
     csv.field_size_limit(MAX_LINE_BYTES + CHUNK_BYTES)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    lines = io.StringIO(text, newline="")
+    return csv.reader(lines, delimiter=delimiter, strict=strict, skipinitialspace=skip_blanks)

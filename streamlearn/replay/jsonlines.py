@@ -16,7 +16,8 @@ from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.replay import lines
-from streamlearn.replay.files import shown, whole_lines
+from streamlearn.replay.files import shown
+from streamlearn.replay.json_texts import texts
 from streamlearn.replay.mapping import Batch, Layout, Meaning, listed, time_of
 
 _ROWS = 1000
@@ -34,13 +35,11 @@ class Members(NamedTuple):
 
 
 def batches(name: str, members: Members) -> Iterator[Batch]:
-    """The lines as they stand; blank ones are no records."""
-    number = 0
-    for text in whole_lines(name):
-        found = text.split(b"\n")
-        places = [at for at, line in enumerate(found, number + 1) if line]
-        yield _batch([record_row(line, members) for line in found if line], places, name == "-")
-        number += len(found) - 1
+    """The lines as they stand, or the elements of an array; blank lines are no records."""
+    for found in texts(name):
+        for at in range(0, len(found), _ROWS):
+            some = found[at : at + _ROWS]
+            yield _batch([record_row(text, members) for _, text in some], [n for n, _ in some], name == "-")
 
 
 def recorded(records: Iterable[Record], members: Members) -> Iterator[Batch]:
@@ -86,14 +85,11 @@ def look(value: bytes, members: Members) -> tuple[bytes | None, float | None]:
 
 
 def objects(name: str) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
-    """The lines as objects with their numbers. Raises `ConfigError` at a line that is none."""
-    number = 0
-    for text in whole_lines(name):
-        found = text.split(b"\n")
-        rows = [(at, _object(name, at, line)) for at, line in enumerate(found, number + 1) if line.strip()]
+    """The lines (or elements) as objects with their numbers. Raises `ConfigError` at one that is none."""
+    for found in texts(name):
+        rows = [(at, _object(name, at, text)) for at, text in found]
         for at in range(0, len(rows), _ROWS):
             yield rows[at : at + _ROWS]
-        number += len(found) - 1
 
 
 def record_objects(topic: str, records: Iterable[Record]) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
@@ -105,7 +101,7 @@ def record_objects(topic: str, records: Iterable[Record]) -> Iterator[list[tuple
 
 def _object(name: str, at: int, text: bytes) -> Mapping[str, Any]:
     try:
-        found = orjson.loads(text.removeprefix(b"\xef\xbb\xbf") if at == 1 else text)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ConfigError(
             f"{shown(name)} row {at} is not JSON ({error}): options about columns need JSON objects, one a"

@@ -31,6 +31,7 @@ DUE = "label_ts"
 class Batch(NamedTuple):
     """Rows to send, in order. `times_s`: event times, None where a row has none, and None as a whole when
     nobody asked. `places`: row or line numbers. `pause`: nothing more has arrived yet, so send what is here.
+    `headers`: how many rows between them repeat the header, and are none.
     """
 
     rows: Sequence[Row]
@@ -38,14 +39,18 @@ class Batch(NamedTuple):
     places: Sequence[int] = ()
     pause: bool = False
     spread: bool = False
+    headers: int = 0
 
 
 class Encoded(NamedTuple):
-    """Events, each in a line that a line feed ends, with the keys of their records and their times."""
+    """Events, each in a line that a line feed ends, with the keys of their records and their times.
+    `headers`: as in `Batch`.
+    """
 
     lines: bytes
     keys: list[bytes | None] | None
     times_s: list[float | None] | None
+    headers: int = 0
 
 
 _new_row = partial(tuple.__new__, Row)  # a third of the time of `Row(...)`
@@ -192,7 +197,7 @@ def batch_of(encoded: Encoded, places: Sequence[int], pause: bool = False) -> Ba
     keys = encoded.keys if encoded.keys is not None else repeat(None)
     rows = list(map(_new_row, zip(keys, values, repeat(()), repeat(None), strict=False)))
     assert len(rows) == len(places), "JSON text holds no line feed"
-    return Batch(rows, encoded.times_s, places, pause, spread=True)
+    return Batch(rows, encoded.times_s, places, pause, spread=True, headers=encoded.headers)
 
 
 def time_of(ts: object, time_unit: str) -> float | None:

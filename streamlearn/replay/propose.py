@@ -7,7 +7,8 @@ again with what is proposed (`rehearsal`), and what would be refused is said.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from streamlearn.replay import mapping, rehearsal
+from streamlearn.errors import ConfigError
+from streamlearn.replay import coats, mapping, rehearsal
 from streamlearn.replay.mapping import Meaning
 from streamlearn.replay.profile import Field, fields_of
 from streamlearn.replay.roles import Roles, describe, is_category, is_named_as_time, roles_of
@@ -37,7 +38,7 @@ class Proposal(NamedTuple):
 
 
 def propose(sample: Sample) -> Proposal:
-    """What would make a service of this sample."""
+    """What would make a service of this sample. Raises `ConfigError` when nothing of it is known."""
     return _table(sample) if sample.rows else _records(sample)
 
 
@@ -63,7 +64,7 @@ def _table(sample: Sample) -> Proposal:
         )
     model, reason = _model(roles.label, kept)
     why = {"model.use": reason} | {f"replay.{role}": text for role, text in roles.why.items()}
-    notes = [*_time_notes(fields, roles), *_coat_notes(fields, "--types")]
+    notes = [*sample.notes, *_time_notes(fields, roles), *_coat_notes(fields, "--types")]
     notes += [f"{path} is left out of the features: {poor}" for path, poor in gone.items()]
     if sample.how is not None:
         ident, when, key, label = (
@@ -80,6 +81,8 @@ def _table(sample: Sample) -> Proposal:
 
 def _records(sample: Sample) -> Proposal:
     shape = shape_of(sample.records)
+    if not shape.documents and shape.name != "registry":
+        raise _nothing_known(sample)
     fields = fields_of(shape.documents)
     event: dict[str, Any] = {}
     why: dict[str, str] = {}
@@ -235,6 +238,20 @@ def _named(roles: Roles) -> list[str]:
     return [field.path for field in roles.candidates]
 
 
+def _nothing_known(sample: Sample) -> ConfigError:
+    values = [record.value for record in sample.records if record.value is not None]
+    if not values:
+        return ConfigError(
+            f"{sample.name}: nothing but deletions among {sample.size:,} records; look again later"
+        )
+    shown = values[0][:60].decode("utf-8", "backslashreplace")
+    return ConfigError(
+        f"{sample.name}: nothing was recognised in {sample.size:,} records, the first of which is {shown!r}."
+        " An event is a JSON object, or a line of CSV; a file that is a table needs --format csv, where its"
+        " name does not end in .csv"
+    )
+
+
 def _notes(sample: Sample, shape: Shape) -> list[str]:
     notes = []
     names = {"unknown": "are neither JSON objects nor lines of CSV"}
@@ -246,8 +263,6 @@ def _notes(sample: Sample, shape: Shape) -> list[str]:
         notes.append(
             "Avro values cannot be looked into here; serving them needs the extra: streamlearn[avro]"
         )
-    if shape.name == "unknown":
-        notes.append("nothing was recognised: an event is a JSON object, or a line of CSV")
     kinds = [
         f
         for f in fields_of(shape.documents)
@@ -296,16 +311,7 @@ def _time_notes(fields: Sequence[Field], roles: Roles) -> list[str]:
 
 
 def _coat_notes(fields: Sequence[Field], where: str) -> list[str]:
-    return [coat_note(field.path, field.texts[0], where) for field in fields if field.coated]
-
-
-def coat_note(column: str, example: str, where: str) -> str:
-    """What to say of a text column whose texts are numbers but for how they are written."""
-    return (
-        f"{column} is text, and nearly all of it would be numbers without the signs for thousands, money or"
-        f" percent (e.g. {example!r}): each text is a category of its own to the model. Take the signs out"
-        f" where the data are made (pandas: thousands=','), or declare it as str ({where}) if it is text"
-    )
+    return [coats.note(field.path, field.texts[0], where) for field in fields if field.coated]
 
 
 def _comma_safe(name: str) -> str:

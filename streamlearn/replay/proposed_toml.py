@@ -34,7 +34,9 @@ def toml(proposal: Proposal, source: str, topic: str, log: Mapping[str, Any]) ->
 def app_name(source: str) -> str:
     """A service's name, from a file's or a topic's."""
     last = re.split(r"[/:]", source.partition("@")[0])[-1].lower()
-    bare = re.sub(r"\.(csv|tsv|jsonl|json|ndjson|parquet|pq|arrow|feather|ipc)(\.(gz|zst))?$", "", last)
+    bare = re.sub(
+        r"(\.(csv|tsv|jsonl|json|ndjson|parquet|pq|arrow|feather|ipc))?(\.(gz|zst|bz2|xz|zip))?$", "", last
+    )
     return re.sub(r"[^a-z0-9._-]+", "-", bare).strip("-.")[:40] or "look"
 
 

@@ -14,7 +14,8 @@ from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay import columnar, delimited, iterables, lines, reading, sources
-from streamlearn.replay.files import shown, suffix_of, whole_lines
+from streamlearn.replay.files import shown, suffix_of
+from streamlearn.replay.json_texts import texts
 from streamlearn.replay.mapping import Meaning, Roles, addresses
 from streamlearn.replay.sources import How
 
@@ -25,6 +26,7 @@ class Sample(NamedTuple):
     """What was found: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
     which reach a service as they stand. `whole`: there is no more than this. `how`: the table can be read
     again, with what was said or found out about its cells. `nameless`: columns that the header does not name.
+    `notes`: what a person should know of the file.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Sample(NamedTuple):
     whole: bool = False
     how: How | None = None
     nameless: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -93,7 +96,14 @@ def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
         orjson.loads(item.row.value or b"{}")["features"] for item in itertools.islice(items, limit) if item
     ]
     nameless = tuple(set(roles.features) - set(names))
-    return Sample(name, rows=rows, whole=next(items, None) is None, how=how, nameless=nameless)
+    return Sample(
+        name,
+        rows=rows,
+        whole=next(items, None) is None,
+        how=how,
+        nameless=nameless,
+        notes=tuple(source.found()),
+    )
 
 
 def _python(name: str, limit: int) -> Sample:
@@ -118,8 +128,7 @@ def _plain(name: str, at: int, item: Any) -> Row:
 
 
 def _lines(name: str) -> Iterator[Record]:
-    texts = (text for some in whole_lines(name) for text in some.split(b"\n") if text.strip())
-    for number, text in enumerate(texts):
+    for number, text in (found for group in texts(name) for found in group):
         yield lines.parse(text) or Record(shown(name), 0, number, 0, None, text)
 
 

@@ -1,6 +1,6 @@
 """The SOURCE grammar: one word for a file, standard input, a data set, a topic's range or Python's own.
 
-    f.csv f.tsv f.jsonl f.parquet f.arrow     a file; text may be packed (.gz, .zst)
+    f.csv f.tsv f.jsonl f.parquet f.arrow     a file; text may be packed (.gz .zst .bz2 .xz .zip)
     -                                         standard input: JSON lines, or CSV by --format csv
     river:NAME                                a data set inside river
     topic:NAME@FROM..TO                       a range of a topic; beginning and end where not given
@@ -22,15 +22,16 @@ from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, Row
-from streamlearn.replay import ahead, columnar, delimited, iterables, jsonlines, reading
+from streamlearn.replay import ahead, coats, columnar, delimited, iterables, jsonlines, reading
 from streamlearn.replay.delimited import Dialect
 from streamlearn.replay.files import PACKED, shown, suffix_of
+from streamlearn.replay.json_texts import texts
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.mapping import Batch, Meaning
 
 ACCEPTED = (
-    "a source is a file (.csv .tsv .jsonl, also .gz and .zst; .parquet .arrow), - for standard input,"
-    " river:NAME, topic:NAME@FROM..TO, or module:attr"
+    "a source is a file (.csv .tsv .jsonl .json, also .gz .zst .bz2 .xz .zip; .parquet .arrow), - for"
+    " standard input, river:NAME, topic:NAME@FROM..TO, or module:attr"
 )
 FORMATS = ("csv", "jsonl", "parquet", "arrow")
 _REMOTE = re.compile(r"[a-z0-9]+://")
@@ -79,6 +80,7 @@ class Source:
         self.tabular = tabular
         self.total = total
         self.notes = notes
+        self.headers = 0
         self._read = read
         self._numbered = 0
 
@@ -88,7 +90,15 @@ class Source:
         """
         for batch in self._read(self._numbered):
             self._numbered += len(batch.rows)
+            self.headers += batch.headers
             yield batch
+
+    def found(self) -> list[str]:
+        """What a person should know of the rows that were read."""
+        if not self.headers:
+            return []
+        rows = "row repeats" if self.headers == 1 else "rows repeat"
+        return [f"{shown(self.name)}: {self.headers:,} {rows} the header, and no event was made of it"]
 
     def items(self) -> Iterator[Item | None]:
         """The rows one by one; None where nothing more has arrived yet."""
@@ -140,7 +150,7 @@ def _file(name: str, how: How) -> Source:
         if not once:
             head = delimited.head_of(name, how.dialect)
             delimited.layout_of(name, head, meaning)
-            notes = tuple(delimited.unnamed(name, head, meaning))
+            notes = (*delimited.unnamed(name, head, meaning), *_coats(name, how))
 
         # Only what goes out at full speed, and is worth the start of a process, is read ahead.
         early = not once and not meaning.timed and Path(name).stat().st_size >= ahead.WORTH_BYTES
@@ -160,12 +170,27 @@ def _file(name: str, how: How) -> Source:
             name, lambda numbered: columnar.batches(name, kind, meaning, numbered), total, tabular=True
         )
     if not meaning.given:
-        return Source(name, lambda _numbered: jsonlines.batches(name, how.members), once=once)
+        notes = () if once else tuple(coats.notes(_first(name), how.members.features, ()))
+        return Source(name, lambda _numbered: jsonlines.batches(name, how.members), None, notes, once)
 
     def objects(numbered: int) -> Iterator[Batch]:
         return jsonlines.table(name, jsonlines.objects(name), meaning, numbered, once)
 
     return Source(name, objects, once=once, tabular=True)
+
+
+def _coats(name: str, how: How) -> list[str]:
+    """Notes about numbers that are written as text. An error of the file comes when it is read."""
+    found = delimited.encoded(name, how.dialect, how.meaning._replace(timed=False), 0)
+    lines = (line for encoded, _ in found for line in encoded.lines.splitlines())
+    try:
+        return coats.notes(lines, "features", how.meaning.types)
+    except ConfigError:
+        return []
+
+
+def _first(name: str) -> Iterator[bytes]:
+    return (text for some in texts(name) for _, text in some)
 
 
 def kind_of(name: str, told: str = "") -> str:

@@ -92,6 +92,10 @@ class Trial:
             return configured_model(self._config)
         return fresh_model(self._config.app.name, use, {}, [], horizon=section.horizon)
 
+    def found(self) -> list[str]:
+        """What a person should know of the rows that were read."""
+        return [] if self._feed is None else self._feed.source.found()
+
     def _spec(self, fresh: FreshModel) -> ShardSpec:
         scores = self._config.scores
         spec = spec_of(era_of(self._config, fresh, self._source))
