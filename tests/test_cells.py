@@ -1,5 +1,6 @@
 """One cell has one value: in a file, in a line of CSV on a topic, and as the model gets it from either."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,21 @@ def test_a_number_is_never_to_be_made_absent() -> None:
         with pytest.raises(ConfigError) as refused:
             list(open_source("a.csv", How(meaning=Meaning(types=declared(types)))).items())
         assert cell in str(refused.value) and ("--missing" in str(refused.value)) is advised
+
+
+def packed(unscaled: int) -> str:
+    return base64.b64encode(unscaled.to_bytes(2, "big")).decode()
+
+
+def test_a_service_says_once_that_a_feature_is_numbers_in_a_coat(apps: Apps) -> None:
+    app = apps("")
+    stream = [
+        {"id": str(n), "features": {"price": f"1,{n:03}.5", "base": packed(n * 997), "a": n}}
+        for n in range(60)
+    ]
+    app.produce(stream)
+    process = app.serve()
+    app.wait(process, 60)
+    app.stop(process)
+    (line,) = [line for line in app.log.splitlines() if "features.numbers_as_text" in line]
+    assert "price" in line and "base" in line

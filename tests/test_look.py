@@ -1,5 +1,6 @@
 """`look`: what is proposed for data as they come fits them, and `serve` accepts it."""
 
+import base64
 import datetime
 import json
 import random
@@ -424,4 +425,12 @@ def test_numbers_in_a_coat_are_said(command: Command, form: str) -> None:
     rows = [{"id": n, "price": form.format(n + 1000), "label": n % 2} for n in range(80)]
     assert "price is text, and nearly all of it would be numbers" in command.ok(
         "look", lines("p.jsonl", rows)
+    )
+
+
+def test_decimals_without_their_schema_are_said(command: Command) -> None:
+    rows = [{"id": n, "price": base64.b64encode((n * 977).to_bytes(2, "big")).decode()} for n in range(60)]
+    fill("sink", dumped(*({"schema": None, "payload": row} for row in rows)))
+    assert "price is text that looks like base 64 of a few bytes" in command.ok(
+        "look", "sink", "--db", "s.db"
     )

@@ -1,5 +1,6 @@
 """Values as others write them: Debezium, Connect, Telegraf, CloudEvents, and a schema registry's bytes."""
 
+import base64
 import datetime
 import io
 import json
@@ -97,7 +98,7 @@ def test_a_payload_of_null_is_a_tombstone() -> None:
         assert read({"schema": None, "payload": None}, preset=preset) == Skipped("tombstone")
 
 
-# --- Connect and Telegraf -------------------------------------------------------------------------------
+# --- Connect -------------------------------------------------------------------------------
 
 
 def test_connect_gives_the_payload() -> None:
@@ -105,6 +106,81 @@ def test_connect_gives_the_payload() -> None:
     assert read(value, preset="connect") == Event("a", None, 5, {"x.y": 1}, True)
     for wrong in (value["payload"], {"schema": {}, "payload": 3}):
         assert read(wrong, preset="connect") == Refusal("decode", "envelope")
+
+
+# --- decimals -------------------------------------------------------------------------------------------
+
+
+def decimal(scale: int, **more: Any) -> dict[str, Any]:
+    name = "org.apache.kafka.connect.data.Decimal"
+    return {"type": "bytes", "name": name, "version": 1, "parameters": {"scale": str(scale)}, **more}
+
+
+VARIABLE = {
+    "type": "struct",
+    "name": "io.debezium.data.VariableScaleDecimal",
+    "fields": [{"type": "int32", "field": "scale"}, {"type": "bytes", "field": "value"}],
+}
+
+
+def base64_of(unscaled: int, length: int = 8) -> str:
+    return base64.b64encode(unscaled.to_bytes(length, "big", signed=True)).decode()
+
+
+def struct(**fields: Any) -> dict[str, Any]:
+    return {"type": "struct", "fields": [{**kind, "field": name} for name, kind in fields.items()]}
+
+
+def test_a_changed_row_has_its_decimals_as_numbers() -> None:
+    row = struct(id={"type": "int32"}, price=decimal(4), free=VARIABLE, note={"type": "string"})
+    schema = struct(before=row, after=row, op={"type": "string"})
+    after = {"id": 7, "price": "BAg=", "free": {"scale": 2, "value": "AMgA"}, "note": "BAg="}
+    value = {"schema": schema, "payload": {"before": None, "after": after, "op": "c", "ts_ms": 5}}
+    event = read(value, preset="debezium")
+    assert isinstance(event, Event)
+    assert event.x == {"price": 0.1032, "free": 512.0, "note": "BAg="}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "number"),
+    [
+        (decimal(4), "BAg=", 0.1032),
+        (decimal(0), "AMgA", 51200),
+        (decimal(0), base64_of(2**63, 9), float(2**63)),
+        (decimal(2), base64_of(-1), -0.01),
+        (decimal(-3), base64_of(5), 5000.0),
+        (decimal(2), base64_of(10**37 + 1, 16), (10**37 + 1) / 100),
+        (decimal(4), 0.5, 0.5),  # decimal.format=NUMERIC
+        (decimal(4), None, None),
+        (decimal(4), "no base 64", "refused"),
+        (decimal(4), "", "refused"),
+        (decimal(4), True, "refused"),
+        ({**decimal(0), "parameters": {}}, "BAg=", "refused"),
+        (decimal(4), base64_of(1, 129), "refused"),
+        (decimal(10**9), "BAg=", "refused"),
+        ({"type": "array", "items": decimal(1)}, ["BAg=", None], 103.2),
+        ({"type": "map", "values": decimal(1)}, {"0": "BAg="}, 103.2),
+    ],
+)
+def test_decimals_are_read_by_their_schema(kind: Any, value: Any, number: Any) -> None:
+    doc = {"schema": struct(v=kind, w={"type": "int32"}), "payload": {"v": value, "w": 1}}
+    event = read(doc, preset="connect")
+    if number == "refused":
+        assert event == Refusal("decode", "envelope")
+        return
+    assert isinstance(event, Event)
+    found = event.x.get("v", event.x.get("v.0"))
+    assert (found, type(found)) == (number, type(number))
+
+
+def test_a_schema_that_is_odd_changes_nothing() -> None:
+    name = "org.apache.kafka.connect.data.Decimal"
+    for schema in (name, [name], {"fields": name}, {"fields": [name, {"field": 3, "name": name}]}):
+        event = read({"schema": schema, "payload": {"v": "BAg=", "w": 1}}, preset="connect")
+        assert isinstance(event, Event) and event.x == {"v": "BAg=", "w": 1}
+
+
+# --- Telegraf -------------------------------------------------------------------------------------------
 
 
 METRIC = {

@@ -4,7 +4,8 @@ Each is a set of other defaults (`DEFAULTS`, all of which `[event]` can override
 wrapped, a function from the wrapped value to the document that paths refer to:
 - `debezium`: the row after the change. Beside its columns stand `__op`, `__source` and `__ts_ms` of the
   envelope. A delete, a truncate and a message are skips. (Debezium's "Data change events".)
-- `connect`: the `payload` of Kafka Connect's JsonConverter with `schemas.enable=true`.
+- `connect`: the `payload` of Kafka Connect's JsonConverter with `schemas.enable=true`. Where the schema says
+  that bytes are a decimal, the number stands instead (`core.connect`); so it does in `debezium`.
 - `telegraf`: the JSON of Telegraf's serializer, as it is: name, timestamp, tags, fields.
 - `cloudevents`: attributes, and `data`; the binary and the structured mode of the Kafka binding 1.0.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streamlearn.core.codec import clean_object
+from streamlearn.core.connect import has_decimals, numbers_in
 from streamlearn.core.events import Refusal, Skipped
 from streamlearn.core.records import Record, header_name_bytes
 
@@ -45,6 +47,8 @@ def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal 
     if type(doc) is not dict:
         return doc
     change = payload_of(doc)
+    if change is not doc and has_decimals(value):
+        change = numbers_in(change, doc["schema"])
     if change is None:
         return Skipped("tombstone")
     if type(change) is not dict or type(change.get("op")) is not str:
@@ -64,7 +68,7 @@ def _connect(record: Record, value: bytes, read: Reader) -> Document | Refusal |
         return doc
     if doc.keys() != {"schema", "payload"}:
         return _WRONG
-    payload = doc["payload"]
+    payload = numbers_in(doc["payload"], doc["schema"]) if has_decimals(value) else doc["payload"]
     if payload is None:
         return Skipped("tombstone")
     return payload if type(payload) is dict else _WRONG

@@ -7,6 +7,7 @@ again with what is proposed (`rehearsal`), and what would be refused is said.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from streamlearn.core.connect import look_like_decimals
 from streamlearn.errors import ConfigError
 from streamlearn.replay import coats, mapping, rehearsal
 from streamlearn.replay.mapping import Meaning
@@ -112,7 +113,7 @@ def _records(sample: Sample) -> Proposal:
     if missing:
         event["missing"], why["event.missing"] = missing, "texts that say that there is no value"
     model, why["model.use"] = _model(roles.label, kept)
-    notes = [*_notes(sample, shape), *_coat_notes(kept, "[event] types")]
+    notes = [*_notes(sample, shape), *_coat_notes(kept, "[event] types"), *_decimal_notes(kept)]
     if shape.documents and "schema_registry" not in event:
         notes += rehearsal.of_records(event, sample.records, is_class(roles.label))
     return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
@@ -312,6 +313,16 @@ def _time_notes(fields: Sequence[Field], roles: Roles) -> list[str]:
 
 def _coat_notes(fields: Sequence[Field], where: str) -> list[str]:
     return [coats.note(field.path, field.texts[0], where) for field in fields if field.coated]
+
+
+def _decimal_notes(fields: Sequence[Field]) -> list[str]:
+    return [
+        f"{field.path} is text that looks like base 64 of a few bytes (e.g. {field.texts[0]!r}), as Kafka"
+        " Connect writes decimals: send the schema with them (schemas.enable=true), or numbers"
+        " (decimal.format=NUMERIC)"
+        for field in fields
+        if field.kind == "str" and look_like_decimals(field.texts)
+    ]
 
 
 def _comma_safe(name: str) -> str:

@@ -5,10 +5,13 @@ Invariant: nothing here changes the state; it reads the shard's memory, logs, an
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import structlog
 
+from streamlearn.core.connect import look_like_decimals
+from streamlearn.core.convert import is_coated
 from streamlearn.core.guard import withheld
 from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
@@ -30,6 +33,13 @@ REPORT_S: Final = 10.0
 WAIT_S: Final = 0.5
 PROBATION_BYTES: Final = 1 << 24
 _NAMED: Final = 20
+_ENOUGH_TEXTS: Final = 10
+_LOOKED_AT: Final = 1000
+
+
+def _are_coated(texts: set[str]) -> bool:
+    some = list(islice(texts, _LOOKED_AT))
+    return sum(map(is_coated, some)) > 0.9 * len(some) or look_like_decimals(some)
 
 
 class Watch:
@@ -54,6 +64,7 @@ class Watch:
         self._opened_at = memory.records
         self._reported = (time.monotonic(), memory.records)
         self._withheld: set[str] = set()
+        self._coated: set[str] = set()
         self._probation: list[Record] | None = [] if memory.records < ENOUGH_RECORDS else None
 
     def after(self, records: list[Record]) -> None:
@@ -71,6 +82,7 @@ class Watch:
         """Check the model on the records there are, if it was not checked yet, and say what was not said."""
         self._check()
         self._tell_withheld()
+        self._tell_coated()
 
     def _check(self) -> None:
         if self._probation:
@@ -107,6 +119,29 @@ class Watch:
             log.info("loop.progress", records=memory.records, records_per_s=rate, learned=memory.learned)
             self._reported = (now_s, memory.records)
             self._tell_withheld()
+            self._tell_coated()
+
+    def _tell_coated(self) -> None:
+        """Name the features whose texts would be numbers but for how they are written, once each."""
+        declared = self._config.event.types
+        new = [
+            name
+            for name, known in self._standing.shard.memory.types.items()
+            if name not in self._coated and name not in declared and len(known.texts) >= _ENOUGH_TEXTS
+            if _are_coated(known.texts)
+        ]
+        if new:
+            self._coated.update(new)
+            log.warning(
+                "features.numbers_as_text",
+                features=new[:_NAMED],
+                more=len(new[_NAMED:]),
+                reason="nearly all of their texts would be numbers without signs for thousands, money or"
+                " percent, or are base 64, as decimals of Kafka Connect are without their schema: each is a"
+                " category of its own to the model",
+                remedy="write numbers (Connect: decimal.format=NUMERIC, or schemas.enable=true), or declare"
+                " them as str in [event] types",
+            )
 
     def _tell_withheld(self) -> None:
         memory, declared = self._standing.shard.memory, self._config.event.types
