@@ -164,3 +164,15 @@ def test_a_service_says_once_that_a_feature_is_numbers_in_a_coat(apps: Apps) -> 
     app.stop(process)
     (line,) = [line for line in app.log.splitlines() if "features.numbers_as_text" in line]
     assert "price" in line and "base" in line
+
+
+def test_a_leap_second_is_a_time() -> None:
+    days = (
+        "2016-12-31T23:59:58Z",
+        "2016-12-31T23:59:60Z",
+        "2016-12-31 23:59:60.5+00:00",
+        "2017-01-01T00:00:01Z",
+    )
+    Path("late.csv").write_text("a,ts\n" + "".join(f"1,{day}\n" for day in days))
+    items = [item for item in open_source("late.csv").items() if item]
+    assert [item.time_s for item in items] == [1483228798.0, 1483228800.0, 1483228800.5, 1483228801.0]

@@ -7,6 +7,7 @@ Invariants:
 """
 
 import datetime
+import re
 from collections.abc import Callable, Sequence
 from math import hypot
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ class Column(NamedTuple):
 
 TYPES = ("float", "int", "bool", "str", "date", "datetime")
 _REMEMBERED = 1 << 14
+_LEAP = re.compile(r"(.*[T ]23:59):60(.*)", re.ASCII | re.IGNORECASE)
 
 
 class BadCell(Exception):
@@ -238,7 +240,12 @@ def _str(cell: str, _rule: Rule) -> Text:
 
 
 def _moment(bare: str, rule: Rule) -> datetime.datetime:
-    """A date and time; without a zone it is taken as UTC, as river's own loaders do."""
+    """A date and time; without a zone it is taken as UTC, as river's own loaders do. A leap second, which no
+    calendar here knows, is the second after it.
+    """
+    leap = _LEAP.fullmatch(bare)
+    if leap and not rule.pattern:
+        return _moment(f"{leap[1]}:59{leap[2]}", rule) + datetime.timedelta(seconds=1)
     try:
         if rule.pattern:
             when = datetime.datetime.strptime(bare, rule.pattern)

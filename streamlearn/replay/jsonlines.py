@@ -37,7 +37,7 @@ class Members(NamedTuple):
 def batches(name: str, members: Members) -> Iterator[Batch]:
     """The lines as they stand, or the elements of an array; blank lines are no records."""
     for found in texts(name):
-        for at in range(0, len(found), _ROWS):
+        for at in range(0, max(1, len(found)), _ROWS):  # of blank lines, too: they end what a pipe has sent
             some = found[at : at + _ROWS]
             yield _batch([record_row(text, members) for _, text in some], [n for n, _ in some], name == "-")
 
