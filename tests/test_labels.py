@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from river import (
@@ -42,7 +43,7 @@ class Feed:
     ) -> None:
         self.model = model or (preprocessing.StandardScaler() | linear_model.LogisticRegression())
         rules = LabelSpec(topic="labels", **spec)
-        scores = ScoresSpec(every, 1000)
+        scores = ScoresSpec(every, 1000, after_labels=True)
         self.shard = Shard(
             ShardSpec("m", "v", 1, event or EventSpec(), labels=rules, scores=scores),
             Learner(self.model),
@@ -482,3 +483,71 @@ def test_a_random_life_goes_on_the_same_through_bytes_at_any_moment() -> None:
     counts = straight[1]
     assert min(counts.joined, counts.early, counts.duplicate, counts.late, counts.orphan) > 10
     assert min(counts.events_expired, counts.events_dropped) > 10
+
+
+def scored(outputs: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """The scores messages: the topic that caused each, events and labels."""
+    return [(o["source"]["topic"], o["events"], o["labels"]) for o in outputs if o["role"] == "scores"]
+
+
+def test_labels_that_come_after_all_events_cause_messages_as_predictions_do() -> None:
+    feed = Feed(every=100)
+    outputs = [o for n in range(150) for o in feed.event(f"e{n}", n)]
+    labels = [o for n in range(150) for o in feed.label(n % 2 == 0, id=f"e{n}", ts=200)]
+    assert scored(outputs) == [("events", 100, 0)]
+    assert scored(labels) == [("labels", 150, 100)]
+    message = next(o for o in labels if o["role"] == "scores")
+    assert (message["ts"], message["source"]["offset"]) == (149, 99)
+    assert message["all"]["model"]["answered"] == 100
+    # A label that is about many events is one record, and causes one message, with its last event.
+    feed = Feed(every=100, event=EventSpec(group="group"), join="group")
+    for n in range(350):
+        feed.event(f"e{n}", n, group="g")
+    assert scored(feed.label(True, group="g", ts=400)) == [("labels", 350, 350)]
+
+
+def test_where_predictions_keep_pace_with_labels_messages_come_with_them_alone() -> None:
+    for delay in (0, 1, 40):
+        feed, found = Feed(every=100), []
+        for n in range(1000):
+            found += scored(feed.event(f"e{n}", n))
+            if n >= delay:
+                found += scored(feed.label(n % 2 == 0, id=f"e{n - delay}", ts=n))
+        assert found == [("events", n, n - 1 - delay) for n in range(100, 1001, 100)]
+    inside = Feed(every=100)
+    found = [one for n in range(300) for one in scored(inside.event(f"e{n}", n, label=True))]
+    assert found == [("events", n, n) for n in (100, 200, 300)]
+
+
+def test_eras_from_before_have_no_messages_after_labels() -> None:
+    feed = Feed(every=10)
+    spec = feed.shard.spec
+    feed.shard.spec = msgspec.structs.replace(spec, scores=ScoresSpec(10, 1000))
+    feed.restarted()
+    for n in range(9):
+        feed.event(f"e{n}", n)
+    assert not [one for n in range(9) for one in scored(feed.label(True, id=f"e{n}", ts=20))]
+
+
+def test_a_label_of_no_use_for_the_task_is_counted_and_said() -> None:
+    model = preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(seed=1)
+    shard = Shard(ShardSpec("m", "v", 1, scores=ScoresSpec(10)), Learner(model), Memory())
+    labels = ["rain", "sun", 0.5, -1, "1", True, 0, 1.0]
+    found = []
+    for n, y in enumerate(labels * 5):
+        data = orjson.dumps({"id": n, "features": {"a": float(n)}, "label": y})
+        outputs = shard.step(Record("events", 0, n, DAY_MS + n, None, data))
+        found += [orjson.loads(o.value or b"") for o in outputs if o.role == "scores"]
+    assert shard.memory.outcomes == {"prediction": 40, "label.unused": 25}
+    assert [(one["labels"], one["labels_lost"]) for one in found[-1:]] == [(15, {"label.unused": 25})]
+
+
+def test_what_is_refused_or_frozen_stands_beside_the_numbers_and_else_nothing_does() -> None:
+    feed = Feed(every=5)
+    outputs = [o for n in range(5) for o in feed.event(f"e{n}", n)]
+    assert not {"frozen", "labels_lost"} & outputs[-1].keys()
+    feed.label(True, id="e0", ts=6)
+    feed.label("x", id="e1", ts=6)
+    feed.shard.memory.frozen = "raised"
+    outputs = [o for n in range(5, 10) for o in feed.event(f"e{n}", n)]
+    assert (outputs[-1]["frozen"], outputs[-1]["labels_lost"]) == ("raised", {"dlq.label.label_type": 1})

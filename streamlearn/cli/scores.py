@@ -1,17 +1,14 @@
 """`streamlearn scores`: the newest scores of a service, as a table beside the baselines."""
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from streamlearn.cli import common
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.log.port import Admin
+    from streamlearn.config import Config
 
 _WIDTH = 110
-_BACK = (10, 100, 10_000)
-"""So far before the end the newest message is looked for: on Kafka marks of transactions take offsets too."""
 
 
 def scores(
@@ -24,37 +21,40 @@ def scores(
     db: common.Db = None,
     option: common.Options = None,
 ) -> None:
-    """The newest scores of a service, over all labels and the newest ones, beside the baselines."""
+    """The newest scores of a service, over all labels and the newest ones, beside the baselines.
+
+    They are those of its newest message, or of its newest checkpoint where that is newer.
+    """
     from streamlearn.config import load
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     settings = load(config, given, need_input=False)
-    topic = settings.topics.scores
-    with common.admin_of(settings) as admin:
-        found = _newest(admin, topic)
-    if found is None:
-        raise ConfigError(
-            f"{topic} holds no scores yet: there is a message after every [scores] every = "
-            f"{settings.scores.every} predictions of the service {settings.app.name}"
-        )
+    found = _newest(settings)
     if as_json:
         common.print_json(found)
     else:
-        _show(topic, found)
+        _show(settings.topics.scores, found)
 
 
-def _newest(admin: "Admin", topic: str) -> dict[str, Any] | None:
-    import orjson
+def _newest(settings: "Config") -> dict[str, Any]:
+    """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
+    from streamlearn.cli.checkpoints import SHARD
+    from streamlearn.log.connect import open_store
+    from streamlearn.replay.newest_scores import newest_scores
 
-    from streamlearn.replay.reading import between, offsets_of
-
-    end = offsets_of(admin, topic, "end")
-    for where in (*(f"-{back}" for back in _BACK), "beginning"):
-        newest = deque(between(admin, topic, offsets_of(admin, topic, where), end), maxlen=1)
-        if newest:
-            message: dict[str, Any] = orjson.loads(newest[0].value or b"{}")
-            return message
-    return None
+    with common.admin_of(settings) as admin:
+        store = open_store(settings, SHARD)
+        try:
+            found = newest_scores(admin, store, settings.checkpoint.key.encode(), settings.topics.scores)
+        finally:
+            store.close()
+    if found is None:
+        why = "[scores] every = 0: it keeps no scores" if not settings.scores.every else "it has not run yet"
+        raise ConfigError(
+            f"the service {settings.app.name} has neither a message on {settings.topics.scores} nor a"
+            f" checkpoint with scores: {why}, or this is not its name (-n)"
+        )
+    return found
 
 
 def _show(topic: str, message: dict[str, Any]) -> None:
@@ -76,6 +76,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
             f"{count(message['events'])} events, {count(message['labels'])} labels"
         )
     )
+    out.print(Text(f"source: {_source(message['source'])}", style="dim"))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     columns = []
@@ -91,8 +92,15 @@ def _show(topic: str, message: dict[str, Any]) -> None:
         cells = [count(one[metric]) if metric == "answered" else shown(one.get(metric)) for one in columns]
         table.add_row(f"{title_of(metric)}{arrow}", *cells)
     out.print(table, soft_wrap=False)
-    for line in (*_verdicts(message), *_joined(message)):
+    for line in (*_verdicts(message), *_lost(message), *_joined(message)):
         out.print(Text(line))
+
+
+def _source(source: dict[str, Any]) -> str:
+    """What the numbers are of."""
+    if "checkpoint" in source:
+        return f"checkpoint {source['checkpoint']}, as no newer message has come"
+    return f"the message after {source['topic']} partition {source['partition']} offset {source['offset']}"
 
 
 def _verdicts(message: dict[str, Any]) -> list[str]:
@@ -100,7 +108,7 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
     from streamlearn.replay.report import MAIN, is_better, shown, title_of
 
     if not message["labels"]:
-        return ["no label has come yet: nothing is known of how good the model is (proxies are no scores)"]
+        return [f"{_no_labels(message)}: nothing is known of how good the model is (proxies are no scores)"]
     window = message["window"]
     known = [metric for metric in MAIN.get(message["task"], ()) if window["model"].get(metric) is not None]
     if not known:
@@ -113,6 +121,33 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
             values = f"{shown(mine)} against {shown(theirs)}"
             lines.append(f"the model {said} {who} in {title_of(metric)} of the newest labels: {values}")
     return lines
+
+
+def _no_labels(message: dict[str, Any]) -> str:
+    """Why no label was scored, in words."""
+    from streamlearn.replay.report import count
+
+    lost, join = message.get("labels_lost", {}), message.get("join")
+    came = sum(lost.values()) + (0 if join is None else join["records"])
+    if unused := lost.get("label.unused"):
+        return f"{count(unused)} labels came, none of them 0/1 or true/false, by which a detector is scored"
+    if not came:
+        return "no label has come yet"
+    if join is not None and join["records"]:
+        return f"{count(came)} labels came, and none of them has found an event that was predicted"
+    reasons = ", ".join(sorted(lost))
+    return f"{count(came)} labels came, and all were refused ({reasons}: see streamlearn dlq list)"
+
+
+def _lost(message: dict[str, Any]) -> list[str]:
+    """Labels of which nothing was learned or scored, though they came."""
+    from streamlearn.replay.report import count
+
+    lost = message.get("labels_lost", {})
+    if not lost or not message["labels"]:
+        return []
+    told = ", ".join(f"{count(n)} {outcome}" for outcome, n in sorted(lost.items()))
+    return [f"labels that were refused or of no use: {told}"]
 
 
 def _joined(message: dict[str, Any]) -> list[str]:

@@ -27,6 +27,8 @@ class ScoresSpec(msgspec.Struct, frozen=True):
 
     every: int = 1000
     window: int = 1000
+    after_labels: bool = False
+    """Whether labels on a topic of their own cause messages, too (`Scores.is_due`); not in older eras."""
 
 
 class TaskScores(Protocol):
@@ -51,6 +53,11 @@ class Scores:
         self.task = task
         self.events = 0
         """Predictions so far."""
+        self._events_told = self._labels_told = 0
+        """Those of the newest report that was published."""
+        self.newest_ts: Any = None
+        """The time of the newest prediction's event, as its prediction says it; kept where labels come late.
+        """
         self._of = _task_scores(spec, task)
         self._proxies = Proxies()
         self._look_at = 1
@@ -79,6 +86,19 @@ class Scores:
         """Labels observed so far."""
         return self._of.labels
 
+    def is_due(self) -> bool:
+        """Whether a label that came by itself is to be followed by a message: `every` labels have come since
+        the last one. Where predictions keep pace with labels, the messages after predictions are enough, so
+        labels must be ahead of them by a tenth of `every`.
+        """
+        events, labels = self.events - self._events_told, self.labels - self._labels_told
+        every = self.spec.every
+        return self.spec.after_labels and labels >= max(every, events + every // 10)
+
+    def told(self) -> None:
+        """A report was published."""
+        self._events_told, self._labels_told = self.events, self.labels
+
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes
         `classes`, and `proxies`. Floats are finite; what is not defined is None.
@@ -93,7 +113,7 @@ class Scores:
 
     def dump(self) -> bytes:
         """The state; equal states give equal bytes."""
-        counts = [self.events, self._look_at]
+        counts = [self.events, self._look_at, self._events_told, self._labels_told, self.newest_ts]
         state = [_FORMAT, self.task, counts, self._proxies.saved(), self._of.saved()]
         return msgspec.msgpack.encode(state)
 
@@ -106,7 +126,12 @@ class Scores:
         if type(state) is not list or state[:2] != [_FORMAT, task]:
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         scores = cls(spec, task)
-        _, _, (scores.events, scores._look_at), proxies, saved = state
+        _, _, (scores.events, scores._look_at, *told), proxies, saved = state
+        scores._events_told, scores._labels_told, scores.newest_ts = told or (
+            0,
+            0,
+            None,
+        )  # as older states do
         scores._proxies.restore(proxies)
         scores._of.restore(saved)
         return scores

@@ -28,6 +28,7 @@ from streamlearn.core.published import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
+from streamlearn.core.scores_report import scores_report
 from streamlearn.core.state import BROKEN, COMMAND, PAUSED, Memory, ShardSpec
 from streamlearn.core.storm import noted
 from streamlearn.core.time_units import note_unit, set_event_time, settled_unit
@@ -238,8 +239,12 @@ class Shard:
     def _told(self, record: Record, outcome: str) -> Outputs:
         """The end of a label."""
         self._count(outcome)
-        late = self.late
-        return self._alerts(late, record) if late is not None and late.has_news else ()
+        late, scores = self.late, self.scores
+        alerts = self._alerts(late, record) if late is not None and late.has_news else ()
+        if scores is not None and scores.is_due():
+            ts = (record.timestamp_ms or None) if scores.newest_ts is None else scores.newest_ts
+            return (*alerts, self._scored(scores, ts, record))
+        return alerts
 
     def _alerts(self, late: Late, record: Record) -> Outputs:
         alert = late.alert()
@@ -323,11 +328,14 @@ class Shard:
             waits = late.waits(event, source, record.timestamp_ms, marked(guess) if trial else guess)
             if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
                 self.teacher.learn(x, None, trial)
+        ts = (record.timestamp_ms or None) if event.ts is None else event.ts
+        if late is not None and scores is not None:
+            scores.newest_ts = ts
         if self._window is not None:
             self._window.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
-            return (*alerts, output, self._scored(scores, event, record))
+            return (*alerts, output, self._scored(scores, ts, record))
         return (*alerts, output) if alerts else (output,)
 
     def _end_waiting(self, work: EventWork, units: int) -> Outputs:
@@ -360,7 +368,9 @@ class Shard:
     def _learn_label(self, x: dict[str, Any], y: Label, guess: list[Any] | None, trial: str) -> None:
         """Score what was answered for `x`, then learn its label; `trial` as in `Teacher.learn`."""
         scores = self.scores
-        if scores is not None and (self._scores_any or (self._scores_binary and y in (0, 1))):
+        if scores is not None and not self._scores_any and self._scores_binary and y not in (0, 1):
+            self._count("label.unused")  # a detector is scored by what is true or false, and learns no label
+        elif scores is not None and (self._scores_any or self._scores_binary):
             if not scores.knows_room_for(y):  # there was room when the label came, but its event was late
                 self._count("label.too_many_classes")
                 return
@@ -369,11 +379,9 @@ class Shard:
         if not self._learns_at_event:
             self.teacher.learn(x, y, trial)
 
-    def _scored(self, scores: Scores, event: Event, record: Record) -> Output:
-        report = scores.report()
-        if self.late is not None:
-            report["join"] = self.late.report()
-        ts = (record.timestamp_ms or None) if event.ts is None else event.ts
+    def _scored(self, scores: Scores, ts: Any, record: Record) -> Output:
+        report = scores_report(self.memory, scores, self.late)
+        scores.told()
         return self._publisher.scores(ts, record, self.memory.learned, report)
 
     # --- refusals -------------------------------------------------------------------------------------

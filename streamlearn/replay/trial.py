@@ -99,7 +99,7 @@ class Trial:
     def _spec(self, fresh: FreshModel) -> ShardSpec:
         scores = self._config.scores
         spec = spec_of(era_of(self._config, fresh, self._source))
-        spec = msgspec.structs.replace(spec, scores=ScoresSpec(scores.every or _NEVER, scores.window))
+        spec = msgspec.structs.replace(spec, scores=ScoresSpec(scores.every or _NEVER, scores.window, True))
         if self._feed is not None:
             return self._feed.spec(spec)
         assert self._recorded is not None

@@ -184,7 +184,7 @@ def era_now(
         _check_default(labels, fresh)
         inside["labels"] = msgspec.to_builtins(labels)
     if config.scores.every:
-        inside["scores"] = config.scores.model_dump()
+        inside["scores"] = {**config.scores.model_dump(), "after_labels": True}
     if prediction_bytes is not None and prediction_bytes < MAX_OUTPUT_BYTES + MAX_HEADER_BYTES:
         inside["prediction_bytes"] = prediction_bytes  # else the topic takes all that is published
     return Era(

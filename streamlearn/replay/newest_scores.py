@@ -1,0 +1,94 @@
+"""The newest scores of a service: of its scores topic, or of its newest checkpoint, whichever is newer.
+
+Messages come with predictions and labels. What a short or an idle stream has done since the last one is in
+the checkpoint, and its scores are the very ones that the next message would go on from.
+
+Invariant: nothing is fenced and nothing written; a checkpoint that is not whole is passed over.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from streamlearn.core.labels import Late
+from streamlearn.core.records import Positions
+from streamlearn.core.scores import Scores
+from streamlearn.core.scores_report import scores_report
+from streamlearn.core.snapshot import Header, load_memory, unseal
+from streamlearn.errors import BadCheckpoint
+from streamlearn.log.port import Admin, Store
+from streamlearn.replay.reading import between, offsets_of
+from streamlearn.service.checkpoints import stored
+from streamlearn.service.eras import stated_spec
+
+_BACK: Final = (10, 100, 10_000)
+"""So far before the end the newest message is looked for: on Kafka marks of transactions take offsets too."""
+
+
+def newest_scores(admin: Admin, store: Store, key: bytes, topic: str) -> dict[str, Any] | None:
+    """As a message of the scores topic; None where there is neither message nor checkpoint. What came of a
+    checkpoint has `source` `{"checkpoint": its number}`, and no `ts`.
+    """
+    message = _newest_message(admin, topic)
+    saved = _newest_saved(store, key)
+    if saved is None:
+        return message
+    positions, found = saved
+    if message is None:
+        return found
+    counts = ("events", "labels")
+    is_newer = _covers(message, positions) and any(message[name] != found[name] for name in counts)
+    return found if is_newer else message
+
+
+def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
+    if topic not in admin.topics([topic]):
+        return None
+    end = offsets_of(admin, topic, "end")
+    for where in (*(f"-{back}" for back in _BACK), "beginning"):
+        newest = deque(between(admin, topic, offsets_of(admin, topic, where), end), maxlen=1)
+        if newest:
+            message: dict[str, Any] = orjson.loads(newest[0].value or b"{}")
+            return message
+    return None
+
+
+def _newest_saved(store: Store, key: bytes) -> tuple[Positions, dict[str, Any]] | None:
+    """The positions of the newest checkpoint that has scores, and these as a message; None without one."""
+    for name in reversed(stored(store)):
+        try:
+            header, sections = unseal(store.read(name), key)
+            found = _saved(header, sections)
+        except BadCheckpoint:  # an older one is whole
+            continue
+        return header.next_offsets(), found
+    return None
+
+
+def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
+    """What the service would publish at this checkpoint. Raises `BadCheckpoint`."""
+    spec, memory = stated_spec(header.under), load_memory(sections)
+    if spec.scores is None or "scores" not in sections:
+        raise BadCheckpoint("it has no scores")
+    late = None if spec.labels is None else Late(spec.labels, spec.event.time_as, spec.event.time_unit)
+    try:
+        task = str(msgspec.msgpack.decode(sections["scores"])[1])
+        scores = Scores.load(spec.scores, task, sections["scores"])
+        if late is not None and "pending" in sections:
+            late.load(sections["pending"])
+    except Exception as error:  # it may say anything at all, and is taken at its word
+        raise BadCheckpoint(f"its scores cannot be read: {error}") from error
+    model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
+    return {
+        "model": {**model, "learned": memory.learned},
+        **scores_report(memory, scores, late),
+        "source": {"checkpoint": header.seq},
+    }
+
+
+def _covers(message: dict[str, Any], positions: Positions) -> bool:
+    """Whether a checkpoint at `positions` knows of the record that a message came with."""
+    source = message["source"]
+    return positions.get((source["topic"], source["partition"]), 0) > int(source["offset"])
