@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -334,3 +335,163 @@ def test_models_of_two_tasks_are_not_compared(models: Path, command: Command) ->
     done = command("backtest", source, *both, "--app-dir", models)
     assert done.code == 2
     assert "regressor (regression)" in done.err
+
+
+CAUTIOUS_MODELS = """
+
+class Stubborn(linear_model.LogisticRegression):
+    def learn_one(self, x, y):
+        raise ValueError("no number: 'warm'")
+
+
+class Timid(linear_model.LogisticRegression):
+    def predict_proba_one(self, x):
+        found = super().predict_proba_one(x)
+        return found if max(found.values()) > 0.95 else {}
+
+
+def stubborn():
+    return preprocessing.StandardScaler() | Stubborn()
+
+
+def timid():
+    return preprocessing.StandardScaler() | Timid()
+
+
+def filtered():
+    from river import anomaly
+
+    return anomaly.QuantileFilter(anomaly.HalfSpaceTrees(seed=1), q=0.95)
+"""
+
+
+@pytest.fixture
+def cautious(models: Path) -> Path:
+    """As `models`, with some whose numbers need a caution."""
+    (models / "app_models.py").write_text(MODELS + MORE_MODELS + CAUTIOUS_MODELS)
+    return models
+
+
+def test_a_model_that_stopped_learning_is_said_first_and_gets_no_verdict(
+    cautious: Path, command: Command
+) -> None:
+    source = lines(cautious / "e.jsonl", phishing())
+    words = ("backtest", source, "-m", "app_models:stubborn", "-m", LOGISTIC, "--app-dir", cautious)
+    done = command(*words, "--html", cautious / "page.html")
+    assert done.code == 0, done.err
+    first = done.err.splitlines()[0]
+    assert first.startswith("warning: stubborn ")
+    assert "learn raised ValueError: no number: 'warm'" in first
+    assert "no verdict about stubborn: it " in done.out
+    assert "stubborn is better" not in done.out
+    assert "is better than stubborn" not in done.out
+    assert "logistic is better than no_change" in done.out
+    assert "no verdict about stubborn" in (cautious / "page.html").read_text()
+    found = orjson.loads(command.ok(*words, "--json"))
+    stubborn, logistic = found["models"]
+    assert 0 < stubborn["frozen_at"] <= 25
+    assert stubborn["learned"] == 0
+    assert (logistic["frozen"], logistic["frozen_at"], logistic["failure"]) == ("", None, "")
+    assert len(found["pairs"]) == len(found["curves"]["pairs"]) == 2
+    done = command(*words, "--fail-under", "accuracy=0")
+    assert done.code == 3
+    assert "stubborn " in done.err.splitlines()[-1]
+    assert "logistic has" not in done.err
+
+
+def test_a_model_that_leaves_hard_events_out_is_not_the_best(cautious: Path, command: Command) -> None:
+    source = lines(cautious / "e.jsonl", phishing())
+    words = ("backtest", source, "-m", LOGISTIC, "-m", "app_models:timid", "--app-dir", cautious)
+    found = orjson.loads(command.ok(*words, "--json"))
+    logistic, timid = found["models"]
+    assert timid["scores"]["accuracy"] > logistic["scores"]["accuracy"]
+    assert logistic["answered"] == 1.0
+    assert 0.05 < timid["answered"] < 0.95
+    assert not [pair for pair in found["pairs"] if "timid" in (pair["a"], pair["b"])]
+    done = command(*words, "--html", cautious / "page.html")
+    assert "best by accuracy: logistic\n" in done.out
+    share = f"answered {timid['answered'] * 100:.3g} % of the labels"
+    assert f"warning: timid {share}: its scores are about those alone." in done.err
+    assert re.search(r"answered +100 % +\d", done.out)
+    text = (cautious / "page.html").read_text()
+    assert f"<small>{share}</small>" in text
+    assert text.count('best">') > 3
+
+
+def test_before_the_first_label_no_answer_is_expected(models: Path) -> None:
+    found = backtest(lines(models / "e.jsonl", phishing()), TREE, delay="300")
+    assert found["models"][0]["answered"] == 1.0
+    assert not found["no_verdict"]
+
+
+@pytest.mark.parametrize("delay", ["end-of:group", ""])
+def test_labels_of_groups_give_no_verdict_between_models(models: Path, delay: str) -> None:
+    rows = phishing()
+    events = [
+        {"id": f"e{n}", "ts": n, "group": n // 50, "features": x, "label": n // 50 % 2 == 0}
+        for n, (x, _) in enumerate(rows)
+    ]
+    source = models / "e.jsonl"
+    source.write_bytes(b"\n".join(map(orjson.dumps, events)))
+    found = backtest(source, LOGISTIC, TREE, delay=delay)
+    assert bool(found["pairs"]) == (not delay)
+    assert found["labels"] == 1250
+    said = [line for line in found["no_verdict"] if "whose errors hang together" in line]
+    assert len(said) == bool(delay)
+
+
+def test_only_detectors_that_give_verdicts_are_compared(cautious: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [({"a": float(rng.normal(4 * (n % 40 == 0)))}, n % 40 == 0) for n in range(600)]
+    source = lines(cautious / "e.jsonl", rows)
+    found = backtest(source, "app_models:detector", "app_models:filtered")
+    assert {(pair["a"], pair["b"]) for pair in found["pairs"]} == {
+        ("filtered", "no_change"),
+        ("filtered", "prior"),
+    }
+    assert backtest(source, "app_models:detector")["pairs"] == []
+
+
+@pytest.mark.parametrize(
+    ("use", "labels", "said"),
+    [
+        (
+            LOGISTIC,
+            [0.5, 1.5],
+            "the labels are numbers such as 0.5, and logistic takes true/false or 0/1. What",
+        ),
+        ("river.tree:HoeffdingTreeClassifier", [0.5, 1.5], "takes classes: true/false, integers or texts"),
+        (
+            "app_models:regressor",
+            ["warm", "cold"],
+            "the labels are texts such as 'warm', and regressor takes numbers",
+        ),
+        (
+            "app_models:detector",
+            ["rain", "sun"],
+            "texts such as 'rain', and detector takes true/false or 0/1",
+        ),
+        (LOGISTIC, [None], "none came: name the labels' column (--label)"),
+    ],
+)
+def test_a_backtest_in_which_nothing_was_scored_fails_and_says_why(
+    models: Path, command: Command, use: str, labels: list[Any], said: str
+) -> None:
+    rows = [({"a": float(n % 7)}, labels[n % len(labels)]) for n in range(200)]
+    done = command("backtest", lines(models / "e.jsonl", rows), "-m", use, "--app-dir", models)
+    assert done.code == 3
+    assert "confidence sequence" not in done.out
+    assert done.err.count("No label was scored") == 1
+    assert said in done.err
+
+
+def test_labels_that_counted_are_told_of_each_model(models: Path, command: Command) -> None:
+    rows = phishing()[:400]
+    rows[100] = ({**rows[100][0], "poison": 1.0}, rows[100][1])
+    source = lines(models / "e.jsonl", rows)
+    done = command(
+        "backtest", source, "-m", TOUCHY, "-m", LOGISTIC, "--html", models / "p.html", "--app-dir", models
+    )
+    assert "400 events, 399 (touchy), 400 (logistic) labels" in done.out
+    assert "399 (touchy), 400 (logistic)" in (models / "p.html").read_text()
+    assert "The first one: learn raised RuntimeError: poisoned" in done.err

@@ -5,6 +5,12 @@ from typing import Any
 import orjson
 import pytest
 
+from streamlearn.core.learner import Answer
+from streamlearn.core.published import Publisher
+from streamlearn.core.records import Record
+from streamlearn.core.scores import Scores, ScoresSpec
+from streamlearn.core.scores_report import scores_report
+from streamlearn.core.state import Memory
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_explain import labels_taken
@@ -82,3 +88,23 @@ def test_labels_that_a_detector_cannot_use_are_said(apps: Apps, command: Command
     assert "30 labels came, none of them 0/1 or true/false, by which a detector is scored" in said
     assert "no label" not in said
     assert '"label.unused":30' in app.log.replace(" ", "")
+
+
+@pytest.mark.parametrize(("frozen", "labels"), [("raised", 20), ("", 20), ("", 400)])
+def test_a_model_that_is_frozen_or_abstains_gets_no_verdict(
+    apps: Apps, command: Command, frozen: str, labels: int
+) -> None:
+    app = apps("")
+    scores = Scores(ScoresSpec(window=1000), "classification")
+    for n in range(400):
+        answer = Answer(True, "probabilities", {"true": 1.0}, True)
+        abstained = Answer(None, "probabilities", {}, True)
+        scores.observe(n % 3 > 0, scores.foresee(answer if n < labels or frozen else abstained, {"a": 1.0}))
+    report = scores_report(Memory(frozen=frozen), scores, None)
+    record = Record(app.inputs[0], 0, 7, 0, None, b"")
+    output = Publisher("m", "v", 1, False).scores(1, record, 3, report)
+    app.admin.append(app.config.topics.scores, app.rows([output.value]))
+    said = command.ok("scores", *words(app))
+    assert ("the model beats" in said or "the model does NOT beat" in said) == (not frozen and labels == 400)
+    assert ("learning is stopped" in said) == bool(frozen)
+    assert ("the model answered 20 of 400 labels" in said) == (not frozen and labels == 20)

@@ -230,3 +230,30 @@ def test_a_run_without_labels_still_makes_a_page(browser: Browser, tmp_path: Pat
     browser.open(file, *PHONE)
     assert browser.complaints == []
     assert len(browser.run(PLOTS)) == 2
+
+
+@pytest.mark.browser
+def test_the_best_is_bold_also_when_it_is_a_baseline_and_names_are_not(
+    browser: Browser, tmp_path: Path
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page(result()))
+    browser.open(file, *LAPTOP)
+    weights = (
+        "[...document.querySelectorAll('.scores tbody %s')].map((one) => getComputedStyle(one).fontWeight)"
+    )
+    assert browser.run(weights % "td.best") == ["700", "700"]
+    assert set(browser.run(weights % "th")) == {"400"}
+    assert "0.9700" in browser.run("document.querySelector('tr.baseline td.best').textContent")
+    assert browser.run("document.querySelector('p.winner').textContent") == "best by accuracy: no_change"
+
+
+def test_a_model_whose_numbers_mean_something_else_is_marked_and_never_the_best() -> None:
+    odd = result()
+    odd["models"][0] |= {"frozen": "raised", "frozen_at": 400, "labels": 11_000, "learned": 396}
+    odd["models"][0]["scores"]["accuracy"] = 0.99
+    text = page(odd)
+    assert "<small>stopped learning at event 400</small>" in text
+    assert "best by accuracy: no_change" in text
+    assert re.findall(r'class="(?:main )?best">([^<]+)<', text) == ["0.4000", "0.9700"]
+    assert "11,000 (tree), 12,000 (logistic)" in text

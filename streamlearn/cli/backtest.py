@@ -154,10 +154,15 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 
 
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
-    """Raise `CheckFailed` for the models whose scores are worse than asked for."""
-    from streamlearn.replay.report import is_better
+    """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
+    from streamlearn.replay.report import is_better, misleading
 
+    if result["unscored"]:
+        raise CheckFailed(result["unscored"])
     failed = []
+    if bars:
+        stopped = [one for one in result["models"] if one["frozen_at"] is not None]
+        failed = [f"{one['name']} {why}" for one in stopped if (why := misleading(one))]
     for metric, bar in bars:
         for model in result["models"]:
             value = model["scores"][metric]

@@ -1,5 +1,6 @@
 """The result of a backtest in a terminal: a table of scores, who is better, and what to beware of."""
 
+import itertools
 from typing import Any
 
 from rich import box
@@ -8,11 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from streamlearn.replay.report import (
+    ABSTAINS,
     LOWER_IS_BETTER,
     best_of,
+    best_words,
     count,
     in_bytes,
+    labels_words,
     metrics_of,
+    misleading,
     rows_of,
     shown,
     title_of,
@@ -30,16 +35,20 @@ def show(result: dict[str, Any]) -> None:
     out.print(
         Text(
             f"{result['source']}: {result['task']}, {count(result['events'])} events,"
-            f" {count(result['labels'])} labels{when}, {result['seconds']:.1f} s"
+            f" {labels_words(result)} labels{when}, {result['seconds']:.1f} s"
         )
     )
+    if words := best_words(result):
+        out.print(Text(words))
     out.print(_scores(result), soft_wrap=False)
-    for pair in result["pairs"]:
-        out.print(Text(f"  {pair['words']}"))
-    if result["pairs"]:
+    for line in (*result["no_verdict"], *(pair["words"] for pair in result["pairs"])):
+        out.print(Text(f"  {line}"))
+    if any(pair["low"] is not None for pair in result["pairs"]):
         out.print(Text("  [from, to]: 95 % confidence sequence, valid at any time", style="dim"))
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     for text in result["warnings"]:
+        if text == result["unscored"]:
+            continue  # the error with which the command ends
         err.print(Text(f"warning: {text}", style="yellow"))
 
 
@@ -49,18 +58,23 @@ def _scores(result: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
     table.add_column("")
     for model, one in rows:
-        table.add_column(Text(one["name"]), justify="right", style="" if model else "dim", overflow="fold")
+        name = f"{one['name']}\n({why})" if (why := misleading(one)) else one["name"]
+        table.add_column(Text(name), justify="right", style="" if model else "dim", overflow="fold")
     for metric in metrics_of(result):
         values = [one["scores"].get(metric) for _, one in rows]
-        best = best_of(values, metric)
+        fair = [not misleading(one) for _, one in rows]
+        best = best_of(itertools.compress(values, fair), metric)
         cells = [
-            Text(shown(value), style="bold" if value is not None and value == best else "")
-            for value in values
+            Text(shown(value), style="bold" if is_fair and value is not None and value == best else "")
+            for value, is_fair in zip(values, fair, strict=True)
         ]
         arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
         table.add_row(Text(f"{title_of(metric)} {arrow}"), *cells)
     table.add_section()
     models = [one for model, one in rows if model]
+    shares = [one.get("answered") for one in models]
+    if any(share is not None and share < ABSTAINS for share in shares):
+        table.add_row("answered", *("–" if share is None else f"{share * 100:.3g} %" for share in shares))
     table.add_row("time per event", *(f"{one['us_per_event']:.1f} µs" for one in models))
     table.add_row("size of the model", *(in_bytes(one["model_bytes"]) for one in models))
     table.add_row("its growth per event", *(in_bytes(one["growth_bytes_per_event"]) for one in models))

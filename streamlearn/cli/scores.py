@@ -77,6 +77,9 @@ def _show(topic: str, message: dict[str, Any]) -> None:
         )
     )
     out.print(Text(f"source: {_source(message['source'])}", style="dim"))
+    cautions = _cautions(message)
+    for line in cautions:
+        out.print(Text(line, style="yellow"))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     columns = []
@@ -92,7 +95,8 @@ def _show(topic: str, message: dict[str, Any]) -> None:
         cells = [count(one[metric]) if metric == "answered" else shown(one.get(metric)) for one in columns]
         table.add_row(f"{title_of(metric)}{arrow}", *cells)
     out.print(table, soft_wrap=False)
-    for line in (*_verdicts(message), *_lost(message), *_joined(message)):
+    verdicts = [] if cautions and message["labels"] else _verdicts(message)
+    for line in (*verdicts, *_lost(message), *_joined(message)):
         out.print(Text(line))
 
 
@@ -101,6 +105,27 @@ def _source(source: dict[str, Any]) -> str:
     if "checkpoint" in source:
         return f"checkpoint {source['checkpoint']}, as no newer message has come"
     return f"the message after {source['topic']} partition {source['partition']} offset {source['offset']}"
+
+
+def _cautions(message: dict[str, Any]) -> list[str]:
+    """What makes the model's numbers mean something else than those beside them: then there is no verdict."""
+    from streamlearn.replay.report import ABSTAINS, count
+
+    lines = []
+    if frozen := message.get("frozen"):
+        since = f" since record {count(message['frozen_at'])}" if message.get("frozen_at") else ""
+        lines.append(
+            f"learning is stopped{since} ({frozen}): these are the scores of a model that learns no more"
+        )
+    answered = [
+        one["answered"] for one in message["all"].values() if isinstance(one, dict) and "answered" in one
+    ]
+    if answered and answered[0] < ABSTAINS * max(answered):
+        lines.append(
+            f"the model answered {count(answered[0])} of {count(message['labels'])} labels: its scores are of"
+            " those alone"
+        )
+    return lines
 
 
 def _verdicts(message: dict[str, Any]) -> list[str]:

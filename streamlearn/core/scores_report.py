@@ -9,7 +9,7 @@ from streamlearn.core.labels import Late
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import Memory
 
-_LOST: Final = ("dlq.label.", "label.unused", "label.too_many_classes", "label.default_refused")
+_LOST: Final = ("dlq.label.", "label.unused", "label.too_many_classes")
 
 
 def scores_report(memory: Memory, scores: Scores, late: Late | None) -> dict[str, Any]:

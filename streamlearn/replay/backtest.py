@@ -18,13 +18,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from streamlearn.core.events import Label
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError, Stop
+from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_why, warnings_of
 from streamlearn.replay.compare import Difference, Floats, verdict
 from streamlearn.replay.contender import Contender, size_of
 from streamlearn.replay.curves import Curves
 from streamlearn.replay.losses import LOSS, Losses
-from streamlearn.replay.report import MAIN, is_better, shown, title_of
+from streamlearn.replay.report import MAIN, shown, title_of
 from streamlearn.service.eras import versions
 
 RUN_RECORDS: Final = 200
@@ -53,6 +55,10 @@ class Pair:
         self._other = other
         self._at = at
         self.difference = Difference(bounded=metric == "accuracy")
+
+    def names(self) -> set[str]:
+        """Of the two that are compared."""
+        return {self.a.name, self.b}
 
     def update(self) -> None:
         """Take in the labels of the last run. A difference above 0 is in favour of `a`."""
@@ -119,7 +125,11 @@ class Backtest:
             self.metrics.append("macro_f1")
         found = [name for name in MAIN.get(self.task, ()) if name in self.metrics]
         self.metric = found[0] if found else self.metrics[0]
+        labels = models[0].shard.spec.labels
+        self.dependent = labels is not None and labels.join in DEPENDENT
+        """Whether labels are of many events each, so that no interval that counts events means anything."""
         self.pairs = self._pairs()
+        self._label: Label | None = None
         self.events = self.labels = 0
         self.seconds = 0.0
         by_loss = LOSS.get(self.task) == self.metric
@@ -127,10 +137,11 @@ class Backtest:
 
     def _pairs(self) -> list[Pair]:
         metric = LOSS.get(self.task)
-        if metric is None:
+        if metric is None or self.dependent:
             return []
-        found = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(self.models, 2)]
-        for model in self.models:
+        models = [model for model in self.models if model.gives_verdicts()]
+        found = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(models, 2)]
+        for model in models:
             found += [Pair(model, name, metric, None, at) for at, name in enumerate(self.forecasters) if at]
         return found
 
@@ -147,6 +158,9 @@ class Backtest:
         began_s = time.perf_counter()
         while run := list(itertools.islice(records, min(RUN_RECORDS, self._curves.every))):
             there = [record for record in run if record is not None]
+            if self._label is None:
+                found = map(self.models[0].label_in, there)
+                self._label = next((label for label in found if label is not None), None)
             for model in self.models:
                 model.run(there)
             for pair in self.pairs:
@@ -165,24 +179,33 @@ class Backtest:
         reports = [model.report() for model in self.models]
         first = reports[0]
         models = [self._model(one, report) for one, report in zip(self.models, reports, strict=True)]
+        labels = max(report["labels"] for report in reports)
+        learner = self.models[0].shard.learner
+        unscored = "" if labels else unscored_why(self.events, models[0], learner, self._label)
+        lines, withheld = no_verdict(models, self.dependent and self.task in LOSS)
         baselines = [
             {"name": name, "scores": self._scores(first["all"][name]), "window": first["window"][name]}
             for name in self.forecasters[1:]
         ]
+        curves = self._curves.result()
+        bands = zip(self.pairs, curves["pairs"], strict=True)
+        curves["pairs"] = [band for pair, band in bands if not pair.names() & withheld]
         return {
             **setting._asdict(),
             "task": self.task,
             "metric": self.metric,
             "events": self.events,
-            "labels": first["labels"],
+            "labels": labels,
+            "unscored": unscored,
             "window": self.models[0].window,
             "seconds": self.seconds,
             "models": models,
             "baselines": baselines,
-            "pairs": [pair.result() for pair in self.pairs],
-            "warnings": warnings_of(self.metric, first["labels"], models, baselines),
+            "pairs": [pair.result() for pair in self.pairs if not pair.names() & withheld],
+            "no_verdict": lines,
+            "warnings": warnings_of(self.metric, self.events, unscored, models, baselines),
             "versions": versions(),
-            "curves": self._curves.result(),
+            "curves": curves,
         }
 
     def _scores(self, found: dict[str, Any]) -> dict[str, float | None]:
@@ -199,6 +222,10 @@ class Backtest:
             "window": report["window"]["model"],
             "labels": report["labels"],
             "learned": model.shard.memory.learned,
+            "frozen": model.shard.memory.frozen,
+            "frozen_at": model.stopped_at,
+            "failure": model.first_failure,
+            "answered": model.answered(),
             "us_per_event": model.seconds / max(1, self.events) * 1e6,
             "model_bytes": model_bytes,
             "growth_bytes_per_event": (model_bytes - model.born_bytes) / max(1, self.events),
@@ -211,36 +238,3 @@ class Backtest:
 
 def _is_one_number(metric: str) -> bool:
     return metric != "answered" and "_by_" not in metric
-
-
-def warnings_of(
-    metric: str, labels: int, models: Sequence[dict[str, Any]], baselines: Sequence[dict[str, Any]]
-) -> list[str]:
-    """What a newcomer must not miss: no labels, models that are no better than guessing, refused events."""
-    found = []
-    if not labels:
-        found.append(
-            "No label was scored: name the labels' column (--label), or see what became of the records."
-        )
-    beaten = [list(_beaten_by(metric, model, baselines)) for model in models]
-    if labels and all(beaten):
-        found.append(
-            f"No model beats every baseline ({title_of(metric)}): {'; '.join(map('; '.join, beaten))}."
-            " Do not use one for these answers."
-        )
-    else:
-        found += [f"{one}." for some in beaten for one in some]
-    for model in models:
-        dead = {what: n for what, n in model["outcomes"].items() if what.startswith("dlq.")}
-        if dead:
-            told = ", ".join(f"{n:,} {what.removeprefix('dlq.')}" for what, n in sorted(dead.items()))
-            found.append(f"{model['name']} had {sum(dead.values()):,} records refused: {told}.")
-    return found
-
-
-def _beaten_by(metric: str, model: dict[str, Any], baselines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    mine = model["scores"].get(metric)
-    for baseline in baselines:
-        other = baseline["scores"].get(metric)
-        if mine is not None and other is not None and not is_better(mine, other, metric):
-            yield f"{model['name']} ({shown(mine)}) does not beat {baseline['name']} ({shown(other)})"

@@ -14,11 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from streamlearn.core.events import Label
+from streamlearn.core.label_records import Told
+from streamlearn.core.learner import final_step
 from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.replay.losses import Loss, losses_of, tap
+from streamlearn.replay.losses import LOSS, Loss, losses_of, tap
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
 
@@ -47,6 +50,10 @@ class Contender(Offline):
         self.use = use
         self.version = fresh.version
         self.seconds = 0.0
+        self.stopped_at: int | None = None
+        """The number of the event at which it stopped learning first."""
+        self._events = 0
+        self._asked = self._answered = 0
         self.losses = losses_of([], 0)
         self._seen: list[Loss] = []
         sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
@@ -65,12 +72,18 @@ class Contender(Offline):
         step = self.step
         outputs: list[Output] = []
         began_s = time.perf_counter()
-        for record in records:
+        for at, record in enumerate(records, 1):
             outputs += step(record)
+            if self.stopped_at is None and self.shard.memory.frozen:
+                self.stopped_at = self._events + self._count_events(records[:at])
         self.seconds += time.perf_counter() - began_s
+        self._events += self._count_events(records)
         for role, digest in self.digests.items():
             digest.add([output for output in outputs if output.role == role])
         self.losses = losses_of(self._seen, before)
+        asked = ~np.isnan(self.losses.values[:, 1])
+        self._asked += int(asked.sum())
+        self._answered += int((asked & ~np.isnan(self.losses.values[:, 0])).sum())
         del self._seen[:]
         self._window = np.concatenate((self._window, self.losses.values))[-self.window :]
 
@@ -78,6 +91,33 @@ class Contender(Offline):
         """The scores, as in a scores message."""
         assert self.shard.scores is not None
         return self.shard.scores.report()
+
+    def answered(self) -> float | None:
+        """The share of labels whose event got an answer, of those whose event came when a label was known:
+        before that nobody can know anything. None where there is no such label, or an answer is not for one.
+        """
+        return self._answered / self._asked if self._asked and self.gives_verdicts() else None
+
+    def gives_verdicts(self) -> bool:
+        """Whether a single answer is right or wrong, or has an error. A detector needs a filter for that."""
+        learner = self.shard.learner
+        if learner.task == "anomaly":
+            return hasattr(final_step(learner.model), "classify")
+        return learner.task in LOSS
+
+    def label_in(self, record: Record) -> Label | None:
+        """The label that a record says, None for none."""
+        late = self.shard.late
+        if late is not None and record.topic == late.spec.topic:
+            told = None if record.value is None else late.read(record, self.shard.memory.time_unit)
+            return told.y if isinstance(told, Told) else None
+        event = self._schemas.peek(self.shard, record)
+        return None if event is None else event.y
+
+    def _count_events(self, records: Sequence[Record]) -> int:
+        spec = self.shard.spec
+        others = (spec.control, "" if spec.labels is None else spec.labels.topic)
+        return sum(record.topic not in others for record in records)
 
     def window_losses(self) -> list[float | None]:
         """The mean loss of each forecaster over the window, None where it gave no answer there."""

@@ -70,10 +70,11 @@ def page(result: Mapping[str, Any]) -> str:
             f" {count(result['labels'])} labels. Baselines answered the same events and learned the same"
             " labels, as late. ↑ higher is better, ↓ lower is better; bold is the best of its column."
         ),
+        best=escape(best_words(result)),
         table=_table(result),
         window_intro=escape(f"The {metric} over the newest {count(result['window'])} labels at each moment."),
         pairs_intro=escape(_pairs_intro(result)),
-        verdicts=_verdicts(result["pairs"]),
+        verdicts=_verdicts([*result.get("no_verdict", ()), *(pair["words"] for pair in result["pairs"])]),
         pair_figures=_pair_figures(result["pairs"]),
         details=_details(result),
         data=orjson.dumps(_plots(result)).decode().replace("<", "\\u003c"),
@@ -138,7 +139,7 @@ def _facts(result: Mapping[str, Any]) -> str:
     facts = {
         "Task": result["task"],
         "Events": count(result["events"]),
-        "Labels": count(result["labels"]),
+        "Labels": labels_words(result),
         "Labels come": result["delay"] or "inside their events",
         "Took": f"{result['seconds']:,.1f} s",
     }
@@ -159,6 +160,46 @@ def metrics_of(result: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
+ABSTAINS: Final = 0.99
+"""A model that answered a smaller share of the labels than this left events out."""
+
+
+def misleading(one: Mapping[str, Any]) -> str:
+    """What makes a model's numbers mean something else than those beside them, in words; "" for nothing."""
+    if one.get("frozen"):
+        at = one.get("frozen_at")
+        how = "paused" if one["frozen"] == "paused" else "stopped"
+        return f"{how} learning" if at is None else f"{how} learning at event {count(at)}"
+    at = one.get("frozen_at")
+    if at is not None and one["learned"] < ABSTAINS * one["labels"]:
+        learned, labels = count(one["learned"]), count(one["labels"])
+        return f"paused learning at event {count(at)} and learned {learned} of {labels} labels"
+    share = one.get("answered")
+    if share is not None and share < ABSTAINS:
+        return f"answered {share * 100:.3g} % of the labels"
+    return ""
+
+
+def best_words(result: Mapping[str, Any]) -> str:
+    """Which forecaster is best by the main metric; "" where none has a number."""
+    metric = result["metric"]
+    values = {one["name"]: one["scores"].get(metric) for _, one in rows_of(result) if not misleading(one)}
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return ""
+    best = (min if metric in LOWER_IS_BETTER else max)(known.values())
+    names = ", ".join(name for name, value in known.items() if value == best)
+    return f"best by {title_of(metric)}: {names}"
+
+
+def labels_words(result: Mapping[str, Any]) -> str:
+    """How many labels were scored, of each model where they differ."""
+    counts = {one["name"]: one.get("labels", result["labels"]) for one in result["models"]}
+    if len(set(counts.values())) < 2:
+        return count(result["labels"])
+    return ", ".join(f"{count(n)} ({name})" for name, n in counts.items())
+
+
 def best_of(values: Iterable[float | None], metric: str) -> float | None:
     """The best of a column, None when nothing stands out."""
     known = [value for value in values if value is not None]
@@ -169,7 +210,8 @@ def best_of(values: Iterable[float | None], metric: str) -> float | None:
 
 def _table(result: Mapping[str, Any]) -> str:
     rows, metrics = rows_of(result), metrics_of(result)
-    best = {metric: best_of((one["scores"].get(metric) for _, one in rows), metric) for metric in metrics}
+    fair = [one["scores"] for _, one in rows if not misleading(one)]
+    best = {metric: best_of((scores.get(metric) for scores in fair), metric) for metric in metrics}
     heads = [
         f"<th{_main(metric, result)}>{escape(title_of(metric))}"
         f" {'↓' if metric in LOWER_IS_BETTER else '↑'}</th>"
@@ -179,7 +221,8 @@ def _table(result: Mapping[str, Any]) -> str:
     heads.append("<th>growth<small>per event</small></th>")
     lines = []
     for n, (model, one) in enumerate(rows):
-        cells = [_cell(one["scores"].get(m), best[m], _main(m, result)) for m in metrics]
+        odd = misleading(one)
+        cells = [_cell(one["scores"].get(m), None if odd else best[m], _main(m, result)) for m in metrics]
         if model:
             growth = one["growth_bytes_per_event"]
             costs = (f"{one['us_per_event']:,.1f} µs", in_bytes(one["model_bytes"]), in_bytes(growth))
@@ -189,6 +232,7 @@ def _table(result: Mapping[str, Any]) -> str:
         color = _color(model, n if model else n - len(result["models"]))
         # The style of an element from the page's own palette; no text from outside is in it.
         name = f'<span class="swatch" style="background: var({color})"></span>{escape(one["name"])}'
+        name += f"<small>{escape(odd)}</small>" if odd else ""
         kind = "model" if model else "baseline"
         lines.append(f'<tr class="{kind}"><th scope="row">{name}</th>{"".join(cells)}</tr>')
     head = f'<thead><tr><th scope="col"></th>{"".join(heads)}</tr></thead>'
@@ -207,6 +251,8 @@ def _cell(value: float | None, best: float | None, main: str) -> str:
 
 def _pairs_intro(result: Mapping[str, Any]) -> str:
     pairs = result["pairs"]
+    if not pairs and result.get("no_verdict"):
+        return "There is no comparison answer by answer."
     if not pairs:
         return "There is nothing to compare answer by answer for this task."
     return (
@@ -217,9 +263,9 @@ def _pairs_intro(result: Mapping[str, Any]) -> str:
     )
 
 
-def _verdicts(pairs: Sequence[Mapping[str, Any]]) -> str:
-    items = (f"<li>{escape(pair['words'])}</li>" for pair in pairs)
-    return f'<ul class="verdicts">{"".join(items)}</ul>' if pairs else ""
+def _verdicts(lines: Sequence[str]) -> str:
+    items = (f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="verdicts">{"".join(items)}</ul>' if lines else ""
 
 
 def _pair_figures(pairs: Sequence[Mapping[str, Any]]) -> str:

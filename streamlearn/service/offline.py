@@ -41,6 +41,8 @@ class Offline:
         self._sections = sections
         self._since: list[Record] = []
         self._skipped: dict[int, tuple[str, str]] = {}
+        self.first_failure = ""
+        """What the model raised first, in words; "" while it has not."""
         self.shard = self._loaded()
 
     def step(self, record: Record) -> tuple[Output, ...]:
@@ -76,6 +78,10 @@ class Offline:
 
     def _without(self, record: Record, raised: ModelRaised) -> tuple[Output, ...]:
         """The state without what the model did at `record`, and its dead letter."""
+        if not self.first_failure:
+            cause = raised.__cause__
+            what = "gave NaN or infinity" if cause is None else f"raised {type(cause).__name__}: {cause}"
+            self.first_failure = f"{raised.stage} {what}"[:300]
         self.shard = self._loaded()
         try:
             for at, past in enumerate(self._since):
