@@ -90,6 +90,17 @@ def test_labels_that_a_detector_cannot_use_are_said(apps: Apps, command: Command
     assert '"label.unused":30' in app.log.replace(" ", "")
 
 
+def test_a_detector_that_only_scores_leaves_nothing_out(apps: Apps, command: Command) -> None:
+    app = apps("", **{"model.use": "preset:anomaly", "scores.every": 100})
+    app.produce([{**event, "label": n % 10 == 0} for n, event in enumerate(events(120))])
+    process = app.serve()
+    app.wait(process, 120)
+    app.stop(process)
+    said = command.ok("scores", *words(app))
+    assert "of 120 labels" not in said
+    assert "average precision of the newest labels" in said
+
+
 @pytest.mark.parametrize(("frozen", "labels"), [("raised", 20), ("", 20), ("", 400)])
 def test_a_model_that_is_frozen_or_abstains_gets_no_verdict(
     apps: Apps, command: Command, frozen: str, labels: int

@@ -75,6 +75,27 @@ def test_every_event_gets_the_answer_of_the_model_as_it_was_saved(command: Comma
     assert len(rows) == 2501
 
 
+def test_a_model_that_leaves_hard_events_out_gets_no_verdict(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("timid.py").write_text(
+        "from river import linear_model\n\n\n"
+        "class Timid(linear_model.LogisticRegression):\n"
+        "    def predict_proba_one(self, x):\n"
+        "        found = super().predict_proba_one(x)\n"
+        "        return found if max(found.values()) > 0.8 else {}\n\n\n"
+        "def build():\n    return Timid()\n"
+    )
+    told = ("-m", "timid:build", "--app-dir", ".")
+    command.ok("train", written("old.jsonl", drifting(1000, 1000)), *told, "-o", "file:timid")
+    words = ("--checkpoint", "file:timid@latest", "-o", "answers.jsonl", "--window", "100", *told)
+    source = written("new.jsonl", drifting(1000, 1000))
+    share = orjson.loads(command.ok("score", source, *words, "--json"))["decay"]["answered"]
+    assert 0 < share < 0.99
+    said = command("score", source, *words).err
+    assert f"no verdict: the model answered {share * 100:.3g} % of the labels" in said
+
+
 @pytest.mark.parametrize("late", [0, 30])
 def test_the_report_says_since_when_and_its_numbers_are_rivers(command: Command, late: int) -> None:
     checkpoint = trained(command)

@@ -176,7 +176,12 @@ def _tell_decay(decay: dict[str, Any]) -> None:
 
 
 def _verdict(decay: dict[str, Any]) -> str:
-    rows, since = decay["windows"], decay["worse_since"]
+    from streamlearn.replay.report import ABSTAINS
+
+    rows, since, share = decay["windows"], decay["worse_since"], decay["answered"]
+    if share is not None and share < ABSTAINS:
+        said = f"the model answered {share * 100:.3g} % of the labels"
+        return f"no verdict: {said}, and the numbers are of those alone"
     if not rows:
         return f"{decay['labels']:,} labels: too few for one window of {decay['window']:,} (--window)"
     judged = [row for row in rows if row["better"] is not None]

@@ -109,7 +109,7 @@ def _source(source: dict[str, Any]) -> str:
 
 def _cautions(message: dict[str, Any]) -> list[str]:
     """What makes the model's numbers mean something else than those beside them: then there is no verdict."""
-    from streamlearn.replay.report import ABSTAINS, count
+    from streamlearn.replay.report import ABSTAINS, answered_share, count
 
     lines = []
     if frozen := message.get("frozen"):
@@ -117,12 +117,11 @@ def _cautions(message: dict[str, Any]) -> list[str]:
         lines.append(
             f"learning is stopped{since} ({frozen}): these are the scores of a model that learns no more"
         )
-    answered = [
-        one["answered"] for one in message["all"].values() if isinstance(one, dict) and "answered" in one
-    ]
-    if answered and answered[0] < ABSTAINS * max(answered):
+    share = None if message["task"] == "anomaly" else answered_share(message["all"])  # a score is no answer
+    if share is not None and share < ABSTAINS:
+        answered = message["all"]["model"]["answered"]
         lines.append(
-            f"the model answered {count(answered[0])} of {count(message['labels'])} labels: its scores are of"
+            f"the model answered {count(answered)} of {count(message['labels'])} labels: its scores are of"
             " those alone"
         )
     return lines

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, Final
 
 from streamlearn.core.shard import Shard
-from streamlearn.replay.report import LOWER_IS_BETTER, is_better
+from streamlearn.replay.report import LOWER_IS_BETTER, answered_share, is_better
 
 JUDGED_BY: Final = {
     "classification": "cohen_kappa",
@@ -44,14 +44,16 @@ class Decay:
         self._rows.append({"labels": scores.labels, "records": shard.memory.records, **row, "better": better})
 
     def report(self, shard: Shard) -> dict[str, Any] | None:
-        """None without labels. `metric`, `more_is_better`, `labels`, `all` (over all labels), `window`
-        (labels in each), `windows`, and `worse_since`: the first window from which on the model was better
-        than the best baseline in none; None when it was in the last one.
+        """None without labels. `metric`, `more_is_better`, `labels`, `all` (over all labels), `answered` (see
+        `report.answered_share`; None for detectors), `window` (labels in each), `windows`, and `worse_since`:
+        the first window from which on the model was better than the best baseline in none; None when it was
+        in the last one.
         """
         scores = shard.scores
         if scores is None or not scores.labels or scores.task not in JUDGED_BY:
             return None
         metric = JUDGED_BY[scores.task]
+        whole = scores.report()["all"]
         judged = [row for row in self._rows if row["better"] is not None]
         since = len(judged)
         while since and not judged[since - 1]["better"]:
@@ -60,7 +62,8 @@ class Decay:
             "metric": metric,
             "more_is_better": metric not in LOWER_IS_BETTER,
             "labels": scores.labels,
-            "all": _main(scores.report()["all"], metric),
+            "all": _main(whole, metric),
+            "answered": None if scores.task == "anomaly" else answered_share(whole),
             "window": self._window,
             "windows": list(self._rows),
             "worse_since": judged[since] if since < len(judged) else None,

@@ -164,6 +164,14 @@ ABSTAINS: Final = 0.99
 """A model that answered a smaller share of the labels than this left events out."""
 
 
+def answered_share(span: Mapping[str, Any]) -> float | None:
+    """Of the labels that a baseline answered, all from the first one on, the share that the model did.
+    `span`: numbers by forecaster, as in a scores message. None where answers are not counted.
+    """
+    counts = [one["answered"] for one in span.values() if isinstance(one, dict) and "answered" in one]
+    return counts[0] / max(counts) if counts and max(counts) else None
+
+
 def misleading(one: Mapping[str, Any]) -> str:
     """What makes a model's numbers mean something else than those beside them, in words; "" for nothing."""
     if one.get("frozen"):
