@@ -14,7 +14,8 @@ _LOST: Final = ("dlq.label.", "label.unused", "label.too_many_classes")
 
 def scores_report(memory: Memory, scores: Scores, late: Late | None) -> dict[str, Any]:
     """`Scores.report`, and as members `join` (labels on a topic of their own), `labels_lost` (of labels that
-    were refused or of no use: counts by outcome) and `frozen` (why learning stopped), where there is any.
+    were refused or of no use: counts by outcome) and `frozen` and `frozen_at` (why learning stands
+    still, and since which record), where there is any.
     """
     report = scores.report()
     if late is not None:
@@ -23,5 +24,5 @@ def scores_report(memory: Memory, scores: Scores, late: Late | None) -> dict[str
     if lost:
         report["labels_lost"] = lost
     if memory.frozen:
-        report["frozen"] = memory.frozen
+        report |= {"frozen": memory.frozen, "frozen_at": memory.frozen_at}
     return report

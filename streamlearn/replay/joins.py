@@ -42,7 +42,7 @@ class _Unasked(Learner):
 
     def __init__(self, model: Any, horizon: int) -> None:
         super().__init__(model, horizon)
-        self.predict = lambda _x, _y: _UNASKED
+        self.predict = lambda _x, _y, *_waiting: _UNASKED
         self.learn = lambda _x, _y: None
 
 

@@ -183,9 +183,9 @@ class Rebuild:
         champion = standing.take_snapshot()["champion"]
         assert isinstance(champion, bytes), "a model is one piece"
 
-        def asked(x: dict[str, Any], y: Any) -> Answer:
+        def asked(x: dict[str, Any], y: Any, *waiting: Any) -> Answer:
             seen.append(dict(x))
-            return ask(x, y)
+            return ask(x, y, *waiting)
 
         learner.predict = asked
         outputs = self._schemas.step(standing.shard, record)
