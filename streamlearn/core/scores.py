@@ -56,8 +56,7 @@ class Scores:
         self._events_told = self._labels_told = 0
         """Those of the newest report that was published."""
         self.newest_ts: Any = None
-        """The time of the newest prediction's event, as its prediction says it; kept where labels come late.
-        """
+        """The time of the newest prediction's event, as its prediction says it; None before the first."""
         self._of = _task_scores(spec, task)
         self._proxies = Proxies()
         self._look_at = 1
@@ -95,9 +94,10 @@ class Scores:
         every = self.spec.every
         return self.spec.after_labels and labels >= max(every, events + every // 10)
 
-    def told(self) -> None:
-        """A report was published."""
+    def told(self) -> Any:
+        """A report is published, with the time that this returns: that of the newest event."""
         self._events_told, self._labels_told = self.events, self.labels
+        return self.newest_ts
 
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes

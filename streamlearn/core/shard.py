@@ -59,11 +59,8 @@ class Shard:
         self.late: Late | None = None
         self.work: LabelWork | EventWork | None = None
         """What is left of the record that was begun last."""
-        self.guard = (
-            None
-            if spec.guard is None
-            else Guard(spec.guard, spec.event.types, memory.types, has_schema(spec.event))
-        )
+        limits, types, typed = spec.guard, spec.event.types, has_schema(spec.event)
+        self.guard = None if limits is None else Guard(limits, types, memory.types, typed)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
         self._publisher = Publisher(
@@ -241,10 +238,7 @@ class Shard:
         self._count(outcome)
         late, scores = self.late, self.scores
         alerts = self._alerts(late, record) if late is not None and late.has_news else ()
-        if scores is not None and scores.is_due():
-            ts = (record.timestamp_ms or None) if scores.newest_ts is None else scores.newest_ts
-            return (*alerts, self._scored(scores, ts, record))
-        return alerts
+        return (*alerts, self._scored(scores, record)) if scores is not None and scores.is_due() else alerts
 
     def _alerts(self, late: Late, record: Record) -> Outputs:
         alert = late.alert()
@@ -328,14 +322,13 @@ class Shard:
             waits = late.waits(event, source, record.timestamp_ms, marked(guess) if trial else guess)
             if not waits and self.learner.learns_unlabelled and not self._learns_at_event:
                 self.teacher.learn(x, None, trial)
-        ts = (record.timestamp_ms or None) if event.ts is None else event.ts
-        if late is not None and scores is not None:
-            scores.newest_ts = ts
+        if scores is not None:
+            scores.newest_ts = (record.timestamp_ms or None) if event.ts is None else event.ts
         if self._window is not None:
             self._window.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
-            return (*alerts, output, self._scored(scores, ts, record))
+            return (*alerts, output, self._scored(scores, record))
         return (*alerts, output) if alerts else (output,)
 
     def _end_waiting(self, work: EventWork, units: int) -> Outputs:
@@ -379,10 +372,9 @@ class Shard:
         if not self._learns_at_event:
             self.teacher.learn(x, y, trial)
 
-    def _scored(self, scores: Scores, ts: Any, record: Record) -> Output:
+    def _scored(self, scores: Scores, record: Record) -> Output:
         report = scores_report(self.memory, scores, self.late)
-        scores.told()
-        return self._publisher.scores(ts, record, self.memory.learned, report)
+        return self._publisher.scores(scores.told(), record, self.memory.learned, report)
 
     # --- refusals -------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Invariants:
 import hashlib
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import msgspec
@@ -109,7 +110,8 @@ class Contender(Offline):
         """The label that a record says, None for none."""
         late = self.shard.late
         if late is not None and record.topic == late.spec.topic:
-            told = None if record.value is None else late.read(record, self.shard.memory.time_unit)
+            unit = self.shard.memory.time_unit
+            told = None if record.value is None else late.read(record, unit, unit, inf)
             return told.y if isinstance(told, Told) else None
         event = self._schemas.peek(self.shard, record)
         return None if event is None else event.y

@@ -72,7 +72,7 @@ def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
     spec, memory = stated_spec(header.under), load_memory(sections)
     if spec.scores is None or "scores" not in sections:
         raise BadCheckpoint("it has no scores")
-    late = None if spec.labels is None else Late(spec.labels, spec.event.time_as, spec.event.time_unit)
+    late = None if spec.labels is None else Late(spec.labels, spec.event.time_as)
     try:
         task = str(msgspec.msgpack.decode(sections["scores"])[1])
         scores = Scores.load(spec.scores, task, sections["scores"])
