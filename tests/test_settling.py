@@ -8,6 +8,7 @@ from river import dummy, linear_model, naive_bayes, tree
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
+from streamlearn.core.lanes import SEGMENT
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Shard
@@ -299,3 +300,25 @@ def test_one_arrival_that_is_far_ahead_lets_no_future_in() -> None:
     subject.step(record(1, NOW_MS + 400 * DAY_MS))
     subject = reloaded(subject)
     assert roles([subject.step(record(2, NOW_MS, ts=NOW_MS + 399 * DAY_MS))]) == ["dlq"]
+
+
+@pytest.mark.parametrize("days", [[5, 5.01], [5, 9, 13], [400, 0, 5, 5.01], [5, 5.01, 5.02, 9.5, 9.51]])
+def test_events_after_a_gap_wait_as_long_as_others(days: list[float]) -> None:
+    subject = waiting()
+    for n, day in enumerate(days):
+        subject = leap(subject, n, day)
+    last = len(days) - 1
+    for n in (last, last - 1):
+        doc = {"id": f"leap{n}", "label": 1}
+        subject.step(Record("labels", 0, n, NOW_MS, None, orjson.dumps(doc)))
+    assert subject.memory.outcomes["label.joined"] == 2
+
+
+def test_events_after_a_gap_wait_also_across_a_segments_end() -> None:
+    subject = waiting(SEGMENT - 1)
+    for n, day in enumerate([5, 5.01, 5.02]):  # no more than a thousand events end with one record
+        subject = leap(subject, n, day)
+    subject.step(Record("labels", 0, 0, NOW_MS, None, b'{"id":"leap0","label":1}'))
+    assert subject.memory.outcomes["label.joined"] == 1
+    assert subject.late is not None
+    assert subject.late.counts.events_expired == SEGMENT - 1

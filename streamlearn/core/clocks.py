@@ -21,6 +21,9 @@ KNOWN_TO_MS: Final = 4_102_444_800_000
 
 NEVER: Final = float("inf")
 
+AHEAD_MAX: Final = 3
+"""So many records in a row that are too far ahead move a clock, whether or not two of them agree."""
+
 
 class Clock(msgspec.Struct, array_like=True):
     """A running maximum of times. `ahead_ms` is the time of the newest record that was too far ahead, and
@@ -43,7 +46,9 @@ class Clock(msgspec.Struct, array_like=True):
         ...     print(clock.now_ms, end=" ")
         0 5 5 6 6 9001
         """
-        if self.now_ms == -NEVER:
+        if self.sure and not self.ahead and 0 <= time_ms - self.now_ms <= limit_ms:
+            self.now_ms = time_ms  # as most records
+        elif self.now_ms == -NEVER:
             self.now_ms = time_ms
         elif time_ms <= self.now_ms + limit_ms:
             if not self.sure and time_ms < self.now_ms - limit_ms:
@@ -51,7 +56,7 @@ class Clock(msgspec.Struct, array_like=True):
             else:
                 self.now_ms, self.ahead = max(self.now_ms, time_ms), 0
             self.sure = True
-        elif self.ahead and (self.ahead > 1 or abs(time_ms - self.ahead_ms) <= limit_ms):
+        elif self.ahead and (self.ahead + 1 >= AHEAD_MAX or abs(time_ms - self.ahead_ms) <= limit_ms):
             self.now_ms, later_ms = sorted((time_ms, self.ahead_ms))
             self.ahead_ms, self.ahead = later_ms, 1
             if later_ms <= self.now_ms + limit_ms:
@@ -63,6 +68,9 @@ class Clock(msgspec.Struct, array_like=True):
 
 Arrivals = dict[str, dict[int, Clock]]
 """By topic and partition the newest arrival."""
+
+_LEAST: Final = KNOWN_FROM_MS / 1000
+"""No smaller number is plausible in any unit."""
 
 UNKNOWN_MS: Final = 0
 """The timestamp of a record of which nothing tells when it arrived."""
@@ -116,6 +124,8 @@ def time_in(
 
 def _plausible_unit(ts: str | int | float, latest_ms: float) -> str:
     """The one unit in which `ts` lies between the year 2000 and `latest_ms`; "" when there is not one."""
+    if not isinstance(ts, str) and ts < _LEAST:
+        return ""
     if isinstance(ts, str):
         time_ms = event_time_ms(ts, "rfc3339")
         return "rfc3339" if time_ms is not None and KNOWN_FROM_MS <= time_ms <= latest_ms else ""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.clocks import NEVER, Clock
+from streamlearn.core.clocks import AHEAD_MAX, NEVER, Clock
 from streamlearn.core.packing import Kept, Packer
 
 SEGMENT: Final = 1024
@@ -89,6 +89,15 @@ class Segment:
         if len(self.deadlines) and self.deadlines[-1] > latest_ms:
             sooner = array("d", (min(one, latest_ms) for one in self.deadlines))
             self.deadlines = sooner if self.packed is None else memoryview(sooner.tobytes()).cast("d")
+
+    def put_off(self, place: int, deadline_ms: float) -> None:
+        """Give an event another deadline."""
+        if self.packed is not None:
+            deadlines = array("d", self.deadlines)
+            deadlines[place] = deadline_ms
+            self.deadlines = memoryview(deadlines.tobytes()).cast("d")
+        else:
+            self.deadlines[place] = deadline_ms
 
     def forget_guesses(self) -> None:
         """Go on without what scoring would have needed."""
@@ -203,6 +212,16 @@ class Lane:
         for segment in self.segments.values():
             segment.end_by(latest_ms)
         self.oldest()
+
+    def put_off(self, after_ms: float, deadline_ms: float) -> None:
+        """Let the newest events, which were later than `after_ms` and so ahead of the clock, wait until
+        `deadline_ms`: the clock has followed them.
+        """
+        for at in range(self.next - 1, max(self.head, self.next - AHEAD_MAX) - 1, -1):
+            segment, place = self.segments.get(at // SEGMENT), at % SEGMENT
+            if segment is None or (segment.alive[place] and segment.look(place)[1] <= after_ms):
+                return
+            segment.put_off(place, deadline_ms)
 
     def oldest(self) -> float:
         """The deadline of the oldest event that waits; moves the head there."""

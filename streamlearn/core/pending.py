@@ -68,9 +68,12 @@ class Pending:
         clock = lane.clock
         before_ms = clock.now_ms
         if time_ms != -NEVER:
-            clock.advance(time_ms, max(ttl_ms, LEAP_MS))
+            limit_ms = max(ttl_ms, LEAP_MS)
+            clock.advance(time_ms, limit_ms)
             if before_ms == -NEVER or clock.now_ms < before_ms:
                 lane.end_by(clock.now_ms + ttl_ms)
+            elif clock.now_ms > before_ms + limit_ms:
+                lane.put_off(before_ms + limit_ms, clock.now_ms + ttl_ms)
         # What was due may have been taken, and `due` is then too early, but not in a state from bytes.
         return clock.now_ms > lane.due and clock.now_ms > lane.oldest()
 

@@ -73,6 +73,8 @@ def note_unit(evidence: Evidence, spec: EventSpec, memory: Memory) -> None:
         memory.time_unit, memory.time_votes = unit, {}
         return
     plausible, others = votes.get(unit, (0, 0))
+    if not strong and others == SETTLED and unit == memory.time_unit:
+        return  # as every record of a stream of small numbers
     votes[unit] = (plausible + 1, others) if strong else (plausible, min(others + 1, SETTLED))
     if _weight(votes[unit]) > _weight(votes.get(memory.time_unit, (0, 0))):
         memory.time_unit = unit

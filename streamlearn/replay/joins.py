@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER
 from streamlearn.core.events import Event, Label
 from streamlearn.core.label_counts import label_delay_ms
 from streamlearn.core.label_records import Told
@@ -261,9 +262,13 @@ class Joins:
         told = {"label": label.told.y, "where": where(label.record), "outcome": outcome}
         return {**told, "events": label.events, "older_events": label.older}
 
-    def _delay_s(self, label: _Named) -> float:
+    def _delay_s(self, label: _Named) -> float | None:
+        """How long the label took; None where neither times nor arrivals tell."""
         _, time_ms, arrived_ms = self._notes.events[self._notes.number]
-        return label_delay_ms(label.told.time_ms, time_ms, label.record.timestamp_ms - arrived_ms) / 1e3
+        told_ms, came_ms = label.told.time_ms, label.record.timestamp_ms
+        if time_ms == -NEVER if told_ms is not None else min(arrived_ms, came_ms) < KNOWN_FROM_MS:
+            return None
+        return label_delay_ms(told_ms, time_ms, came_ms - arrived_ms) / 1e3
 
     def _still_waits(self, late: Late) -> bool:
         """Whether the event asked about is still there: nobody needs this state any more."""
