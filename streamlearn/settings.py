@@ -118,7 +118,7 @@ class EventSection(Section):
     key: Path = Field(default="", description="path of the event's key; \"\" = the record's key")
     time: Path = Field(default="ts", description="path of the event's time; missing: the record's timestamp")
     time_unit: Literal["auto", "s", "ms", "us", "ns", "rfc3339"] = Field(
-        default="auto", description="auto | s | ms | us | ns | rfc3339; auto is fixed by the first event"
+        default="auto", description="auto | s | ms | us | ns | rfc3339; auto: twenty good times settle it"
     )
     time_as: str = Field(
         default="", description='name of a feature that gets the event\'s time as a datetime; "" = none'
