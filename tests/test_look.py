@@ -434,3 +434,12 @@ def test_decimals_without_their_schema_are_said(command: Command) -> None:
     assert "price is text that looks like base 64 of a few bytes" in command.ok(
         "look", "sink", "--db", "s.db"
     )
+
+
+def test_classes_that_are_written_as_floats_are_classes(command: Command) -> None:
+    Path("loan.csv").write_text("x,repaid,label\n" + "".join(f"{n / 7},0.5,{n % 2}.0\n" for n in range(60)))
+    found = json.loads(command.ok("look", "loan.csv", "--json"))
+    assert found["replay"] == ["--label label", "--types label=int"]
+    assert found["model"] == "preset:classification"
+    Path("loan.csv").write_text("x,repaid,z\n" + "".join(f"{n / 7},{n % 2}.0,{n % 2}.5\n" for n in range(60)))
+    assert json.loads(command.ok("look", "loan.csv", "--json"))["candidates"] == ["repaid"]

@@ -278,7 +278,7 @@ def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | N
 def _without_headers(head: Head, block: Block) -> Block:
     """The block without the rows that repeat the header."""
     first = head.names[0]
-    if not any(first in cell and cell.strip() == first for cell in block.columns[0]):
+    if {first, f" {first}", f"{first} ", f" {first} "}.isdisjoint(block.columns[0]):
         return block
     rows = list(zip(*block.columns, strict=True))
     kept = [at for at, row in enumerate(rows) if tuple(cell.strip() for cell in row) != head.names]

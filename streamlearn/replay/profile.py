@@ -37,6 +37,7 @@ class Field(NamedTuple):
     `words`: texts that say "no value"; they count as missing, where all others are numbers, times, or true
     and false. `formats`: all formats that fit its times. `clock`: its texts end in a time of day. `coated`:
     its texts would be numbers without what groups their digits, or their unit (`core.convert.is_coated`).
+    `integral`: all numbers are whole, also where they are written 1.0, as data frames do.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Field(NamedTuple):
     formats: tuple[str, ...] = ()
     clock: bool = False
     coated: bool = False
+    integral: bool = False
 
     @property
     def kind(self) -> str:
@@ -113,6 +115,7 @@ def _field(path: str, values: list[Any], count: int) -> Field:
         formats,
         bool(texts) and all(map(_CLOCK.fullmatch, texts)),
         sum(map(is_coated, texts)) > _COATED * len(known) > 0,
+        all(float(value).is_integer() for value in numbers),
     )
 
 

@@ -216,6 +216,8 @@ def _cell_types(fields: Sequence[Field], roles: Roles) -> tuple[dict[str, str], 
                 missing += [text for text in field.texts if text not in missing]
             elif field.numeric < field.kinds["str"]:
                 types[field.path] = "str"
+        elif field is roles.label and field.kind == "float" and is_category(field):
+            types[field.path] = "int"
         elif field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}:
             types[field.path] = "bool"
     return types, missing

@@ -60,7 +60,8 @@ def roles_of(fields: Sequence[Field], rows: int, isos: bool, whole: bool = False
     key = _best(rest, _KEYS, lambda field: field.kind in ("str", "int") and field.distinct <= rows / 2)
     if key:
         why["key"] = f"{field_count(key)} that come again"
-    few = [field for field in rest if field is not key and field.kind in ("bool", "str", "int")]
+    kinds = ("bool", "str", "int", "float")
+    few = [f for f in rest if f is not key and f.kind in kinds and (f.integral or f.kind != "float")]
     candidates = [field for field in few if 2 <= field.distinct <= 10 and rows >= 20]
     return Roles(ident, key, time, label, () if label else tuple(candidates), why)
 
@@ -115,7 +116,8 @@ def _name(field: Field) -> str:
 
 def is_category(field: Field) -> bool:
     """Whether a label of this field is a class, and not a quantity."""
-    return field.kind in ("bool", "str") or (field.kind == "int" and field.distinct <= _FEW)
+    whole = field.kind in ("int", "float") and field.integral
+    return field.kind in ("bool", "str") or (whole and field.distinct <= _FEW)
 
 
 def field_count(field: Field) -> str:
