@@ -125,7 +125,7 @@ def test_a_forecaster_behind_other_steps_gets_what_they_make_of_the_features() -
     [
         ([], {"prediction": None, "forecast": []}),
         ([3, 4], {"prediction": 3.0, "forecast": [3.0, 4.0]}),
-        ([1.0, float("nan")], {"dead_letter": {"stage": "predict", "reason": "output_not_finite"}}),
+        ([1.0, float("nan")], {"prediction": None, "forecast": [], "reason": "output_not_finite"}),
         ([1.0], {"dead_letter": {"stage": "predict", "reason": "raised"}}),
         ([1.0, 2.0, 3.0], {"dead_letter": {"stage": "predict", "reason": "raised"}}),
     ],
