@@ -274,6 +274,7 @@ def test_behind_too_many_labels_nothing_is_forecast_until_some_have_come(
     answers = [service.event(n, {}) for n in range(30)]
     assert [answer["prediction"] for answer in answers] == [*range(1, 22), *[None] * 9]
     assert [answer["forecast"] for answer in answers[21:]] == [[]] * 9
+    assert [answer.get("reason") for answer in answers] == [None] * 21 + ["labels_too_late"] * 9
     for n in range(15):
         service.label(n, 100.0)
     assert service.event(30, {})["forecast"] == [116.0 + k for k in range(horizon)]

@@ -96,12 +96,22 @@ mostly have, their kinds, the texts that may stand under each name that has any,
 
 class Guard:
     """The rules over `types`, which belongs to the shard's memory and is changed in place. `typed`: a schema
-    says which values are texts.
+    says which values are texts. `free`: names of texts that the model takes apart; they are declared texts,
+    of any length, and none of them is remembered.
     """
 
-    def __init__(self, spec: GuardSpec, declared: dict[str, str], types: Types, typed: bool = False) -> None:
+    def __init__(
+        self,
+        spec: GuardSpec,
+        declared: dict[str, str],
+        types: Types,
+        typed: bool = False,
+        free: frozenset[str] = frozenset(),
+    ) -> None:
         self._spec = spec
         self._typed = typed
+        self._free = free
+        declared = {**dict.fromkeys(free, "str"), **declared}
         self._declared = {
             name: _DECLARED[kind] for name, kind in sorted(declared.items()) if kind in _DECLARED
         }
@@ -146,7 +156,7 @@ class Guard:
             holds = self._holds(name)
             if holds and kind != holds:
                 return Refusal("guard", "feature_type", name)
-            if kind != "str":
+            if kind != "str" or name in self._free:
                 continue
             if len(value) > spec.string_length:
                 return Refusal("guard", "text_too_long", name)
@@ -229,7 +239,7 @@ class Guard:
         texts = [
             (name, self._types[name].texts if self._holds(name) else {value})
             for name, value in x.items()
-            if type(value) is str
+            if type(value) is str and name not in self._free
         ]
         self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts, withheld)
 
@@ -246,7 +256,8 @@ class Guard:
             known.agreed += 1
             if known.agreed == SETTLED:
                 self._shapes.clear()
-        if kind == "str" and len(known.texts) < self._spec.categories and value not in known.texts:
+        room = name not in self._free and len(known.texts) < self._spec.categories
+        if kind == "str" and room and value not in known.texts:
             known.texts.add(value)
             self._texts += 1
         return known

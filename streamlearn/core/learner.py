@@ -10,6 +10,7 @@ Invariants:
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from math import isfinite
 from typing import Any, Literal
 
@@ -56,6 +57,7 @@ class Learner:
         self.learns_unlabelled = self.task in ("anomaly", "clustering") and not model._supervised
         self.judges_labels = self.task == "anomaly" and bool(final_step(model)._supervised)
         """Whether labels are what it judges, and so no truth that it could be scored by."""
+        self.text_fields = text_fields(model)
         self.predict: Predict = _predictor(model, self.task, horizon)
         self.learn: Callable[[dict[str, Any], Any], None] = model.learn_one
         """One learning step; `y` is ignored by a model that learns without labels."""
@@ -130,6 +132,34 @@ def final_step(model: Any) -> Any:
     while hasattr(model, "_last_step"):
         model = model._last_step
     return model
+
+
+def text_fields(model: Any) -> frozenset[str]:
+    """The features that river's vectorizers in `model` take apart: texts, of which each may be another.
+
+    >>> from river import feature_extraction, naive_bayes
+    >>> text_fields(feature_extraction.TFIDF(on="text") | naive_bayes.ComplementNB())
+    frozenset({'text'})
+    """
+    from river.base import Base
+    from river.feature_extraction.vectorize import VectorizerMixin
+    from river.preprocessing import GapEncoder
+
+    fields: set[str] = set()
+    seen: dict[int, Any] = {}
+    waiting = [model]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, Base) and id(part) not in seen:
+            seen[id(part)] = part
+            if isinstance(part, VectorizerMixin | GapEncoder) and type(part.on) is str:
+                fields.add(part.on)
+            waiting += (getattr(part, name, None) for name in signature(type(part).__init__).parameters)
+    return frozenset(fields)
 
 
 def _is_binary(model: Any) -> bool:

@@ -187,7 +187,8 @@ def _named(sheets: Sequence[NumberSheet]) -> dict[str, dict[str, Any]]:
 
 class ForecastScores:
     """A forecaster beside the last label and the mean of labels, both repeated over the horizon. A guess:
-    a row `[step, forecast, last label, mean]` for each forecast that reaches its event, the oldest first.
+    step, forecast, last label and mean for each forecast that reaches its event, one after the other, those
+    of the oldest first.
     """
 
     def __init__(self, window: int) -> None:
@@ -212,7 +213,9 @@ class ForecastScores:
         if answer.member == "forecast" and answer.detail:
             forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
             made.append([event, forecast, self._last, self._mean[1]])
-        guess = [[event - at, forecast[event - at], last, mean] for at, forecast, last, mean in made]
+        guess: list[Any] = []
+        for at, forecast, last, mean in made:
+            guess += (event - at, forecast[event - at], last, mean)
         self._events = after = event + 1
         self._made = [kept for kept in made if len(kept[1]) > after - kept[0]]
         return guess
@@ -221,7 +224,8 @@ class ForecastScores:
         """Score every forecast of this label; the baselines learn `y`."""
         y = float(y)
         rows = []
-        for step, forecast, last, mean in guess:
+        for at in range(0, len(guess), 4):
+            step, forecast, last, mean = guess[at : at + 4]
             no_change = _NAN if last is None else last
             while len(self._steps) <= step:
                 self._steps.append([NumberSheet() for _ in FORECASTERS])

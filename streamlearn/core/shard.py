@@ -60,7 +60,8 @@ class Shard:
         self.work: LabelWork | EventWork | None = None
         """What is left of the record that was begun last."""
         limits, types, typed = spec.guard, spec.event.types, has_schema(spec.event)
-        self.guard = None if limits is None else Guard(limits, types, memory.types, typed)
+        texts = self.learner.text_fields
+        self.guard = None if limits is None else Guard(limits, types, memory.types, typed, texts)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
         self._publisher = Publisher(
@@ -292,11 +293,11 @@ class Shard:
     def _answered(self, event: Event, record: Record, alerts: Outputs) -> Outputs:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
         memory, late, scores, x = self.memory, self.late, self.scores, event.x
-        if late is None or self.learner.task != "forecasting":
-            answer = self.teacher.ask(x, event.y)
-        else:
-            answer = self.teacher.ask(x, event.y, late.expected(self.spec.horizon == 1))
-        reason, trial = "", "learn" if is_extreme(x) else ""
+        ahead: tuple[list[dict[str, Any]] | None, ...] = ()
+        if late is not None and self.learner.task == "forecasting":
+            ahead = (late.expected(self.spec.horizon == 1),)
+        answer = self.teacher.ask(x, event.y, *ahead)
+        reason, trial = "labels_too_late" if None in ahead else "", "learn" if is_extreme(x) else ""
         if not answer.finite:
             answer, reason, trial = answer.withheld(), NOT_FINITE, "predict"
             if memory.frozen in ("", PAUSED) and self.teacher.is_broken():

@@ -57,7 +57,7 @@ class Teacher:
             if "predict" not in memory.undone:
                 raise ModelRaised("predict") from error
             answer = self._tried_again(
-                "predict", lambda: self._learner.predict(x, y), memory.undone["predict"]
+                "predict", lambda: self._learner.predict(x, y, *waiting), memory.undone["predict"]
             )
         if memory.undone:
             memory.undone.pop("predict", None)
