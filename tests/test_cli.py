@@ -102,6 +102,8 @@ def test_topics_are_made_once_and_checked(command: Command) -> None:
     assert "making events with 2 partitions" in made
     assert "making streamlearn.journal with 1 partition cleanup.policy=delete" in made
     assert "made 7 topics" in made
+    assert "min.insync" not in made  # a file has no replicas,
+    assert "message.timestamp.type" not in made  # and times of arrival without being told
     assert (
         command.ok("topics", "check", "-i", "events", "--db", "s.db") == "all topics are as they should be\n"
     )
@@ -384,6 +386,9 @@ def test_a_broker_that_is_not_there_exits_4_with_its_address(command: Command) -
 def test_topics_on_kafka(command: Command, kafka: str, topic_prefix: str) -> None:
     words = ("-i", f"{topic_prefix}.in", "-n", topic_prefix, "-b", kafka)
     assert command("topics", "check", *words).code == 3
-    assert "made 8 topics" in command.ok("topics", "ensure", "--partitions", 2, *words)
+    made = command.ok("topics", "ensure", "--partitions", 2, *words)
+    assert "made 8 topics" in made
+    assert "message.timestamp.type=LogAppendTime" in made
+    assert "min.insync" not in made  # this broker is alone
     command.ok("topics", "check", *words)
     assert command.ok("checkpoints", "list", "-n", topic_prefix, "-b", kafka) == ""

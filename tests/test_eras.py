@@ -158,7 +158,7 @@ def test_a_schema_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eras, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match=r"pip install streamlearn\[avro\]"):
+    with pytest.raises(ConfigError, match=r"pip install fastavro"):
         now(event={"schema_registry": "http://r:1"})
 
 

@@ -137,9 +137,16 @@ def test_a_window_in_which_no_baseline_had_an_answer_is_not_judged(command: Comm
     source = written("new.jsonl", events(500))
     words = ("--checkpoint", trained(command), "-o", "answers.jsonl", "--window", "100", "--delay", "5000")
     said = command("score", source, *words).err
-    assert said.count("cannot be compared") == 5
+    assert said.count("cannot be compared: no baseline had an answer yet") == 5
     assert "no window could be compared" in said
     assert "better than" not in said
+
+
+def test_a_folder_of_checkpoints_means_the_latest_and_a_window_of_one_class_is_said(command: Command) -> None:
+    source = written("same.jsonl", [{**event, "label": True} for event in events(300)])
+    command.ok("train", source, "-m", "preset:classification", "-o", "file:same")
+    said = command("score", source, "--checkpoint", "file:same", "-o", "answers.jsonl", "--window", "100").err
+    assert said.count("cannot be compared: all labels and all answers are one class") == 3
 
 
 def test_a_regression_is_judged_by_its_error_of_which_less_is_better(command: Command) -> None:

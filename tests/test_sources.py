@@ -457,7 +457,7 @@ def test_parquet_and_arrow_keep_types() -> None:
 
 def test_without_pyarrow_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install 'streamlearn\[parquet\]'"):
+    with pytest.raises(ConfigError, match=r"pip install pyarrow .*pip install '\.\[parquet\]'"):
         open_source(write("a.parquet", b"PAR1"))
 
 

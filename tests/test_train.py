@@ -246,7 +246,7 @@ def test_a_model_that_raises_leaves_no_trace_of_the_event_and_training_goes_on(
     [
         ("nowhere", "there is no checkpoint 'nowhere': name it file:DIR@latest"),
         ("file:nowhere@latest", "there is no folder nowhere"),
-        ("file:out", "names no checkpoint"),
+        ("file:out@soon", "names no checkpoint"),
         ("file:out@7", "there is no checkpoint 7 in out; there are: 0"),
         ("out/000000000000.ckpt", "its seal does not hold"),
         ("", "say which checkpoint"),

@@ -77,7 +77,11 @@ def tail(
     where: Annotated[
         str,
         typer.Option(
-            "-o", "--offset", metavar="WHERE", help="beginning, end, an offset, -N or an RFC 3339 time."
+            "-o",
+            "--offset",
+            metavar="WHERE",
+            help="beginning, end, an offset, -N or an RFC 3339 time. On Kafka each commit takes an"
+            " offset, too: the newest N offsets hold fewer records.",
         ),
     ] = "-10",
     count: Annotated[int | None, typer.Option("-n", min=1, metavar="N", help="Stop after N records.")] = None,

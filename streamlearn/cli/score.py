@@ -166,7 +166,7 @@ def _tell_decay(decay: dict[str, Any]) -> None:
     rows = decay["windows"]
     step = -(-len(rows) // _ROWS) or 1
     for row in [row for at, row in enumerate(rows) if at % step == 0 or row is decay["worse_since"]]:
-        mark = _MARKS[row["better"]]
+        mark = _MARKS[row["better"]] + (f": {row['why']}" if row["better"] is None else "")
         common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
     if step > 1:
         windows = f"{len(rows):,} windows of {decay['window']:,} labels"

@@ -84,13 +84,21 @@ def _names(settings: "Config") -> list[str]:
 
 
 def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
+    from streamlearn.log.specs import ARRIVAL
+
     existing = admin.topics(_names(settings))
     missing = [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
+    unsaid = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
     for spec in missing:
-        details = " ".join(f"{key}={value}" for key, value in spec.settings.items())
+        details = " ".join(f"{key}={spec.settings[key]}" for key in spec.settings if key not in unsaid)
         plural = "" if spec.partitions == 1 else "s"
         print(f"making {spec.name} with {spec.partitions} partition{plural} {details}".rstrip())
     admin.create(missing)
+    durable = [spec for spec in missing if REPLICAS in spec.settings]
+    if settings.log.backend == "kafka" and durable:
+        wanted = durable[0].settings[REPLICAS]
+        if admin.settings(durable[0].name).get(REPLICAS) == wanted:
+            print(f"{REPLICAS}={wanted} for those that streamlearn writes")
     print(f"made {len(missing)} topics" if missing else "all topics exist; nothing to do")
     if differences := _differences(admin, settings):
         raise CheckFailed(

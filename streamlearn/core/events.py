@@ -68,7 +68,7 @@ REASONS: Final[dict[str, str]] = {
     ),
     "envelope": "the value does not have the shape that [event] preset expects",
     "confluent_framed": (
-        "the value begins as a schema registry's bytes do: pip install streamlearn[avro] and set [event] "
+        "the value begins as a schema registry's bytes do: pip install fastavro and set [event] "
         "schema_registry or schema"
     ),
     "schema_unknown": "the schema registry has no schema with the id of this record",

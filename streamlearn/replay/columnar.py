@@ -107,7 +107,7 @@ class _arrow_errors:  # noqa: N801 - a context manager, read as a verb
         except ImportError:
             raise ConfigError(
                 f"{self._name}: {self._kind} files are read with pyarrow, which is not installed:"
-                " pip install 'streamlearn[parquet]'"
+                " pip install pyarrow (in a clone of streamlearn: pip install '.[parquet]')"
             ) from None
         self._raised = (pa.ArrowException, OSError)
         return pa

@@ -20,6 +20,11 @@ JUDGED_BY: Final = {
 """By task the number that is compared. Kappa and not accuracy, because it makes no difference to kappa how
 rare a class is."""
 
+_UNDEFINED: Final = {
+    "cohen_kappa": "all labels and all answers are one class",
+    "average_precision": "no label is an anomaly",
+    "mae": "no answer is a number",
+}
 MAX_WINDOWS: Final = 100_000
 
 
@@ -39,9 +44,11 @@ class Decay:
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.
         self._next = (scores.labels // self._window + 1) * self._window
         metric = JUDGED_BY[scores.task]
-        row = _main(scores.report()["window"], metric)
-        better = _is_best(row, metric)
-        self._rows.append({"labels": scores.labels, "records": shard.memory.records, **row, "better": better})
+        window = scores.report()["window"]
+        numbers = _main(window, metric)
+        better = _is_best(numbers, metric)
+        row = {"labels": scores.labels, "records": shard.memory.records, **numbers, "better": better}
+        self._rows.append(row if better is not None else {**row, "why": _why(window, metric)})
 
     def report(self, shard: Shard) -> dict[str, Any] | None:
         """None without labels. `metric`, `more_is_better`, `labels`, `all` (over all labels), `answered` (see
@@ -73,6 +80,14 @@ class Decay:
 def _main(span: dict[str, Any], metric: str) -> dict[str, float | None]:
     """One number of the model and of each baseline, by name."""
     return {name: numbers[metric] for name, numbers in span.items() if isinstance(numbers, dict)}
+
+
+def _why(window: dict[str, Any], metric: str) -> str:
+    """Why a window cannot be compared."""
+    model = window["model"]
+    if not model.get("answered", 1):
+        return "the model gave no answer"
+    return _UNDEFINED[metric] if model[metric] is None else "no baseline had an answer yet"
 
 
 def _is_best(row: dict[str, float | None], metric: str) -> bool | None:

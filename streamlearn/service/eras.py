@@ -133,7 +133,7 @@ def event_spec(config: Config) -> EventSpec:
     """`[event]` as the core takes it, with the text of its schema. Raises `ConfigError`."""
     event = config.event
     if (event.schema_file or event.schema_registry) and find_spec("fastavro") is None:
-        raise ConfigError("[event] schema_file and schema_registry need: pip install streamlearn[avro]")
+        raise ConfigError("[event] schema_file and schema_registry need: pip install fastavro")
     spec = msgspec.structs.replace(
         event_rules(event),
         schema=_schema_text(event.schema_file),

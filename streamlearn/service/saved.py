@@ -1,4 +1,4 @@
-"""Checkpoints that a person names: `file:DIR@latest`, `file:DIR@SEQ`, or the path of one file.
+"""Checkpoints that a person names: `file:DIR@latest` or `file:DIR`, `file:DIR@SEQ`, the path of one file.
 
 Invariants:
 - Nothing of a checkpoint is used before its seal was found right, and its model is restored by the
@@ -106,7 +106,8 @@ def _file_of(where: str) -> Path:
         if not Path(where).exists():
             raise ConfigError(f"there is no checkpoint {where!r}: {_SYNTAX}")
         return Path(where)
-    folder, at, which = where.removeprefix("file:").rpartition("@")
+    named = where.removeprefix("file:")
+    folder, at, which = named.rpartition("@") if "@" in named else (named, "@", "latest")
     if not at or not folder or not (which == "latest" or which.isdigit()):
         raise ConfigError(f"{where!r} names no checkpoint: {_SYNTAX}")
     place = _place_in(Path(folder))
