@@ -182,7 +182,7 @@ def _unusable(field: Field) -> str:
     if field.kind == "str" and field.clock:
         return "it is a time of day, or a duration"
     if field.kind == "str" and not field.numeric and field.distinct > _MANY_TEXTS:
-        return "its texts hardly ever come again"
+        return "nearly every value is different"
     return ""
 
 
