@@ -196,6 +196,14 @@ def test_a_preset_that_met_wild_values_comes_back_from_a_checkpoint_as_it_was(na
         assert answers(name, stream[cut:], restored) == answers(name, stream[cut:], model)
 
 
+@pytest.mark.parametrize("name", ["classification", "sensors"])
+def test_a_burst_of_wild_readings_does_not_spoil_a_classifier(name: str) -> None:
+    stream = phishing()
+    wild = [(dict.fromkeys(x, 1e12) if 200 <= n < 230 else x, y) for n, (x, y) in enumerate(stream)]
+    usual, now = (score(name, events, answers(name, events), 700) for events in (stream, wild))
+    assert now > usual - 0.05
+
+
 @pytest.mark.parametrize("name", ["regression", "anomaly"])
 def test_the_state_of_an_earlier_version_is_refused_by_name(name: str) -> None:
     fresh = fresh_model("app", f"preset:{name}", {}, [])
@@ -298,6 +306,17 @@ def test_numbers_within_a_range_pass_as_they_are_and_one_alone_does_not_widen_it
         assert clip.transform_one({"a": -1e9}) == {"a": 0}
     clip = clip_after([*values, 1e3, 1.1e3, 1.2e3])
     assert clip.transform_one({"a": 1.2e3}) == {"a": 1.2e3}, "three are a new range"
+
+
+def test_an_error_code_is_no_range_unless_it_prevails() -> None:
+    rng = random.Random(4)
+    values = [rng.gauss(20, 5) for _ in range(2000)]
+    clip = clip_after([*values[:500], *[1e12] * 60, *values[500:1000]])
+    assert 30 < clip.transform_one({"a": 1e12})["a"] < 40
+    clip = clip_after(1e12 if n % 50 == 49 else value for n, value in enumerate(values))
+    assert 30 < clip.transform_one({"a": 1e12})["a"] < 40
+    clip = clip_after([*values, *(1e6 * value for value in values[:150])])
+    assert clip.transform_one({"a": 2e7}) == {"a": 2e7}, "a new level is a new range"
 
 
 def test_a_range_is_forgotten_after_a_while() -> None:

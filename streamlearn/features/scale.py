@@ -23,7 +23,7 @@ from streamlearn.errors import BadCheckpoint
 BLOCK = 20
 FEWEST = 5
 NEW_LEVEL = 100
-_FORGIVEN = 0.1
+FORGIVEN = 0.1
 """What a value within the limit takes off the count of those beyond it. In balance at most 1 / limit ** 2 of
 the values are beyond it, 4 % at a limit of 5, whatever their distribution: the count stays near 0."""
 _IN_SPREAD = 16
@@ -100,7 +100,10 @@ class SteadyScaler(base.Transformer):  # type: ignore[misc] # river has no types
         scaled = {}
         for name, value in x.items():
             _count, mean, deviation, _beyond = known.get(name, _UNKNOWN)
-            away = (value - mean) / deviation if deviation > 0.0 else self._from_constant(name, value)
+            if deviation > 0.0:
+                away = (value - mean) / deviation
+            else:
+                away = self._from_constant(name, value) if value != mean else 0.0
             if not -whole <= away <= whole:
                 away = copysign(whole, away) if self.unit else squashed(away, whole, 2.0 * whole)
             scaled[name] = 0.5 + 0.5 * away / whole if self.unit else away
@@ -130,7 +133,7 @@ class SteadyScaler(base.Transformer):  # type: ignore[misc] # river has no types
         away, most = value - mean, self.limit * deviation
         weight = 1.0 / min(count + 1, self.memory)
         if -most <= away <= most:
-            beyond = max(0.0, beyond - _FORGIVEN)
+            beyond = max(0.0, beyond - FORGIVEN)
         else:
             away = copysign(most, away)
             weight /= 1.0 + beyond
@@ -173,7 +176,7 @@ class SteadyScaler(base.Transformer):  # type: ignore[misc] # river has no types
     def _from_constant(self, name: Any, value: float) -> float:
         """The deviation of a value of a feature that has no spread (yet)."""
         count, mean, deviation = self.scale(name)
-        if count < FEWEST or value == mean:
+        if count < FEWEST:
             return 0.0
         if self.unit:
             return copysign(self.limit, value - mean)
