@@ -18,6 +18,7 @@ from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
+from streamlearn.service.presets import preset
 from tests.service_process import Apps, apps
 
 __all__ = ["apps"]
@@ -508,7 +509,7 @@ def test_a_service_takes_a_bad_first_value_for_none_also_after_a_kill(apps: Apps
     app.wait(process, 1201)
     app.stop(process)
     del stream[0]["features"]["temp"]
-    plain = told(run(lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1), stream)[1])
+    plain = told(run(lambda: preset("classification"), stream)[1])
     assert [(p["id"], p["prediction"], p["probabilities"]) for p in app.predictions()] == plain
     assert app.dead_letters() == [] and "redo.diverged" not in app.log
 
@@ -524,7 +525,7 @@ def test_a_service_gives_texts_that_wait_at_its_start_to_the_model_from_the_firs
     app.produce(stream)
     app.wait(process, 400)
     app.stop(process)
-    model = tree.HoeffdingAdaptiveTreeClassifier(seed=1)
+    model = preset("classification")
     for doc, found in zip(stream, app.predictions(), strict=True):
         proba = model.predict_proba_one(doc["features"])
         assert found["probabilities"] == {str(k).lower(): p for k, p in proba.items()}
