@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 import psutil
 import pytest
-from river import tree
 
 from streamlearn.cli import main
 from streamlearn.core.codec import label_text
@@ -24,6 +23,7 @@ from streamlearn.demo import worker as worker_module
 from streamlearn.demo.score import Referee, Score
 from streamlearn.demo.worker import Worker
 from streamlearn.errors import Stop
+from streamlearn.service.presets import preset
 
 EVENTS = [({"a": n % 7, "b": float(n % 3)}, n % 2) for n in range(60)]
 NAMES = {"events", "predictions", "lost", "repeated", "different", "recovery_s", "killed_in_transaction",
@@ -74,7 +74,7 @@ def test_an_interrupted_demo_leaves_no_worker_and_no_folder(tmp_path: Path) -> N
 
 def answers() -> list[bytes]:
     """What a service that keeps its word publishes for `EVENTS`."""
-    model = tree.HoeffdingAdaptiveTreeClassifier(seed=1)
+    model = preset("classification")
     published = []
     for n, (x, label) in enumerate(EVENTS):
         shares = model.predict_proba_one(x)
