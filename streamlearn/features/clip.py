@@ -15,7 +15,7 @@ from river import base
 from streamlearn.features.scale import FORGIVEN, NEW_LEVEL
 
 AGREE = 3
-FIRST = 10
+FIRST = 7
 """Of fewer values no range is known."""
 _NONE = (inf, -inf)
 _MARGIN = 0.5

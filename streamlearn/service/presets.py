@@ -46,7 +46,7 @@ def _classification() -> Any:
     from streamlearn.features.clip import SteadyClip
     from streamlearn.features.labels import ConfirmedLabels
 
-    return SteadyClip() | ConfirmedLabels(_adaptive_tree())
+    return ConfirmedLabels(SteadyClip() | _adaptive_tree())
 
 
 def _adaptive_tree() -> Any:
@@ -97,7 +97,7 @@ def _sensors() -> Any:
     from streamlearn.features.labels import ConfirmedLabels
     from streamlearn.features.rehearse import Rehearsal
 
-    return SteadyClip() | LastKnown() | ConfirmedLabels(Rehearsal(_adaptive_tree()))
+    return ConfirmedLabels(SteadyClip() | LastKnown() | Rehearsal(_adaptive_tree()))
 
 
 PRESETS: dict[str, Callable[[], Any]] = {
