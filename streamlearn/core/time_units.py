@@ -12,6 +12,7 @@ Invariants:
 - Events that are refused are no evidence.
 """
 
+from sys import float_info
 from typing import Final
 
 from streamlearn.core.clocks import Evidence, time_in
@@ -20,6 +21,9 @@ from streamlearn.core.state import Memory
 
 SETTLED: Final = 20
 """So many plausible times settle the unit; no more others are counted."""
+
+_FIRST_MS: Final = -float_info.max
+"""No event is earlier: minus infinity stands for a time that is not known."""
 
 _STRONG: Final = 4
 """A plausible time leads as much as so many others."""
@@ -50,6 +54,7 @@ def set_event_time(
             time_ms, evidence = time_in(ts, unit, memory.time_unit, latest_ms)
         if time_ms is None:
             return Refusal("guard", "bad_time")
+        time_ms = max(time_ms, _FIRST_MS)
         if time_ms > latest_ms:
             return Refusal("guard", "future")
         if unit and memory.time_unit != unit:
