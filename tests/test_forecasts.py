@@ -54,6 +54,15 @@ class Remembers(Forecaster):
         return [self.last + k for k in range(1, horizon + 1)]
 
 
+class Explodes(Forecaster):
+    """What a model that is not stable says: each step is much further from zero."""
+
+    def learn_one(self, y: float, x: Any = None) -> None: ...
+
+    def forecast(self, horizon: int, xs: Any = None) -> Any:
+        return [10.0 ** (50 * k) for k in range(horizon)]
+
+
 class Service:
     """A shard with labels on a topic of their own; `restart` takes it through bytes."""
 
@@ -278,6 +287,15 @@ def test_behind_too_many_labels_nothing_is_forecast_until_some_have_come(
     for n in range(15):
         service.label(n, 100.0)
     assert service.event(30, {})["forecast"] == [116.0 + k for k in range(horizon)]
+
+
+def test_a_forecast_may_be_as_large_as_a_double_and_its_event_is_learned() -> None:
+    service = Service(Explodes(), horizon=6)
+    answers = [service.event(n, {}, y=float(n)) for n in range(120)]
+    assert all(answer["forecast"][-1] == 1e250 and "reason" not in answer for answer in answers)
+    assert service.shard.memory.learned == 120
+    assert not service.shard.memory.frozen
+    assert not any(name.startswith("dlq") for name in service.shard.memory.outcomes)
 
 
 def test_waits_from_before_there_were_any_begin_anew() -> None:

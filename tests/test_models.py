@@ -35,7 +35,7 @@ from streamlearn.service.presets import preset
 
 USER_MODULE = """
 import random
-from river import base, tree, preprocessing
+from river import base, model_selection, tree, preprocessing
 THRESHOLD = 0.5
 class Mine(base.Classifier):
     def __init__(self, size=1): self.size = size
@@ -54,6 +54,9 @@ def with_lambda():
 ready = Mine(7)
 class Inner:
     model = Mine(8)
+def bandit():
+    kind = model_selection.BanditClassifier
+    return kind(**next(iter(kind._unit_test_params())))
 """
 
 
@@ -102,6 +105,11 @@ def test_a_factory_takes_arguments_and_each_learner_is_a_copy_of_its_own() -> No
     assert one["HoeffdingTreeClassifier"].max_depth == 9
     one.learn_one({"a": 1.0}, True)
     assert two.predict_proba_one({"a": 1.0}) == {}
+
+
+@pytest.mark.usefixtures("user")
+def test_a_model_whose_parts_change_a_little_in_a_pickle_is_the_same_when_it_is_built_again() -> None:
+    assert fresh("user_models:bandit").version == fresh("user_models:bandit").version
 
 
 def test_steps_and_arguments_may_nest() -> None:

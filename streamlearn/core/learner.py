@@ -28,7 +28,8 @@ their order (none without), or None for too many of them.
 
 class Answer(msgspec.Struct, gc=False):
     """What a model said: `member` and `detail` are an extra member of the prediction, "" for none.
-    `finite` is False when a number in it is NaN, an infinity or so large that its square is one.
+    `finite` is False when a number in it is NaN, an infinity or so large that its square is one; a forecast,
+    which grows with its horizon, may be as large as it likes.
     """
 
     prediction: Any
@@ -301,8 +302,7 @@ def _forecasting(model: Any, horizon: int) -> Predict:
         if len(values) != steps:
             raise ValueError(f"forecast({steps}) gave {len(values)} values")
         del values[: len(waiting)]
-        finite = all(-MAX_NUMBER <= value <= MAX_NUMBER for value in values)
-        return Answer(values[0], "forecast", values, finite)
+        return Answer(values[0], "forecast", values, all(map(isfinite, values)))
 
     return predict
 

@@ -1,8 +1,8 @@
 """Learning on trial: a bad answer is not a bad state.
 
-An answer is bad when a number in it is NaN, infinite or beyond 1e150 (`Answer.finite`). It may come of a
-model that has seen too little (`MinMaxScaler` before its first event), of an event that is wild, or of a
-state that is broken. Only the last is beyond help, so it is found out which by asking again:
+An answer is bad when a number in it is NaN, infinite or, but in a forecast, beyond 1e150 (`Answer.finite`).
+It may come of a model that has seen too little (`MinMaxScaler` before its first event), of an event that is
+wild, or of a state that is broken. Only the last is beyond help, so it is found out which by asking again:
 - What a bad answer was given to, and what holds a number beyond `EXTREME`, is learned on trial: the model is
   asked again afterwards. A good answer, and the learning is kept; a bad one, and it is undone, it alone.
 - A state is broken when it has no good answer to the last event that had one (`Memory.probe`).

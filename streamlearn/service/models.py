@@ -66,7 +66,7 @@ def fresh_model(
     if given is None:
         twin = _pipeline(steps) if steps else _used(use, args)
         fill_seeds(twin, app)
-        if version_of(twin) != version:
+        if version_of(load_model(_pickled(twin), trusted)) != version:  # which parts are shared changes there
             raise ConfigError(
                 f"the model {name} is another one each time it is built, so a restart could not go on with "
                 "it. Give every part a seed where it is made, and build it from nothing else that changes."
