@@ -87,6 +87,9 @@ def dated(record: Record, arrivals: Arrivals) -> tuple[Record, float]:
     stamp_ms = record.timestamp_ms
     topic = arrivals.get(record.topic)
     clock = None if topic is None else topic.get(record.partition)
+    if clock is not None and clock.sure and not clock.ahead and 0 <= stamp_ms - clock.now_ms <= MAX_AHEAD_MS:
+        clock.now_ms = float(stamp_ms)  # as most records; no clock has ever stood before `KNOWN_FROM_MS`
+        return record, stamp_ms + MAX_AHEAD_MS
     if stamp_ms < KNOWN_FROM_MS:
         known = [clock] if clock is not None else [one for each in arrivals.values() for one in each.values()]
         stamp_ms = max((int(one.now_ms) for one in known), default=UNKNOWN_MS)

@@ -157,7 +157,8 @@ class Waits(msgspec.Struct, array_like=True):
         self.newest = max(self.newest, place)
         self.longest = max(self.longest, behind - place)
         self.labels += 1
-        self.settled = self.settled or self.labels >= LABELS_SEEN
+        if self.labels >= LABELS_SEEN:
+            self.settled = True
         if self.labels >= LABELS_KEPT:
             self.labels, self.longest, self.longest_before = 0, 0, self.longest
 

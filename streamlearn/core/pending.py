@@ -67,7 +67,9 @@ class Pending:
             self._lanes.append(lane)
         clock = lane.clock
         before_ms = clock.now_ms
-        if time_ms != -NEVER:
+        if clock.sure and not clock.ahead and 0 <= time_ms - before_ms <= LEAP_MS:
+            clock.now_ms = time_ms  # as most events
+        elif time_ms != -NEVER:
             limit_ms = max(ttl_ms, LEAP_MS)
             clock.advance(time_ms, limit_ms)
             if before_ms == -NEVER or clock.now_ms < before_ms:

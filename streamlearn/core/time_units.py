@@ -46,7 +46,9 @@ def set_event_time(
     """
     ts, evidence = event.ts, None
     if ts is not None:
-        unit = settled_unit(spec, memory)
+        unit = spec.time_unit
+        if unit == "auto":  # as `settled_unit`
+            unit = "" if memory.time_votes else memory.time_unit
         scale = MS_PER_UNIT.get(unit)
         if scale is not None and not isinstance(ts, str):
             time_ms: float | None = ts * scale

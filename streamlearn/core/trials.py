@@ -50,7 +50,7 @@ class Teacher:
         """
         memory = self._memory
         try:
-            answer = self._learner.predict(x, y, *waiting)
+            answer = self._learner.predict(x, y, *waiting) if waiting else self._learner.predict(x, y)
         except MemoryError:
             raise
         except Exception as error:  # the model is the user's code: whatever it raises is its failure
