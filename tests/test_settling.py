@@ -6,6 +6,7 @@ import orjson
 import pytest
 from river import dummy, linear_model, naive_bayes, tree
 
+from streamlearn.core.commands import RESET_LABEL
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.lanes import SEGMENT
@@ -13,7 +14,7 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.state import COMMAND, Memory, ShardSpec
 
 NOW_MS = 1_785_000_000_000
 PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 1_000_000}
@@ -135,6 +136,58 @@ def test_one_odd_first_label_decides_nothing(odd: Any, rest: list[Any], lost: in
     found = run(subject, docs)
     assert found.count("dlq") == lost
     assert found[2:] == ["predictions"] * (len(docs) - 2)
+
+
+@pytest.mark.parametrize("model", [tree.HoeffdingTreeClassifier, naive_bayes.GaussianNB])
+@pytest.mark.parametrize(("odd", "rest"), [("n/a", [True, False]), ("", [1, 0, 2]), (7, ["walk", "sit"])])
+@pytest.mark.parametrize("times", [1, 2, 6])
+def test_a_model_knows_nothing_of_odd_first_labels(model: Any, odd: Any, rest: list[Any], times: int) -> None:
+    subject = shard(model())
+    found = run(subject, [{"label": label} for label in [odd] * times + rest * 30])
+    assert found.count("dlq") == times
+    assert found[-10:] == ["predictions"] * 10
+
+
+def after_a_reset(model: Any, before: list[Any], frozen: bool = False) -> Shard:
+    """A shard whose labels were of another type, as `control reset label` leaves it."""
+    subject = shard(model)
+    for n, label in enumerate(before):
+        subject.step(record(n, label=label))
+    if frozen:
+        subject.memory.freeze(COMMAND)
+    subject.memory.forget(RESET_LABEL)
+    return reloaded(subject)
+
+
+def test_a_reset_lets_a_model_begin_anew_once_two_labels_agree() -> None:
+    subject = after_a_reset(tree.HoeffdingTreeClassifier(), ["n/a"] * 25)
+    found = run(subject, [{"label": label} for label in [True, "n/a", *[True, False] * 20]])
+    assert found == ["dlq", "predictions", *["predictions"] * 40]
+    subject = after_a_reset(tree.HoeffdingTreeClassifier(), [True, False] * 25)
+    learned = subject.memory.learned
+    found = [subject.step(record(n, label=label)) for n, label in enumerate(["n/a", *[1, 0] * 20])]
+    assert roles(found) == ["dlq", *["predictions"] * 40]
+    assert subject.memory.learned == learned + 40
+
+
+def test_a_model_that_was_frozen_by_command_is_kept_whatever_labels_come() -> None:
+    subject = after_a_reset(tree.HoeffdingTreeClassifier(), [True, False] * 25, frozen=True)
+    for n in range(40):
+        assert roles([subject.step(record(n, label="walk"))]) == ["dlq"]
+    assert subject.memory.learned == 50
+    subject.memory.thaw()
+    found = [subject.step(record(n, label="walk")) for n in range(9)]
+    assert roles(found).count("dlq") == 0
+    assert subject.memory.learned == 9
+
+
+def test_a_declared_type_lets_a_model_of_texts_begin_anew() -> None:
+    subject = shard(tree.HoeffdingTreeClassifier())
+    for n in range(30):
+        subject.step(record(n, label="n/a"))
+    subject.spec = ShardSpec("m", "v1", 1, EventSpec(types={"label": "bool"}), None)
+    subject = reloaded(subject)
+    assert run(subject, [{"label": n % 2 > 0} for n in range(40)]) == ["predictions"] * 40
 
 
 @pytest.mark.parametrize(("odd", "rest"), [(True, [1, 0]), (1, [True, False]), (1.0, [False, True])])

@@ -4,6 +4,10 @@ One label cannot tell the type of a stream's labels for certain, and a classifie
 type for ever. So the type of most of the first labels leads, of equally many the one that led before. A label
 of another type is refused, and is evidence. What most are of is settled after `SETTLED` labels.
 
+No model learns both texts and other labels: river's trees raise at such a mixture, at every event from then
+on. When texts have led and others lead now, or the other way round, the model begins anew. That takes two
+labels that agree, and waits while learning stands still.
+
 Invariants:
 - A declared type (`[event] types` of the label's path) decides alone, whatever was settled before.
 - `Memory.label_type` is the type that leads, "" before the first label; `Memory.label_votes` is the evidence,
@@ -17,7 +21,7 @@ from streamlearn.core.events import Label, Refusal, beyond_limits
 from streamlearn.core.learner import Learner
 from streamlearn.core.paths import MISSING
 from streamlearn.core.scores import Scores
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.state import BROKEN, PAUSED, Memory, ShardSpec
 
 SETTLED: Final = 20
 """So many labels settle the type."""
@@ -84,14 +88,37 @@ def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> Non
         return
     votes = memory.label_votes
     if declared or learner.task != "classification":
-        memory.label_type, memory.label_votes = declared or kind, {}
+        _lead(declared or kind, learner, memory)
+        memory.label_votes = {}
     elif votes or not memory.label_type:
         votes[kind] = votes.get(kind, 0) + 1
-        if votes[kind] > votes.get(memory.label_type, 0):
-            memory.label_type = kind
+        leads = memory.label_type
+        changes = bool(leads) and _is_text(kind) != _is_text(leads)
+        if votes[kind] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory)):
+            _lead(kind, learner, memory)
         most = votes[memory.label_type]
         if sum(votes.values()) >= SETTLED and 2 * most > sum(votes.values()):
             memory.label_votes = {}
+
+
+def _lead(kind: str, learner: Learner, memory: Memory) -> None:
+    """Labels of this type are to be learned from now on."""
+    before, memory.label_type = memory.label_type, kind
+    if learner.task != "classification" or learner.binary or before == kind:
+        return
+    if not before:
+        learner.keep_untaught()
+    elif _is_text(before) != _is_text(kind) and not _is_still(memory) and learner.begin_anew():
+        memory.begin_anew()
+
+
+def _is_still(memory: Memory) -> bool:
+    """Whether somebody wants the model as it is."""
+    return memory.frozen not in ("", PAUSED, BROKEN)
+
+
+def _is_text(kind: str) -> bool:
+    return kind == "str"
 
 
 def _kind(y: Label, learner: Learner) -> str:

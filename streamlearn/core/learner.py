@@ -9,6 +9,7 @@ Invariants:
 - A model of river that can only raise because it was asked too early is not asked: see `_is_ready`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from inspect import signature
 from math import isfinite
@@ -50,6 +51,8 @@ class Learner:
 
     def __init__(self, model: Any, horizon: int = 1) -> None:
         self.model = model
+        self.untaught: Any = None
+        """A classifier as it was before its first label, to begin anew with; None where that is not known."""
         self.horizon = horizon
         self.task = task_of(model)
         if horizon != 1:
@@ -66,6 +69,18 @@ class Learner:
             self.learn = lambda x, _y: model.learn_one(x)
         elif self.task == "forecasting":
             self.learn = _forecast_learner(model, horizon)
+
+    def keep_untaught(self) -> None:
+        """The first label is here: remember the model as it is."""
+        self.untaught = copy.deepcopy(self.model)
+
+    def begin_anew(self) -> bool:
+        """Forget all labels. False where the model before the first is not known: then nothing changes."""
+        if self.untaught is None:
+            return False
+        untaught = self.untaught
+        vars(self).update(vars(type(self)(copy.deepcopy(untaught), self.horizon)) | {"untaught": untaught})
+        return True
 
 
 def task_of(model: Any) -> Task:

@@ -82,6 +82,8 @@ Sections = Mapping[str, bytes | Sequence[bytes]]
 def dump_state(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     """The sections of a state. Raises whatever pickling the model raises."""
     sections = {"champion": dump_model(shard.learner.model), "memory": msgspec.json.encode(shard.memory)}
+    if shard.learner.untaught is not None:
+        sections["untaught"] = dump_model(shard.learner.untaught)
     return {**sections, **side_parts(shard)}
 
 
@@ -99,7 +101,14 @@ def load_learner(sections: Sections, trusted: frozenset[str], horizon: int = 1) 
     """The model of a checkpoint, as a learner. Raises `BadCheckpoint`."""
     model = load_model(_whole(sections, "champion"), trusted)
     try:
-        return Learner(model, horizon)
+        learner = Learner(model, horizon)
+        if "untaught" in sections:
+            learner.untaught = load_model(_whole(sections, "untaught"), trusted)
+            if Learner(learner.untaught, horizon).task != learner.task:
+                raise ValueError("it was another one before its first label")
+        return learner
+    except BadCheckpoint:
+        raise
     except Exception as error:  # it may be no model at all, and is asked for whatever a model has
         raise BadCheckpoint(f"its model is none: {type(error).__name__}: {error}") from error
 

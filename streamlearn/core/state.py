@@ -130,8 +130,15 @@ class Memory(msgspec.Struct):
         if command == RESET_TIME:
             self.time_unit, self.time_votes = "", {}
         else:
-            self.label_type, self.label_votes = "", {}
+            # What led goes on leading, by no votes at all.
+            self.label_votes = {self.label_type: 0} if self.label_type else {}
         self.resets += 1
+
+    def begin_anew(self) -> None:
+        """The model knows no label any more."""
+        self.learned, self.probe, self.undone, self.undone_learned = 0, None, {}, 0
+        if self.frozen:
+            self.thaw()
 
     def begin_record(self) -> None:
         """End a pause that has lasted long enough; forget an undo that the record before has got past."""

@@ -31,6 +31,12 @@ WHY: Final = {
 }
 """What to say of each value of `Memory.frozen`."""
 
+ANEW: Final = (
+    "the model has forgotten its labels and begins anew: they were texts and are no texts now, or the other"
+    " way round, and no model learns both. If that was not meant, mend the source or declare the type of the"
+    " label in [event] types"
+)
+
 _OTHER: Final = "learning is frozen; `streamlearn control thaw` lets it go on"
 
 
@@ -40,10 +46,14 @@ class LearningWatch:
     def __init__(self, log_: Log) -> None:
         self._log = log_
         self._told = ("", 0)
+        self._learned = 0
         self._alerted = False
 
     def look(self, memory: Memory) -> None:
         """Look at the memory after a transaction, or when the shard was opened."""
+        if memory.learned < self._learned:
+            log.warning("learning.began_anew", records=memory.records, was=self._learned, message=ANEW)
+        self._learned = memory.learned
         now = (memory.frozen, memory.frozen_at)
         if now == self._told:
             return
