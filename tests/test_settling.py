@@ -375,3 +375,40 @@ def test_events_after_a_gap_wait_also_across_a_segments_end() -> None:
     assert subject.memory.outcomes["label.joined"] == 1
     assert subject.late is not None
     assert subject.late.counts.events_expired == SEGMENT - 1
+
+
+def early_labels(first: list[Record], events: list[Record]) -> dict[str, Any]:
+    """What became of labels that came after the `first` events and before those that they are about."""
+    subject = shard(labels=LabelSpec("labels"))
+    told = [
+        Record("labels", 0, n, NOW_MS, None, orjson.dumps({"id": f"e{n}", "label": True}))
+        for n in range(len(events))
+    ]
+    for one in [*first, *told, *events]:
+        subject.step(one)
+        subject = reloaded(subject)
+    assert subject.late is not None
+    return subject.late.report()
+
+
+@pytest.mark.parametrize("leap_ms", [-NOW_MS, -3 * 86_400_000, -60_000, 400 * 86_400_000])
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_labels_that_came_before_a_leap_in_time_wait_for_their_events(leap_ms: int, times: int) -> None:
+    first = [record(90 + n, id=f"f{n}", ts=NOW_MS + leap_ms + n) for n in range(times)]
+    found = early_labels(first, [record(n, id=f"e{n}", ts=NOW_MS + n) for n in range(20)])
+    assert (found["joined"], found["orphan"]) == (20, 0)
+
+
+def test_one_wild_event_of_another_partition_ends_no_waiting_of_labels() -> None:
+    ahead_ms = NOW_MS + 400 * 86_400_000
+    value = orjson.dumps({"id": "w", "ts": ahead_ms, "features": {}})
+    wild = Record("t", 1, 0, ahead_ms, None, value)
+    first = [record(90, id="f", ts=NOW_MS)]
+    events = [record(n, id=f"e{n}", ts=NOW_MS + n) for n in range(20)]
+    for before, after in (
+        ([wild, *first], events),
+        ([*first, wild], events),
+        (first, [*events[:1], wild, *events[1:]]),
+    ):
+        found = early_labels(before, after)
+        assert (found["joined"], found["orphan"]) == (20, 0)

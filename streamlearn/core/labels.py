@@ -25,7 +25,7 @@ from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans, b
 from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
 from streamlearn.core.lanes import UNDATED
 from streamlearn.core.packing import Kept, Packer
-from streamlearn.core.pending import ALL, Pending, waiting_in
+from streamlearn.core.pending import ALL, LEAP_MS, Pending, waiting_in
 from streamlearn.core.records import Record, TopicPartition
 
 EARLY_MAX: Final = 100_000
@@ -172,8 +172,9 @@ class Late:
         if not early:
             return due
         newest_ms = self.pending.newest_ms
-        if newest_ms < before_ms or (before_ms == -NEVER and newest_ms != -NEVER):
-            for one in early:  # labels that came before any time was known wait from now on
+        if newest_ms < before_ms or newest_ms > before_ms + max(self.spec.ttl_ms, LEAP_MS):
+            # Nothing tells whether labels came before a gap in time, or after it: they wait from now on.
+            for one in early:
                 one.deadline_ms = newest_ms + self.spec.early_ttl_ms
         return due or newest_ms > early[0].deadline_ms
 

@@ -81,8 +81,14 @@ class Pending:
 
     @property
     def newest_ms(self) -> float:
-        """The largest event time of all partitions; -inf before the first event."""
-        return max((lane.clock.now_ms for lane in self._lanes), default=-NEVER)
+        """The largest event time of all partitions; -inf before the first event. A partition of which one
+        event alone has told a time counts only while no other does, and then the smallest of these.
+        """
+        sure = [lane.clock.now_ms for lane in self._lanes if lane.clock.sure]
+        if sure:
+            return max(sure)
+        known = (lane.clock.now_ms for lane in self._lanes if lane.clock.now_ms != -NEVER)
+        return min(known, default=-NEVER)
 
     def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
