@@ -41,6 +41,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamlearn.core.convert import NO_VALUE
 from streamlearn.core.events import Refusal
 
 SETTLED: Final = 20
@@ -53,12 +54,10 @@ _SHAPES: Final = 256
 
 _KINDS: Final[dict[type, str]] = {float: "number", int: "number", bool: "bool", str: "str"}
 _DECLARED: Final = {"float": "number", "int": "number", "number": "number", "bool": "bool", "str": "str"}
-_NO_VALUE: Final = frozenset(
-    (
-        *("", "-", "--", "?", "#n/a", "n/a", "na", "nan", "nil", "none", "null", "undefined", "missing"),
-        *("bad", "err", "error", "fail", "failed", "failure", "fault", "invalid", "unavailable"),
-    )
+_FAILED: Final = frozenset(
+    ("", "bad", "err", "error", "fail", "failed", "failure", "fault", "invalid", "unavailable")
 )
+"""Words, in lower case, with which a source says that it could not measure."""
 
 
 class GuardSpec(msgspec.Struct, frozen=True):
@@ -301,7 +300,7 @@ def _doubt(text: str) -> str:
     ['number', 'number', 'no value', 'no value', '']
     """
     word = text.strip().lower()
-    if word in _NO_VALUE:
+    if word in NO_VALUE or word in _FAILED:
         return "no value"
     try:
         float(word.replace(",", ".", 1))
