@@ -78,6 +78,33 @@ def test_the_newer_one_of_message_and_checkpoint_is_shown(apps: Apps, command: C
     assert "checkpoint" in found["source"]
 
 
+def test_labels_that_came_after_the_newest_checkpoint_are_not_denied(apps: Apps, command: Command) -> None:
+    inside = apps("", **{"checkpoint.interval_s": 3600})
+    inside.produce(events(30))
+    inside.wait(inside.serve(), 30)
+    said = command.ok("scores", *words(inside))
+    assert "30 records that may bring labels have come since" in said
+    assert "no label" not in said
+    found = orjson.loads(command.ok("scores", "--json", *words(inside)))
+    assert found["source"] == {"checkpoint": 0, "unread": 30}
+
+
+def test_labels_after_the_newest_message_are_not_denied(apps: Apps, command: Command) -> None:
+    late = apps("", labels=1, **{"checkpoint.interval_s": 3600, "scores.every": 100})
+    stream = events(100)
+    labels = [{"id": e["id"], "label": e.pop("label"), "ts": e["ts"]} for e in stream]
+    late.produce(stream)
+    process = late.serve()
+    late.wait(process, 100)
+    args = words(late)
+    assert "no label has come yet" in command.ok("scores", *args)
+    late.admin.append(late.labels, late.rows(labels[:40]))
+    labels_taken(late, 40)
+    said = command.ok("scores", *args)
+    assert "40 records that may bring labels have come since" in said
+    assert "no label" not in said
+
+
 def test_labels_that_a_detector_cannot_use_are_said(apps: Apps, command: Command) -> None:
     app = apps("", **{"model.use": "preset:anomaly", "scores.every": 100})
     app.produce([{**event, "label": "rain"} for event in events(30)])

@@ -155,6 +155,11 @@ def _no_labels(message: dict[str, Any]) -> str:
     came = sum(lost.values()) + (0 if join is None else join["records"])
     if unused := lost.get("label.unused"):
         return f"{count(unused)} labels came, none of them 0/1 or true/false, by which a detector is scored"
+    if not came and (unread := message["source"].get("unread")):
+        return (
+            f"{count(unread)} records that may bring labels have come since, and these numbers do not hold"
+            " them; ask again, a running service saves its own every [checkpoint] interval_s"
+        )
     if not came:
         return "no label has come yet"
     if join is not None and join["records"]:

@@ -7,6 +7,7 @@ Invariant: nothing is fenced and nothing written; a checkpoint that is not whole
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -29,18 +30,32 @@ _BACK: Final = (10, 100, 10_000)
 
 def newest_scores(admin: Admin, store: Store, key: bytes, topic: str) -> dict[str, Any] | None:
     """As a message of the scores topic; None where there is neither message nor checkpoint. What came of a
-    checkpoint has `source` `{"checkpoint": its number}`, and no `ts`.
+    checkpoint has `source` `{"checkpoint": its number}`, and no `ts`. Where no label was scored, `source`
+    has `unread`, if there are records after it that may bring some: how many, at most.
     """
     message = _newest_message(admin, topic)
-    saved = _newest_saved(store, key)
-    if saved is None:
-        return message
-    positions, found = saved
-    if message is None:
-        return found
+    positions, labelled, found = _newest_saved(store, key) or ({}, [], message)
     counts = ("events", "labels")
-    is_newer = _covers(message, positions) and any(message[name] != found[name] for name in counts)
-    return found if is_newer else message
+    if found is not None and message is not None:
+        is_newer = _covers(message, positions) and any(message[name] != found[name] for name in counts)
+        found = found if is_newer else message
+    if found is not None and not found["labels"]:
+        source = found["source"]
+        if found is message:
+            place = (source["topic"], source["partition"])
+            positions = positions | {place: max(source["offset"] + 1, positions.get(place, 0))}
+        if unread := _unread(admin, labelled, positions):
+            source["unread"] = unread
+    return found
+
+
+def _unread(admin: Admin, topics: Sequence[str], positions: Positions) -> int:
+    """How many records of `topics` come after `positions`, at most."""
+    return sum(
+        max(0, end - max(start, positions.get((name, partition), 0)))
+        for name, info in admin.topics(topics).items()
+        for partition, (start, end) in enumerate(zip(info.start, info.end, strict=True))
+    )
 
 
 def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
@@ -55,15 +70,18 @@ def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
     return None
 
 
-def _newest_saved(store: Store, key: bytes) -> tuple[Positions, dict[str, Any]] | None:
-    """The positions of the newest checkpoint that has scores, and these as a message; None without one."""
+def _newest_saved(store: Store, key: bytes) -> tuple[Positions, list[str], dict[str, Any]] | None:
+    """The positions of the newest checkpoint that has scores, the topics that labels come on, and the scores
+    as a message; None without one.
+    """
     for name in reversed(stored(store)):
         try:
             header, sections = unseal(store.read(name), key)
             found = _saved(header, sections)
         except BadCheckpoint:  # an older one is whole
             continue
-        return header.next_offsets(), found
+        labels = stated_spec(header.under).labels
+        return header.next_offsets(), [labels.topic] if labels else [*header.under.topics], found
     return None
 
 
