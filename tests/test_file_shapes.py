@@ -229,6 +229,9 @@ def test_blanks_after_delimiters_belong_to_them() -> None:
     ("text", "said"),
     [
         ("a,b\n1,2\n\0\0,3\n", "row 3 holds NUL bytes"),
+        ("a,b\n1,2\n\0\0\0\0", "row 3 holds NUL bytes"),
+        ("a,b\n1,2\n\0\0\0\n3,4\n", "row 3 holds NUL bytes"),
+        (b"PK\x03\x04" + bytes(26) + b"[Content_Types].xml" + bytes(50), "is an Excel workbook"),
         ("a,b\n1,2,\n3,4,\n", "if every row ends with a delimiter, end the header with one, too"),
         ("# made by x\na;b\n1;2\n3;4\n", "leave such lines out with --skip-rows 1"),
         ("station 723170 Greensboro\na,b\n1,2\n3,4\n", "leave such lines out with --skip-rows 1"),

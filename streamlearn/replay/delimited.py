@@ -253,17 +253,17 @@ def _split(name: str, head: Head, text: str, row: int, final: bool) -> Block | N
     number = row
     try:
         for number, cells in enumerate(_reader(text, head.delimiter, skip_blanks=head.spaced), row):
-            if len(cells) == width:
-                rows.append(cells)
-                places.append(number)
-            elif cells and not (len(cells) == 1 and cells[0].isspace()):
-                raise _ragged(name, number, head, cells)
             if "\0" in text and any("\0" in cell for cell in cells):
                 raise ConfigError(
                     f"{shown(name)} row {number} holds NUL bytes, as a file does that was being written when"
                     " the power failed: take the row out, or all such bytes with"
                     f" tr -d '\\000' < {name} > new.csv"
                 )
+            if len(cells) == width:
+                rows.append(cells)
+                places.append(number)
+            elif cells and not (len(cells) == 1 and cells[0].isspace()):
+                raise _ragged(name, number, head, cells)
     except csv.Error as error:
         if not final and "end of data" in str(error):
             return None

@@ -30,6 +30,7 @@ _MAGIC = (
     (b"ARROW1", "Arrow", ".arrow"),
     (b"SQLite format 3", "SQLite", ".db"),
 )
+_OFFICE = b"[Content_Types].xml"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LOOKED_AT_BYTES = 4096
 
@@ -86,6 +87,8 @@ def _checked(name: str, file: BinaryIO) -> Iterator[bytes]:
     """The bytes of a file that is not packed, and no other kind of file by its first bytes."""
     pieces = _read(file)
     for piece in pieces:
+        if piece.startswith(b"PK\x03\x04") and _OFFICE in piece[:_LOOKED_AT_BYTES]:
+            raise ConfigError(f"{name} is an Excel workbook or another document of Office: save it as CSV")
         for magic, kind, suffix in _MAGIC:
             if piece.startswith(magic):
                 raise ConfigError(

@@ -57,6 +57,7 @@ def refusals(spec: EventSpec, records: Iterable[Record], classes: bool) -> list[
 def _sentence(what: tuple[str, str], count: int, total: int, record: Record) -> str:
     reason, feature = what
     value = (record.value or b"")[:_SHOWN_BYTES].decode("utf-8", "replace")
+    value = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in value)
     value += "..." if len(record.value or b"") > _SHOWN_BYTES else ""
     about = f", {feature!r}" if feature else ""
     return (

@@ -101,10 +101,12 @@ def _object(value: bytes) -> dict[str, Any] | None:
 
 
 def _lines(records: list[Record], others: dict[str, int]) -> Shape | None:
-    """Values that are lines of CSV: the same number of cells in each."""
+    """Values that are lines of CSV: the same number of cells in each, and no JSON arrays."""
     try:
         texts = [record.value.decode("utf-8-sig") for record in records if record.value]
     except UnicodeDecodeError:
+        return None
+    if all(text.lstrip().startswith("[") for text in texts):
         return None
     found = [_cut(texts, delimiter) for delimiter in _DELIMITERS]
     share, width, delimiter = max(found, key=lambda one: one[:2])
