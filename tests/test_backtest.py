@@ -121,7 +121,7 @@ def test_a_comparison_is_that_of_the_accuracies_on_the_same_labels(models: Path)
         assert pair["low"] < pair["difference"] < pair["high"]
     assert "tree_model is better than prior by 0." in found["pairs"][4]["words"]
     assert found["pairs"][4]["better"] == "tree_model"
-    assert "can be told yet" in found["pairs"][0]["words"]
+    assert "cannot be told apart yet" in found["pairs"][0]["words"]
     assert found["pairs"][0]["better"] is None
 
 

@@ -82,7 +82,7 @@ def test_the_very_model_that_answered_is_made_again_beside_the_running_service(
         assert found["contributions"]["total"] == pytest.approx(log_odds, rel=1e-12)
         assert found["prediction"]["probabilities"]["true"] == pytest.approx(1 / (1 + exp(-log_odds)))
     text = command.ok("explain", "--at", f"{app.inputs[0]}-0-650", *words(app))
-    assert "the very model: from checkpoint" in text
+    assert "reproduced exactly: checkpoint " in text
     assert f"label      {str(stream[650]['label']).lower()}, in the event, 0.0 s after it" in text
     app.produce(events(5, start=700))
     app.wait(process, 705)  # the service was not fenced

@@ -191,8 +191,8 @@ def test_every_plot_has_axes_a_legend_and_lines(browser: Browser, tmp_path: Path
     ]
     assert [plot["name"] for plot in plots] == [
         "accuracy by events read",
-        "accuracy in favour by events read",
-        "accuracy in favour by events read",
+        "difference in accuracy, in favour of the first by events read",
+        "difference in accuracy, in favour of the first by events read",
         "µs per event by events read",
     ]
     for plot in plots:

@@ -41,7 +41,7 @@ def explain(
 ) -> None:
     """Why a prediction is what it is: event, answer, model, label, and what each feature added to it.
 
-    The model that answered is made again from checkpoint and journal, beside the running service; for a
+    The model that answered is reproduced from checkpoint and journal, beside the running service; for a
     linear model its weights times the features are shown. The newest prediction of an id is explained.
     """
     from streamlearn.config import load
@@ -105,7 +105,7 @@ def _print(found: dict[str, Any]) -> None:
         print(f"value      {event['value']}")
     for line in _label_lines(found["label"], found["labels"]):
         print(line)
-    print(f"made again {_made(found['model'])}")
+    print(_reproduced(found["model"]))
     if found["contributions"]:
         _print_table(found["contributions"])
 
@@ -143,17 +143,15 @@ def _label_lines(label: dict[str, Any] | None, labels: dict[str, Any]) -> list[s
     return lines
 
 
-def _made(model: dict[str, Any]) -> str:
+def _reproduced(model: dict[str, Any]) -> str:
     if model["exact"]:
-        return (
-            f"the very model: from checkpoint {model['checkpoint']} and {model['redone']:,} records after it;"
-            " it gives the published bytes"
-        )
+        after = f"{model['redone']:,} record{'' if model['redone'] == 1 else 's'}"
+        return f"reproduced exactly: checkpoint {model['checkpoint']} + {after}; same bytes as published"
     if "checkpoint" not in model:
-        return str(model["why"])
+        return f"not reproduced: {model['why']}"
     return (
-        f"an older model: checkpoint {model['checkpoint']}, learned {model['learned']:,}, because"
-        f" {model['why']}. The numbers below are that model's"
+        f"not reproduced: {model['why']}. The numbers below are those of an older model (checkpoint"
+        f" {model['checkpoint']}, learned {model['learned']:,})"
     )
 
 

@@ -86,12 +86,12 @@ class Pair:
     def _words(self) -> str:
         interval, mean, metric = self.difference.interval(), self.difference.mean, title_of(self.metric)
         if interval is None:
-            return f"no difference between {self.a.name} and {self.b} can be told: too few labels"
+            return f"{self.a.name} and {self.b} cannot be told apart: too few labels"
         low, high = interval
         better = verdict(interval)
         if not better:
             span = f"{shown(mean)} [{shown(low)}, {shown(high)}]"
-            return f"no difference between {self.a.name} and {self.b} can be told yet: {span} {metric}"
+            return f"{self.a.name} and {self.b} cannot be told apart yet: {span} {metric}"
         names = (self.a.name, self.b) if better > 0 else (self.b, self.a.name)
         low, high = (low, high) if better > 0 else (-high, -low)
         span = f"{shown(abs(mean))} [{shown(low)}, {shown(high)}]"

@@ -83,7 +83,7 @@ def warnings_of(
     if not unscored and all(beaten):
         found.append(
             f"No model beats every baseline ({title_of(metric)}): {'; '.join(map('; '.join, beaten))}."
-            " Do not use one for these answers."
+            " Do not use any of them for this task."
         )
     else:
         found += [f"{one}." for some in beaten for one in some]

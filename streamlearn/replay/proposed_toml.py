@@ -14,7 +14,10 @@ def toml(proposal: Proposal, source: str, topic: str, log: Mapping[str, Any]) ->
     """The file. `log`: the keys of `[log]`; `topic`: the input; `source`: what was looked at."""
     name = app_name(source)
     rows = f"{proposal.rows:,} {'rows' if proposal.shape == 'table' else 'records'}"
-    lines = [f"# Proposed by `streamlearn look {source}` from {rows}; correct what it could not know."]
+    lines = [
+        f"# Proposed by `streamlearn look {source}` from {rows};"
+        " check it: what the sample could not tell is marked."
+    ]
     lines += [f"# Note: {_line(note)}." for note in proposal.notes]
     if proposal.candidates:
         known = ", ".join(proposal.candidates)

@@ -340,7 +340,11 @@ def _pair_plot(
         for name in ("high", "low")
     ]
     mean = {"label": "difference", "color": color, "values": curve["mean"]}
-    plot = {"y_label": f"{title_of(pair['metric'])} in favour", "unit": "", "series": [mean, *ends]}
+    plot = {
+        "y_label": f"difference in {title_of(pair['metric'])}, in favour of the first",
+        "unit": "",
+        "series": [mean, *ends],
+    }
     # The first intervals are so wide that nothing else could be seen beside them.
     later = slice(len(curve["low"]) // 5, None)
     lows, highs = ([v for v in curve[name][later] if v is not None] for name in ("low", "high"))
