@@ -57,7 +57,10 @@ REASONS: Final[dict[str, str]] = {
         "the time is not in the stream's time unit: mend the source, declare the unit in [event] time_unit,"
         " or `streamlearn control reset time`"
     ),
-    "future": "the event time is more than one hour ahead of the record's timestamp",
+    "future": (
+        "the time, in the stream's unit, is more than one hour ahead of the record's arrival: mend the clock,"
+        " or declare another unit in [event] time_unit, or `streamlearn control reset time`"
+    ),
     "bad_type": "a value is not of the type that [event] types declares for it",
     "same_path": "two members of the value have the same dotted path",
     "not_csv": "the value is not one line of CSV",
