@@ -15,8 +15,9 @@ import pytest
 from command import Command, command
 
 from streamlearn.errors import ConfigError
-from streamlearn.log import kafka_client, kafka_probe
-from streamlearn.log.kafka_client import client_options
+from streamlearn.log.kafka import client as kafka_client
+from streamlearn.log.kafka import probe as kafka_probe
+from streamlearn.log.kafka.client import client_options
 
 __all__ = ["command"]
 

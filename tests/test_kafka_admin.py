@@ -13,8 +13,8 @@ from kafka.protocol.metadata import MetadataResponse
 from streamlearn.core.codec import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Record
-from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
-from streamlearn.log.kafka_client import broker_count
+from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
+from streamlearn.log.kafka.client import broker_count
 from streamlearn.log.port import Row, TopicInfo, TopicSpec
 from tests.command import Command, command
 from tests.service_process import Apps, apps

@@ -12,9 +12,12 @@ from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
-from streamlearn.log import kafka_admin, kafka_journal, kafka_store, kafka_writer
-from streamlearn.log.kafka import KafkaAdmin, KafkaLog, TopicStore
-from streamlearn.log.kafka_client import client_options
+from streamlearn.log.kafka import admin as kafka_admin
+from streamlearn.log.kafka import journal as kafka_journal
+from streamlearn.log.kafka import store as kafka_store
+from streamlearn.log.kafka import writer as kafka_writer
+from streamlearn.log.kafka.client import client_options
+from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog, TopicStore
 from streamlearn.log.port import Names, Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
 

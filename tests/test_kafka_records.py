@@ -9,8 +9,8 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streamlearn.core.records import UNREADABLE_HEADER
-from streamlearn.log import kafka_records
-from streamlearn.log.kafka_records import (
+from streamlearn.log.kafka import records as kafka_records
+from streamlearn.log.kafka.records import (
     UNPACKED_BYTES,
     UNPACKED_RECORDS,
     TooLargeInsideError,

@@ -27,9 +27,9 @@ from structlog.testing import capture_logs
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
-from streamlearn.log.kafka import KafkaAdmin, KafkaLog
-from streamlearn.log.kafka_refusals import refusal
-from streamlearn.log.kafka_topics import _check_journal
+from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
+from streamlearn.log.kafka.refusals import refusal
+from streamlearn.log.kafka.topics import _check_journal
 from streamlearn.log.port import Names, Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
 from tests.command import Command, command

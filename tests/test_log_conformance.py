@@ -45,12 +45,12 @@ class Kafka(NamedTuple):
     bootstrap_servers: str
 
     def admin(self) -> Admin:
-        from streamlearn.log.kafka import KafkaAdmin
+        from streamlearn.log.kafka.log import KafkaAdmin
 
         return KafkaAdmin(self.bootstrap_servers, {})
 
     def log(self, names: Names) -> Log:
-        from streamlearn.log.kafka import KafkaLog
+        from streamlearn.log.kafka.log import KafkaLog
 
         return KafkaLog(names, self.bootstrap_servers, {})
 

@@ -89,7 +89,7 @@ def look_for_broker(config: "Config") -> None:
     """
     if config.log.backend == "embedded":
         return
-    from streamlearn.log.kafka_probe import knock
+    from streamlearn.log.kafka.probe import knock
 
     address = config.log.bootstrap_servers
     reason = knock(address)

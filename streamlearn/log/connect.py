@@ -16,7 +16,7 @@ def open_log(config: Config) -> Log:
         from streamlearn.log.embedded import EmbeddedLog
 
         return EmbeddedLog(config.names(), config.log.path, duration_s(config.log.retention))
-    from streamlearn.log.kafka import KafkaLog
+    from streamlearn.log.kafka.log import KafkaLog
 
     # A folder is this host's own: another replica may need every entry since the beginning.
     shared = not config.checkpoint.url
@@ -29,7 +29,7 @@ def open_admin(config: Config) -> Admin:
         from streamlearn.log.embedded_admin import EmbeddedAdmin
 
         return EmbeddedAdmin(config.log.path)
-    from streamlearn.log.kafka import KafkaAdmin
+    from streamlearn.log.kafka.log import KafkaAdmin
 
     return KafkaAdmin(config.log.bootstrap_servers, config.log.options)
 
@@ -44,7 +44,7 @@ def open_store(config: Config, shard: int) -> Store:
         default = config.topics.checkpoints == f"{config.app.name}.checkpoints"
         app = config.app.name if default else config.topics.checkpoints
         return FolderStore(Path(folder) / app / str(shard))
-    from streamlearn.log.kafka import TopicStore
+    from streamlearn.log.kafka.log import TopicStore
 
     log = config.log
     return TopicStore(log.bootstrap_servers, log.options, config.topics.checkpoints, shard)

@@ -30,8 +30,8 @@ from kafka.errors import KafkaError
 
 from streamlearn.core.records import Range, Record
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone
-from streamlearn.log.kafka_client import CONNECT_S, append, client_options, connect, destroy, explained
-from streamlearn.log.kafka_reader import Reader
+from streamlearn.log.kafka.client import CONNECT_S, append, client_options, connect, destroy, explained
+from streamlearn.log.kafka.reader import Reader
 
 log = structlog.get_logger()
 

@@ -25,7 +25,7 @@ from kafka.protocol.metadata import MetadataRequest
 from streamlearn.core.records import Positions
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.log.kafka_client import (
+from streamlearn.log.kafka.client import (
     BATCH_BYTES,
     CONNECT_S,
     FRAME_BYTES,
@@ -37,8 +37,8 @@ from streamlearn.log.kafka_client import (
     destroy,
     explained,
 )
-from streamlearn.log.kafka_reader import Reader
-from streamlearn.log.kafka_refusals import refusal
+from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.refusals import refusal
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
 _REPLICAS = 3

@@ -26,8 +26,8 @@ from kafka.structs import OffsetAndMetadata
 from streamlearn.core.records import Positions
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import Stop, Unreachable
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_client import CONNECT_S, ask, connect, explained
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import CONNECT_S, ask, connect, explained
 from streamlearn.log.port import Names
 
 REPORT_S = 5.0

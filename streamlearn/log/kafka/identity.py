@@ -16,9 +16,9 @@ from typing import Any
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnknownBrokerIdError, for_code
 
 from streamlearn.errors import Unreachable
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_client import CONNECT_S, explained
-from streamlearn.log.kafka_reader import Reader
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import CONNECT_S, explained
+from streamlearn.log.kafka.reader import Reader
 
 _AGAIN_S = 0.05
 _GONE_S = 3.0

@@ -15,8 +15,8 @@ from kafka.admin import OffsetSpec
 
 from streamlearn.core.records import Entry, Record, decode_entry
 from streamlearn.errors import Gone, Stop
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_reader import Reader
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.reader import Reader
 
 _SETTLE_S = 2.0
 """How long the last stable offset may lag behind one's own last commit (measured: 13 ms)."""

@@ -30,8 +30,8 @@ from kafka.errors import (
 
 from streamlearn.core.records import Headers
 from streamlearn.errors import ConfigError, Stop, Unreachable
-from streamlearn.log import kafka_probe
-from streamlearn.log.kafka_records import for_client
+from streamlearn.log.kafka import probe
+from streamlearn.log.kafka.records import for_client
 
 Answer = TypeVar("Answer")
 
@@ -190,7 +190,7 @@ def _patiently(kind: Any, config: dict[str, Any], bootstrap: str, noted: "_Netwo
         except KafkaConfigurationError:
             raise
         except KafkaError as error:
-            if (found := kafka_probe.protocol(bootstrap)) is not None:
+            if (found := probe.protocol(bootstrap)) is not None:
                 wanted = str(config.get("security_protocol") or "PLAINTEXT").upper()
                 if said := _misunderstood(found, wanted, config.get("sasl_mechanism"), noted.last):
                     raise ConfigError(said) from error
@@ -198,7 +198,7 @@ def _patiently(kind: Any, config: dict[str, Any], bootstrap: str, noted: "_Netwo
                 raise
 
 
-def _misunderstood(found: kafka_probe.Found, wanted: str, mechanism: str | None, last: str) -> str:
+def _misunderstood(found: probe.Found, wanted: str, mechanism: str | None, last: str) -> str:
     """Why the broker and we do not understand each other; "" when both speak the same."""
     option = "[log.options] security.protocol"
     if found.protocol == "HTTP":

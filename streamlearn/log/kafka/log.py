@@ -1,4 +1,4 @@
-"""The log on Kafka with kafka-python: how the parts in `kafka_*.py` make one connection of a service.
+"""The log on Kafka with kafka-python: how the parts in this folder make one connection of a service.
 
 Invariants:
 - One admin connection and one group membership per process; a producer and two readers per open shard.
@@ -12,12 +12,12 @@ import structlog
 
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, NotOwner
-from streamlearn.log.kafka_admin import Cluster, KafkaAdmin
-from streamlearn.log.kafka_client import client_options
-from streamlearn.log.kafka_election import Election
-from streamlearn.log.kafka_shard import KafkaShardLog
-from streamlearn.log.kafka_store import TopicStore
-from streamlearn.log.kafka_topics import look, record_limit
+from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
+from streamlearn.log.kafka.client import client_options
+from streamlearn.log.kafka.election import Election
+from streamlearn.log.kafka.shard import KafkaShardLog
+from streamlearn.log.kafka.store import TopicStore
+from streamlearn.log.kafka.topics import look, record_limit
 from streamlearn.log.port import Names, Row, TopicInfo
 
 _log = structlog.get_logger()

@@ -10,8 +10,8 @@ from kafka import TopicPartition
 
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_client import FRAME_BYTES
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import FRAME_BYTES
 from streamlearn.log.port import Names
 from streamlearn.log.specs import ARRIVAL, alter_command
 

@@ -20,8 +20,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from streamlearn.core.codec import headers_bytes
 from streamlearn.core.records import Headers
 from streamlearn.errors import Fenced, Stop, Unknown, Unreachable
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_client import (
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import (
     BATCH_BYTES,
     CONNECT_S,
     FRAME_BYTES,
@@ -31,7 +31,7 @@ from streamlearn.log.kafka_client import (
     explained,
     fenced,
 )
-from streamlearn.log.kafka_refusals import refusal
+from streamlearn.log.kafka.refusals import refusal
 
 _FLUSH_S = 12.0
 _COMMIT_S = 10.0

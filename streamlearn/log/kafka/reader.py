@@ -26,8 +26,8 @@ from kafka.errors import (
 from streamlearn.core.records import Positions, Range, Record
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import Gone, Stop, Unreachable
-from streamlearn.log.kafka_client import CONNECT_S, ask, connect, explained
-from streamlearn.log.kafka_records import plain, read_any_names
+from streamlearn.log.kafka.client import CONNECT_S, ask, connect, explained
+from streamlearn.log.kafka.records import plain, read_any_names
 from streamlearn.log.port import Polled
 
 _NO_LIMIT = 1 << 62

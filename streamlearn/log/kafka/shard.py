@@ -17,13 +17,13 @@ from kafka.admin import OffsetSpec
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, encode_entry
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
-from streamlearn.log.kafka_admin import Cluster
-from streamlearn.log.kafka_election import Election
-from streamlearn.log.kafka_identity import SourceIdentities
-from streamlearn.log.kafka_journal import Journal
-from streamlearn.log.kafka_reader import Reader
-from streamlearn.log.kafka_topics import look
-from streamlearn.log.kafka_writer import Writer
+from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.election import Election
+from streamlearn.log.kafka.identity import SourceIdentities
+from streamlearn.log.kafka.journal import Journal
+from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.topics import look
+from streamlearn.log.kafka.writer import Writer
 from streamlearn.log.port import LOOK_BACK, Names, Polled
 
 _STALL_S = 10.0
