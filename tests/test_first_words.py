@@ -15,9 +15,9 @@ import pytest
 from command import Command, command
 
 from streamlearn.errors import ConfigError
-from streamlearn.log.kafka import client as kafka_client
 from streamlearn.log.kafka import probe as kafka_probe
-from streamlearn.log.kafka.client import client_options
+from streamlearn.log.kafka.kafka_python import connect as kafka_client
+from streamlearn.log.kafka.kafka_python.options import client_options
 
 __all__ = ["command"]
 

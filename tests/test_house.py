@@ -92,6 +92,33 @@ def test_the_core_imports_little_and_nothing_impure() -> None:
     assert wrong == []
 
 
+KAFKA_PYTHON = PACKAGE / "log" / "kafka" / "kafka_python"
+KAFKA_PYTHONS_OWN = re.compile(
+    r"_(accumulator|coordinator|fetcher|generation|heartbeat_enabled|join_task|manager|metadata|partition"
+    r"|pending_requests|produce_future|sender|subscription|transaction_manager)"
+)
+
+
+def test_one_folder_knows_kafka_python() -> None:
+    others = [module for module in MODULES if KAFKA_PYTHON not in module.parents]
+    imported = [
+        place(module, line, name)
+        for module in others
+        for line, name in imports(module)
+        if name.partition(".")[0] in {"kafka", "confluent_kafka"}
+    ]
+    # An attribute of that name that is asked of `self` is our own.
+    private = [
+        place(module, node.lineno, ast.unparse(node))
+        for module in others
+        if module.is_relative_to(PACKAGE / "log")
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and KAFKA_PYTHONS_OWN.fullmatch(node.attr)
+        if ast.unparse(node.value) != "self"
+    ]
+    assert imported + private == []
+
+
 def impurities(module: Path) -> Iterator[tuple[int, str]]:
     """Calls that touch the outside or the clock, and uses of the global random state."""
     for node in ast.walk(tree(module)):

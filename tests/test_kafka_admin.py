@@ -13,8 +13,9 @@ from kafka.protocol.metadata import MetadataResponse
 from streamlearn.core.codec import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Record
+from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
-from streamlearn.log.kafka.client import broker_count
+from streamlearn.log.kafka.kafka_python.admin import broker_count
 from streamlearn.log.port import Row, TopicInfo, TopicSpec
 from tests.command import Command, command
 from tests.service_process import Apps, apps
@@ -80,11 +81,11 @@ class Flickering:
 
 @pytest.mark.kafka
 def test_a_topic_that_vanishes_between_two_requests_is_left_out(kafka: str, topic_prefix: str) -> None:
-    cluster = Cluster(kafka, {})
+    cluster = Cluster(new_client(kafka, {}))
     stays, goes = f"{topic_prefix}.stays", f"{topic_prefix}.goes"
     cluster.create([TopicSpec(stays, 2), TopicSpec(goes, 1)])
-    client = cluster._client
-    cluster._client = flickering = Flickering(client, goes)
+    client = cluster.admin._client
+    cluster.admin._client = flickering = Flickering(client, goes)
     assert set(cluster.topics([stays, goes])) == {stays}
     assert flickering.asked == [[goes, stays]] * 2
     client.close()
@@ -128,7 +129,7 @@ def test_commands_ask_only_for_their_own_topics(
 
 @pytest.mark.kafka
 def test_a_stranger_who_makes_and_deletes_topics_disturbs_no_listing(kafka: str, topic_prefix: str) -> None:
-    stranger, cluster = KafkaAdmin(kafka, {}), Cluster(kafka, {})
+    stranger, cluster = KafkaAdmin(kafka, {}), Cluster(new_client(kafka, {}))
     mine = f"{topic_prefix}.mine"
     cluster.create([TopicSpec(mine, 1)])
     stop = threading.Event()
@@ -139,7 +140,7 @@ def test_a_stranger_who_makes_and_deletes_topics_disturbs_no_listing(kafka: str,
             number += 1
             name = f"{topic_prefix}.{number}"
             stranger.create([TopicSpec(name, 3)])
-            stranger._cluster._client.delete_topics([name])
+            stranger._cluster.admin._client.delete_topics([name])
 
     thread = threading.Thread(target=disturb)
     thread.start()

@@ -14,6 +14,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import Fenced
+from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.port import Names, TopicSpec
@@ -86,7 +87,7 @@ def members(kafka: str, topic_prefix: str) -> Iterator[Members]:
 
 def generation(members: Members) -> int:
     assert members.logs[0]._election is not None
-    return int(members.logs[0]._election._consumer.group_metadata().generation_id)
+    return int(members.logs[0]._election._member._consumer.group_metadata().generation_id)
 
 
 def entry(seq: int) -> Entry:
@@ -105,7 +106,7 @@ def test_newcomers_take_nothing_from_the_owner(members: Members) -> None:
     assert generation(members) == before + 4, "a join begins others"
     assert members.logs[0]._election is not None
     # Another one leaves the shard where it is by chance, one time in five.
-    assert members.logs[0]._election._consumer._coordinator._generation.protocol == "sticky"
+    assert members.logs[0]._election._member._consumer._coordinator._generation.protocol == "sticky"
     members.logs.pop(0).close()
     (heir,) = members.until(lambda owners: len(owners) == 1)
     members.join()
@@ -221,7 +222,7 @@ class Stream:
 
 
 def wait_for_members(bootstrap: str, app: App, count: int) -> None:
-    cluster = Cluster(bootstrap, {})
+    cluster = Cluster(new_client(bootstrap, {}))
     until_s = time.monotonic() + 60.0
     while cluster.members(app.config.names().lock) != count:
         assert time.monotonic() < until_s, app.log[-3000:]

@@ -16,7 +16,7 @@ from streamlearn.log.kafka import admin as kafka_admin
 from streamlearn.log.kafka import journal as kafka_journal
 from streamlearn.log.kafka import store as kafka_store
 from streamlearn.log.kafka import writer as kafka_writer
-from streamlearn.log.kafka.client import client_options
+from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog, TopicStore
 from streamlearn.log.port import Names, Row, TopicSpec
 from streamlearn.log.specs import wanted_topics

@@ -9,8 +9,8 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streamlearn.core.records import UNREADABLE_HEADER
-from streamlearn.log.kafka import records as kafka_records
-from streamlearn.log.kafka.records import (
+from streamlearn.log.kafka.kafka_python import records as kafka_records
+from streamlearn.log.kafka.kafka_python.records import (
     UNPACKED_BYTES,
     UNPACKED_RECORDS,
     TooLargeInsideError,

@@ -27,8 +27,9 @@ from structlog.testing import capture_logs
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
+from streamlearn.log.kafka.errors import refusal
+from streamlearn.log.kafka.kafka_python.connect import mapped
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
-from streamlearn.log.kafka.refusals import refusal
 from streamlearn.log.kafka.topics import _check_journal
 from streamlearn.log.port import Names, Row, TopicSpec
 from streamlearn.log.specs import wanted_topics
@@ -368,8 +369,8 @@ def test_a_group_that_may_not_be_described_is_not_taken_for_an_empty_one(
 
 def test_only_what_is_final_is_a_refusal() -> None:
     for lost in (KafkaError("a disconnect"), NotEnoughReplicasError(), None):
-        assert refusal(["t"], [lost]) is None
+        assert refusal(["t"], [lost and mapped(lost)]) is None
     carried = KafkaError("Cannot perform send", PolicyViolationError("no such key"))
-    stop = refusal(["b", "a"], [None, carried, InvalidTimestampError()])
+    stop = refusal(["b", "a"], [None, mapped(carried), mapped(InvalidTimestampError())])
     assert stop is not None
     assert re.search(r"written to a, b \(PolicyViolation: .*no such key\)", str(stop))

@@ -1,329 +1,290 @@
-"""How streamlearn makes, calls and destroys kafka-python's clients (3.0.12).
+"""What the log asks of a Kafka client, at the level where clients differ; everything else is written once.
 
-Invariants:
-- No call waits for ever: connecting, asking and committing each have a deadline, after which they raise
-  `Unreachable`, with the address and the last network error.
-- What the guarantees rest on (idempotence, isolation, groups) cannot be changed by an option.
-- A producer that showed any error is destroyed and never used again.
-Underscored attributes of kafka-python are used here on purpose, each with its reason; the dependency is
-pinned to `>=3.0.12,<3.1` for them.
+A folder beside this file per client implements it (`kafka_python/`), and no other file imports that client.
+Where librdkafka's client puts the same: `begin_transaction`, `produce` with a delivery report, `flush`,
+`commit_transaction(timeout)`, `purge`; `assign`, `seek`, `pause`, `consume`, cached watermark offsets;
+`assignment`, `memberid` and its statistics for a group. It does not tell its producer id: an answer to
+`AdminClient.owner` that came before a commit which succeeded is one's own.
+
+Invariants of every client:
+- No call waits longer than its timeout, or `CONNECT_S` where it has none.
+- A call that fails raises `ClientError`, and no error of the client's own; only making a client raises what
+  the user reads: `Unreachable` or `ConfigError`.
+- Records are read committed, from where `seek` says. There is no automatic offset, commit or topic.
+- What a producer appends is acknowledged by all in-sync replicas, in order, once (idempotence).
 """
 
-import logging
-import re
-import time
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, Protocol
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import (
-    AuthorizationError,
-    InvalidProducerEpochError,
-    KafkaConfigurationError,
-    KafkaError,
-    ProducerFencedError,
-    RetriableError,
-    SaslAuthenticationFailedError,
-    UnsupportedCodecError,
-)
+from streamlearn.core.records import Headers, Positions, Record, TopicPartition
+from streamlearn.log.port import TopicSpec
 
-from streamlearn.core.records import Headers
-from streamlearn.errors import ConfigError, Stop, Unreachable
-from streamlearn.log.kafka import probe
-from streamlearn.log.kafka.records import for_client
-
-Answer = TypeVar("Answer")
-
-CONNECT_S = 12.0
+CONNECT_S: Final = 12.0
 """How long a broker may take to answer, at start and for every question, before we give up."""
 
-BATCH_BYTES = 262144
-FRAME_BYTES = 128
+BATCH_BYTES: Final = 262144
+FRAME_BYTES: Final = 128
 """Room for a batch's header and the lengths of a record's fields, within a topic's max.message.bytes."""
 
-_COMMON: dict[str, Any] = {
-    "bootstrap_timeout_ms": int(CONNECT_S * 1000),
-    "request_timeout_ms": 5000,
-    "retry_backoff_ms": 10,  # the default of 100 makes each small transaction 110 ms long instead of 12
-    "reconnect_backoff_max_ms": 1000,
-    "metrics_enabled": False,
-    "allow_auto_create_topics": False,
-}
-_METADATA_MS = 20
-_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-DOUBT_MS = 3000
-"""After so long without a broker we look what it is that answers there, or does not."""
+SESSION_MS: Final = 8000
+HEARTBEAT_MS: Final = 1000
+BUSY_MS: Final = 90_000
+"""The longest time between two polls: `[transaction] max_ms`, at most 60 s of stepping, and a publish."""
 
-_CERTIFICATE = re.compile(r"certificate|handshake|CERT_|tlsv1", re.IGNORECASE)
-_ALIASES = {  # what librdkafka and Java call them
-    "ssl_ca_location": "ssl_cafile",
-    "ssl_certificate_location": "ssl_certfile",
-    "ssl_key_location": "ssl_keyfile",
-    "ssl_key_password": "ssl_password",
-    "sasl_mechanisms": "sasl_mechanism",
-    "sasl_username": "sasl_plain_username",
-    "sasl_password": "sasl_plain_password",
-}
-_PEM = "certificates are PEM files here, not Java key stores: "
-_JAVA = {
-    "sasl_jaas_config": "Java's; give sasl.mechanism, sasl.username and sasl.password",
-    "sasl_login_callback_handler_class": "Java's; give sasl.mechanism, sasl.username and sasl.password",
-    "sasl_client_callback_handler_class": "Java's; give sasl.mechanism, sasl.username and sasl.password",
-    "ssl_truststore": f"{_PEM}give the CA's as ssl.ca.location",
-    "ssl_keystore": f"{_PEM}give ssl.certificate.location and ssl.key.location (ssl.key.password)",
-    "ssl_endpoint_identification_algorithm": 'Java\'s; for "" say ssl.check.hostname=false',
-    "enable_ssl_certificate_verification": "librdkafka's; say ssl.check.hostname=false",
-    "ssl_cipher_suites": "Java's; give ssl.ciphers",
-    "key_serializer": "keys stay bytes; remove it",
-    "key_deserializer": "keys stay bytes; remove it",
-    "value_serializer": "values are JSON; remove it",
-    "value_deserializer": "[event] says how values are read; remove it",
-    "schema_registry": "it is no option of the client: set [event] schema_registry",
-    "basic_auth": "it is no option of the client: set [event] schema_registry",
-    "metadata_broker_list": "librdkafka's; set [log] bootstrap_servers, or -b",
-    "interceptor_classes": "Java's; remove it",
-    "partitioner_class": "predictions go to the partition of their event; remove it",
-    "debug": "librdkafka's; set STREAMLEARN_LOG_LEVEL=DEBUG",
-}
-"""Names that people bring from other clients (one stands for all that begin so), and what to say instead."""
-
-_OURS = frozenset(
-    (
-        *("bootstrap_servers", "api_version", "group_id", "group_instance_id", "transactional_id"),
-        *("enable_idempotence", "acks", "retries", "max_in_flight_requests_per_connection", "linger_ms"),
-        *("isolation_level", "auto_offset_reset", "enable_auto_commit", "consumer_timeout_ms"),
-        *("allow_auto_create_topics", "partition_assignment_strategy"),
-    )
-)
-_KINDS: tuple[Any, ...] = (KafkaProducer, KafkaConsumer, KafkaAdminClient)
-_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "none")
+EARLIEST: Final = -2
+LATEST: Final = -1
+"""In place of a timestamp, as in the protocol."""
 
 
-def client_options(options: Mapping[str, str]) -> dict[str, Any]:
-    """kafka-python's arguments for dotted Kafka names. Raises `ConfigError` for what does not exist."""
-    defaults: dict[str, Any] = {}
-    for kind in _KINDS:
-        defaults.update(kind.DEFAULT_CONFIG)
-    simple = {name for name, default in defaults.items() if _settable(name, default)} - _OURS
-    found: dict[str, Any] = {}
-    for dotted, text in options.items():
-        name = dotted.replace(".", "_").replace("-", "_")
-        name = _ALIASES.get(name, name)
-        if name == "bootstrap_servers":
-            raise ConfigError(f"[log.options] {dotted}: set [log] bootstrap_servers instead, or -b")
-        if name in _OURS:
-            raise ConfigError(f"[log.options] {dotted}: streamlearn sets this itself; remove it")
-        if name not in simple:
-            near = get_close_matches(name, [*simple, *_ALIASES], n=1)
-            hint = f"; did you mean {near[0].replace('_', '.')}?" if near else ""
-            hint = next((f": {text}" for java, text in _JAVA.items() if name.startswith(java)), hint)
-            raise ConfigError(f"[log.options] {dotted}: there is no such client option{hint}")
-        found[name] = _convert(dotted, name, str(text), defaults[name])
-    if "security_protocol" in found:  # for any other text kafka-python would speak PLAINTEXT, without a word
-        found["security_protocol"] = spoken = found["security_protocol"].upper()
-        if spoken not in _PROTOCOLS:
-            raise ConfigError(f"[log.options] security.protocol = {spoken}: must be {', '.join(_PROTOCOLS)}")
-    return found
+class Code(IntEnum):
+    """The numbers of Kafka's errors that something here depends on; those below 0 a client itself says."""
+
+    TRUNCATED = -12
+    NO_BROKER = -11
+    NO_CODEC = -10
+    NO_ANSWER = -1
+    OFFSET_OUT_OF_RANGE = 1
+    CORRUPT_MESSAGE = 2
+    MESSAGE_TOO_LARGE = 10
+    INVALID_TOPIC = 17
+    RECORD_LIST_TOO_LARGE = 18
+    TOPIC_DENIED = 29
+    GROUP_DENIED = 30
+    CLUSTER_DENIED = 31
+    INVALID_TIMESTAMP = 32
+    TOPIC_EXISTS = 36
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43
+    POLICY_VIOLATION = 44
+    INVALID_PRODUCER_EPOCH = 47
+    TRANSACTIONAL_ID_DENIED = 53
+    SASL_FAILED = 58
+    TOKEN_DENIED = 65
+    GROUP_NOT_FOUND = 69
+    UNSUPPORTED_COMPRESSION = 76
+    FENCED_INSTANCE = 82
+    INVALID_RECORD = 87
+    PRODUCER_FENCED = 90
 
 
-def _settable(name: str, default: object) -> bool:
-    """False for what must be a Python object."""
-    if name.endswith(("serializer", "ssl_context", "token_provider")):
-        return False
-    return default is None or isinstance(default, str | int | float)
+class ClientError(Exception):
+    """A call that a client could not do. Its text is the client's.
 
-
-def _convert(dotted: str, name: str, text: str, default: object) -> Any:
-    """`text` as the type of `default`; where that is None the name tells."""
-    if isinstance(default, bool):
-        if text.lower() not in _TRUE + _FALSE:
-            raise ConfigError(f"[log.options] {dotted} = {text!r}: must be true or false")
-        return text.lower() in _TRUE
-    if isinstance(default, int | float) or (default is None and name.endswith(("_bytes", "_ms"))):
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"[log.options] {dotted} = {text!r}: must be a whole number") from None
-    return text
-
-
-def connect(kind: Any, bootstrap: str, options: Mapping[str, Any], **ours: Any) -> Any:
-    """A client of `kind`, connected. `options` come from `client_options` and win over tuning in `ours`.
-
-    Raises `Unreachable` when no broker answers within `CONNECT_S`, `ConfigError` when the options are wrong.
-    """
-    config = {**_COMMON, **ours, **options, "bootstrap_servers": bootstrap}
-    config = {name: value for name, value in config.items() if name in kind.DEFAULT_CONFIG}
-    patience_ms: int = config["bootstrap_timeout_ms"]
-    noted = _NetworkErrors()
-    network = logging.getLogger("kafka.net")
-    network.addHandler(noted)
-    try:
-        client = _patiently(kind, config, bootstrap, noted)
-    except (KafkaConfigurationError, AssertionError, ValueError, OSError) as error:
-        raise ConfigError(f"[log.options] the Kafka client refuses them: {error}") from error
-    except KafkaError as error:
-        raise Unreachable(
-            f"No Kafka broker answers at {bootstrap} within {patience_ms / 1000:g} s: "
-            f"{noted.last or error}. "
-            "Check [log] bootstrap_servers, that the broker runs, and [log.options] security.protocol."
-        ) from error
-    finally:
-        network.removeHandler(noted)
-    # retry_backoff_ms does not reach the metadata, whose default of 100 ms is paid by every new topic.
-    cluster = client._metadata if kind is KafkaProducer else client._manager.cluster
-    cluster.config["retry_backoff_ms"] = _METADATA_MS
-    return client
-
-
-def _patiently(kind: Any, config: dict[str, Any], bootstrap: str, noted: "_NetworkErrors") -> Any:
-    """A client; after `DOUBT_MS` without a broker it is asked what does answer there, if anything.
-
-    Raises `ConfigError` for a broker that speaks otherwise, or what is none, and what `kind` raises.
-    """
-    patience_ms: int = config["bootstrap_timeout_ms"]
-    parts_ms = [DOUBT_MS, patience_ms - DOUBT_MS] if patience_ms > DOUBT_MS else [patience_ms]
-    while True:
-        try:
-            return kind(**{**config, "bootstrap_timeout_ms": parts_ms.pop(0)})
-        except KafkaConfigurationError:
-            raise
-        except KafkaError as error:
-            if (found := probe.protocol(bootstrap)) is not None:
-                wanted = str(config.get("security_protocol") or "PLAINTEXT").upper()
-                if said := _misunderstood(found, wanted, config.get("sasl_mechanism"), noted.last):
-                    raise ConfigError(said) from error
-            if not parts_ms:
-                raise
-
-
-def _misunderstood(found: probe.Found, wanted: str, mechanism: str | None, last: str) -> str:
-    """Why the broker and we do not understand each other; "" when both speak the same."""
-    option = "[log.options] security.protocol"
-    if found.protocol == "HTTP":
-        return (
-            f"What answers at {found.address} is an HTTP server and no Kafka broker: check [log] "
-            "bootstrap_servers (a REST proxy, a registry and a metrics page have ports of their own)."
-        )
-    if not found.protocol:
-        return ""
-    offered = f" (mechanisms: {', '.join(found.mechanisms)})" if found.mechanisms else ""
-    if found.protocol != wanted:
-        return (
-            f"A broker answers at {found.address}, but not in {wanted}: this listener speaks {found.protocol}"
-            f'{offered}. Set {option} = "{found.protocol}" (-X security.protocol={found.protocol}), or take '
-            f"the port of the listener for {wanted}."
-        )
-    if found.mechanisms and mechanism not in found.mechanisms:
-        return (
-            f"A broker answers at {found.address} in {wanted}, but without SASL mechanism {mechanism}: it "
-            f"offers {', '.join(found.mechanisms)}. Set [log.options] sasl.mechanism."
-        )
-    if found.mechanisms and "disconnected" in last:
-        return (
-            f"A broker answers at {found.address} in {wanted}, and closes the connection after {mechanism}: "
-            "check [log.options] sasl.username and sasl.password."
-        )
-    if wanted.endswith("SSL") and _CERTIFICATE.search(last):
-        return (
-            f"A broker answers at {found.address} in {wanted}, but the certificates do not agree: {last}. "
-            "Check [log.options] ssl.ca.location, ssl.certificate.location and ssl.key.location."
-        )
-    return ""
-
-
-class _NetworkErrors(logging.Handler):
-    """Notes the last network error: kafka-python itself only says `Unable to bootstrap`."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if not text.startswith(("Bootstrap failed", "Bootstrap bootstrap")):
-            self.last = text
-
-
-def ask(bootstrap: str, what: str, question: Callable[[], Answer], deadline_s: float = CONNECT_S) -> Answer:
-    """The answer to `question`, asked again while the cluster is moving, for at most `deadline_s`.
-
-    Raises `ConfigError` when the cluster denies it, `Unreachable` when no answer came in time, else `Stop`.
-    """
-    until = time.monotonic() + deadline_s
-    while True:
-        try:
-            return question()
-        except KafkaError as error:
-            if time.monotonic() >= until or not isinstance(error, RetriableError):
-                raise explained(bootstrap, what, error) from error
-        time.sleep(0.05)
-
-
-def broker_count(client: Any) -> int:
-    """How many brokers a cluster has, of an admin client.
-
-    Asked for as metadata, which brokers of every version answer alike: `describe_cluster` raises `KeyError`
-    on the answer of brokers before 3.7.
-    """
-    return len(client._manager.run(client._get_cluster_metadata, [])["brokers"])
-
-
-def explained(bootstrap: str, what: str, error: KafkaError) -> ConfigError | Unreachable | Stop:
-    """`error` as the error that tells the user, or the loop, what to do."""
-    text = f"Kafka at {bootstrap}: {what}: {error}"
-    if isinstance(error, AuthorizationError | SaslAuthenticationFailedError):
-        return ConfigError(f"{text}. Give this principal the right, see `streamlearn topics --print`.")
-    if isinstance(error, UnsupportedCodecError):
-        return ConfigError(f"{text}. Install the codec's Python package.")
-    if isinstance(error, RetriableError):
-        return Unreachable(f"{text}. Check that the brokers run and can be reached.")
-    return Stop(f"{text}. streamlearn cannot go on without it.")
-
-
-def fenced(error: BaseException | None) -> bool:
-    """True when `error`, its cause or what it carries says that a newer producer has taken over."""
-    if error is None:
-        return False
-    if isinstance(error, ProducerFencedError | InvalidProducerEpochError):
-        return True
-    carried = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-    return fenced(error.__cause__) or fenced(carried)
-
-
-class _NullHeaders(tuple[Any, ...]):
-    """Headers of which a value is null. The protocol and kafka-python's encoder know them; only a statistic
-    of sizes fails on them, and that is left out for headers that are false.
+    `code` and `name` are Kafka's number and name of the error; `retriable`: trying again may help. `carried`:
+    the errors that this one was made of; `topics`: those whose records were not acknowledged.
     """
 
-    __slots__ = ()
+    def __init__(
+        self,
+        text: str,
+        code: int = Code.NO_ANSWER,
+        name: str = "",
+        *,
+        retriable: bool = False,
+        carried: Sequence["ClientError"] = (),
+        topics: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(text)
+        self.code = code
+        self.name = name
+        self.retriable = retriable
+        self.carried = carried
+        self.topics = topics
 
-    def __bool__(self) -> bool:
-        return False
+    def links(self) -> Iterator["ClientError"]:
+        """This error and all that it was made of."""
+        yield self
+        for error in self.carried:
+            yield from error.links()
+
+    @property
+    def fenced(self) -> bool:
+        """True when it says that a newer producer has taken over."""
+        return any(link.code in (Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_EPOCH) for link in self.links())
 
 
-def append(producer: Any, place: Any, key: bytes | None, value: bytes | None, headers: Headers) -> Any:
-    """Append one record to the producer's buffer and return its future; it goes out with the next flush.
+class Producer(Protocol):
+    """One producer. After any error it is destroyed and never used again."""
 
-    `KafkaProducer.send` refuses null headers, and a null key with a null value, which Kafka allows and dead
-    letters need; it also checks for each record what we check once per transaction.
-    """
-    headers = for_client(headers)
-    if headers and any(data is None for _, data in headers):
-        headers = _NullHeaders(headers)
-    return producer._accumulator.append(place, None, key, value, headers)[0]
+    owner: tuple[int, int]
+    """Its producer id and epoch; (-1, -1) without a transactional id."""
+
+    def begin(self) -> None:
+        """Begin a transaction, here only: nothing is sent."""
+
+    def append(self, place: TopicPartition, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """Put a record into the buffer; it goes out with the next flush. Any field may be null."""
+
+    def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
+        """Where the client's own rule puts a record: by key, or spread evenly without one."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+
+    def flush(self, timeout_s: float) -> list[int]:
+        """Return when all that was appended since the last flush is acknowledged: the offsets, in order."""
+
+    def commit(self, timeout_s: float) -> None:
+        """Commit. An error leaves it open whether that happened, as does an answer to a repeated request."""
+
+    def abort(self, timeout_s: float) -> None:
+        """Abort the open transaction."""
+
+    def destroy(self) -> None:
+        """Stop it so that it can send nothing more, whatever state it is in. Raises nothing."""
 
 
-def destroy(producer: Any) -> None:
-    """Stop `producer` so that it can send nothing more, whatever state it is in.
+class Consumer(Protocol):
+    """Reads by position, in no group. One that raised is closed."""
 
-    A plain `close(timeout=0)` raises before it stops the sender, which later fences the new owner.
-    """
-    producer._sender.force_close()
-    try:
-        producer.close(timeout=0)
-    except KafkaError:
-        # It only says that records were left, which is the point; without this mark the garbage
-        # collector would close it once more, and wait.
-        producer._closed = True
+    def assign(self, places: Sequence[TopicPartition]) -> None:
+        """Read these partitions from now on; those that it read before keep their places."""
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        """Read a partition on from `offset`."""
+
+    def pause(self, places: Sequence[TopicPartition]) -> None:
+        """Fetch nothing for these partitions; what has been fetched may be kept."""
+
+    def resume(self, places: Sequence[TopicPartition]) -> None:
+        """Fetch for these partitions again."""
+
+    def fetch(self, timeout_s: float) -> dict[TopicPartition, list[Record]]:
+        """All that has been fetched, waiting up to `timeout_s` for the first record."""
+
+    def position(self, place: TopicPartition) -> int:
+        """The next offset to fetch, past what holds no record; -1 when not known. Does not wait."""
+
+    def known_end(self, place: TopicPartition) -> int:
+        """The end that the newest fetch told; 0 when not known. Does not wait."""
+
+    def bounds(self, place: TopicPartition) -> tuple[int, int]:
+        """The first retained offset and the last stable one, asked for now."""
+
+    def ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The last stable offset of each partition, asked for now."""
+
+    def leader(self, place: TopicPartition) -> int | None:
+        """The broker that a partition is fetched from, as far as is known. Does not wait."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
+
+    def close(self) -> None:
+        """Close it at once."""
+
+
+class Membership(NamedTuple):
+    """What the coordinator last said of this member. Times are of the monotonic clock, 0 before the first."""
+
+    shards: frozenset[int]
+    generation: tuple[int, str]
+    stable: bool
+    """A member of the newest generation that it knows of."""
+    must_rejoin: bool
+    asked_at_s: float
+    granted_at_s: float
+    """The last heartbeat that was sent, and the last that was granted."""
+    replaced: bool
+    """Another process has this static member's place."""
+
+
+class Group(Protocol):
+    """A membership in a consumer group whose members share the partitions of one topic, and read nothing."""
+
+    session_s: float
+
+    def join(self, timeout_s: float) -> None:
+        """Let the client join, send heartbeats and learn its assignment, for at most `timeout_s`."""
+
+    def held(self) -> Membership:
+        """What the coordinator last said. Does not wait."""
+
+    def partitions(self) -> int:
+        """How many partitions the topic has, so that a leader can assign them."""
+
+    def report(self, positions: Positions, metadata: Mapping[TopicPartition, str]) -> None:
+        """Begin to commit positions, each with its text. Does not wait."""
+
+    def report_error(self) -> str:
+        """Why a report failed since the last call; "" when none did."""
+
+    def reported(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
+        """The positions that any member has committed, each with its text."""
+
+    def leave(self, positions: Positions, metadata: Mapping[TopicPartition, str], timeout_s: float) -> str:
+        """Commit a last time (where there are any), and leave; returns the member id, "" for none."""
+
+
+class AdminClient(Protocol):
+    """Questions to a cluster, and a few orders."""
+
+    def topics(self, names: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Id and number of partitions of those that exist, Kafka's internal ones excluded."""
+
+    def topic_names(self) -> list[str]:
+        """The name of every topic, internal ones excluded."""
+
+    def offsets(
+        self, places: Sequence[TopicPartition], at: int, *, committed: bool
+    ) -> dict[TopicPartition, int]:
+        """Offsets by `EARLIEST`, `LATEST` or a timestamp in ms; -1 where no record is that young."""
+
+    def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """All settings of each topic, also those that are defaults."""
+
+    def owner(self, transactional_id: str) -> tuple[int, int]:
+        """Producer id and epoch of who took a transactional id last."""
+
+    def open_producers(self, place: TopicPartition) -> list[tuple[int, int, int]]:
+        """Producer id, epoch and first offset of each open transaction in a partition."""
+
+    def members(self, group: str) -> int:
+        """How many members a group has now."""
+
+    def ask_identities(self, topics: Sequence[str], broker: int | None) -> Any:
+        """Begin to ask a broker (None: any) what topics are now. Does not wait."""
+
+    def identities(self, asked: Any) -> dict[str, tuple[str, int] | None]:
+        """The answer to `ask_identities`: id and number of partitions, None for what does not exist."""
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has."""
+
+    def create(self, spec: TopicSpec, replicas: int) -> None:
+        """Make a topic."""
+
+    def delete_before(self, place: TopicPartition, offset: int) -> None:
+        """Delete the records of a partition before `offset`."""
+
+    def remove_member(self, group: str, replica: str, member_id: str) -> None:
+        """Take a static member out of its group."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Client(Protocol):
+    """Makes the parts, each connected when it is returned. Raises `Unreachable`, `ConfigError`."""
+
+    bootstrap: str
+
+    def admin(self) -> AdminClient:
+        """Whom to ask."""
+
+    def consumer(self, *, wait_ms: int, connect_s: float) -> Consumer:
+        """A reader; a broker may hold a fetch back for `wait_ms` while there is nothing."""
+
+    def group(self, group: str, replica: str, topic: str) -> Group:
+        """A member of `group`, static with a `replica`, that wants partitions of `topic`."""
+
+    def producer(self, *, linger_ms: int, batch_bytes: int) -> Producer:
+        """A producer without transactions. No batch is over `batch_bytes`, unless one record is."""
+
+    def fence(
+        self, transactional_id: str, topics: Sequence[str], *, batch_bytes: int, request_bytes: int
+    ) -> Producer:
+        """The newest producer of an id: every earlier one is fenced, and its open transaction settled. It
+        knows `topics` already. Raises `ClientError`, too.
+        """

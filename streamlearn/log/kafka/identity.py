@@ -13,11 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnknownBrokerIdError, for_code
-
 from streamlearn.errors import Unreachable
 from streamlearn.log.kafka.admin import Cluster
-from streamlearn.log.kafka.client import CONNECT_S, explained
+from streamlearn.log.kafka.client import CONNECT_S, ClientError, Code
+from streamlearn.log.kafka.errors import explained
 from streamlearn.log.kafka.reader import Reader
 
 _AGAIN_S = 0.05
@@ -40,8 +39,8 @@ class SourceIdentities:
     def ask(self) -> None:
         """Send the question; do not wait."""
         self._asked = [
-            self._cluster.ask_metadata(topics, node)
-            for node, topics in self._reader.leaders(self._topics).items()
+            self._cluster.admin.ask_identities(topics, broker)
+            for broker, topics in self._reader.leaders(self._topics).items()
         ]
 
     def answer(self) -> Identities:
@@ -49,13 +48,13 @@ class SourceIdentities:
         began = time.monotonic()
         while True:
             try:
-                agreed = _agreed([_identities(self._cluster.metadata(one)) for one in self._asked])
+                agreed = _agreed([self._cluster.admin.identities(one) for one in self._asked])
                 missing = agreed is not None and len(agreed) < len(self._topics)
                 if agreed is not None and not (missing and time.monotonic() - began < _GONE_S):
                     return agreed
-                error: KafkaError = KafkaTimeoutError("brokers disagree about the ids of the input topics")
-            except KafkaError as failure:
-                if not isinstance(failure, RetriableError | UnknownBrokerIdError):
+                error = ClientError("brokers disagree about the ids of the input topics")
+            except ClientError as failure:
+                if not failure.retriable and failure.code != Code.NO_BROKER:
                     raise explained(self._cluster.bootstrap, "asking for topic ids", failure) from failure
                 error = failure
             if time.monotonic() - began > CONNECT_S:
@@ -65,20 +64,6 @@ class SourceIdentities:
                 ) from error
             time.sleep(_AGAIN_S)
             self.ask()
-
-
-def _identities(topics: Sequence[Any]) -> dict[str, tuple[str, int] | None]:
-    """Of one broker's answer; None for a topic that it does not know."""
-    found: dict[str, tuple[str, int] | None] = {}
-    for topic in topics:
-        error = for_code(topic.error_code)
-        if error.errno == 0:
-            found[topic.name] = (str(topic.topic_id), len(topic.partitions))
-        elif error.__name__ == "UnknownTopicOrPartitionError":
-            found[topic.name] = None
-        else:
-            raise error(topic.name)
-    return found
 
 
 def _agreed(answers: Sequence[dict[str, tuple[str, int] | None]]) -> Identities | None:

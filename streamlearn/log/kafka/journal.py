@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 
 import msgspec
-from kafka.admin import OffsetSpec
 
 from streamlearn.core.records import Entry, Record, decode_entry
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import LATEST
 from streamlearn.log.kafka.reader import Reader
 
 _SETTLE_S = 2.0
@@ -98,7 +98,7 @@ class Journal:
         until = time.monotonic() + _SETTLE_S
         while True:
             start, stable = self._reader.bounds(self._tp)
-            high = self._cluster.offsets([self._tp], OffsetSpec.LATEST)[self._tp]
+            high = self._cluster.offsets([self._tp], LATEST)[self._tp]
             if stable >= high:
                 return start, stable
             if time.monotonic() > until:

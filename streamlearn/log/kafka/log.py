@@ -1,4 +1,4 @@
-"""The log on Kafka with kafka-python: how the parts in this folder make one connection of a service.
+"""The log on Kafka: how the parts in this folder make one connection of a service.
 
 Invariants:
 - One admin connection and one group membership per process; a producer and two readers per open shard.
@@ -12,8 +12,8 @@ import structlog
 
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, NotOwner
+from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
-from streamlearn.log.kafka.client import client_options
 from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.shard import KafkaShardLog
 from streamlearn.log.kafka.store import TopicStore
@@ -36,8 +36,8 @@ class KafkaLog:
         self._names = names
         self._given = options
         self._trims = trims
-        self._options = client_options(options)
-        self._cluster = Cluster(bootstrap, self._options)
+        self._client = new_client(bootstrap, options)
+        self._cluster = Cluster(self._client)
         self._election: Election | None = None
 
     def owned(self, timeout_s: float) -> frozenset[int]:
@@ -48,7 +48,7 @@ class KafkaLog:
         """As `Log.open`. Raises `Unreachable`, `Fenced` (a newer owner meanwhile) or `Stop`."""
         member = self._member()
         try:
-            return KafkaShardLog(self._cluster, self._options, self._names, member, shard, trims=self._trims)
+            return KafkaShardLog(self._client, self._cluster, self._names, member, shard, trims=self._trims)
         except Fenced:
             member.doubt()
             raise
@@ -128,5 +128,5 @@ class KafkaLog:
                     reason="[checkpoint] url is a folder, which other replicas may not have: the journal "
                     "keeps all entries, and a replica without checkpoints redoes it from the first",
                 )
-            self._election = Election(self._cluster.bootstrap, self._options, self._names)
+            self._election = Election(self._client, self._names)
         return self._election

@@ -10,6 +10,7 @@ Invariants:
 """
 
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -22,6 +23,7 @@ _SASL_HANDSHAKE: Final = 17
 _NO_MECHANISM: Final = "STREAMLEARN-PROBE"
 _UNSUPPORTED_SASL_MECHANISM: Final = 33
 _MAX_ANSWER_BYTES: Final = 1 << 20
+_CERTIFICATE = re.compile(r"certificate|handshake|CERT_|tlsv1", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -65,6 +67,41 @@ def protocol(bootstrap: str) -> Found | None:
                 return _spoken(address, host, port, encrypted)
         return Found(address, "HTTP" if _is_http(host, port) else "")
     return None
+
+
+def misunderstanding(found: Found, wanted: str, mechanism: str | None, last: str) -> str:
+    """Why the broker and we do not understand each other; "" when both speak the same."""
+    option = "[log.options] security.protocol"
+    if found.protocol == "HTTP":
+        return (
+            f"What answers at {found.address} is an HTTP server and no Kafka broker: check [log] "
+            "bootstrap_servers (a REST proxy, a registry and a metrics page have ports of their own)."
+        )
+    if not found.protocol:
+        return ""
+    offered = f" (mechanisms: {', '.join(found.mechanisms)})" if found.mechanisms else ""
+    if found.protocol != wanted:
+        return (
+            f"A broker answers at {found.address}, but not in {wanted}: this listener speaks {found.protocol}"
+            f'{offered}. Set {option} = "{found.protocol}" (-X security.protocol={found.protocol}), or take '
+            f"the port of the listener for {wanted}."
+        )
+    if found.mechanisms and mechanism not in found.mechanisms:
+        return (
+            f"A broker answers at {found.address} in {wanted}, but without SASL mechanism {mechanism}: it "
+            f"offers {', '.join(found.mechanisms)}. Set [log.options] sasl.mechanism."
+        )
+    if found.mechanisms and "disconnected" in last:
+        return (
+            f"A broker answers at {found.address} in {wanted}, and closes the connection after {mechanism}: "
+            "check [log.options] sasl.username and sasl.password."
+        )
+    if wanted.endswith("SSL") and _CERTIFICATE.search(last):
+        return (
+            f"A broker answers at {found.address} in {wanted}, but the certificates do not agree: {last}. "
+            "Check [log.options] ssl.ca.location, ssl.certificate.location and ssl.key.location."
+        )
+    return ""
 
 
 def _spoken(address: str, host: str, port: int, encrypted: bool) -> Found:

@@ -9,41 +9,27 @@ Invariants:
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import (
-    AuthorizationError,
-    CorruptRecordError,
-    KafkaError,
-    LogTruncationError,
-    OffsetOutOfRangeError,
-    RetriableError,
-)
-
-from streamlearn.core.records import Positions, Range, Record
-from streamlearn.core.records import TopicPartition as Place
+from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.errors import Gone, Stop, Unreachable
-from streamlearn.log.kafka.client import CONNECT_S, ask, connect, explained
-from streamlearn.log.kafka.records import plain, read_any_names
+from streamlearn.log.kafka.client import CONNECT_S, Client, ClientError, Code, Consumer
+from streamlearn.log.kafka.errors import ask, explained, is_denied
 from streamlearn.log.port import Polled
 
 _NO_LIMIT = 1 << 62
-_ALL = 1 << 40
 _BATCH = 2000
-_AGAIN_MS = 2000
+_AGAIN_S = 2.0
 """A client that is made anew during an outage must not keep the loop from its heartbeat for long."""
 
 
 class _Cursor:
     """One partition's place: `floor` as above, and `ahead`, fetched but not handed out."""
 
-    __slots__ = ("ahead", "floor", "place")
+    __slots__ = ("ahead", "floor")
 
-    def __init__(self, place: Place) -> None:
-        self.place = TopicPartition(*place)
+    def __init__(self) -> None:
         self.floor = -1
         self.ahead: list[Record] = []
 
@@ -54,30 +40,29 @@ class Reader:
     `patient`: a broker has answered this process before, so that polls give nothing while none does.
     """
 
-    def __init__(
-        self, bootstrap: str, options: Mapping[str, Any], *, wait_ms: int = 500, patient: bool = False
-    ) -> None:
-        self._bootstrap = bootstrap
-        self._options = options
+    def __init__(self, client: Client, *, wait_ms: int = 500, patient: bool = False) -> None:
+        self._client = client
         self._wait_ms = wait_ms
-        self._consumer: Any = None
+        self._consumer: Consumer | None = None
         self._patient = patient
-        self._cursors: dict[Place, _Cursor] = {}
-        self._active: frozenset[Place] = frozenset()
-        self._starts: dict[Place, int] = {}
-        self._ends: dict[Place, int] = {}
+        self._cursors: dict[TopicPartition, _Cursor] = {}
+        self._active: frozenset[TopicPartition] = frozenset()
+        self._starts: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
         """As `ShardLog.poll`. While no broker answers: empty if patient, else raises `Unreachable`."""
         try:
-            self._seek(positions)
-            hungry = self._resume(positions)
+            consumer = self._connected()
+            self._seek(consumer, positions)
+            hungry = self._resume(consumer, positions)
             if hungry:
                 # Whoever has nothing waiting may have something by now; only wait when nobody has.
-                self._fetch(timeout_s if len(hungry) == len(positions) else 0)
+                for tp, records in consumer.fetch(timeout_s if len(hungry) == len(positions) else 0).items():
+                    self._cursors[tp].ahead += records
             found = self._ready(positions, max_records, max_bytes)
             behind = frozenset(tp for tp in positions if self._position(tp) < self._end(tp))
-        except KafkaError as error:
+        except ClientError as error:
             self._failed(error)
             return Polled({}, frozenset())
         except Unreachable:
@@ -96,12 +81,10 @@ class Reader:
     def leaders(self, topics: Iterable[str]) -> dict[int | None, list[str]]:
         """By broker, those of `topics` of which it hands out records here; under None those nobody does."""
         known: dict[str, set[int]] = {topic: set() for topic in topics}
-        if self._consumer is not None:
-            cluster = self._consumer._manager.cluster
-            for topic, partition in self._cursors:
-                leader = cluster.leader_for_partition(TopicPartition(topic, partition))
-                if topic in known and leader is not None and leader >= 0:
-                    known[topic].add(leader)
+        for place in self._cursors:
+            leader = self._consumer.leader(place) if self._consumer is not None else None
+            if place[0] in known and leader is not None:
+                known[place[0]].add(leader)
         found: dict[int | None, list[str]] = {}
         for topic, nodes in known.items():
             places: set[int | None] = {*nodes} or {None}
@@ -109,7 +92,7 @@ class Reader:
                 found.setdefault(node, []).append(topic)
         return found
 
-    def _floor(self, tp: Place, at: int) -> bool:
+    def _floor(self, tp: TopicPartition, at: int) -> bool:
         """Whether a cursor stands in the gap that begins at or before `at`."""
         cursor = self._cursors.get(tp)
         return cursor is not None and 0 <= cursor.floor <= at
@@ -127,7 +110,9 @@ class Reader:
             )
         return self.between(tp, run.first, run.next)
 
-    def last(self, tp: Place, start: int, end: int, wanted: Callable[[Record], bool]) -> Record | None:
+    def last(
+        self, tp: TopicPartition, start: int, end: int, wanted: Callable[[Record], bool]
+    ) -> Record | None:
         """The last wanted record of a partition in `start <= offset < end`, read back in growing windows:
         after many aborted transactions the last offsets hold no record at all.
         """
@@ -145,23 +130,16 @@ class Reader:
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
-        found = ask(
-            self._bootstrap, f"partitions of {topic}", lambda: self._connected().partitions_for_topic(topic)
+        return ask(
+            self._client.bootstrap,
+            f"partitions of {topic}",
+            lambda: self._connected().partitions(topic),
         )
-        return len(found or ())
 
-    def bounds(self, tp: Place) -> tuple[int, int]:
+    def bounds(self, tp: TopicPartition) -> tuple[int, int]:
         """The first retained offset and the last stable one of a partition, asked for now."""
-        place = TopicPartition(*tp)
-
-        def offsets() -> tuple[int, int]:
-            consumer = self._connected()
-            timeout_ms = int(CONNECT_S * 1000)
-            start = consumer.beginning_offsets([place], timeout_ms=timeout_ms)[place]
-            return start, consumer.end_offsets([place], timeout_ms=timeout_ms)[place]
-
         self._starts[tp], self._ends[tp] = found = ask(
-            self._bootstrap, f"offsets of {tp[0]}-{tp[1]}", offsets
+            self._client.bootstrap, f"offsets of {tp[0]}-{tp[1]}", lambda: self._connected().bounds(tp)
         )
         return found
 
@@ -173,9 +151,9 @@ class Reader:
         self._ends.clear()
         self._active = frozenset()
         if consumer is not None:
-            consumer.close(autocommit=False, timeout_ms=0)
+            consumer.close()
 
-    def between(self, tp: Place, first: int, next_: int) -> Iterator[Record]:
+    def between(self, tp: TopicPartition, first: int, next_: int) -> Iterator[Record]:
         """The records at `first <= offset < next_`; done by position, since the last offsets may be gaps."""
         at, until = first, time.monotonic() + CONNECT_S
         while at < next_:
@@ -190,71 +168,49 @@ class Reader:
                 until = time.monotonic() + CONNECT_S
             elif time.monotonic() > until:
                 raise Unreachable(
-                    f"Kafka at {self._bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {at} on for "
-                    f"{CONNECT_S:.0f} s, while {next_} is its known end. Check that its leader is up."
+                    f"Kafka at {self._client.bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {at} "
+                    f"on for {CONNECT_S:.0f} s, while {next_} is its known end. Check that its leader is up."
                 )
 
-    def _connected(self) -> Any:
+    def _connected(self) -> Consumer:
         if self._consumer is None:
-            self._consumer = connect(
-                KafkaConsumer,
-                self._bootstrap,
-                self._options,
-                group_id=None,
-                isolation_level="read_committed",
-                auto_offset_reset="none",
-                enable_auto_commit=False,
-                fetch_max_wait_ms=self._wait_ms,
-                bootstrap_timeout_ms=_AGAIN_MS if self._patient else int(CONNECT_S * 1000),
-            )
+            connect_s = _AGAIN_S if self._patient else CONNECT_S
+            self._consumer = self._client.consumer(wait_ms=self._wait_ms, connect_s=connect_s)
             self._patient = True
-            read_any_names(self._consumer)
         return self._consumer
 
-    def _seek(self, positions: Positions) -> None:
+    def _seek(self, consumer: Consumer, positions: Positions) -> None:
         """Put every cursor asked for at its position."""
-        consumer = self._connected()
-        fresh = positions.keys() - self._cursors.keys()
+        fresh = [tp for tp in positions if tp not in self._cursors]
         if fresh:
-            self._cursors.update({tp: _Cursor(tp) for tp in fresh})
-            consumer.assign([cursor.place for cursor in self._cursors.values()])
-            ends = consumer.end_offsets([self._cursors[tp].place for tp in fresh])
-            self._ends.update({(place.topic, place.partition): end for place, end in ends.items()})
+            self._cursors.update({tp: _Cursor() for tp in fresh})
+            consumer.assign(list(self._cursors))
+            self._ends.update(consumer.ends(fresh))
         for tp, position in positions.items():
             cursor = self._cursors[tp]
             if not cursor.floor <= position <= self._position(tp):
                 cursor.ahead.clear()
-                consumer.seek(cursor.place, position)
+                consumer.seek(tp, position)
             cursor.floor = position
         if fresh:
-            consumer.pause(*(self._cursors[tp].place for tp in fresh))
+            consumer.pause(fresh)
 
-    def _resume(self, positions: Positions) -> frozenset[Place]:
+    def _resume(self, consumer: Consumer, positions: Positions) -> frozenset[TopicPartition]:
         """Let the client fetch for the partitions that are asked for and have nothing waiting here: so no
         partition's backlog hides another, and no more than one fetch of each is held.
         """
         hungry = frozenset(tp for tp in positions if not self._cursors[tp].ahead)
         if hungry != self._active:
-            self._consumer.pause(*(self._cursors[tp].place for tp in self._active - hungry))
-            self._consumer.resume(*(self._cursors[tp].place for tp in hungry - self._active))
+            consumer.pause([*(self._active - hungry)])
+            consumer.resume([*(hungry - self._active)])
             self._active = hungry
         return hungry
 
-    def _fetch(self, timeout_s: float) -> None:
-        """Move all that the client has, or gets within `timeout_s`, to the cursors: a fetch's worth of each
-        partition. Taking less would let the client serve one partition until its backlog ends.
-        """
-        fetched = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_ALL)
-        for place, rows in fetched.items():
-            topic, partition = tp = (place.topic, place.partition)
-            self._cursors[tp].ahead += [
-                Record(topic, partition, row.offset, row.timestamp, row.key, row.value, plain(row.headers))
-                for row in rows
-            ]
-
-    def _ready(self, positions: Positions, max_records: int, max_bytes: int) -> dict[Place, list[Record]]:
+    def _ready(
+        self, positions: Positions, max_records: int, max_bytes: int
+    ) -> dict[TopicPartition, list[Record]]:
         """Take what waits for `positions` up to the limits: in equal shares, and one record at least."""
-        found: dict[Place, list[Record]] = {}
+        found: dict[TopicPartition, list[Record]] = {}
         left, room = max_records, max_bytes
         waiting = sorted((tp for tp in positions if self._cursors[tp].ahead), key=self._waiting)
         for index, tp in enumerate(waiting):
@@ -272,37 +228,33 @@ class Reader:
                 left -= count
         return found
 
-    def _waiting(self, tp: Place) -> int:
+    def _waiting(self, tp: TopicPartition) -> int:
         return len(self._cursors[tp].ahead)
 
-    def _put_back(self, tp: Place, records: list[Record], floor: int) -> None:
+    def _put_back(self, tp: TopicPartition, records: list[Record], floor: int) -> None:
         cursor = self._cursors[tp]
         cursor.ahead[:0] = records
         cursor.floor = floor
 
-    def _position(self, tp: Place) -> int:
+    def _position(self, tp: TopicPartition) -> int:
         """The offset of the next record to hand out, or of the next to fetch."""
         cursor = self._cursors.get(tp)
-        if cursor is None:
+        if cursor is None or self._consumer is None:
             return -1
-        if cursor.ahead:
-            return cursor.ahead[0].offset
-        # `consumer.position()` may wait for the network; this is the same number without that.
-        position = self._consumer._subscription.assignment[cursor.place].position
-        return -1 if position is None else int(position.offset)
+        return cursor.ahead[0].offset if cursor.ahead else self._consumer.position(tp)
 
-    def _end(self, tp: Place) -> int:
+    def _end(self, tp: TopicPartition) -> int:
         """The newest end of the partition that any answer has told."""
-        known = self._consumer.highwater(self._cursors[tp].place) or 0
+        known = self._consumer.known_end(tp) if self._consumer is not None else 0
         self._ends[tp] = max(self._ends.get(tp, 0), known)
         return self._ends[tp]
 
-    def _failed(self, error: KafkaError) -> None:
+    def _failed(self, error: ClientError) -> None:
         """Close the consumer (the next poll of one that raised may hang) and say what the error means."""
         self.close()
-        if isinstance(error, OffsetOutOfRangeError):
+        if error.code == Code.OFFSET_OUT_OF_RANGE:
             raise Gone(f"no longer retained, or not there any more (partition: offset): {error}") from error
-        if isinstance(error, LogTruncationError | CorruptRecordError):
+        if error.code in (Code.TRUNCATED, Code.CORRUPT_MESSAGE):
             raise Stop(f"Records that were committed are lost or damaged in Kafka: {error}") from error
-        if isinstance(error, AuthorizationError) or not isinstance(error, RetriableError):
-            raise explained(self._bootstrap, "reading", error) from error
+        if is_denied(error) or not error.retriable:
+            raise explained(self._client.bootstrap, "reading", error) from error

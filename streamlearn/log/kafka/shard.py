@@ -8,16 +8,22 @@ Invariants:
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import structlog
-from kafka import TopicPartition
-from kafka.admin import OffsetSpec
 
-from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, encode_entry
-from streamlearn.core.records import TopicPartition as Place
+from streamlearn.core.records import (
+    Entry,
+    Headers,
+    Output,
+    Positions,
+    Range,
+    Record,
+    TopicPartition,
+    encode_entry,
+)
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.admin import Cluster
+from streamlearn.log.kafka.client import LATEST, Client
 from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.identity import SourceIdentities
 from streamlearn.log.kafka.journal import Journal
@@ -41,8 +47,8 @@ class KafkaShardLog:
 
     def __init__(
         self,
+        client: Client,
         cluster: Cluster,
-        options: Mapping[str, Any],
         names: Names,
         election: Election,
         shard: int,
@@ -53,12 +59,12 @@ class KafkaShardLog:
         self._shard = shard
         self._trims = trims
         self._topics = names.roles
-        self._waiting: dict[Place, float] = {}
-        self._blocked: set[Place] = set()
+        self._waiting: dict[TopicPartition, float] = {}
+        self._blocked: set[TopicPartition] = set()
         self._places, limits, inputs = look(cluster, names, shard)
-        self._writer = Writer(cluster, options, f"{names.lock}.{shard}", limits)
-        self._live = Reader(cluster.bootstrap, options, patient=True)
-        self._past = Reader(cluster.bootstrap, options, wait_ms=20)
+        self._writer = Writer(client, cluster, f"{names.lock}.{shard}", limits)
+        self._live = Reader(client, patient=True)
+        self._past = Reader(client, wait_ms=20)
         self._identities = SourceIdentities(cluster, self._live, names.sources)
         try:
             self._journal = Journal(cluster, self._past, names.roles["journal"], shard)
@@ -165,7 +171,7 @@ class KafkaShardLog:
         self._live.close()
         self._past.close()
 
-    def _stalled(self, positions: Positions, stuck: frozenset[Place]) -> set[Place]:
+    def _stalled(self, positions: Positions, stuck: frozenset[TopicPartition]) -> set[TopicPartition]:
         """Partitions that give nothing because somebody keeps a transaction open; each is told once."""
         now = time.monotonic()
         for tp in positions.keys() - stuck:
@@ -175,7 +181,7 @@ class KafkaShardLog:
             if now - self._waiting.setdefault(tp, now) < _STALL_S:
                 continue
             self._waiting[tp] = now
-            stable = self._cluster.offsets([tp], OffsetSpec.LATEST, committed=True)[tp]
+            stable = self._cluster.offsets([tp], LATEST, committed=True)[tp]
             if stable > positions[tp]:
                 self._blocked.discard(tp)
             elif tp not in self._blocked:

@@ -21,17 +21,18 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 import structlog
-from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
 
 from streamlearn.core.records import Range, Record
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone
-from streamlearn.log.kafka.client import CONNECT_S, append, client_options, connect, destroy, explained
+from streamlearn.log.kafka import new_client
+from streamlearn.log.kafka.admin import append
+from streamlearn.log.kafka.client import BATCH_BYTES, ClientError, Producer
+from streamlearn.log.kafka.errors import explained
 from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.port import Row
 
 log = structlog.get_logger()
 
@@ -66,12 +67,12 @@ class TopicStore:
 
     def __init__(self, bootstrap: str, options: Mapping[str, str], topic: str, shard: int) -> None:
         self._bootstrap = bootstrap
-        self._options = client_options(options)
-        self._place = TopicPartition(topic, shard)
+        self._client = new_client(bootstrap, options)
+        self._place = (topic, shard)
         self._name = f"{topic}-{shard}"
         self._lock = threading.Lock()
-        self._reader = Reader(bootstrap, self._options, wait_ms=20)
-        self._producer: Any = None
+        self._reader = Reader(self._client, wait_ms=20)
+        self._producer: Producer | None = None
 
     def names(self) -> list[str]:
         """As `Store.names`."""
@@ -86,9 +87,7 @@ class TopicStore:
         chunks: list[bytes] = [b""] * kept.chunks
         try:
             with self._lock:
-                for record in self._reader.read(
-                    Range(self._place.topic, self._place.partition, kept.first, kept.next)
-                ):
+                for record in self._reader.read(Range(*self._place, kept.first, kept.next)):
                     number = wanted.get(record.key or b"")
                     if number is not None:
                         chunks[number] = record.value or b""
@@ -122,7 +121,7 @@ class TopicStore:
                 ],
             )
             self._append([(_MANIFEST_KEY, msgspec.json.encode(manifest))])
-        except KafkaError as error:
+        except ClientError as error:
             self._destroy()
             raise explained(self._bootstrap, f"writing checkpoint {name} to {self._name}", error) from error
 
@@ -139,9 +138,9 @@ class TopicStore:
         """The last manifest that can be read, and what lies behind it: nothing, unless a writer died in the
         middle, or is at work.
         """
-        tp = (self._place.topic, self._place.partition)
+        tp = self._place
         with self._lock:
-            if self._reader.partitions(self._place.topic) <= self._place.partition:
+            if self._reader.partitions(tp[0]) <= tp[1]:
                 raise ConfigError(
                     f"Kafka at {self._bootstrap} has no partition {self._name} for checkpoints. Was the "
                     "topic deleted? Make it with `streamlearn topics ensure`: what was saved in it is made "
@@ -190,25 +189,14 @@ class TopicStore:
     def _append(self, rows: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
         """Append and wait until every row is acknowledged; returns their offsets."""
         if self._producer is None:
-            self._producer = connect(
-                KafkaProducer,
-                self._bootstrap,
-                self._options,
-                enable_idempotence=True,
-                acks="all",
-                delivery_timeout_ms=int(CONNECT_S * 1000),
-                max_block_ms=int(CONNECT_S * 1000),
-                linger_ms=1000,
-            )
-            self._producer.partitions_for(self._place.topic)
-        futures = [append(self._producer, self._place, key, value, ()) for key, value in rows]
-        self._producer.flush(timeout=CONNECT_S)
-        return [int(future.get(timeout=CONNECT_S).offset) for future in futures]
+            self._producer = self._client.producer(linger_ms=1000, batch_bytes=BATCH_BYTES)
+        topic, partition = self._place
+        return append(self._producer, topic, [Row(key, value, (), partition) for key, value in rows])
 
     def _destroy(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            destroy(producer)
+            producer.destroy()
 
 
 def _manifest_in(record: Record) -> _Manifest | None:

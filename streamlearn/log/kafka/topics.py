@@ -6,9 +6,7 @@ Invariant: each refusal names the topic, what it is, and the command that change
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kafka import TopicPartition
-
-from streamlearn.core.records import TopicPartition as Place
+from streamlearn.core.records import TopicPartition
 from streamlearn.errors import ConfigError
 from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import FRAME_BYTES
@@ -30,7 +28,7 @@ class Looked(NamedTuple):
 
     places: dict[str, list[TopicPartition]]
     limits: dict[str, int]
-    inputs: dict[Place, str]
+    inputs: dict[TopicPartition, str]
 
 
 def look(cluster: Cluster, names: Names, shard: int) -> Looked:
@@ -56,10 +54,7 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
     for topic in names.sources:
         _check_not_compacted(cluster.bootstrap, topic, settings)
     return Looked(
-        {
-            role: [TopicPartition(topic, n) for n in range(found[topic].partitions)]
-            for role, topic in ours.items()
-        },
+        {role: [(topic, n) for n in range(found[topic].partitions)] for role, topic in ours.items()},
         {
             topic: batch_limit(settings.get(topic, {}))
             for role, topic in ours.items()
