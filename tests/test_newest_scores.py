@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.published import Publisher
+from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Record
 from streamlearn.core.scores import Scores, ScoresSpec
 from streamlearn.core.scores_report import scores_report

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from streamlearn.core.codec import headers_bytes
 from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Event, Refusal
 from streamlearn.core.learner import Answer
-from streamlearn.core.published import Publisher
+from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.service.eras import era_now, spec_of
 from tests.service_process import Apps, apps

@@ -24,7 +24,7 @@ from streamlearn.core.label_rules import declared_type, is_usual, label_refusal,
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder, has_schema
-from streamlearn.core.published import Publisher
+from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
