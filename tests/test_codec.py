@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.codec import dead_letter, decode, passed_on
+from streamlearn.core.codec import decode
+from streamlearn.core.encode import dead_letter, passed_on
 from streamlearn.core.events import (
     HEADER_BYTES,
     MAX_EVENT_BYTES,

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.codec import dead_letter
+from streamlearn.core.encode import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.storm import FEW, WINDOW, Letter, noted, storm

@@ -10,7 +10,7 @@ from kafka.errors import UnknownTopicOrPartitionError
 from kafka.protocol.admin import DescribeClusterRequest, DescribeClusterResponse
 from kafka.protocol.metadata import MetadataResponse
 
-from streamlearn.core.codec import dead_letter
+from streamlearn.core.encode import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Record
 from streamlearn.log.kafka import new_client

@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
+from streamlearn.core.encode import Encoder
 from streamlearn.core.learner import Answer
-from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Record
 from streamlearn.core.scores import Scores, ScoresSpec
 from streamlearn.core.scores_report import scores_report
@@ -140,7 +140,7 @@ def test_a_model_that_is_frozen_or_abstains_gets_no_verdict(
         scores.observe(n % 3 > 0, scores.foresee(answer if n < labels or frozen else abstained, {"a": 1.0}))
     report = scores_report(Memory(frozen=frozen), scores, None)
     record = Record(app.inputs[0], 0, 7, 0, None, b"")
-    output = Publisher("m", "v", 1, False).scores(1, record, 3, report)
+    output = Encoder("m", "v", 1, False).scores(1, record, 3, report)
     app.admin.append(app.config.topics.scores, app.rows([output.value]))
     said = command.ok("scores", *words(app))
     assert ("the model beats" in said or "the model does NOT beat" in said) == (not frozen and labels == 400)

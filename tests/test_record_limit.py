@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from streamlearn.core.codec import headers_bytes
+from streamlearn.core.encode import Encoder, headers_bytes
 from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Event, Refusal
 from streamlearn.core.learner import Answer
-from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.service.eras import era_now, spec_of
 from tests.service_process import Apps, apps
@@ -22,7 +21,7 @@ HEADERS: Headers = (("trace", b"1234"),)
 def predicted(limit: int | None, headers: Headers = HEADERS) -> Output | Refusal:
     record = Record("t", 0, 1, 2, None, b"{}", headers)
     answer = Answer(True, "", None, True)
-    return Publisher("m", "v", 1, False, limit).prediction(
+    return Encoder("m", "v", 1, False, limit).prediction(
         Event("e", None, None, {}, None), record, answer, 0, False
     )
 

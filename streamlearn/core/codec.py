@@ -1,4 +1,4 @@
-"""JSON in both directions: a record's bytes to an event or a refusal, an answer to a prediction.
+"""JSON read with care: a record's bytes to an event or a refusal.
 
 Decoding is `orjson` plus the four things it lets pass: members named twice, integers beyond 64 bits,
 nulls among the features, and members of the wrong kind. The common event is proved clean by counting
@@ -14,28 +14,14 @@ from typing import Any, Final, NoReturn
 import orjson
 
 from streamlearn.core.events import (
-    HEADER_BYTES,
     MAX_EVENT_BYTES,
-    MAX_HEADER_BYTES,
     MAX_NUMBER,
-    MAX_OUTPUT_BYTES,
-    REASONS,
     Event,
     EventSpec,
     Feature,
     Refusal,
 )
-from streamlearn.core.records import (
-    ORDER_HEADER,
-    UNREADABLE_HEADER,
-    Headers,
-    Output,
-    Record,
-    header_name_bytes,
-)
-
-MAX_NAME_CHARS: Final = 256
-"""So much of a feature's name goes into a dead letter's header."""
+from streamlearn.core.records import UNREADABLE_HEADER, Record
 
 _MAX_DEPTH: Final = 400
 _INT_LIMIT: Final = 2.0**63
@@ -285,56 +271,6 @@ def _too_deep(value: bytes) -> bool:
         if depth > _MAX_DEPTH:
             return True
     return False
-
-
-def passed_on(headers: Headers) -> Headers:
-    """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all."""
-    if not headers:
-        return headers
-    kept: list[tuple[str, bytes | None]] = []
-    room = MAX_HEADER_BYTES
-    for name, value in headers:
-        if name == ORDER_HEADER:
-            continue
-        room -= _header_bytes(name, value)
-        if room >= 0:
-            kept.append((name, value))
-    return tuple(kept)
-
-
-def headers_bytes(headers: Headers) -> int:
-    """What headers take in a record, at most."""
-    return sum(_header_bytes(name, value) for name, value in headers)
-
-
-def _header_bytes(name: str, value: bytes | None) -> int:
-    return len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
-
-
-def dead_letter(record: Record, refusal: Refusal) -> Output:
-    """The refused record with its bytes untouched and the reason in headers.
-
-    Header names are Kafka Connect's (KIP-298), which existing tools show. A record too large to publish
-    loses its value (and its key, when that alone is too large) and says so in `streamlearn.truncated`.
-    """
-    reasons: list[tuple[str, bytes | None]] = [
-        ("__connect.errors.topic", record.topic.encode()),
-        ("__connect.errors.partition", b"%d" % record.partition),
-        ("__connect.errors.offset", b"%d" % record.offset),
-        ("__connect.errors.exception.class.name", f"streamlearn.{refusal.reason}".encode()),
-        ("__connect.errors.exception.message", REASONS[refusal.reason].encode()),
-        ("streamlearn.stage", refusal.stage.encode()),
-    ]
-    if refusal.feature:
-        reasons.append(("streamlearn.feature", refusal.feature[:MAX_NAME_CHARS].encode()))
-    key, value = record.key, record.value
-    size = len(key or b"") + len(value or b"")
-    if size > MAX_OUTPUT_BYTES:
-        reasons.append(("streamlearn.truncated", b"%d" % size))
-        value = None
-        if key is not None and len(key) > MAX_OUTPUT_BYTES:
-            key = None
-    return Output("dlq", record.partition, key, value, passed_on(record.headers) + tuple(reasons))
 
 
 def label_text(label: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the shard publishes besides dead letters: predictions, scores, alerts, as bytes.
+"""What the shard publishes, as bytes: predictions, dead letters, scores, alerts.
 
 Invariant: the bytes are a function of the records and the state alone, in the order of the contract.
 """
@@ -7,10 +7,19 @@ from typing import Any, Final
 
 import orjson
 
-from streamlearn.core.codec import headers_bytes, passed_on
-from streamlearn.core.events import MAX_OUTPUT_BYTES, Event, Refusal
+from streamlearn.core.events import (
+    HEADER_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_OUTPUT_BYTES,
+    REASONS,
+    Event,
+    Refusal,
+)
 from streamlearn.core.learner import Answer
-from streamlearn.core.records import Output, Record
+from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record, header_name_bytes
+
+MAX_NAME_CHARS: Final = 256
+"""So much of a feature's name goes into a dead letter's header."""
 
 _ANSWERS: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's scalars, whose shape is ()
 _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
@@ -21,7 +30,7 @@ _BOOLS_OF: Final = {"0": "false", "1": "true"}
 _BOOLS: Final = frozenset(_INTS)
 
 
-class Publisher:
+class Encoder:
     """Of one model: what every prediction says in the same bytes is made once, per model and partition."""
 
     def __init__(
@@ -110,3 +119,53 @@ def _source(record: Record) -> dict[str, Any]:
 
 def _key_bytes(key: str | int | None) -> bytes | None:
     return None if key is None else str(key).encode()
+
+
+def passed_on(headers: Headers) -> Headers:
+    """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all."""
+    if not headers:
+        return headers
+    kept: list[tuple[str, bytes | None]] = []
+    room = MAX_HEADER_BYTES
+    for name, value in headers:
+        if name == ORDER_HEADER:
+            continue
+        room -= _header_bytes(name, value)
+        if room >= 0:
+            kept.append((name, value))
+    return tuple(kept)
+
+
+def headers_bytes(headers: Headers) -> int:
+    """What headers take in a record, at most."""
+    return sum(_header_bytes(name, value) for name, value in headers)
+
+
+def _header_bytes(name: str, value: bytes | None) -> int:
+    return len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
+
+
+def dead_letter(record: Record, refusal: Refusal) -> Output:
+    """The refused record with its bytes untouched and the reason in headers.
+
+    Header names are Kafka Connect's (KIP-298), which existing tools show. A record too large to publish
+    loses its value (and its key, when that alone is too large) and says so in `streamlearn.truncated`.
+    """
+    reasons: list[tuple[str, bytes | None]] = [
+        ("__connect.errors.topic", record.topic.encode()),
+        ("__connect.errors.partition", b"%d" % record.partition),
+        ("__connect.errors.offset", b"%d" % record.offset),
+        ("__connect.errors.exception.class.name", f"streamlearn.{refusal.reason}".encode()),
+        ("__connect.errors.exception.message", REASONS[refusal.reason].encode()),
+        ("streamlearn.stage", refusal.stage.encode()),
+    ]
+    if refusal.feature:
+        reasons.append(("streamlearn.feature", refusal.feature[:MAX_NAME_CHARS].encode()))
+    key, value = record.key, record.value
+    size = len(key or b"") + len(value or b"")
+    if size > MAX_OUTPUT_BYTES:
+        reasons.append(("streamlearn.truncated", b"%d" % size))
+        value = None
+        if key is not None and len(key) > MAX_OUTPUT_BYTES:
+            key = None
+    return Output("dlq", record.partition, key, value, passed_on(record.headers) + tuple(reasons))

@@ -15,8 +15,8 @@ Invariants:
 from typing import Any, Final
 
 from streamlearn.core.clocks import KNOWN_TO_MS, NEVER, UNKNOWN_MS, dated
-from streamlearn.core.codec import dead_letter
 from streamlearn.core.commands import FREEZE, GUARD_RESET, THAW, command_in
+from streamlearn.core.encode import Encoder, dead_letter
 from streamlearn.core.events import Event, Label, Refusal, Skipped
 from streamlearn.core.guard import Guard
 from streamlearn.core.label_records import Told
@@ -24,7 +24,6 @@ from streamlearn.core.label_rules import declared_type, is_usual, label_refusal,
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder, has_schema
-from streamlearn.core.encode import Publisher
 from streamlearn.core.records import Output, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
@@ -64,7 +63,7 @@ class Shard:
         self.guard = None if limits is None else Guard(limits, types, memory.types, typed, texts)
         self.schemas: dict[str, Schema] = {}
         """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
-        self._publisher = Publisher(
+        self._encoder = Encoder(
             spec.model_name, spec.model_version, spec.revision, bool(spec.event.key), spec.prediction_bytes
         )
         self._decode = compile_decoder(spec.event, self.schemas)
@@ -243,7 +242,7 @@ class Shard:
 
     def _alerts(self, late: Late, record: Record) -> Outputs:
         alert = late.alert()
-        return () if alert is None else (self._publisher.alert(record, alert),)
+        return () if alert is None else (self._encoder.alert(record, alert),)
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -305,7 +304,7 @@ class Shard:
         elif not trial and event.time_ms != -NEVER:
             memory.probe = event
         labels = memory.label_type if self.learner.task == "classification" else ""
-        output = self._publisher.prediction(event, record, answer, memory.learned, labels, reason)
+        output = self._encoder.prediction(event, record, answer, memory.learned, labels, reason)
         if isinstance(output, Refusal):
             return (*alerts, self._unusable(record, output))
         if not reason:
@@ -375,7 +374,7 @@ class Shard:
 
     def _scored(self, scores: Scores, record: Record) -> Output:
         report = scores_report(self.memory, scores, self.late)
-        return self._publisher.scores(scores.told(), record, self.memory.learned, report)
+        return self._encoder.scores(scores.told(), record, self.memory.learned, report)
 
     # --- refusals -------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from streamlearn.core.codec import headers_bytes
+from streamlearn.core.encode import headers_bytes
 from streamlearn.core.records import Headers, TopicPartition
 from streamlearn.errors import Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.admin import Cluster
