@@ -2,7 +2,7 @@
 
 Decoding is `orjson` plus the four things it lets pass: members named twice, integers beyond 64 bits,
 nulls among the features, and members of the wrong kind. The common event is proved clean by counting
-(see `_is_clean`); only a record that fails the count is parsed again, slowly, by the standard library.
+(see `is_clean`); only a record that fails the count is parsed again, slowly, by the standard library.
 Here is the envelope as it is by default; `core.mapping` reads values of any other shape.
 """
 
@@ -59,7 +59,7 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
         if type(x) is not list:
             return _worse(value, Refusal("guard", "no_features"))
         x = {str(n): part for n, part in enumerate(x)}
-    # Equal counts, no escape and only small numbers prove the text clean: see `_is_clean`.
+    # Equal counts, no escape and only small numbers prove the text clean, as in `is_clean`.
     suspect = value.count(b":") != len(doc) + len(x) or _BACKSLASH in value
     try:
         # At least as large as the largest, in one pass in C; whatever is no number is no argument for it.
@@ -126,7 +126,7 @@ def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, 
     if not _NULLABLE.issuperset(map(type, x.values())):
         name = next(name for name, part in x.items() if type(part) not in _NULLABLE)
         return _worse(value, Refusal("guard", "bad_feature", name))
-    if not _is_clean(value, doc) and (reason := _strictly(value)):
+    if not is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
     for name, feature in x.items():
         if type(feature) in _NUMBERS and not -MAX_NUMBER <= feature <= MAX_NUMBER:
@@ -148,36 +148,37 @@ def clean_object(record: Record, value: bytes) -> dict[str, Any] | Refusal:
         return Refusal("decode", _why_not_json(record, value))
     if type(doc) is not dict:
         return Refusal("decode", "not_object")
-    if not (_is_flat_and_clean(value, doc) or _is_clean(value, doc)) and (reason := _strictly(value)):
+    if not is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
     return doc
 
 
-def _is_flat_and_clean(value: bytes, doc: dict[str, Any]) -> bool:
-    """What `_is_clean` says, quicker and for flat objects without colons in strings only: then the colons
-    are as many as the members.
-    """
-    if value.count(b":") != len(doc) or _BACKSLASH in value:
-        return False
-    for part in doc.values():
-        kind = type(part)
-        if kind is float or kind is int:
-            if not -_INT_LIMIT < part < _INT_LIMIT:
-                return False
-        elif kind is list or kind is dict:
-            return False
-    return True
-
-
-def _is_clean(value: bytes, doc: dict[str, Any]) -> bool:
-    """True only when `value` surely names no member twice and holds no integer beyond 64 bits.
+def is_clean(value: bytes, doc: dict[str, Any]) -> bool:
+    """True only when `value`, of which orjson made `doc`, surely names no member twice and holds no integer
+    beyond 64 bits. The only proof of that there is; `decode` has it inline for its envelope.
 
     Without escapes, the colons of a JSON text are one per member plus those inside strings. Counting
     the members that survived decoding and the colons inside the strings we know gives at most that
     number, and one less for every member that was overwritten: equal counts mean that none was.
     orjson turns integers past 2**64 or below -2**63 into floats, so any huge number is looked at again.
     """
-    if _BACKSLASH in value or value.count(b"[") + value.count(b"{") > _MAX_DEPTH:
+    if _BACKSLASH in value:
+        return False
+    if value.count(b":") != len(doc):
+        return _is_clean_inside(value, doc)
+    for part in doc.values():  # flat, and no colon in a string: as most values without an envelope
+        kind = type(part)
+        if kind is float or kind is int:
+            if not -_INT_LIMIT < part < _INT_LIMIT:
+                return False
+        elif kind is list or kind is dict:
+            return _is_clean_inside(value, doc)
+    return True
+
+
+def _is_clean_inside(value: bytes, doc: dict[str, Any]) -> bool:
+    """The same for objects that hold others, or strings with colons."""
+    if value.count(b"[") + value.count(b"{") > _MAX_DEPTH:
         return False
     members = 0
     parts: list[Any] = [doc]

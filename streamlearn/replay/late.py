@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from streamlearn.core.codec import is_clean
 from streamlearn.core.events import MS_PER_UNIT, unit_of
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
@@ -27,7 +28,6 @@ from streamlearn.replay.sources import Item
 from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
-_INT_LIMIT = 2.0**63
 _HUGE_INT = re.compile(rb"(?<!\d)\d{19}")  # the look behind: one try per number, not one per digit
 _SYNTAX = (
     "write a duration like 5m, a number of events like 200, field:COLUMN (its time), or end-of:COLUMN (the "
@@ -301,28 +301,11 @@ def _object(item: Item) -> dict[str, Any] | None:
     try:
         # orjson makes floats of integers beyond 64 bits; those are left as they are.
         doc = orjson.loads(value)
-        if not _is_small(doc) and _HUGE_INT.search(value):
+        if type(doc) is dict and not is_clean(value, doc) and _HUGE_INT.search(value):
             doc = json.loads(value)
     except ValueError:
         return None
     return doc if isinstance(doc, dict) else None
-
-
-def _is_small(doc: Any) -> bool:
-    """Whether surely no integer in `doc` is beyond 64 bits. Looks at flat events alone: they are most."""
-    if type(doc) is not dict:
-        return False
-    for part in doc.values():
-        kind = type(part)
-        if kind is dict:
-            try:
-                if not math.hypot(*part.values()) < _INT_LIMIT:  # at least as large as the largest, in C
-                    return False
-            except TypeError:
-                return False
-        elif kind is list or ((kind is int or kind is float) and not -_INT_LIMIT < part < _INT_LIMIT):
-            return False
-    return True
 
 
 def _with(item: Item, value: bytes) -> Item:
