@@ -22,6 +22,7 @@ from streamlearn.core.events import (
     event_time_ms,
     unit_of,
 )
+from streamlearn.core.label_records import LabelSpec, label_reader
 from streamlearn.core.records import Headers, Record
 
 SPEC = EventSpec()
@@ -268,6 +269,28 @@ def test_nothing_hides_from_the_decoder(text: str) -> None:
         features = json.loads(text)["features"]
         pairs = features.items() if isinstance(features, dict) else enumerate(features)
         assert answer.x == {str(k): v for k, v in pairs if v is not None}
+
+
+LABELS = st.lists(
+    st.builds("{}:{}".format, st.sampled_from(['"id"', '"label"', '"ts"', '"z"', '"i\\u0064"']), PARTS)
+    | st.sampled_from(['"id":"e"', '"id":"a:b"', '"label":true', '"ts":1700000000000']),
+    max_size=6,
+).map(lambda found: "{" + ",".join(found) + "}")
+
+
+@settings(max_examples=1500, deadline=None)
+@given(LABELS)
+@example('{"id":"e","label":true,"ts":1700000000000,"z":99999999999999999999}')
+@example('{"id":"e","label":true,"ts":1700000000000,"z":[99999999999999999999]}')
+def test_nothing_hides_from_the_reader_of_labels_whether_or_not_the_time_unit_is_settled(text: str) -> None:
+    read = label_reader(LabelSpec("labels"))
+    answer = read(record(text.encode()), "ms", "ms", 1.8e12)
+    refused_json = isinstance(answer, Refusal) and answer.reason in (
+        "duplicate_key",
+        "int_too_large",
+        "not_finite",
+    )
+    assert refused_json == (not is_clean(text)), answer
 
 
 @settings(max_examples=500, deadline=None)

@@ -218,3 +218,17 @@ def test_help_imports_nothing_slow(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "serve" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def where_it_says(pattern: str, *rooms: str) -> set[str]:
+    """The modules of these rooms that hold a line like this, by their place in the package."""
+    found = re.compile(pattern)
+    return {
+        str(module.relative_to(PACKAGE))
+        for module in MODULES
+        if room(module) in rooms and found.search(module.read_text())
+    }
+
+
+def test_one_file_proves_that_json_is_clean() -> None:
+    assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "replay") == {"core/codec.py"}

@@ -11,14 +11,12 @@ import msgspec
 import orjson
 
 from streamlearn.core.clocks import time_in
-from streamlearn.core.codec import clean_object
+from streamlearn.core.codec import clean_object, is_clean
 from streamlearn.core.events import MAX_EVENT_BYTES, MS_PER_UNIT, Label, Refusal
 from streamlearn.core.paths import MISSING, getter
 from streamlearn.core.records import Record
 
 LONG_NAME: Final = 128
-_BACKSLASH: Final = ord("\\")
-_INT_LIMIT: Final = 2.0**63
 
 
 class LabelSpec(msgspec.Struct, frozen=True):
@@ -86,7 +84,7 @@ def label_reader(spec: LabelSpec) -> Reader:
                 doc = orjson.loads(value)
             except orjson.JSONDecodeError:
                 return read_any(record, value, unit, leading, latest_ms)
-            if type(doc) is dict and value.count(b":") == len(doc) and _BACKSLASH not in value:
+            if type(doc) is dict and is_clean(value, doc):
                 name, y, ts = doc.get(plain_join), doc.get(plain_label), doc.get(plain_time)
                 if (
                     type(name) is str
@@ -94,7 +92,6 @@ def label_reader(spec: LabelSpec) -> Reader:
                     and (type(y) is bool or type(y) is str)
                     and (type(ts) is int or type(ts) is float)
                     and (time_ms := ts * scale) <= latest_ms
-                    and abs(ts) < _INT_LIMIT
                 ):
                     return Told(name, y, time_ms)
         return read_any(record, value, unit, leading, latest_ms)
