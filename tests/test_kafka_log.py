@@ -3,6 +3,9 @@
 What every backend promises is in `test_log_conformance.py`.
 """
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +59,26 @@ def entry(seq: int) -> Entry:
 
 def prediction(value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> Output:
     return Output("predictions", 0, key, value, headers)
+
+
+PAUSED = """
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+producer = KafkaProducer(bootstrap_servers="{kafka}", transactional_id="{lock}", api_version=(2, 4))
+producer.init_transactions()
+producer.begin_transaction()
+for topic in {topics}:
+    producer.send(topic, b"never", partition=0)
+producer.flush()
+print("open", flush=True)
+import time
+time.sleep(2.0)
+try:
+    producer.commit_transaction()
+except KafkaError as error:
+    print("fenced", error, flush=True)
+"""
+"""An owner in the middle of a transaction."""
 
 
 def transactional(kafka: str, transactional_id: str) -> Any:
@@ -143,27 +166,114 @@ def test_an_open_transaction_of_a_stranger_in_the_journal_stops_and_names_it(
     log.open(0).close()
 
 
+def open_newer(kafka: str, names: Names) -> Any:
+    """A newer owner, in the middle of a transaction."""
+    newer = transactional(kafka, f"{names.lock}.0")
+    newer.begin_transaction()
+    newer.send(names.roles["journal"], b"of the newer owner", partition=0)
+    newer.flush()
+    return newer
+
+
 @pytest.mark.kafka
 def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
     kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled = kafka_journal.Journal._settled
+    claim = kafka_writer.Writer.claim
     newer: list[Any] = []
 
-    def paused(journal: kafka_journal.Journal) -> tuple[int, int]:
-        """As a process that was stopped between its fence and its look at the journal's end."""
-        newer.append(transactional(kafka, f"{names.lock}.0"))
-        newer[0].begin_transaction()
-        newer[0].send(names.roles["journal"], b"of the newer owner", partition=0)
-        newer[0].flush()
-        return settled(journal)
+    def paused(writer: kafka_writer.Writer, journal: tuple[str, int]) -> int:
+        """As a process that was stopped between its fence and its claim."""
+        newer.append(open_newer(kafka, names))
+        return claim(writer, journal)
 
-    monkeypatch.setattr(kafka_journal.Journal, "_settled", paused)
+    monkeypatch.setattr(kafka_writer.Writer, "claim", paused)
     with pytest.raises(
         Fenced, match=r"taken over while it was opened: producer id \d+, epoch 1; ours was \d+, 0"
     ):
         log.open(0)
     newer[0].abort_transaction()
+
+
+@pytest.mark.kafka
+def test_what_a_newer_owner_does_after_the_claim_accuses_nobody_either(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_back = kafka_journal.Journal._read_back
+    newer: list[Any] = []
+
+    def paused(journal: kafka_journal.Journal, claim: int) -> int:
+        newer.append(open_newer(kafka, names))
+        return read_back(journal, claim)
+
+    monkeypatch.setattr(kafka_journal.Journal, "_read_back", paused)
+    shard = log.open(0)
+    assert shard.end is None
+    with pytest.raises(Fenced):
+        shard.publish(entry(0), [], {})
+    shard.close()
+    newer[0].abort_transaction()
+
+
+@pytest.mark.kafka
+def test_a_paused_owner_in_the_middle_of_a_transaction_delays_and_hides_nothing(
+    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    first = log.open(0)
+    first.publish(entry(0), [prediction(b"0")], {})
+    first.close()
+    code = PAUSED.format(kafka=kafka, lock=f"{names.lock}.0", topics=list(names.roles.values()))
+    paused = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert paused.stdout is not None
+        assert paused.stdout.readline() == "open\n"
+        paused.send_signal(signal.SIGSTOP)
+        shard = log.open(0)
+        assert shard.end == entry(0)
+        shard.publish(entry(1), [prediction(b"1")], {})
+        paused.send_signal(signal.SIGCONT)
+        assert "fenced" in paused.communicate(timeout=30)[0]
+    finally:
+        paused.kill()
+        paused.wait()
+    assert committed(admin, names.roles["predictions"]) == [(None, b"0", ()), (None, b"1", ())]
+    shard.close()
+    shard = log.open(0)
+    assert shard.end == entry(1)
+    shard.close()
+
+
+@pytest.mark.kafka
+def test_many_claims_in_a_row_are_passed_over_by_the_end_the_entries_and_the_trim(
+    names: Names, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    claims = []
+    for seq in range(6):
+        for _ in range(5 * seq):
+            shard = log.open(0)
+            claims.append(shard.claim)
+            shard.close()
+        shard = log.open(0)
+        claims.append(shard.claim)
+        assert shard.end == (entry(seq - 1) if seq else None)
+        shard.publish(entry(seq), [], {})
+        assert list(shard.entries(-1)) == [entry(n) for n in range(seq + 1)]
+        shard.close()
+    assert claims == sorted(set(claims)), "a claim is a number that no other owner has"
+    shard = log.open(0)
+    shard.trim(4)
+    first = shard.first_seq()
+    assert 0 < first <= 4
+    assert list(shard.entries(first - 1)) == [entry(n) for n in range(first, 6)]
+    shard.publish(entry(6), [], {})
+    shard.close()
+    for _ in range(20):
+        log.open(0).close()
+    shard = log.open(0)
+    assert shard.end == entry(6)
+    shard.trim(100)
+    assert shard.first_seq() == 6, "the last entry is never trimmed"
+    shard.close()
 
 
 @pytest.mark.kafka
@@ -247,11 +357,12 @@ def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
 ) -> None:
     shard = log.open(0)
     shard.publish(entry(0), [prediction(b"0")], {})
-    monkeypatch.setattr(kafka_writer, "_COMMIT_S", 0)
-    with pytest.raises(Unknown):
-        shard.publish(entry(1), [prediction(b"1")], {})
-    with pytest.raises(Unknown):
-        shard.publish(entry(1), [prediction(b"1 again on a dead shard")], {})
+    with monkeypatch.context() as impatient:
+        impatient.setattr(kafka_writer, "_COMMIT_S", 0)
+        with pytest.raises(Unknown):
+            shard.publish(entry(1), [prediction(b"1")], {})
+        with pytest.raises(Unknown):
+            shard.publish(entry(1), [prediction(b"1 again on a dead shard")], {})
     shard.close()
     shard = log.open(0)
     assert shard.end in (entry(0), entry(1))

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from river import datasets, linear_model, preprocessing, stream, tree
 
-from streamlearn.core.records import Record, decode_entry
+from streamlearn.core.records import Record, journalled
 from tests.command import Command, command  # noqa: F401
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
@@ -71,7 +71,8 @@ def settled(app: App) -> None:
 
 
 def journal(app: App) -> list[Any]:
-    return [decode_entry(record.value or b"") for record in app.records(app.config.topics.journal)]
+    found = [journalled(record) for record in app.records(app.config.topics.journal)]
+    return [entry for entry in found if entry is not None]
 
 
 def in_journal_order(app: App) -> Iterator[Record]:

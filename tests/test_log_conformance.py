@@ -468,6 +468,20 @@ def test_only_the_newest_open_can_publish(world: World, log: Log) -> None:
     assert entries(new) == [entry(0), entry(1)]
 
 
+def test_every_opening_has_a_claim_of_its_own_that_grows(world: World, log: Log) -> None:
+    claims = []
+    for seq in range(3):
+        shard = take(log)
+        claims.append(shard.claim)
+        shard.publish(entry(seq), [], {})
+        shard.close()
+        other = world.log()
+        claims.append(other.open(0).claim)
+        other.close()
+    assert claims == sorted(set(claims))
+    assert entries(take(log)) == [entry(seq) for seq in range(3)]
+
+
 def test_a_shard_tells_whether_a_newer_owner_has_come(log: Log) -> None:
     old = take(log)
     assert old.newer_owner() == ""

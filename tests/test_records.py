@@ -8,16 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlearn.core.records import (
+    CLAIM_KEY,
     GENESIS,
     Entry,
     Era,
     Headers,
     Output,
     Range,
+    Record,
     Skip,
     chain,
     decode_entry,
+    encode_claim,
     encode_entry,
+    journalled,
 )
 
 ERA = Era(
@@ -36,6 +40,16 @@ ERA = Era(
 def test_an_entry_comes_back_as_it_was_written(entry: Entry) -> None:
     assert decode_entry(encode_entry(entry)) == entry
     assert b'"seq":%d' % entry.seq in encode_entry(entry)
+
+
+def test_a_claim_is_no_entry_and_what_is_neither_is_refused() -> None:
+    claim = encode_claim("streamlearn.app.journal.0", 3)
+    assert journalled(Record("t", 0, 0, 0, CLAIM_KEY, claim)) is None
+    entry = Entry(0, 1, GENESIS)
+    assert journalled(Record("t", 0, 0, 0, None, encode_entry(entry))) == entry
+    for value in (claim, b"", None):
+        with pytest.raises(msgspec.MsgspecError):
+            journalled(Record("t", 0, 0, 0, None, value))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"seq":"1","era":0,"digest":""}', b"\xff"])

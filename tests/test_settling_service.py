@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.records import decode_entry
+from streamlearn.core.records import journalled
 from tests.command import Command, command
 from tests.service_process import START_S, App, Apps, apps, backend
 
@@ -65,7 +65,8 @@ def test_a_unit_that_is_declared_after_the_stop_wins(apps: Apps) -> None:
 
 
 def entries(app: App) -> list[Any]:
-    return [decode_entry(one.value or b"") for one in app.records(app.config.topics.journal)]
+    found = [journalled(record) for record in app.records(app.config.topics.journal)]
+    return [entry for entry in found if entry is not None]
 
 
 def test_a_reset_begins_an_era_and_what_follows_decides_anew(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from river import linear_model, preprocessing
 
-from streamlearn.core.records import Entry, decode_entry
+from streamlearn.core.records import Entry, journalled
 from streamlearn.log.connect import open_log
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
@@ -47,7 +47,8 @@ def told(app: App, count: int) -> None:
 
 
 def entries(app: App) -> list[Entry]:
-    return [decode_entry(record.value or b"") for record in app.records(app.config.topics.journal)]
+    found = [journalled(record) for record in app.records(app.config.topics.journal)]
+    return [entry for entry in found if entry is not None]
 
 
 def until(

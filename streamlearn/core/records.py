@@ -9,7 +9,7 @@ Invariants:
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -155,6 +155,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _entry_encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
+_claim_encoder = msgspec.json.Encoder()
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -165,6 +166,24 @@ def encode_entry(entry: Entry) -> bytes:
 def decode_entry(data: bytes) -> Entry:
     """The inverse of `encode_entry`. Raises `msgspec.MsgspecError` when `data` is not an entry."""
     return _entry_decoder.decode(data)
+
+
+CLAIM_KEY: Final = b"claim"
+"""The key of a record of the journal that is no entry: an owner's claim, written right after the fence.
+The last entry before one's own claim is the end; an entry has no key.
+"""
+
+
+def encode_claim(lock: str, epoch: int) -> bytes:
+    """A claim's value, for people: which lock was taken, and its epoch."""
+    return _claim_encoder.encode({"claim": lock, "epoch": epoch})
+
+
+def journalled(record: Record) -> Entry | None:
+    """The entry in a record of the journal; None for a claim. Raises `msgspec.MsgspecError` for what is
+    neither.
+    """
+    return None if record.key == CLAIM_KEY else _entry_decoder.decode(record.value or b"")
 
 
 def _prefixed(field: bytes | None) -> bytes:

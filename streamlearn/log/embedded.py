@@ -215,6 +215,7 @@ class EmbeddedShardLog:
         seen: Positions,
         retention_s: float,
     ) -> None:
+        self.claim = epoch
         self.end = end
         self.seen = seen
         self._topics = topics

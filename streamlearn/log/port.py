@@ -89,6 +89,9 @@ class Row(NamedTuple):
 class ShardLog(Protocol):
     """One owned shard. Made by `Log.open`, which has fenced every earlier owner."""
 
+    claim: int
+    """A number that only this ownership of the shard has: it grows with each."""
+
     end: Entry | None
     """The last committed entry of the journal when the shard was opened; None in an empty journal."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import orjson
 
-from streamlearn.core.records import Entry, Range, Record, decode_entry
+from streamlearn.core.records import Entry, Range, Record, journalled
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.port import Admin
 from streamlearn.replay import reading
@@ -148,8 +148,8 @@ def entry_covering(
     near = admin.offsets_at(journal, around_ms - SLACK_MS)
     for first, upto in ((near, end), (reading.topic_info(admin, journal).start, near)):
         for record in looked(reading.between(admin, journal, first, upto)):
-            entry = decode_entry(record.value or b"")
-            if any(covers(run, place) for run in entry.ranges):
+            entry = journalled(record)
+            if entry is not None and any(covers(run, place) for run in entry.ranges):
                 return record.offset, entry
     return None
 
@@ -161,7 +161,9 @@ def entries_back_to(admin: Admin, journal: str, upto: int, seq: int) -> list[Ent
     info = reading.topic_info(admin, journal)
     found: list[Entry] = []
     for record in backwards(admin, journal, (upto, *info.start[1:])):
-        entry = decode_entry(record.value or b"")
+        entry = journalled(record)
+        if entry is None:
+            continue
         if entry.seq < seq:
             break
         found.append(entry)

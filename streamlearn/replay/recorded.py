@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Record, TopicPartition, decode_entry
+from streamlearn.core.records import Entry, Record, TopicPartition, journalled
 from streamlearn.errors import Stop
 from streamlearn.log.port import Admin
 from streamlearn.replay import reading
@@ -84,11 +84,13 @@ class Recorded:
         info = reading.topic_info(self._admin, journal)
         for record in reading.run(self._admin, journal, 0, info.start[0], info.end[0]):
             try:
-                yield decode_entry(record.value or b"")
+                entry = journalled(record)
             except msgspec.MsgspecError as error:
                 raise Stop(
                     f"{journal} at offset {record.offset} is no entry of a journal: {error}"
                 ) from error
+            if entry is not None:
+                yield entry
 
 
 class _Stream:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Era, Positions, decode_entry
+from streamlearn.core.records import Entry, Era, Positions, journalled
 from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
@@ -45,10 +45,12 @@ def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[
     info = reading.topic_info(admin, journal)
     for record in reading.run(admin, journal, 0, info.start[0], info.end[0]):
         try:
-            entry = decode_entry(record.value or b"")
+            entry = journalled(record)
         except msgspec.MsgspecError as error:
             tell(f"{journal} at offset {record.offset} is no entry ({error}): what follows is not looked at")
             break
+        if entry is None:
+            continue
         if newest is not None and entry.seq <= newest.seq:
             life = life._replace(end=entry)
             continue

@@ -1,10 +1,11 @@
 """One shard's journal on Kafka: its end, its entries in order, and its trimming.
 
 Invariants:
-- Whoever reads the end has fenced every earlier writer first, so that the last stable offset and the high
-  watermark are the same; where they are not, somebody has a transaction open, and committed entries may be
-  hidden behind it: somebody foreign, as long as no newer owner has come.
-- Entries follow each other without a hole. What is not an entry, or not the next one, stops the service.
+- Whoever reads the end has fenced every earlier writer and has written a claim since: the end is the last
+  entry before it. A claim that cannot be read back has an open transaction before it, behind which committed
+  entries may be hidden: of somebody foreign, as long as no newer owner has come.
+- Entries follow each other without a hole but for claims. What is neither, or not the next entry, stops the
+  service.
 """
 
 import time
@@ -12,33 +13,33 @@ from collections.abc import Iterator
 
 import msgspec
 
-from streamlearn.core.records import Entry, Record, decode_entry
+from streamlearn.core.records import CLAIM_KEY, Entry, Record, journalled
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.kafka.admin import Cluster
-from streamlearn.log.kafka.client import LATEST
 from streamlearn.log.kafka.reader import Reader
 
 _SETTLE_S = 2.0
-"""How long the last stable offset may lag behind one's own last commit (measured: 13 ms)."""
-_TRIM_PROBES = 8
+"""How long the last stable offset may lag behind one's own claim (measured: 13 ms)."""
+_TRIM_PROBES = 16
 
 
 class Journal:
     """The journal partition of one shard, after its earlier writers were fenced."""
 
-    def __init__(self, cluster: Cluster, reader: Reader, topic: str, shard: int) -> None:
+    def __init__(self, cluster: Cluster, reader: Reader, topic: str, shard: int, claim: int) -> None:
         self._cluster = cluster
         self._reader = reader
         self._tp = (topic, shard)
         self._name = f"{topic}-{shard}"
-        start, self._end = self._settled()
-        last = reader.last(self._tp, start, self._end, lambda _: True)
+        start = self._read_back(claim)
+        self._end = claim
+        last = reader.last(self._tp, start, claim, lambda record: record.key != CLAIM_KEY)
         if last is None and start > 0:
             raise Stop(
                 f"The journal {self._name} is empty, but it was not: everything before offset {start} was "
                 "deleted. Begin a new one where the predictions end: `streamlearn reset --start predictions`."
             )
-        self.last: Entry | None = None if last is None else self._entry(last)
+        self.last = None if last is None else self._entry(last)
         self._seq = -1 if self.last is None else self.last.seq
         self._offset = -1 if last is None else last.offset
         self._first: tuple[int, int] | None = None
@@ -54,7 +55,7 @@ class Journal:
             return
         for record in self._reader.between(self._tp, self._start_of(expected), self._end):
             entry = self._entry(record)
-            if entry.seq < expected:
+            if entry is None or entry.seq < expected:
                 continue
             if entry.seq != expected:
                 raise Stop(
@@ -80,31 +81,32 @@ class Journal:
             return
         low, high = self._first, (self._seq, self._offset)
         enough = seq - (seq - low[0]) // 16
-        for _ in range(_TRIM_PROBES):
-            if low[0] >= enough:
+        for probe in range(_TRIM_PROBES):
+            if low[0] >= enough or high[1] - low[1] <= 1:
                 break
-            # Entries are nearly evenly spaced, so that a guess in proportion is close at once.
-            share = (seq - low[0]) / (high[0] - low[0])
-            guess = self._first_from(low[1] + int(share * (high[1] - low[1])))
-            if guess is None or guess == low:
+            # Entries are nearly evenly spaced, so that a guess in proportion is close at once. Where many
+            # claims lie between them it is not: then halves are.
+            share = 0.5 if probe % 2 else (seq - low[0]) / (high[0] - low[0])
+            at = low[1] + max(1, int(share * (high[1] - low[1])))
+            found = self._first_from(at)
+            if found is None:
                 break
-            low, high = (guess, high) if guess[0] <= seq else (low, guess)
+            low, high = (found, high) if found[0] <= seq else (low, (found[0], at))
         if low > self._first:
             self._cluster.delete_before(self._tp, low[1])
             self._first = low
 
-    def _settled(self) -> tuple[int, int]:
-        """The first offset and the end, once nothing is hidden behind an open transaction."""
+    def _read_back(self, claim: int) -> int:
+        """Return the first offset, once nothing before the claim is hidden behind an open transaction."""
         until = time.monotonic() + _SETTLE_S
         while True:
             start, stable = self._reader.bounds(self._tp)
-            high = self._cluster.offsets([self._tp], LATEST)[self._tp]
-            if stable >= high:
-                return start, stable
+            if stable > claim:
+                return start
             if time.monotonic() > until:
                 raise Stop(
                     f"The journal {self._name} has an open transaction that is not ours, so its newest "
-                    f"entries cannot be read (stable to {stable}, written to {high}). "
+                    f"entries cannot be read (stable to {stable}, our claim is at {claim}). "
                     f"{self._cluster.open_transactions(self._tp)} Stop that producer, then start again."
                 )
             time.sleep(0.005)
@@ -125,12 +127,13 @@ class Journal:
     def _first_from(self, offset: int) -> tuple[int, int] | None:
         """Sequence number and offset of the first entry at or after `offset`."""
         for record in self._reader.between(self._tp, offset, self._end):
-            return self._entry(record).seq, record.offset
+            if (entry := self._entry(record)) is not None:
+                return entry.seq, record.offset
         return None
 
-    def _entry(self, record: Record) -> Entry:
+    def _entry(self, record: Record) -> Entry | None:
         try:
-            return decode_entry(record.value or b"")
+            return journalled(record)
         except msgspec.MsgspecError as error:
             raise Stop(
                 f"Offset {record.offset} of the journal {self._name} is not an entry: something else writes "

@@ -42,6 +42,7 @@ _log = structlog.get_logger()
 class KafkaShardLog:
     """`ShardLog` on Kafka. Making one fences every earlier owner of the shard."""
 
+    claim: int
     end: Entry | None
     seen: Positions
 
@@ -67,10 +68,14 @@ class KafkaShardLog:
         self._past = Reader(client, wait_ms=20)
         self._identities = SourceIdentities(cluster, self._live, names.sources)
         try:
-            self._journal = Journal(cluster, self._past, names.roles["journal"], shard)
+            self.claim = self._writer.claim((names.roles["journal"], shard))
+            self._journal = Journal(cluster, self._past, names.roles["journal"], shard, self.claim)
             self.end = self._journal.last
             self.seen = election.reported(inputs)
-        except Stop as error:
+        except Unknown as error:
+            self.close()
+            raise Unreachable(f"shard {shard} was not opened: {error}") from error
+        except (Stop, Fenced) as error:
             try:
                 newer = self.newer_owner()
             finally:

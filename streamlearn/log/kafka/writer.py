@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from streamlearn.core.encode import headers_bytes
-from streamlearn.core.records import Headers, TopicPartition
-from streamlearn.errors import Fenced, Stop, Unknown, Unreachable
+from streamlearn.core.records import CLAIM_KEY, Headers, TopicPartition, encode_claim
+from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, Client, ClientError, Producer
 from streamlearn.log.kafka.errors import explained, refusal
@@ -80,19 +80,27 @@ class Writer:
             self.close()
             raise
 
+    def claim(self, journal: TopicPartition) -> int:
+        """Commit this owner's claim, which is no entry; returns its offset. Raises as `commit` does."""
+        value = encode_claim(self._id, self._epoch[1])
+        return self.commit([(journal, CLAIM_KEY, value, ())])
+
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`. Kafka itself takes the lock away from a transaction that stays open for
         too long; then nobody may hold it, and opening the shard again is right as well. Who may not ask would
         try for ever: that is a `ConfigError`.
         """
-        if isinstance(self._lost, Fenced):
-            return str(self._lost)
+        known = str(self._lost) if isinstance(self._lost, Fenced) else ""
         try:
             producer_id, epoch = self._cluster.transaction_owner(self._id)
         except (Unreachable, Stop) as error:
-            return f"unknown: {error}"
+            return known or f"unknown: {error}"
+        except ConfigError:
+            if known:
+                return known
+            raise
         if (producer_id, epoch) == self._epoch:
-            return ""
+            return known
         return "producer id {}, epoch {}; ours was {}, {}".format(producer_id, epoch, *self._epoch)
 
     def close(self) -> None:
