@@ -17,7 +17,7 @@ from streamlearn.core.codec import checked_event, clean_object, decode
 from streamlearn.core.convert import conversions
 from streamlearn.core.csv_line import csv_reader
 from streamlearn.core.events import MAX_EVENT_BYTES, Event, EventSpec, Refusal, Skipped
-from streamlearn.core.paths import MISSING, Getter, flat, getter
+from streamlearn.core.paths import MISSING, Getter, flat, getter, optional
 from streamlearn.core.presets import META, UNWRAP
 from streamlearn.core.records import Record
 from streamlearn.core.schemas import Schema, schema_reader
@@ -43,9 +43,9 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
         return lambda record: decode(spec, record)
     read = compile_reader(spec, {} if schemas is None else schemas)
     keep = compile_where(spec.where) if spec.where else None
-    carried = [(path, getter(path)) for path in spec.carry]
+    carried = [(path, optional(path)) for path in spec.carry]
     take_parts = _other_parts(spec)
-    group_of = getter(spec.group) if spec.group else None
+    group_of = optional(spec.group) if spec.group else None
     take = _features(spec)
 
     def mapped(record: Record) -> Event | Refusal | Skipped:
@@ -59,13 +59,13 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
         if keep is not None and not keep(doc):
             return Skipped("where")
         ident, key, ts, y = take_parts(doc)
-        carry = {path: _or_none(get(doc)) for path, get in carried} if carried else None
+        carry = {path: get(doc) for path, get in carried} if carried else None
         if y is MISSING:
             return Refusal("label", "bad_type", spec.label)
         x = take(doc)
         if type(x) is not dict:
             return x  # type: ignore[return-value] # as above
-        group = None if group_of is None else _or_none(group_of(doc))
+        group = None if group_of is None else group_of(doc)
         event = checked_event(spec, record, ident, key, ts, x, y, group)
         if carry is not None and type(event) is Event:
             event.carry = carry
@@ -89,10 +89,6 @@ def _is_plain(spec: EventSpec) -> bool:
 def has_schema(spec: EventSpec) -> bool:
     """Whether values are read by a schema, which says what is a text and what a number."""
     return spec.format != "csv" and bool(spec.format.startswith("avro") or spec.schema or spec.registry)
-
-
-def _or_none(value: Any) -> Any:
-    return None if value is MISSING else value
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -129,15 +125,15 @@ def _typed(path: str, spec: EventSpec) -> Getter:
     """
     if not path:
         return lambda _doc: None
-    get = getter(path)
+    get = optional(path)
     convert = conversions(spec.decimal).get(spec.types.get(path, ""))
     missing = frozenset(spec.missing)
     if convert is None and not missing:
-        return lambda doc: _or_none(get(doc))
+        return get
 
     def typed(doc: Document) -> Any:
         found = get(doc)
-        if found is MISSING or found is None or (missing and _is_word(found, missing)):
+        if found is None or (missing and _is_word(found, missing)):
             return None
         return found if convert is None else convert(found)
 

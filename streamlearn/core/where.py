@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from operator import ge, gt, le, lt
 from typing import Any, Final, NamedTuple
 
-from streamlearn.core.paths import MISSING, getter
+from streamlearn.core.paths import optional
 
 Test = Callable[[dict[str, Any]], bool]
 Operand = Callable[[dict[str, Any]], Any]
@@ -124,14 +124,14 @@ class _Parser:
         token = self._token
         if token.kind == "quoted":
             self._next += 1
-            return _path(token.text[1:-1])
+            return optional(token.text[1:-1])
         if token.kind == "word" and token.text not in _CONSTANTS:
             if token.text in _WORDS:
                 raise self._fail(f"a path or a value is expected before {token.text}", token)
             self._next += 1
             if self._token.text == "(":
                 raise self._fail("functions are not known here", token)
-            return _path(token.text)
+            return optional(token.text)
         value = self._literal()
         return lambda _doc: value
 
@@ -170,16 +170,6 @@ def _tokens(text: str) -> Iterator[_Token]:
         yield _Token(kind, match[kind], match.start(kind))
         at = match.end()
     yield _Token("end", "", end)
-
-
-def _path(path: str) -> Operand:
-    get = getter(path)
-
-    def value(doc: dict[str, Any]) -> Any:
-        found = get(doc)
-        return None if found is MISSING else found
-
-    return value
 
 
 def _kind(value: Any) -> type:

@@ -7,11 +7,12 @@ Pure: from documents to facts. A field is a path into a document, as in `[event]
 import datetime
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamlearn.core.convert import DECLARED, NO_VALUE, is_coated
 from streamlearn.core.events import MS_PER_UNIT, unit_of
+from streamlearn.core.paths import leaves
 
 _MOST_DISTINCT = 1000
 _SINCE_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 to 2100
@@ -76,20 +77,9 @@ def fields_of(documents: Sequence[Mapping[str, Any]]) -> list[Field]:
     """The fields of all documents, in the order in which they appear first."""
     columns: dict[str, list[Any]] = {}
     for document in documents:
-        for path, value in flat(document):
+        for path, value in leaves(dict(document)):
             columns.setdefault(path, []).append(value)
     return [_field(path, values, len(documents)) for path, values in columns.items()]
-
-
-def flat(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every scalar and null under its path; an empty object or array stands for itself."""
-    pairs = part.items() if isinstance(part, Mapping) else enumerate(part)
-    for name, value in pairs:
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping | list) and value:
-            yield from flat(value, f"{path}.")
-        else:
-            yield path, value
 
 
 def _field(path: str, values: list[Any], count: int) -> Field:

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from streamlearn.core.paths import leaves
 from streamlearn.core.records import Record
 from streamlearn.errors import CheckFailed
-from streamlearn.replay.profile import flat
 
 MAX_COLUMNS = 10_000
 
@@ -54,7 +54,7 @@ def _cells(record: Record) -> Iterator[tuple[str, Any]]:
             f"{record.topic}-{record.partition} offset {record.offset} is not a JSON object, so it is no row"
             " of a table: write JSON lines instead (a file name without .csv), or end before it with --to"
         )
-    return ((path, part) for path, part in flat(value) if part not in ({}, []))
+    return ((path, part) for path, part in leaves(value) if part not in ({}, []))
 
 
 def _text(value: Any) -> str:
