@@ -232,3 +232,11 @@ def where_it_says(pattern: str, *rooms: str) -> set[str]:
 
 def test_one_file_proves_that_json_is_clean() -> None:
     assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "replay") == {"core/codec.py"}
+
+
+def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
+    assert where_it_says(r"""\.split\(["']\.["']""", "core", "replay") == {
+        "core/pickle_load.py",  # names of modules, all three
+        "core/pickle_names.py",
+        "core/pickles.py",
+    }

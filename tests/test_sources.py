@@ -17,13 +17,16 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.records import ORDER_HEADER
+from streamlearn.core.events import Event, EventSpec
+from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay import ahead, delimited
 from streamlearn.replay.cells import declared
 from streamlearn.replay.delimited import Dialect
+from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.late import Late, delay_of
 from streamlearn.replay.mapping import Meaning, Roles
 from streamlearn.replay.pacing import Pace
@@ -650,6 +653,25 @@ def test_json_lines_lose_only_their_label(world: World) -> None:
     assert value[0].value == (kept + "}").encode()
     assert value[1].value == b"not json"
     assert world.of("l") == [{"id": "a", "label": False, "ts": "2026-01-31T08:01:30+01:00"}]
+
+
+@pytest.mark.parametrize("delay", ["90s", "1", "field:meta.known.0", "end-of:meta.run"])
+def test_the_parts_of_an_event_stand_where_the_service_finds_them(world: World, delay: str) -> None:
+    """A label at a path stayed in its event, and was learned at once; times at paths were not found."""
+    spec = EventSpec("meta.id", "meta.of.0", "at.ts", label="meta.out.0", features="x", group="meta.run")
+    meta = {"id": 7, "of": ["k"], "out": ["p", 5], "run": "g", "known": [1700000050]}
+    text = json.dumps({"meta": meta, "at": {"ts": 1700000000}, "x": {"a": 1}})
+    told = How(Members(spec.key, spec.time, "auto", spec.id, spec.label, "x"))
+    served = compile_decoder(spec)(Record("e", 0, 0, 0, None, text.encode()))
+    assert isinstance(served, Event) and served.y == "p"
+    world.replay(write("a.jsonl", text), delay, told)
+    (event,) = world.admin.poll({("e", 0): 0}, 9, 0).records["e", 0]
+    without = compile_decoder(spec)(event)
+    assert isinstance(without, Event) and without.y is None
+    assert (without.id, without.ts, without.x, without.group) == (7, 1700000000, {"a": 1}, "g")
+    assert event.key == b"k"
+    assert [label["label"] for label in world.of("l")] == ["p"]
+    assert json.loads(event.value or b"")["meta"]["out"] == [None, 5], "the others keep their places"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from streamlearn.core.convert import is_coated
+from streamlearn.core.paths import optional
 
 LOOKED_AT = 1000
 _MOSTLY = 0.9
@@ -26,7 +27,7 @@ def note(column: str, example: str, where: str = "--types") -> str:
 
 
 def notes(events: Iterable[bytes], features: str, declared: Container[str]) -> list[str]:
-    """Notes about the first events. `features`: the member that holds them; without it, all members do."""
+    """Notes about the first events. `features`: the path of what holds them; without it, all members do."""
     texts: Counter[str] = Counter()
     coated: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -44,12 +45,12 @@ def notes(events: Iterable[bytes], features: str, declared: Container[str]) -> l
     ]
 
 
-def _features(event: bytes, member: str) -> dict[str, Any]:
+def _features(event: bytes, path: str) -> dict[str, Any]:
     try:
         doc = orjson.loads(event)
     except orjson.JSONDecodeError:
         return {}
     if not isinstance(doc, dict):
         return {}
-    found = doc.get(member)
+    found = optional(path)(doc)
     return found if isinstance(found, dict) else doc

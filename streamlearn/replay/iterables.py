@@ -128,9 +128,7 @@ def _odd(name: str, at: int, item: Any) -> ConfigError:
 
 def _event(name: str, at: int, number: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
     if is_event(item):
-        key = item.get("key")
-        value = _dumped(name, at, item)
-        row = Row(key.encode() if isinstance(key, str) else None if key is None else orjson.dumps(key), value)
+        row = Row(jsonlines.key_bytes(item.get("key")), _dumped(name, at, item))
         return row, time_of(item.get("ts"), time_unit)
     if not _is_pair(item):
         raise _odd(name, at, item)

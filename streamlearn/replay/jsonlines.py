@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from streamlearn.core.paths import optional
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
@@ -24,7 +25,7 @@ _ROWS = 1000
 
 
 class Members(NamedTuple):
-    """Where an event's value holds its parts (`[event]` of the configuration)."""
+    """Where an event's value holds its parts (`[event]` of the configuration): paths."""
 
     key: str
     time: str
@@ -75,10 +76,13 @@ def look(value: bytes, members: Members) -> tuple[bytes | None, float | None]:
         return None, None
     if not isinstance(event, dict):
         return None, None
-    key = event.get(members.key)
-    if key is not None:
-        key = key.encode() if isinstance(key, str) else orjson.dumps(key)
-    return key, time_of(event.get(members.time), members.time_unit)
+    key, ts = optional(members.key)(event), optional(members.time)(event)
+    return key_bytes(key), time_of(ts, members.time_unit)
+
+
+def key_bytes(key: Any) -> bytes | None:
+    """The key of a record for the member of its event that is the key."""
+    return None if key is None else key.encode() if isinstance(key, str) else orjson.dumps(key)
 
 
 # --- lines as rows of a table -------------------------------------------------------------------------
@@ -168,9 +172,6 @@ def _flat(row: Mapping[str, Any], dotted: list[str]) -> Mapping[str, Any]:
         return row
     found = dict(row)
     for path in dotted:
-        value: Any = row
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if path not in row and value is not None:
+        if path not in row and (value := optional(path)(row)) is not None:
             found[path] = value
     return found

@@ -20,6 +20,7 @@ import orjson
 
 from streamlearn.core.codec import is_clean
 from streamlearn.core.events import MS_PER_UNIT, unit_of
+from streamlearn.core.paths import optional, take
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.replay.jsonlines import Members
@@ -86,6 +87,7 @@ class Late:
     def __init__(self, delay: Delay, members: Members, tabular: bool, once: bool) -> None:
         self._delay = delay
         self._members = members
+        self._id_in, self._time_in = optional(members.id), optional(members.time)
         self._tabular = tabular
         self.scans = bool(delay.group) and not once
         self._last: dict[Any, int] = {}
@@ -100,7 +102,7 @@ class Late:
             if doc is not None:
                 group = self._group(item, doc)
                 self._last[group] = number
-                self._note(item, group, doc.get(self._members.label))
+                self._note(item, group, optional(self._members.label)(doc))
 
     def merge(self, items: Iterable[Item | None]) -> Iterator[Sent | None]:
         """Events and labels in the order in which the world would have given them."""
@@ -142,11 +144,11 @@ class Late:
                 yield None
                 continue
             doc = _object(item)
-            ts = None if doc is None else doc.get(self._members.time)
+            ts = None if doc is None else self._time_in(doc)
             now = {} if ts is None else {"ts": ts}
             if len(waiting) == self._delay.events and (due := waiting.popleft()) is not None:
                 yield _label_of(*due, now)
-            label = None if doc is None else doc.pop(self._members.label, None)
+            label = None if doc is None else take(doc, self._members.label)
             if doc is None or label is None:
                 waiting.append(None)
                 yield Sent(item, False)
@@ -163,7 +165,7 @@ class Late:
         doc = _object(item)
         if doc is None:
             return _Known(item)
-        label, due = doc.pop(self._members.label, None), self._due_ts(doc)
+        label, due = take(doc, self._members.label), self._due_ts(doc)
         event = _with(item, _dumped(doc))
         if label is None:
             return _Known(event)
@@ -193,7 +195,7 @@ class Late:
             if doc is None:
                 yield _Known(item)
                 continue
-            group, label = self._group(item, doc), doc.pop(self._members.label, None)
+            group, label = self._group(item, doc), take(doc, self._members.label)
             event = _with(item, _dumped(doc))
             ts, time_s = self._time(item, doc)
             if self.scans:
@@ -258,16 +260,13 @@ class Late:
     def _look(self, doc: dict[str, Any], member: str, path: str) -> Any:
         if self._tabular:
             return doc.get(member)
-        for place in (doc, doc.get(self._members.features)):
-            found: Any = place
-            for part in [path] if isinstance(place, dict) and path in place else path.split("."):
-                found = found.get(part) if isinstance(found, dict) else None
-            if found is not None:
+        for place in (doc, optional(self._members.features)(doc)):
+            if type(place) is dict and (found := optional(path)(place)) is not None:
                 return found
         return doc.get(member)
 
     def _time(self, item: Item, doc: dict[str, Any]) -> tuple[Any, float]:
-        ts = doc.get(self._members.time)
+        ts = self._time_in(doc)
         time_s = time_of(ts, self._members.time_unit)
         if time_s is None:
             raise ConfigError(
@@ -277,7 +276,7 @@ class Late:
         return ts, time_s
 
     def _id(self, item: Item, doc: dict[str, Any]) -> Any:
-        found = doc.get(self._members.id)
+        found = self._id_in(doc)
         if found is None:
             raise ConfigError(
                 f"{item.place} has no id, so that its label could not be joined: name the column with --id"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import orjson
 
+from streamlearn.core.paths import optional
 from streamlearn.core.records import Entry, Range, Record, journalled
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.port import Admin
@@ -94,7 +95,7 @@ def prediction_at(admin: Admin, topic: str, place: Place, looked: Looked) -> Rec
 
 
 def letter_about(
-    admin: Admin, topic: str, place: Place | None, ident: str, id_member: str, looked: Looked
+    admin: Admin, topic: str, place: Place | None, ident: str, id_path: str, looked: Looked
 ) -> Letter | None:
     """The newest dead letter of the record at `place`, or of an event that has this id."""
     if topic not in admin.topics([topic]):
@@ -105,17 +106,17 @@ def letter_about(
             continue
         if place == Place(letter.topic, letter.partition, letter.offset):
             return letter
-        if place is None and _has_id(record.value, ident, id_member):
+        if place is None and _has_id(record.value, ident, id_path):
             return letter
     return None
 
 
-def _has_id(value: bytes | None, ident: str, member: str) -> bool:
+def _has_id(value: bytes | None, ident: str, path: str) -> bool:
     try:
         doc = orjson.loads(value or b"")
     except orjson.JSONDecodeError:
         return False
-    found = doc.get(member) if isinstance(doc, dict) else None
+    found = optional(path)(doc) if isinstance(doc, dict) else None
     return isinstance(found, str | int) and not isinstance(found, bool) and str(found) == ident
 
 
