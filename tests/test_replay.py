@@ -11,11 +11,13 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamlearn.core.events import EventSpec, Refusal
+from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Record
-from streamlearn.errors import ConfigError, Unreachable
+from streamlearn.errors import CheckFailed, ConfigError, Unreachable
 from streamlearn.log.embedded_admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
-from streamlearn.replay import lines, reading
+from streamlearn.replay import lines, reading, tables
 from streamlearn.replay.jsonlines import Members
 from streamlearn.replay.pacing import Lateness, Pace, Pacer
 from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics
@@ -460,3 +462,12 @@ def test_kafka_gives_back_what_was_sent(command: Command, kafka: str, topic_pref
     again = command.ok("tail", topic, "-b", kafka, "-o", "beginning").splitlines()
     assert sorted(again) == sorted(2 * [(record.value or b"").decode() for record in recorded if record])
     assert len(command.ok("tail", topic, "-b", kafka, "-o", "-1").splitlines()) == 3
+
+
+def test_a_value_with_two_members_of_one_path_is_no_row_of_a_table() -> None:
+    """The second one's value stood for both."""
+    record = Record("t", 1, 2, 3, None, b'{"a.b":1,"a":{"b":2}}')
+    with pytest.raises(CheckFailed, match=r"t-1 offset 2 has two members with the path 'a\.b'"):
+        tables.columns_of([record])
+    refusal = compile_decoder(EventSpec(features="*"))(record)
+    assert isinstance(refusal, Refusal) and refusal.reason == "same_path"

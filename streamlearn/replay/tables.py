@@ -7,6 +7,7 @@ Invariants:
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -42,9 +43,9 @@ def csv_lines(records: Iterable[Record], columns: Sequence[str]) -> Iterator[byt
             yield _row([_text(cells.get(column)) for column in columns])
 
 
-def _cells(record: Record) -> Iterator[tuple[str, Any]]:
+def _cells(record: Record) -> list[tuple[str, Any]]:
     if record.value is None:
-        return iter(())
+        return []
     try:
         value = orjson.loads(record.value)
     except orjson.JSONDecodeError:
@@ -54,7 +55,14 @@ def _cells(record: Record) -> Iterator[tuple[str, Any]]:
             f"{record.topic}-{record.partition} offset {record.offset} is not a JSON object, so it is no row"
             " of a table: write JSON lines instead (a file name without .csv), or end before it with --to"
         )
-    return ((path, part) for path, part in leaves(value) if part not in ({}, []))
+    cells = [(path, part) for path, part in leaves(value) if part not in ({}, [])]
+    if len(dict(cells)) < len(cells):
+        ((path, _),) = Counter(path for path, _ in cells).most_common(1)
+        raise CheckFailed(
+            f"{record.topic}-{record.partition} offset {record.offset} has two members with the path"
+            f" {path!r}, and a row holds one of them: write JSON lines instead (a file name without .csv)"
+        )
+    return cells
 
 
 def _text(value: Any) -> str:
