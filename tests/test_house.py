@@ -240,3 +240,8 @@ def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
         "core/pickle_names.py",
         "core/pickles.py",
     }
+
+
+def test_one_file_knows_the_members_of_foreign_envelopes() -> None:
+    words = r"""["'](after|before|payload|specversion|ce_specversion|tags)["']|startswith\(["']data\."""
+    assert where_it_says(words, "core", "replay", "service", "cli") == {"core/presets.py"}

@@ -1,4 +1,5 @@
-"""Presets of the mapping: how the values of well-known producers are unwrapped, and where parts stand.
+"""Presets of the mapping: how the values of well-known producers are recognised and unwrapped, and where
+parts stand. Nobody else knows these producers.
 
 Each is a set of other defaults (`DEFAULTS`, all of which `[event]` can override) and, where the event is
 wrapped, a function from the wrapped value to the document that paths refer to:
@@ -34,19 +35,48 @@ META: Final[dict[str, frozenset[str]]] = {"debezium": frozenset(("__op", "__sour
 """Members that a preset adds beside the event's own; "*" does not take them for features."""
 
 _NOT_A_ROW: Final = {"d": "delete", "t": "truncate", "m": "message"}
+_OPERATIONS: Final = ("c", "u", "r", *_NOT_A_ROW)
+_CE_VERSION: Final = "ce_specversion"
 _WRONG: Final = Refusal("decode", "envelope")
 
 
-def payload_of(doc: Document) -> Any:
+def recognised(record: Record, doc: Document) -> str:
+    """The preset that reads a record whose value is `doc`, "" where none does. `tombstone`, `delete`: one
+    that a preset passes over.
+    """
+    if _CE_VERSION in _headers(record):
+        return "cloudevents"
+    inner = _payload(doc)
+    if isinstance(inner, dict) and inner.get("op") in _OPERATIONS and inner.keys() & {"after", "before"}:
+        return "debezium" if isinstance(inner.get("after"), dict) else "delete"
+    if inner is not doc:
+        return "connect" if isinstance(inner, dict) else "tombstone"
+    if isinstance(doc.get("fields"), dict) and {"name", "timestamp"} <= doc.keys():
+        return "telegraf"
+    return "cloudevents" if "specversion" in doc and {"id", "source", "type"} <= doc.keys() else ""
+
+
+def may_hold_part(preset: str, path: str) -> bool:
+    """Whether an event's id, key, time or label may stand at `path`, and it is nothing of the envelope."""
+    if preset == "telegraf":  # a time among the measurements is one of them; its key is one of the tags
+        return path == "timestamp" or "." in path
+    return preset != "cloudevents" or path in ("id", "time") or path.startswith("data.")
+
+
+def _payload(doc: Document) -> Any:
     """What a schema and payload pair holds, or the value itself where there is no such pair."""
     return doc["payload"] if doc.keys() == {"schema", "payload"} else doc
+
+
+def _headers(record: Record) -> dict[str, bytes]:
+    return {name.lower(): value or b"" for name, value in record.headers}
 
 
 def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal | Skipped:
     doc = read(record, value)
     if type(doc) is not dict:
         return doc
-    change = payload_of(doc)
+    change = _payload(doc)
     if change is not doc and has_decimals(value):
         change = numbers_in(change, doc["schema"])
     if change is None:
@@ -75,9 +105,9 @@ def _connect(record: Record, value: bytes, read: Reader) -> Document | Refusal |
 
 
 def _cloudevents(record: Record, value: bytes, read: Reader) -> Document | Refusal | Skipped:
-    headers = {name.lower(): value or b"" for name, value in record.headers}
+    headers = _headers(record)
     kind = headers.get("content-type", b"").partition(b";")[0].strip().lower()
-    if "ce_specversion" in headers and not kind.startswith(b"application/cloudevents"):
+    if _CE_VERSION in headers and not kind.startswith(b"application/cloudevents"):
         data = read(record, value)
         if type(data) is not dict:
             return data

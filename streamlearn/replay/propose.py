@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from streamlearn.core.connect import look_like_decimals
+from streamlearn.core.presets import may_hold_part
 from streamlearn.errors import ConfigError
 from streamlearn.replay import coats, mapping, rehearsal
 from streamlearn.replay.mapping import Meaning
@@ -92,7 +93,8 @@ def _records(sample: Sample) -> Proposal:
         **{key: part for key, part in event.items() if key in ("preset", "columns")}
         | ({"format": "csv"} if shape.name == "csv" else {})
     )
-    roles = roles_of(_searched(shape.name, fields), len(shape.documents), isos=False, whole=sample.whole)
+    searched = [field for field in fields if may_hold_part(shape.name, field.path)]
+    roles = roles_of(searched, len(shape.documents), isos=False, whole=sample.whole)
     if shape.name == "envelope":
         kept = [field for field in fields if field.path.startswith("features.")]
         roles = roles._replace(label=next((field for field in fields if field.path == "label"), None))
@@ -117,15 +119,6 @@ def _records(sample: Sample) -> Proposal:
     if shape.documents and "schema_registry" not in event:
         notes += rehearsal.of_records(event, sample.records, is_class(roles.label))
     return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
-
-
-def _searched(shape: str, fields: list[Field]) -> list[Field]:
-    """The fields among which roles are looked for."""
-    if shape == "telegraf":  # a time among the measurements is one of them; its key is one of the tags
-        return [field for field in fields if field.path == "timestamp" or "." in field.path]
-    if shape == "cloudevents":
-        return [field for field in fields if field.path in ("id", "time") or field.path.startswith("data.")]
-    return fields
 
 
 def _say_format(shape: Shape, event: dict[str, Any], why: dict[str, str]) -> None:
@@ -158,7 +151,7 @@ def _features(
 ) -> tuple[str | list[str], list[Field], str]:
     """The key's value, the fields it stands for, and the reason."""
     others = _others(fields, roles)
-    if shape in ("telegraf", "cloudevents"):
+    if shape in PRESETS and default != "*":
         return default, [field for field in others if field.path.startswith(f"{default}.")], ""
     gone = [field for field in others if _unusable(field)]
     kept = [field for field in others if field not in gone]

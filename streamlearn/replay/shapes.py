@@ -16,7 +16,7 @@ import orjson
 from streamlearn.core.convert import DECLARED
 from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.mapping import compile_reader
-from streamlearn.core.presets import DEFAULTS, META, payload_of
+from streamlearn.core.presets import DEFAULTS, META, recognised
 from streamlearn.core.records import Record
 
 Document = Mapping[str, Any]
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 def shape_of(records: Sequence[Record]) -> Shape:
     """The shape of most records."""
-    names = [_recognised(record) for record in records]
+    names = [_shape(record) for record in records]
     counts = Counter(name for name in names if name not in ("tombstone", "delete"))
     if not counts:
         return Shape("unknown", [], {})
@@ -69,7 +69,7 @@ def _documents(spec: EventSpec, records: Sequence[Record]) -> list[Document]:
     ]
 
 
-def _recognised(record: Record) -> str:
+def _shape(record: Record) -> str:
     value = record.value
     if value is None:
         return "tombstone"
@@ -78,18 +78,7 @@ def _recognised(record: Record) -> str:
     doc = _object(value)
     if doc is None:
         return "unknown"
-    if any(name.lower() == "ce_specversion" for name, _ in record.headers):
-        return "cloudevents"
-    inner = payload_of(doc)
-    if isinstance(inner, dict) and inner.get("op") in tuple("curdtm") and inner.keys() & {"after", "before"}:
-        return "debezium" if isinstance(inner.get("after"), dict) else "delete"
-    if inner is not doc:
-        return "connect" if isinstance(inner, dict) else "tombstone"
-    if isinstance(doc.get("fields"), dict) and {"name", "timestamp"} <= doc.keys():
-        return "telegraf"
-    if "specversion" in doc and {"id", "source", "type"} <= doc.keys():
-        return "cloudevents"
-    return "envelope" if isinstance(doc.get("features"), dict | list) else "flat"
+    return recognised(record, doc) or ("envelope" if isinstance(doc.get("features"), dict | list) else "flat")
 
 
 def _object(value: bytes) -> dict[str, Any] | None:
