@@ -245,3 +245,8 @@ def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
 def test_one_file_knows_the_members_of_foreign_envelopes() -> None:
     words = r"""["'](after|before|payload|specversion|ce_specversion|tags)["']|startswith\(["']data\."""
     assert where_it_says(words, "core", "replay", "service", "cli") == {"core/presets.py"}
+
+
+def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
+    frame = r"""\[5:\]|\[17:\]|value\[0\] == [01]\b|b["']\\x0[01]["']"""
+    assert where_it_says(frame, "core", "replay") == {"core/codec.py"}

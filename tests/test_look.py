@@ -234,6 +234,16 @@ def test_bytes_of_a_schema_registry_are_recognised(command: Command) -> None:
     assert "streamlearn[avro]" in text
 
 
+def test_bytes_whose_schema_is_named_by_a_guid_are_those_of_a_registry_too(command: Command) -> None:
+    """They were nothing that is known, although the service reads them."""
+    fill("avro", [b"\x01" + bytes(range(16)) + bytes([n, 200, 255]) for n in range(30)])
+    event = proposed(command, "avro", "--db", "s.db")["event"]
+    assert (event["format"], event["schema_registry"]) == ("avro", "http://127.0.0.1:8081")
+    fill("json", [b"\x01" + bytes(range(16)) + value for value in dumped(*readings(30))])
+    event = proposed(command, "json", "--db", "s.db")["event"]
+    assert (event["format"], event["schema_registry"]) == ("json", "http://127.0.0.1:8081")
+
+
 def test_mixed_shapes_are_said_and_the_commonest_is_proposed(command: Command) -> None:
     fill("mixed", [*dumped(*readings(50)), b"garbage", b"[1]"])
     text = command.ok("look", "mixed", "--db", "s.db")

@@ -254,10 +254,29 @@ def _why_not_json(record: Record, value: bytes) -> str:
     if not value:
         return "unreadable" if any(name == UNREADABLE_HEADER for name, _ in record.headers) else "empty"
     reason = _strictly(value) or "not_json"
-    framed = (value[0] == 0 and len(value) > 5) or (value[0] == 1 and len(value) > 17)
-    if framed or any(name == SCHEMA_HEADER for name, _ in record.headers):
+    if unframed(record, value)[0] or any(name == SCHEMA_HEADER for name, _ in record.headers):
         return "confluent_framed"
     return reason
+
+
+def unframed(record: Record, value: bytes) -> tuple[str, bytes]:
+    """The id of the schema that a registry's serializer named ("" where none did), and the value without the
+    frame (Confluent's wire format): 0x00 and a 4-byte id, or 0x01 and a 16-byte GUID, before the value; or
+    0x01 and the GUID in a header.
+    """
+    for name, content in record.headers:
+        if name == SCHEMA_HEADER and content and content[0] == 1 and len(content) == 17:
+            return _guid(content[1:]), value
+    if value[:1] == b"\x00" and len(value) > 5:
+        return str(int.from_bytes(value[1:5], "big")), value[5:]
+    if value[:1] == b"\x01" and len(value) > 17:
+        return _guid(value[1:17]), value[17:]
+    return "", value
+
+
+def _guid(data: bytes) -> str:
+    text = data.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def _too_deep(value: bytes) -> bool:

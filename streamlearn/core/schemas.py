@@ -1,7 +1,6 @@
 """Values that a schema registry's serializers wrote, and bare Avro: bytes and a schema to a document.
 
-Framing (Confluent's wire format): 0x00 and a 4-byte id, or 0x01 and a 16-byte GUID, before the value; or
-0x01 and the GUID in the header `__value_schema_id`. What stands behind an id never changes.
+Framing is Confluent's wire format (`codec.unframed`). What stands behind an id never changes.
 
 Invariants:
 - Nothing is fetched here. A schema that is not at hand is asked for by raising `NeedSchema`, before
@@ -15,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from streamlearn.core.avro import avro_reader
-from streamlearn.core.codec import SCHEMA_HEADER, clean_object
+from streamlearn.core.codec import clean_object, unframed
 from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.records import Record
 from streamlearn.errors import NeedSchema
@@ -46,7 +45,7 @@ def schema_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Pars
     parsers: dict[str, Parse] = {}
 
     def read(record: Record, value: bytes) -> Document | Refusal:
-        ident, value = _unframed(record, value)
+        ident, value = unframed(record, value)
         if not ident:
             return Refusal("decode", "not_avro") if spec.format == "avro" else clean_object(record, value)
         if local is not None:
@@ -64,23 +63,6 @@ def schema_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Pars
         return parse(record, value)
 
     return read
-
-
-def _unframed(record: Record, value: bytes) -> tuple[str, bytes]:
-    """The id of the value's schema ("" when it is not framed), and the value without the frame."""
-    for name, content in record.headers:
-        if name == SCHEMA_HEADER and content and content[0] == 1 and len(content) == 17:
-            return _guid(content[1:]), value
-    if value[:1] == b"\x00" and len(value) > 5:
-        return str(int.from_bytes(value[1:5], "big")), value[5:]
-    if value[:1] == b"\x01" and len(value) > 17:
-        return _guid(value[1:17]), value[17:]
-    return "", value
-
-
-def _guid(data: bytes) -> str:
-    text = data.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
 def _parser(schema: Schema) -> Parse:

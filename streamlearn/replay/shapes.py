@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from streamlearn.core.codec import unframed
 from streamlearn.core.convert import DECLARED
 from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.mapping import compile_reader
@@ -52,7 +53,9 @@ def shape_of(records: Sequence[Record]) -> Shape:
         return _lines(same, others) or Shape(name, [], others)
     framed = name == "registry json"
     if framed:
-        same = [msgspec.structs.replace(record, value=(record.value or b"")[5:]) for record in same]
+        values = [unframed(record, record.value or b"")[1] for record in same]
+        pairs = zip(same, values, strict=True)
+        same = [msgspec.structs.replace(record, value=value) for record, value in pairs]
     preset = name if name in PRESETS else ""
     documents = [] if name == "registry binary" else _documents(EventSpec(preset=preset), same)
     shape = "flat" if framed else "registry" if name == "registry binary" else name
@@ -73,11 +76,12 @@ def _shape(record: Record) -> str:
     value = record.value
     if value is None:
         return "tombstone"
-    if len(value) > 5 and value[0] == 0:
-        return "registry binary" if _object(value[5:]) is None else "registry json"
+    ident, inner = unframed(record, value)
+    if ident and inner is not value:
+        return "registry binary" if _object(inner) is None else "registry json"
     doc = _object(value)
     if doc is None:
-        return "unknown"
+        return "registry binary" if ident else "unknown"
     return recognised(record, doc) or ("envelope" if isinstance(doc.get("features"), dict | list) else "flat")
 
 
