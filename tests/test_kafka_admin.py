@@ -14,7 +14,8 @@ from streamlearn.core.encode import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Record
 from streamlearn.log.kafka import new_client
-from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
+from streamlearn.log.kafka.admin import KafkaAdmin
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.kafka_python.admin import broker_count
 from streamlearn.log.port import Row, TopicInfo, TopicSpec
 from tests.command import Command, command

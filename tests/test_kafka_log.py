@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
-from streamlearn.log.kafka import admin as kafka_admin
+from streamlearn.log.kafka import cluster as kafka_cluster
 from streamlearn.log.kafka import journal as kafka_journal
 from streamlearn.log.kafka import store as kafka_store
 from streamlearn.log.kafka import writer as kafka_writer
@@ -179,15 +179,15 @@ def open_newer(kafka: str, names: Names) -> Any:
 def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
     kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = kafka_writer.Writer.claim
+    claim = kafka_writer.Transactions.claim
     newer: list[Any] = []
 
-    def paused(writer: kafka_writer.Writer, journal: tuple[str, int]) -> int:
+    def paused(writer: kafka_writer.Transactions, journal: tuple[str, int]) -> int:
         """As a process that was stopped between its fence and its claim."""
         newer.append(open_newer(kafka, names))
         return claim(writer, journal)
 
-    monkeypatch.setattr(kafka_writer.Writer, "claim", paused)
+    monkeypatch.setattr(kafka_writer.Transactions, "claim", paused)
     with pytest.raises(
         Fenced, match=r"taken over while it was opened: producer id \d+, epoch 1; ours was \d+, 0"
     ):
@@ -202,7 +202,7 @@ def test_what_a_newer_owner_does_after_the_claim_accuses_nobody_either(
     read_back = kafka_journal.Journal._read_back
     newer: list[Any] = []
 
-    def paused(journal: kafka_journal.Journal, claim: int) -> int:
+    def paused(journal: kafka_journal.Journal, claim: int) -> tuple[int, int]:
         newer.append(open_newer(kafka, names))
         return read_back(journal, claim)
 
@@ -285,13 +285,13 @@ def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
     def away(*_: object) -> tuple[int, int]:
         raise Unreachable("no broker answers")
 
-    monkeypatch.setattr(kafka_admin.Cluster, "transaction_owner", away)
+    monkeypatch.setattr(kafka_cluster.Cluster, "transaction_owner", away)
     assert shard.newer_owner() == "unknown: no broker answers"
 
     def denied(*_: object) -> tuple[int, int]:
         raise ConfigError("give this principal the right")
 
-    monkeypatch.setattr(kafka_admin.Cluster, "transaction_owner", denied)
+    monkeypatch.setattr(kafka_cluster.Cluster, "transaction_owner", denied)
     with pytest.raises(ConfigError, match="the right"):  # else it would be fenced, and try again, for ever
         shard.newer_owner()
     shard.close()

@@ -11,6 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -23,7 +24,7 @@ from streamlearn.core.records import Entry, Headers, Output, Positions, Range, R
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded import EmbeddedLog
 from streamlearn.log.embedded_admin import EmbeddedAdmin
-from streamlearn.log.port import Admin, Log, Names, Row, ShardLog, TopicSpec
+from streamlearn.log.port import Admin, Log, Names, Reader, Row, ShardLog, TopicSpec
 from streamlearn.log.specs import ARRIVAL
 
 DEADLINE_S = 60.0
@@ -143,6 +144,10 @@ def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def reads_to(reader: Reader, journal: tuple[str, int], end: Entry) -> bool:
+    return reader.end(journal) == end
 
 
 def starts(world: World, topic: str) -> Positions:
@@ -480,6 +485,39 @@ def test_every_opening_has_a_claim_of_its_own_that_grows(world: World, log: Log)
         other.close()
     assert claims == sorted(set(claims))
     assert entries(take(log)) == [entry(seq) for seq in range(3)]
+
+
+def test_a_reader_follows_a_journal_and_fences_nobody(world: World, shard: ShardLog) -> None:
+    reader: Reader = world.backend.admin()
+    journal = (world.journal, 0)
+    assert reader.end(journal) is None
+    assert list(reader.entries(journal, -1)) == []
+    feed(world, b"a", b"b", b"c")
+    for seq in range(5):
+        shard.publish(entry(seq), [], {})
+        eventually(partial(reads_to, reader, journal, entry(seq)))
+        assert list(reader.entries(journal, seq - 1)) == [entry(seq)]
+    assert list(reader.entries(journal, 1)) == [entry(seq) for seq in (2, 3, 4)]
+    assert list(reader.entries(journal, 4)) == []
+    first, *_, last = drain(world, world.input)[0]
+    run = Range(world.input, 0, first.offset, last.offset + 1)
+    assert values(list(reader.read(run))) == [b"a", b"b", b"c"]
+    with pytest.raises(Gone):
+        list(reader.read(run._replace(next=run.next + 1000)))
+    shard.publish(entry(5), [], {})
+    reader.close()
+
+
+def test_a_reader_raises_gone_where_the_journal_was_trimmed(world: World, shard: ShardLog) -> None:
+    for seq in range(40):
+        shard.publish(entry(seq), [], {})
+    shard.trim(30)
+    first = shard.first_seq()
+    assert 0 < first <= 30
+    reader: Reader = world.admin
+    with pytest.raises(Gone):
+        list(reader.entries((world.journal, 0), -1))
+    assert list(reader.entries((world.journal, 0), first - 1)) == [entry(n) for n in range(first, 40)]
 
 
 def test_a_shard_tells_whether_a_newer_owner_has_come(log: Log) -> None:

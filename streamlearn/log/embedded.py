@@ -26,11 +26,11 @@ from streamlearn.core.records import (
     Range,
     Record,
     TopicPartition,
-    decode_entry,
     encode_entry,
 )
-from streamlearn.errors import Fenced, Stop, Unknown
+from streamlearn.errors import Fenced, Unknown
 from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded_journal import entries_after, last_entry
 from streamlearn.log.embedded_owners import Owner, floors
 from streamlearn.log.embedded_topics import Topics, now_ms
 from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo
@@ -102,7 +102,7 @@ class EmbeddedLog:
         """Fence the previous owner. Nothing of it is ever half done: SQLite has rolled it back."""
         owner = Owner(self._file, self._names, shard)
         with self._file.transaction():
-            end = self._last_entry(shard)
+            end = last_entry(self._topics, (self._names.roles["journal"], shard))
             self._beat_at_ms = now_ms()
             self._epoch = owner.take(self._beat_at_ms)
             seen = owner.positions()
@@ -117,15 +117,6 @@ class EmbeddedLog:
             seen=seen,
             retention_s=self._retention_s,
         )
-
-    def _last_entry(self, shard: int) -> Entry | None:
-        journal = self._names.roles["journal"]
-        _, end, _ = self._topics.bounds(journal, shard)
-        if end == 0:
-            return None
-        # Trimming never takes the last entry, so this one is there.
-        (last,) = self._topics.read_now(Range(journal, shard, end - 1, end))
-        return _decode(self._file, journal, last.offset, last.value)
 
     def _input_floor(self, stored: Positions) -> Positions:
         """Where retention must stop in each input partition: at the log's start until a trim knows better."""
@@ -231,11 +222,8 @@ class EmbeddedShardLog:
         self._closed = False
 
     def entries(self, after: int) -> Iterator[Entry]:
-        """Committed entries with `seq > after`, in order. Raises `Gone`."""
-        with self._file.snapshot():
-            _, end, _ = self._topics.bounds(self._journal, self._shard)
-        for record in self._topics.read(Range(self._journal, self._shard, after + 1, end)):
-            yield _decode(self._file, self._journal, record.offset, record.value)
+        """As `ShardLog.entries`."""
+        return entries_after(self._topics, (self._journal, self._shard), after)
 
     def first_seq(self) -> int:
         """As `ShardLog.first_seq`."""
@@ -362,15 +350,3 @@ class EmbeddedShardLog:
     def close(self) -> None:
         """Let go of the shard. The election is left with `EmbeddedLog.close`."""
         self._closed = True
-
-
-def _decode(file: LogFile, journal: str, seq: int, value: bytes | None) -> Entry:
-    try:
-        entry = decode_entry(value or b"")
-    except msgspec.MsgspecError as error:
-        raise Stop(
-            f"entry {seq} of {journal} in {file.path} cannot be read ({error}): restore the file"
-        ) from error
-    if entry.seq != seq:
-        raise Stop(f"entry {seq} of {journal} in {file.path} says that it is {entry.seq}: restore the file")
-    return entry

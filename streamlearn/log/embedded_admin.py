@@ -3,13 +3,14 @@
 Invariant: what a call did is durable when it returns, and any number of processes may work on one file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
-from streamlearn.core.records import Positions
+from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
 from streamlearn.errors import ConfigError
 from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded_journal import entries_after, last_entry
 from streamlearn.log.embedded_topics import Topics
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
@@ -64,6 +65,19 @@ class EmbeddedAdmin:
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
         """As `ShardLog.poll`."""
         return self._topics.poll(positions, max_records, _POLL_BYTES, timeout_s)
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """As `Reader.read`."""
+        return self._topics.read(run)
+
+    def end(self, journal: TopicPartition) -> Entry | None:
+        """As `Reader.end`."""
+        with self._file.snapshot():
+            return last_entry(self._topics, journal)
+
+    def entries(self, journal: TopicPartition, after: int) -> Iterator[Entry]:
+        """As `Reader.entries`."""
+        return entries_after(self._topics, journal, after)
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""

@@ -1,8 +1,9 @@
 """The log port: all that the service and the command line know of a backend.
 
-Small protocols: `Log` (ownership and topics), `ShardLog` (one owned shard: its journal, its
-input, its publish) and `Admin` (what the command line needs), and `Store` for checkpoints. Each
-adapter passes the same conformance suite, `tests/test_log_conformance.py`.
+Small protocols: `Reader` (what anybody may read), `Writer` (the lock of one shard), `ShardLog` (an owned
+shard: its writer, and what its owner reads), `Log` (ownership and topics), `Admin` (a reader that also does
+what the command line asks), and `Store` for checkpoints. Each adapter passes the same conformance suite,
+`tests/test_log_conformance.py`.
 
 Invariants every adapter keeps:
 - `publish` is all or nothing, and only the newest `open` of a shard can succeed with it: an older one
@@ -86,8 +87,51 @@ class Row(NamedTuple):
     partition: int | None = None
 
 
-class ShardLog(Protocol):
-    """One owned shard. Made by `Log.open`, which has fenced every earlier owner."""
+class History(Protocol):
+    """How records are read again."""
+
+    def read(self, run: Range) -> Iterator[Record]:
+        """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
+
+
+class Reader(History, Protocol):
+    """Reads what anybody may, and fences nobody. Reading is not owning: what it finds at the end of a journal
+    may not be the end any more, and proves nothing about who holds the shard.
+    """
+
+    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """The topics of `names` that exist. Others are not asked about: a cluster may have thousands, made,
+        deleted and broken by people who never heard of us.
+        """
+
+    def topic_names(self) -> list[str]:
+        """The name of every topic there is, internal ones of the backend excluded: to tell a user who named
+        one that does not exist.
+        """
+
+    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
+        """As `Log.offsets_at`."""
+
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        """As `ShardLog.poll`."""
+
+    def end(self, journal: TopicPartition) -> Entry | None:
+        """The last committed entry of a journal, as far as it can be read now; None in an empty one."""
+
+    def entries(self, journal: TopicPartition, after: int) -> Iterator[Entry]:
+        """Committed entries with `seq > after`, in order, up to the end as it is now. Claims are passed over.
+
+        Raises `Gone` when entry `after + 1` is no longer retained, `Stop` at what is no entry.
+        """
+
+    def close(self) -> None:
+        """Let go of the backend."""
+
+
+class Writer(Protocol):
+    """The lock of one shard, taken by `Log.open`, which has fenced every earlier writer. Only afterwards is
+    the journal's end read.
+    """
 
     claim: int
     """A number that only this ownership of the shard has: it grows with each."""
@@ -97,6 +141,32 @@ class ShardLog(Protocol):
 
     seen: Positions
     """Input positions an owner once reported after a commit (group offsets): a witness only."""
+
+    def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
+        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`, or `Stop` when it is certain
+        that nothing was written and trying again would not help (a full disk, a record over the limit).
+
+        `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
+        """
+
+    def newer_owner(self) -> str:
+        """Who has opened the shard since, in words; "" only when it is proven that nobody has. What was
+        concluded from the journal or the store is worth something only in the second case. Raises
+        `ConfigError` when this principal may not ask.
+        """
+
+    def sync(self) -> None:
+        """Return when everything published so far survives a power cut."""
+
+    def trim(self, seq: int) -> None:
+        """Entries before `seq` are no longer needed: forget them when convenient."""
+
+    def close(self) -> None:
+        """Let go of the shard without committing anything."""
+
+
+class ShardLog(Writer, History, Protocol):
+    """One owned shard: its writer, and what its owner reads."""
 
     def entries(self, after: int) -> Iterator[Entry]:
         """Committed entries with `seq > after`, in order, up to the end.
@@ -129,31 +199,6 @@ class ShardLog(Protocol):
         """`positions`, from which everything polled was taken, moved on over offsets that are known to hold
         no record (marks of transactions, aborted data): their retention is then no loss.
         """
-
-    def read(self, run: Range) -> Iterator[Record]:
-        """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
-
-    def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
-        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`, or `Stop` when it is certain
-        that nothing was written and trying again would not help (a full disk, a record over the limit).
-
-        `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
-        """
-
-    def newer_owner(self) -> str:
-        """Who has opened the shard since, in words; "" only when it is proven that nobody has. What was
-        concluded from the journal or the store is worth something only in the second case. Raises
-        `ConfigError` when this principal may not ask.
-        """
-
-    def sync(self) -> None:
-        """Return when everything published so far survives a power cut."""
-
-    def trim(self, seq: int) -> None:
-        """Entries before `seq` are no longer needed: forget them when convenient."""
-
-    def close(self) -> None:
-        """Let go of the shard without committing anything."""
 
 
 class Log(Protocol):
@@ -212,18 +257,8 @@ class Log(Protocol):
         """Leave the election at once, so that another replica need not wait."""
 
 
-class Admin(Protocol):
+class Admin(Reader, Protocol):
     """What the command line does to a log. Not transactional; durable when a call returns."""
-
-    def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
-        """The topics of `names` that exist. Others are not asked about: a cluster may have thousands, made,
-        deleted and broken by people who never heard of us.
-        """
-
-    def topic_names(self) -> list[str]:
-        """The name of every topic there is, internal ones of the backend excluded: to tell a user who named
-        one that does not exist.
-        """
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings of a topic, in Kafka's names; embedded keeps those given at creation."""
@@ -233,15 +268,6 @@ class Admin(Protocol):
 
     def append(self, topic: str, rows: Sequence[Row]) -> None:
         """Append rows with arrival time now; returns when all are durable, raises when any is not."""
-
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
-        """As `ShardLog.poll`."""
-
-    def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
-        """As `Log.offsets_at`."""
-
-    def close(self) -> None:
-        """Let go of the backend."""
 
 
 class Store(Protocol):

@@ -71,8 +71,7 @@ def explain(
     if way is None and record is not None:
         tell(f"the journal {config.topics.journal} no longer holds the entry of this prediction")
     elif way is not None and record is not None:
-        offset, entry = way
-        rebuilt = rebuild.at(record, found.value or b"", entry, offset)
+        rebuilt = rebuild.at(record, found.value or b"", way)
     labels = _labels(rebuild, record, event, way)
     return {
         "prediction": prediction,
@@ -126,12 +125,12 @@ def _event_in(config: Config, record: Record) -> Event | None:
 
 
 def _labels(
-    rebuild: Rebuild, record: Record | None, event: Event | None, way: tuple[int, Entry] | None
+    rebuild: Rebuild, record: Record | None, event: Event | None, way: Entry | None
 ) -> dict[str, Any]:
     """What became of the event's label: `Joins.result`; `why` says what keeps it from being known."""
     if record is not None and way is not None:
         try:
-            found = rebuild.joins(record, way[1].seq)
+            found = rebuild.joins(record, way.seq)
         except (Gone, StreamlearnError) as error:
             found = {"state": "unknown", "label": None, "records": [], "why": str(error)}
     else:

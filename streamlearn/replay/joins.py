@@ -26,7 +26,7 @@ from streamlearn.core.snapshot import Header, carried, load_learner, load_memory
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.core.work import load_work
 from streamlearn.errors import BadCheckpoint
-from streamlearn.log.port import Admin, ShardLog
+from streamlearn.log.port import Reader
 from streamlearn.replay.reading import between, topic_info
 from streamlearn.service.eras import spec_of, stated_spec
 from streamlearn.service.models import FreshModel
@@ -168,13 +168,13 @@ class Joins:
         header: Header,
         sections: Mapping[str, bytes],
         schemas: Schemas,
-        shard_log: ShardLog,
+        reader: Reader,
         record: Record,
     ) -> None:
         """Raises `BadCheckpoint`."""
         self._asked = record
         self._schemas = schemas
-        self._shard_log = shard_log
+        self._reader = reader
         spec = _unscored(stated_spec(header.under))
         self._model = load_learner(sections, fresh.trusted, spec.horizon).model
         shard = Shard(spec, _Unasked(self._model, spec.horizon), load_memory(sections))
@@ -193,7 +193,7 @@ class Joins:
         self.tells_all = late is None or not late.knows(self._notes.name)
         """Whether no label and no other event of the key waits: an older checkpoint tells of those."""
 
-    def first_labels(self, admin: Admin) -> Positions:
+    def first_labels(self, reader: Reader) -> Positions:
         """Where the first record lies, in each partition of the labels topic, that names the event and came
         at most `early_ttl` and `ttl` before it. A key of intervals is named all the time: then nowhere.
         """
@@ -201,12 +201,12 @@ class Joins:
         if late is None or late.spec.join == "interval" or not self._notes.name:
             return {}
         topic, spec = late.spec.topic, late.spec
-        if topic not in admin.topics([topic]):
+        if topic not in reader.topics([topic]):
             return {}
         since_ms = self._asked.timestamp_ms - spec.early_ttl_ms - spec.ttl_ms
-        first = admin.offsets_at(topic, int(max(0.0, since_ms)))
+        first = reader.offsets_at(topic, int(max(0.0, since_ms)))
         found: Positions = {}
-        for record in between(admin, topic, first, topic_info(admin, topic).end):
+        for record in between(reader, topic, first, topic_info(reader, topic).end):
             if self._label_in(record) is not None:
                 found.setdefault((topic, record.partition), record.offset)
         return found
@@ -221,7 +221,7 @@ class Joins:
             for label in self._notes.labels:
                 if (skip := skips.get(_place(label.record))) is not None:  # given up in a later transaction
                     label.outcome = f"dlq.{skip.stage}.{skip.reason}"
-            for record in in_order(entry, self._shard_log):
+            for record in in_order(entry, self._reader):
                 self._step(record, skips.get(_place(record)))
 
     def result(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import orjson
 from streamlearn.core.paths import optional
 from streamlearn.core.records import Entry, Range, Record, journalled
 from streamlearn.errors import ConfigError, Gone
-from streamlearn.log.port import Admin
+from streamlearn.log.port import Reader
 from streamlearn.replay import reading
 from streamlearn.replay.letters import Letter, letter_of
 
@@ -62,7 +62,7 @@ def place_of(text: str) -> Place:
     return Place(topic, int(partition), int(offset))
 
 
-def backwards(admin: Admin, topic: str, upto: reading.Offsets) -> Iterator[Record]:
+def backwards(admin: Reader, topic: str, upto: reading.Offsets) -> Iterator[Record]:
     """A topic's records before `upto`, the newest first within a block."""
     info = reading.topic_info(admin, topic)
     while any(end > start for end, start in zip(upto, info.start, strict=True)):
@@ -71,7 +71,7 @@ def backwards(admin: Admin, topic: str, upto: reading.Offsets) -> Iterator[Recor
         upto = first
 
 
-def prediction_of(admin: Admin, topic: str, ident: str, looked: Looked) -> Record | None:
+def prediction_of(admin: Reader, topic: str, ident: str, looked: Looked) -> Record | None:
     """The newest prediction for an event's id, which is a text or the text of an integer."""
     begins = [b'{"id":' + orjson.dumps(ident) + b","]
     if ident.removeprefix("-").isdigit():
@@ -84,7 +84,7 @@ def prediction_of(admin: Admin, topic: str, ident: str, looked: Looked) -> Recor
     return None
 
 
-def prediction_at(admin: Admin, topic: str, place: Place, looked: Looked) -> Record | None:
+def prediction_at(admin: Reader, topic: str, place: Place, looked: Looked) -> Record | None:
     """The prediction for the record at `place`."""
     source = {"topic": place.topic, "partition": place.partition, "offset": place.offset}
     ends = b',"source":' + orjson.dumps(source) + b"}"
@@ -95,7 +95,7 @@ def prediction_at(admin: Admin, topic: str, place: Place, looked: Looked) -> Rec
 
 
 def letter_about(
-    admin: Admin, topic: str, place: Place | None, ident: str, id_path: str, looked: Looked
+    admin: Reader, topic: str, place: Place | None, ident: str, id_path: str, looked: Looked
 ) -> Letter | None:
     """The newest dead letter of the record at `place`, or of an event that has this id."""
     if topic not in admin.topics([topic]):
@@ -120,55 +120,26 @@ def _has_id(value: bytes | None, ident: str, path: str) -> bool:
     return isinstance(found, str | int) and not isinstance(found, bool) and str(found) == ident
 
 
-def record_at(admin: Admin, place: Place) -> Record | None:
+def record_at(admin: Reader, place: Place) -> Record | None:
     """The record there, None when it is no longer retained."""
+    if place.topic not in admin.topics([place.topic]):
+        return None
     try:
-        found = next(
-            read_run(admin, Range(place.topic, place.partition, place.offset, place.offset + 1)), None
-        )
+        return next(admin.read(Range(place.topic, place.partition, place.offset, place.offset + 1)), None)
     except (Gone, ConfigError):
         return None
-    return found
 
 
-def read_run(admin: Admin, run: Range) -> Iterator[Record]:
-    """The records of a run, in order. Raises `Gone` when it is not retained whole."""
-    info = reading.topic_info(admin, run.topic)
-    if run.partition >= info.partitions or info.start[run.partition] > run.first:
-        raise Gone(f"{run.topic}-{run.partition} no longer holds offset {run.first}")
-    first, upto = list(info.end), list(info.end)
-    first[run.partition], upto[run.partition] = run.first, run.next
-    return reading.between(admin, run.topic, tuple(first), tuple(upto))
-
-
-def entry_covering(
-    admin: Admin, journal: str, place: Place, around_ms: int, looked: Looked
-) -> tuple[int, Entry] | None:
-    """The entry that covers a record, and its offset in the journal. `around_ms`: when it was published."""
+def entry_covering(admin: Reader, journal: str, place: Place, around_ms: int, looked: Looked) -> Entry | None:
+    """The entry that covers a record. `around_ms`: when its prediction was published."""
     end = reading.topic_info(admin, journal).end
     near = admin.offsets_at(journal, around_ms - SLACK_MS)
     for first, upto in ((near, end), (reading.topic_info(admin, journal).start, near)):
         for record in looked(reading.between(admin, journal, first, upto)):
             entry = journalled(record)
             if entry is not None and any(covers(run, place) for run in entry.ranges):
-                return record.offset, entry
+                return entry
     return None
-
-
-def entries_back_to(admin: Admin, journal: str, upto: int, seq: int) -> list[Entry] | None:
-    """The entries from `seq` on, before journal offset `upto`, in order; None when the journal no longer
-    holds them all.
-    """
-    info = reading.topic_info(admin, journal)
-    found: list[Entry] = []
-    for record in backwards(admin, journal, (upto, *info.start[1:])):
-        entry = journalled(record)
-        if entry is None:
-            continue
-        if entry.seq < seq:
-            break
-        found.append(entry)
-    return found[::-1] if found and found[-1].seq == seq else None
 
 
 def covers(run: Range, place: Place) -> bool:

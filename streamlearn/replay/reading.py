@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from streamlearn.config import rfc3339_ms
 from streamlearn.core.records import Positions, Record
 from streamlearn.errors import CheckFailed, ConfigError, Gone, Unreachable
-from streamlearn.log.port import Admin, Polled, TopicInfo
+from streamlearn.log.port import Polled, Reader, TopicInfo
 
 _POLL_RECORDS = 1000
 _POLL_S = 0.2
@@ -27,7 +27,7 @@ Offsets = tuple[int, ...]
 """One offset per partition."""
 
 
-def topic_info(admin: Admin, topic: str) -> TopicInfo:
+def topic_info(admin: Reader, topic: str) -> TopicInfo:
     """The topic, or a `ConfigError` that names those there are."""
     info = admin.topics([topic]).get(topic)
     if info is None:
@@ -39,7 +39,7 @@ def topic_info(admin: Admin, topic: str) -> TopicInfo:
     return info
 
 
-def offsets_of(admin: Admin, topic: str, where: str) -> Offsets:
+def offsets_of(admin: Reader, topic: str, where: str) -> Offsets:
     """The offsets that `where` means, within what is retained.
 
     `beginning`, `end`, an offset, `-N` (N before the end), or an RFC 3339 time (arrival), each for every
@@ -66,7 +66,7 @@ def offsets_of(admin: Admin, topic: str, where: str) -> Offsets:
     )
 
 
-def between(admin: Admin, topic: str, first: Offsets, upto: Offsets) -> Iterator[Record]:
+def between(admin: Reader, topic: str, first: Offsets, upto: Offsets) -> Iterator[Record]:
     """The records with `first <= offset < upto`, partitions merged by arrival time."""
     runs = [
         run(admin, topic, partition, *ends) for partition, ends in enumerate(zip(first, upto, strict=True))
@@ -74,7 +74,7 @@ def between(admin: Admin, topic: str, first: Offsets, upto: Offsets) -> Iterator
     return heapq.merge(*runs, key=lambda record: (record.timestamp_ms, record.partition))
 
 
-def run(admin: Admin, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
+def run(admin: Reader, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
     """The records of one partition with `position <= offset < upto`, in order."""
     at = (topic, partition)
     silent_since_s: float | None = None
@@ -103,7 +103,7 @@ def run(admin: Admin, topic: str, partition: int, position: int, upto: int) -> I
             )
 
 
-def arriving(admin: Admin, topic: str, first: Offsets, stop: threading.Event) -> Iterator[Record]:
+def arriving(admin: Reader, topic: str, first: Offsets, stop: threading.Event) -> Iterator[Record]:
     """The records from `first` on, and those that arrive, until `stop` is set."""
     positions = {(topic, partition): offset for partition, offset in enumerate(first)}
     while not stop.is_set():
@@ -116,7 +116,7 @@ def arriving(admin: Admin, topic: str, first: Offsets, stop: threading.Event) ->
         )
 
 
-def _poll(admin: Admin, positions: Positions) -> Polled:
+def _poll(admin: Reader, positions: Positions) -> Polled:
     try:
         polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
     except Gone as error:

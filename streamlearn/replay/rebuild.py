@@ -7,16 +7,16 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.records import Entry, Era, Positions, Range, Record
+from streamlearn.core.records import Entry, Era, Positions, Record
 from streamlearn.core.snapshot import Header, load_model, unseal
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
-from streamlearn.log.port import Admin, ShardLog, Store
+from streamlearn.log.port import Reader, Store
 from streamlearn.replay.joins import Joins
-from streamlearn.replay.lookup import Place, entries_back_to, read_run
-from streamlearn.replay.reading import topic_info
+from streamlearn.replay.lookup import Place
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
 from streamlearn.service.schemas import Schemas
@@ -39,23 +39,12 @@ class Rebuilt(NamedTuple):
     why: str = ""
 
 
-class _Readable:
-    """As much of a `ShardLog` as a redo needs."""
-
-    def __init__(self, admin: Admin) -> None:
-        self._admin = admin
-
-    def read(self, run: Range) -> Iterator[Record]:
-        """As `ShardLog.read`."""
-        return read_run(self._admin, run)
-
-
 class Rebuild:
-    """For one service: its log, its checkpoints, the secret they are signed with and its journal's name."""
+    """For one service: a reader of its log, its checkpoints, the secret they are signed with, its journal."""
 
     def __init__(
         self,
-        admin: Admin,
+        reader: Reader,
         store: Store,
         key: bytes,
         fresh: FreshModel,
@@ -63,15 +52,15 @@ class Rebuild:
         registry: str,
         tell: Tell,
     ) -> None:
-        self._admin = admin
+        self._reader = reader
         self._store = store
         self._key = key
         self._fresh = fresh
-        self._journal = journal
+        self._journal = (journal, 0)
         self._schemas = Schemas(registry, lambda: None)
         self._tell = tell
 
-    def at(self, record: Record, published: bytes, entry: Entry, journal_offset: int) -> Rebuilt | None:
+    def at(self, record: Record, published: bytes, entry: Entry) -> Rebuilt | None:
         """The model that predicted `record`, which `entry` covers. None when no checkpoint is as old."""
         for header, sections in self.older(entry.seq):
             try:
@@ -80,7 +69,7 @@ class Rebuild:
                 self._tell(f"checkpoint {header.seq} is passed over: {reason}")
                 continue
             try:
-                return self._redone(standing, header, record, published, entry, journal_offset)
+                return self._redone(standing, header, record, published, entry)
             except (Gone, ModelRaised, StreamlearnError) as error:
                 why = str(error) or "the model raised"
             standing = Standing(self._fresh, header, sections, self._schemas)  # the other one was stepped
@@ -96,20 +85,19 @@ class Rebuild:
         """What became of the label of `record`'s event, which entry `seq` covers: `Joins.result`, from the
         newest checkpoint that leads there and is older than all labels that name it. Raises `Gone`.
         """
-        end = topic_info(self._admin, self._journal).end[0]
         found: tuple[Joins, list[Entry]] | None = None
         first: Positions = {}
         for header, sections in self.older(seq):
-            entries = entries_back_to(self._admin, self._journal, end, header.seq + 1)
-            if entries is None:
-                break
             try:
-                joins = Joins(self._fresh, header, sections, self._schemas, self._readable(), record)
+                entries = [*self._reader.entries(self._journal, header.seq)]
+                joins = Joins(self._fresh, header, sections, self._schemas, self._reader, record)
             except BadCheckpoint as reason:
                 self._tell(f"checkpoint {header.seq} is passed over: {reason}")
                 continue
+            except Gone:
+                break
             if found is None:
-                first = joins.first_labels(self._admin)
+                first = joins.first_labels(self._reader)
             found = joins, entries
             at = header.next_offsets()
             if joins.tells_all and all(at.get(place, 0) <= offset for place, offset in first.items()):
@@ -131,28 +119,26 @@ class Rebuild:
                     self._tell(f"checkpoint {name} is passed over: {reason}")
 
     def _redone(
-        self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry, upto: int
+        self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry
     ) -> Rebuilt:
         """Step what lies between, and then the record itself. Raises `Gone` or `_Differs`."""
-        entries = entries_back_to(self._admin, self._journal, upto, header.seq + 1)
-        if entries is None and entry.seq != header.seq + 1:
-            raise Gone(f"the journal no longer holds the entries from {header.seq + 1} on")
-        shard_log = self._readable()
-        redone = sum(run.next - run.first for past in entries or () for run in past.ranges)
+        try:
+            between = takewhile(
+                lambda past: past.seq < entry.seq, self._reader.entries(self._journal, header.seq)
+            )
+            entries = [*between]
+        except Gone as error:
+            raise Gone(f"the journal no longer holds the entries from {header.seq + 1} on") from error
+        redone = sum(run.next - run.first for past in entries for run in past.ranges)
         if redone > 10_000:
             self._tell(f"stepping {redone:,} records again from checkpoint {header.seq} on ...")
-        for past in entries or ():
+        for past in entries:
             if past.change is not None:
                 _same_revision(past.change, standing.era)
                 standing.begin_era(past)
-            elif not standing.redo(past, shard_log, lambda: None):
+            elif not standing.redo(past, self._reader, lambda: None):
                 raise _Differs(f"entry {past.seq} comes out different in this process")
         return self._last(standing, record, published, entry, header.seq, redone)
-
-    def _readable(self) -> ShardLog:
-        readable: Any = _Readable(self._admin)
-        shard_log: ShardLog = readable  # a redo calls nothing but `read`
-        return shard_log
 
     def _last(
         self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
@@ -162,7 +148,7 @@ class Rebuild:
         place = Place(record.topic, record.partition, record.offset)
         shard = standing.shard
         standing.carry_on(entry, lambda: None)
-        for one in in_order(entry, self._readable()):
+        for one in in_order(entry, self._reader):
             if Place(one.topic, one.partition, one.offset) == place:
                 return self._observed(standing, one, published, seq, redone)
             redone += 1

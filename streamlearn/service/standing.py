@@ -17,7 +17,7 @@ from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.work import LabelWork
 from streamlearn.errors import ModelRaised, Stop
-from streamlearn.log.port import ShardLog
+from streamlearn.log.port import History
 from streamlearn.service.eras import restored_state, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.parts import parts
@@ -161,7 +161,7 @@ class Standing:
         era = msgspec.structs.replace(self.era, why="reset", start=[], resets=resets)
         return Entry(self.seq + 1, self.era_number + 1, chain(self.digest, ()), change=era)
 
-    def redo(self, entry: Entry, shard_log: ShardLog, alive: Alive) -> bool:
+    def redo(self, entry: Entry, shard_log: History, alive: Alive) -> bool:
         """Step what `entry` covers again and stand after it. False when its outputs came out different:
         the state is then of no use.
         """
@@ -172,7 +172,7 @@ class Standing:
 
     def restored(
         self,
-        shard_log: ShardLog,
+        shard_log: History,
         batch: Sequence[Record],
         skips: Sequence[Skip],
         alive: Alive,
@@ -194,7 +194,7 @@ class Standing:
 
     def broken_by(
         self,
-        shard_log: ShardLog,
+        shard_log: History,
         batch: Sequence[Record],
         skips: Sequence[Skip],
         alive: Alive,
@@ -216,7 +216,7 @@ class Standing:
             pass  # asking once more did that: the state stays as it was found
         return None
 
-    def _back_at_entry(self, shard_log: ShardLog, alive: Alive) -> bool:
+    def _back_at_entry(self, shard_log: History, alive: Alive) -> bool:
         """Make the state at `seq` again. False when it came out other than the journal has it."""
         self.shard = self._loaded()
         digest = self._snapshot_digest
@@ -252,7 +252,7 @@ class Standing:
                     return [*self.shard.give_up(skip.stage, skip.reason)]
         return self._worked(entry.carried, alive)
 
-    def _restep(self, entry: Entry, digest: str, shard_log: ShardLog, alive: Alive) -> bool:
+    def _restep(self, entry: Entry, digest: str, shard_log: History, alive: Alive) -> bool:
         skips = _by_place(entry.skips)
         self.ahead = True
         last = entry.ranges[-1] if entry.begun else None
@@ -269,7 +269,7 @@ class Standing:
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
 
 
-def in_order(entry: Entry, shard_log: ShardLog) -> Iterator[Record]:
+def in_order(entry: Entry, shard_log: History) -> Iterator[Record]:
     """The records of an entry as they were stepped. Where events and labels take turns, each partition is
     read once, not once a turn: a turn is a few records, and a read is a round trip.
     """

@@ -18,8 +18,8 @@ import structlog
 
 from streamlearn.core.records import Positions, TopicPartition
 from streamlearn.errors import Stop, Unreachable
-from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import Client, ClientError, Code, Membership
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import ask, explained
 from streamlearn.log.port import Names
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamlearn.errors import Unreachable
-from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import CONNECT_S, ClientError, Code
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained
-from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.reader import RecordReader
 
 _AGAIN_S = 0.05
 _GONE_S = 3.0
@@ -30,7 +30,7 @@ Identities = dict[str, tuple[str, int]]
 class SourceIdentities:
     """The question about `topics`, which `reader` reads; one at a time, in flight while others work."""
 
-    def __init__(self, cluster: Cluster, reader: Reader, topics: Sequence[str]) -> None:
+    def __init__(self, cluster: Cluster, reader: RecordReader, topics: Sequence[str]) -> None:
         self._cluster = cluster
         self._reader = reader
         self._topics = topics

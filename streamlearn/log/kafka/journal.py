@@ -1,8 +1,8 @@
 """One shard's journal on Kafka: its end, its entries in order, and its trimming.
 
 Invariants:
-- Whoever reads the end has fenced every earlier writer and has written a claim since: the end is the last
-  entry before it. A claim that cannot be read back has an open transaction before it, behind which committed
+- An owner has fenced every earlier writer and has written a claim since: the end is the last entry before
+  it. A claim that cannot be read back has an open transaction before it, behind which committed
   entries may be hidden: of somebody foreign, as long as no newer owner has come.
 - Entries follow each other without a hole but for claims. What is neither, or not the next entry, stops the
   service.
@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from streamlearn.core.records import CLAIM_KEY, Entry, Record, journalled
+from streamlearn.core.records import CLAIM_KEY, Entry, Record, TopicPartition, journalled
 from streamlearn.errors import Gone, Stop
-from streamlearn.log.kafka.admin import Cluster
-from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.cluster import Cluster
+from streamlearn.log.kafka.reader import RecordReader
 
 _SETTLE_S = 2.0
 """How long the last stable offset may lag behind one's own claim (measured: 13 ms)."""
@@ -24,16 +24,18 @@ _TRIM_PROBES = 16
 
 
 class Journal:
-    """The journal partition of one shard, after its earlier writers were fenced."""
+    """The journal of one shard: of its owner, who has a `claim` in it, or as anybody may read it."""
 
-    def __init__(self, cluster: Cluster, reader: Reader, topic: str, shard: int, claim: int) -> None:
+    def __init__(
+        self, cluster: Cluster, reader: RecordReader, place: TopicPartition, claim: int | None = None
+    ) -> None:
         self._cluster = cluster
         self._reader = reader
-        self._tp = (topic, shard)
-        self._name = f"{topic}-{shard}"
-        start = self._read_back(claim)
-        self._end = claim
-        last = reader.last(self._tp, start, claim, lambda record: record.key != CLAIM_KEY)
+        self._tp = place
+        self._name = f"{place[0]}-{place[1]}"
+        start, stable = reader.bounds(place) if claim is None else self._read_back(claim)
+        self._end = stable
+        last = reader.last(place, start, stable, lambda record: record.key != CLAIM_KEY)
         if last is None and start > 0:
             raise Stop(
                 f"The journal {self._name} is empty, but it was not: everything before offset {start} was "
@@ -96,13 +98,13 @@ class Journal:
             self._cluster.delete_before(self._tp, low[1])
             self._first = low
 
-    def _read_back(self, claim: int) -> int:
-        """Return the first offset, once nothing before the claim is hidden behind an open transaction."""
+    def _read_back(self, claim: int) -> tuple[int, int]:
+        """The first offset, and that of the claim, once nothing before it is hidden."""
         until = time.monotonic() + _SETTLE_S
         while True:
             start, stable = self._reader.bounds(self._tp)
             if stable > claim:
-                return start
+                return start, claim
             if time.monotonic() > until:
                 raise Stop(
                     f"The journal {self._name} has an open transaction that is not ours, so its newest "

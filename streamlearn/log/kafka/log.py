@@ -13,7 +13,8 @@ import structlog
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, NotOwner
 from streamlearn.log.kafka import new_client
-from streamlearn.log.kafka.admin import Cluster, KafkaAdmin
+from streamlearn.log.kafka.admin import KafkaAdmin
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.shard import KafkaShardLog
 from streamlearn.log.kafka.store import TopicStore

@@ -34,7 +34,7 @@ class _Cursor:
         self.ahead: list[Record] = []
 
 
-class Reader:
+class RecordReader:
     """A consumer by position. Not safe for two threads.
 
     `patient`: a broker has answered this process before, so that polls give nothing while none does.

@@ -22,14 +22,14 @@ from streamlearn.core.records import (
     encode_entry,
 )
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
-from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import LATEST, Client
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.identity import SourceIdentities
 from streamlearn.log.kafka.journal import Journal
-from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.kafka.topics import look
-from streamlearn.log.kafka.writer import Writer
+from streamlearn.log.kafka.writer import Transactions
 from streamlearn.log.port import LOOK_BACK, Names, Polled
 
 _STALL_S = 10.0
@@ -63,13 +63,14 @@ class KafkaShardLog:
         self._waiting: dict[TopicPartition, float] = {}
         self._blocked: set[TopicPartition] = set()
         self._places, limits, inputs = look(cluster, names, shard)
-        self._writer = Writer(client, cluster, f"{names.lock}.{shard}", limits)
-        self._live = Reader(client, patient=True)
-        self._past = Reader(client, wait_ms=20)
+        self._writer = Transactions(client, cluster, f"{names.lock}.{shard}", limits)
+        self._live = RecordReader(client, patient=True)
+        self._past = RecordReader(client, wait_ms=20)
         self._identities = SourceIdentities(cluster, self._live, names.sources)
         try:
-            self.claim = self._writer.claim((names.roles["journal"], shard))
-            self._journal = Journal(cluster, self._past, names.roles["journal"], shard, self.claim)
+            journal = (names.roles["journal"], shard)
+            self.claim = self._writer.claim(journal)
+            self._journal = Journal(cluster, self._past, journal, self.claim)
             self.end = self._journal.last
             self.seen = election.reported(inputs)
         except Unknown as error:

@@ -31,7 +31,7 @@ from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import append
 from streamlearn.log.kafka.client import BATCH_BYTES, ClientError, Producer
 from streamlearn.log.kafka.errors import explained
-from streamlearn.log.kafka.reader import Reader
+from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.port import Row
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ class TopicStore:
         self._place = (topic, shard)
         self._name = f"{topic}-{shard}"
         self._lock = threading.Lock()
-        self._reader = Reader(self._client, wait_ms=20)
+        self._reader = RecordReader(self._client, wait_ms=20)
         self._producer: Producer | None = None
 
     def names(self) -> list[str]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from streamlearn.core.records import TopicPartition
 from streamlearn.errors import ConfigError
-from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import FRAME_BYTES
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.port import Names
 from streamlearn.log.specs import ARRIVAL, alter_command
 
@@ -70,7 +70,7 @@ def batch_limit(settings: Mapping[str, str]) -> int:
 
 
 def record_limit(settings: Mapping[str, str]) -> int:
-    """The largest record, as `Writer.check` counts it, that a topic with these settings takes."""
+    """The largest record, as `Transactions.check` counts it, that a topic with these settings takes."""
     return batch_limit(settings) - FRAME_BYTES
 
 

@@ -17,8 +17,8 @@ import structlog
 from streamlearn.core.encode import headers_bytes
 from streamlearn.core.records import CLAIM_KEY, Headers, TopicPartition, encode_claim
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
-from streamlearn.log.kafka.admin import Cluster
 from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, Client, ClientError, Producer
+from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
 
 _COMMIT_S = 10.0
@@ -29,7 +29,7 @@ Rows = Iterable[tuple[TopicPartition, bytes | None, bytes | None, Headers]]
 _log = structlog.get_logger()
 
 
-class Writer:
+class Transactions:
     """The newest producer of one transactional id.
 
     `limits`: the topics that are written to, each with its `max.message.bytes`, which Kafka compares with

@@ -1,0 +1,37 @@
+"""The journal in an embedded file, as anybody may read it: an entry's offset is its `seq`."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from streamlearn.core.records import Entry, Range, Record, TopicPartition, decode_entry
+from streamlearn.errors import Stop
+from streamlearn.log.embedded_topics import Topics
+
+
+def last_entry(topics: Topics, journal: TopicPartition) -> Entry | None:
+    """The last entry. Trimming never takes it. Call this inside a scope."""
+    _, end, _ = topics.bounds(*journal)
+    if end == 0:
+        return None
+    (last,) = topics.read_now(Range(*journal, end - 1, end))
+    return _entry_in(topics, last)
+
+
+def entries_after(topics: Topics, journal: TopicPartition, after: int) -> Iterator[Entry]:
+    """Committed entries with `seq > after`, in order. Raises `Gone`."""
+    with topics.file.snapshot():
+        _, end, _ = topics.bounds(*journal)
+    for record in topics.read(Range(*journal, after + 1, end)):
+        yield _entry_in(topics, record)
+
+
+def _entry_in(topics: Topics, record: Record) -> Entry:
+    where = f"entry {record.offset} of {record.topic} in {topics.file.path}"
+    try:
+        entry = decode_entry(record.value or b"")
+    except msgspec.MsgspecError as error:
+        raise Stop(f"{where} cannot be read ({error}): restore the file") from error
+    if entry.seq != record.offset:
+        raise Stop(f"{where} says that it is {entry.seq}: restore the file")
+    return entry
