@@ -33,7 +33,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy", "--strict"),
     ("mypy", "--strict", "scripts/kafka"),
-    ("mypy", "--strict", "scripts/checks.py", "tests/conftest.py"),
+    ("mypy", "--strict", "scripts/checks.py", "scripts/measures.py", "tests/conftest.py"),
 )
 
 

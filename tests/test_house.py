@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.measures import measures
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "streamlearn"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -39,6 +41,9 @@ LINES_A_FUNCTION = 60
 LINES_A_MODULE = 400
 UNFINISHED = re.compile(r"\b(T[O]DO|F[I]XME)\b")
 MACHINE_PATH = re.compile(r"/(work|root)/|/tmp/(venv)\b")
+
+
+all_measures = cache(measures)
 
 
 @cache
@@ -250,3 +255,29 @@ def test_one_file_knows_the_members_of_foreign_envelopes() -> None:
 def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
     frame = r"""\[5:\]|\[17:\]|value\[0\] == [01]\b|b["']\\x0[01]["']"""
     assert where_it_says(frame, "core", "replay") == {"core/codec.py"}
+
+
+RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
+    "code lines: service": (13_663, 8_500),
+    "code lines: workshop": (8_808, 5_300),
+    "empty names, % of bindings": (8.79, 1),
+    "functions called x_of or of_x": (65, 9),
+    "class names used twice": (13, 0),
+    "vague docstrings, %": (18.81, 3),
+    "complex functions, %": (5.56, 2),
+    "files in the fullest folder": (49, 14),
+}
+
+
+@pytest.mark.parametrize("measure", RATCHETS)
+def test_no_measure_of_the_house_gets_worse(measure: str) -> None:
+    """Lower the number here when you have lowered the measure: `python scripts/measures.py`. Two per cent are
+    free, so that landings beside each other do not trip; a new feature that needs more says so here.
+    """
+    was, goal = RATCHETS[measure]
+    assert goal <= was
+    assert all_measures()[measure] <= was * 1.02
+
+
+def test_every_measure_of_the_house_is_held() -> None:
+    assert list(all_measures()) == list(RATCHETS)
