@@ -220,7 +220,7 @@ def _known() -> list[str]:
 
 
 def _unknown(key: str) -> str | None:
-    """What is wrong with this key, or None."""
+    """The mistake in this key, or None."""
     known = _known()
     if key in known or (key.startswith(OPTIONS) and key != OPTIONS):
         return None

@@ -59,7 +59,7 @@ class Unknown(Exception):
 
 
 class Reopen(Exception):
-    """What the shard was opened on has changed (an input has more partitions): drop it and open it again."""
+    """An input of the open shard has changed (more partitions): drop the shard and open it again."""
 
 
 class Gone(Exception):

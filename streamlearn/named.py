@@ -1,4 +1,4 @@
-"""What `module:attribute` names: a model, a factory, a source."""
+"""Resolve `module:attribute`: a model, a factory, a source."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a value in the configuration may be: durations, times, topics, paths, each with its check.
+"""Kinds of values in the configuration: durations, times, topics, paths, each with its check.
 
 Invariant: a check raises `ValueError` saying what the value is not; where it stands is `streamlearn.config`'s
 to say.

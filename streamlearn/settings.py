@@ -162,7 +162,7 @@ class EventSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset_defaults(cls, data: Any) -> Any:
-        """Who wrote the values decides where their parts stand, where nothing else is said."""
+        """Place the parts of the value where its preset has them, unless the user says otherwise."""
         if not isinstance(data, dict):
             return data
         lines = {"features": "*"} if data.get("format") == "csv" else {}
@@ -352,6 +352,6 @@ class Config(Section):
         return self
 
     def names(self) -> Names:
-        """What the log adapters need to know."""
+        """The topics and names that the log adapters need."""
         roles = {role: getattr(self.topics, role) for role in ROLES}
         return Names(self.app.name, self.app.replica, self.topics.input, roles, self.topics.labels)

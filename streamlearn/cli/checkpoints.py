@@ -168,7 +168,7 @@ def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
 
 
 def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
-    """What `list` says of each. `whole`: those whose state cannot be restored are bad, too."""
+    """Rows of `list`, one a checkpoint. `whole`: a state that cannot be restored is bad, too."""
     from streamlearn.core.snapshot import open_header
 
     fresh = _model(settings) if whole else None

@@ -1,4 +1,4 @@
-"""What the commands share: the options for the connection, and from words to configuration and log."""
+"""Shared by the commands: the connection's options, and the way from words to configuration and log."""
 
 import contextlib
 import json

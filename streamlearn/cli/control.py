@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class What(Enum):
-    """What `control reset` forgets."""
+    """The things that `control reset` can forget."""
 
     TIME = "time"
     LABEL = "label"

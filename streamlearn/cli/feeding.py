@@ -1,4 +1,4 @@
-"""What `train` and `score` share: from words to a feed, in a process prepared as `serve` prepares its own."""
+"""Shared by `train` and `score`: from words to a feed, in a process prepared as `serve` prepares its own."""
 
 import contextlib
 import sys

@@ -131,7 +131,7 @@ def _topics(settings: "Config", source: str) -> Iterator["Admin"]:
 
 
 def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) -> list[str]:
-    """What was said about the file, for the `replay` of it."""
+    """The options about the file, as `replay` takes them."""
     import shlex
 
     said = {"delimiter": csv.delimiter, "decimal": csv.decimal.replace(".", ""), "encoding": csv.encoding}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """What to tell how many more are done; it shows nothing where standard error is no terminal."""
+    """Show a progress bar: call the value with the number of items done since. Silent without a terminal."""
     if not sys.stderr.isatty():
         yield lambda _count: None
         return

@@ -147,7 +147,7 @@ def _tell(config: Path | None, lines: dict[str, str], again: bool) -> None:
 
 
 def _written(file: Path, lines: dict[str, str]) -> bool:
-    """Whether the file could be changed so that it says `lines` and is otherwise what it was."""
+    """Change the file so that it says `lines`, and nothing else in it; False when that cannot be done."""
     from streamlearn.replay.whole_file import whole_file
 
     before = file.read_text("utf-8")

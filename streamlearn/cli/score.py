@@ -157,7 +157,7 @@ _MARKS: Final = {True: "", False: "   not better than the best baseline", None: 
 
 
 def _tell_decay(decay: dict[str, Any]) -> None:
-    """How good it was, and since when not."""
+    """Print how good the model was, and since when it has decayed."""
     metric = decay["metric"]
     names = list(decay["all"])
     head = " ".join(f"{name.replace('_', '-'):>10}" for name in names)

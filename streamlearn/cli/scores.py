@@ -101,14 +101,14 @@ def _show(topic: str, message: dict[str, Any]) -> None:
 
 
 def _source(source: dict[str, Any]) -> str:
-    """What the numbers are of."""
+    """Name the topic or the checkpoint that the numbers come from."""
     if "checkpoint" in source:
         return f"checkpoint {source['checkpoint']}, as no newer message has come"
     return f"the message after {source['topic']} partition {source['partition']} offset {source['offset']}"
 
 
 def _cautions(message: dict[str, Any]) -> list[str]:
-    """What makes the model's numbers mean something else than those beside them: then there is no verdict."""
+    """List the conditions that change what the model's numbers mean; with any there is no verdict."""
     from streamlearn.replay.report import ABSTAINS, answered_share, count
 
     lines = []
@@ -128,7 +128,7 @@ def _cautions(message: dict[str, Any]) -> list[str]:
 
 
 def _verdicts(message: dict[str, Any]) -> list[str]:
-    """What a newcomer must not miss."""
+    """Say which baselines the model beats, and which not."""
     from streamlearn.replay.report import MAIN, is_better, shown, title_of
 
     if not message["labels"]:
@@ -148,7 +148,7 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
 
 
 def _no_labels(message: dict[str, Any]) -> str:
-    """Why no label was scored, in words."""
+    """Explain why no label was scored."""
     from streamlearn.replay.report import count
 
     lost, join = message.get("labels_lost", {}), message.get("join")
@@ -180,7 +180,7 @@ def _lost(message: dict[str, Any]) -> list[str]:
 
 
 def _joined(message: dict[str, Any]) -> list[str]:
-    """What became of labels that come on a topic of their own."""
+    """Count the outcomes of labels that come on a topic of their own."""
     from streamlearn.replay.report import count, shown
 
     join = message.get("join")

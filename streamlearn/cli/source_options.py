@@ -72,7 +72,7 @@ Format = Annotated[
 
 
 class Columns(NamedTuple):
-    """What was said about columns, as text."""
+    """Options about columns, as text."""
 
     id: str
     time: str
@@ -84,7 +84,7 @@ class Columns(NamedTuple):
 
 
 class Csv(NamedTuple):
-    """What was said about CSV."""
+    """Options about CSV."""
 
     delimiter: str = ""
     decimal: str = "."

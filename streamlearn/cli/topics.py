@@ -175,7 +175,7 @@ def _topic_commands(settings: "Config", partitions: int) -> list[str]:
 
 
 def _acl_commands(settings: "Config", principal: str) -> list[str]:
-    """What the service's principal must be allowed, and no more."""
+    """Commands that grant the service's principal what it needs, and no more."""
     who = ["--add", "--allow-principal", principal or "User:streamlearn"]
     roles = settings.names().roles
     lock = settings.names().lock

@@ -74,7 +74,7 @@ def train(
 
 
 def _tell_rest(done: "Training", dead_letters: str) -> None:
-    """Of the records that were not learned, why, and what to do."""
+    """Say why records were not learned, and what to do."""
     from streamlearn.core.events import REASONS
 
     for outcome, count in sorted(done.outcomes.items()):

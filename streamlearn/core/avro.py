@@ -29,7 +29,7 @@ class _NotFiniteError(Exception):
 
 
 def avro_reader(text: str, references: Iterable[str] = ()) -> Callable[[bytes], dict[str, Any] | Refusal]:
-    """What reads bytes written with the schema `text`. Raises `ValueError` for one that is not read."""
+    """Compile a reader of bytes of the schema `text`. Raises `ValueError` for a schema that is not read."""
     import fastavro
 
     try:
@@ -119,7 +119,7 @@ def _full(name: str, space: str) -> str:
 
 
 def _size(schema: Any, known: dict[str, Any], space: str) -> int | None:
-    """Whether a value takes bytes at least (0 or 1); None for a type that is not whole yet."""
+    """The least bytes of a value (0 or 1); None for a type that is not whole yet."""
     if isinstance(schema, list):
         return 1
     if isinstance(schema, str):

@@ -19,7 +19,7 @@ _QUOTE: Final = '"'
 
 
 def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Refusal | Skipped]:
-    """What reads the lines of `spec`, with its columns and its delimiter."""
+    """Compile a reader of the lines of `spec`, with its columns and its delimiter."""
     columns = list(spec.columns)
     delimiter = spec.delimiter
     missing = frozenset(spec.missing)
@@ -45,7 +45,7 @@ def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Re
 
 
 def _reader(name: str, spec: EventSpec) -> _Read:
-    """What reads the cells of this column that are not absent."""
+    """Compile a reader of this column's cells that are not absent."""
     if name in spec.types:
         convert = conversions(spec.decimal)[spec.types[name]]
         # What does not fit stays as it stands: the mapping refuses it, if it is used.

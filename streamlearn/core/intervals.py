@@ -1,4 +1,4 @@
-"""Which label holds at a moment: of half-open intervals `start <= moment < end`, the one that came first.
+"""Labels by interval: of the half-open `start <= moment < end` that hold a moment, the one that came first.
 
 Intervals may overlap and be of any lengths. What makes the answer cheap is that they leave in the order in
 which they came. So this is a queue made of two stacks, each with a map of moments to the one that wins there:
@@ -42,7 +42,7 @@ class Intervals(Generic[Item]):
         return len(self._spans)
 
     def __contains__(self, span: tuple[float, float]) -> bool:
-        """Whether there is an interval with exactly this start and end."""
+        """Tell if there is an interval with exactly this start and end."""
         return span in self._spans
 
     def at(self, moment: float) -> Item | None:

@@ -126,7 +126,7 @@ def calibration_error(bins: Floats) -> float | None:
 
 
 def rank_metrics(groups: Sequence[tuple[int, int]]) -> dict[str, float | None]:
-    """Of scores in ascending groups of `(negatives, positives)`: the area under the ROC curve by ranks
+    """From scores in ascending groups of `(negatives, positives)`: the area under the ROC curve by ranks
     (a tie counts half), and average precision, the sum of (R_n - R_n-1) P_n over the thresholds from above.
 
     Source: Fawcett (2006), "An introduction to ROC analysis"; average precision as scikit-learn defines it.

@@ -222,11 +222,11 @@ class Loader:
     # --- what may be named ----------------------------------------------------------------------------
 
     def is_mine(self, module: str) -> bool:
-        """Whether a module is of the user's own package."""
+        """True for a module of the user's own package."""
         return module.split(".", maxsplit=1)[0] in self._trusted
 
     def may_call(self, module: str, name: str) -> bool:
-        """Whether a constructor is of the user's own package, or the fresh model's own pickle calls it."""
+        """True for a constructor of the user's own package, or one in the fresh model's own pickle."""
         return self.is_mine(module) or f"()::{module}:{name}" in self._trusted
 
     def resolve(self, module: str, name: str, listed: frozenset[str] = CLASSES) -> Any:
@@ -318,7 +318,7 @@ class Loader:
         return value
 
     def _argument(self, value: Any) -> Any:
-        """What a placeholder stands for, once and the same for all who hold it; else `value`."""
+        """Resolve a placeholder, once and the same for all who hold it; else `value`."""
         cls = type(value)
         if cls is Named:
             return value.found

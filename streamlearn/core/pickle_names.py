@@ -312,12 +312,12 @@ make values of values. Not here is what runs, reads or names anything (`eval`, `
 
 
 def in_class(cls: type, name: str) -> Any:
-    """What a class or its bases define under a name, as it stands there; None when they do not."""
+    """The attribute of a class or its bases as it stands in their dictionary; None without one."""
     return next((base.__dict__[name] for base in cls.__mro__ if name in base.__dict__), None)
 
 
 def look_up(module: str, name: str) -> Any:
-    """What `module` defines under a dotted name, without asking any `__getattr__`."""
+    """The value under a dotted name of `module`, without asking any `__getattr__`."""
     found: Any = importlib.import_module(module)
     for room in name.split("."):
         if room.startswith("__"):

@@ -40,7 +40,7 @@ class Asleep:
 
 
 def small(value: Any) -> bool:
-    """Whether `value` is a plain number or text that cannot make anything large."""
+    """True for a plain number or text that cannot make anything large."""
     if type(value) is int:
         return abs(value) <= _MAX_NUMBER
     return value is None or type(value) in (bool, float) or (type(value) is str and len(value) <= _MAX_TEXT)
@@ -155,7 +155,7 @@ def _scalar(text: Any, data: Any) -> Any:
 
 
 def _is_entropy(value: Any) -> bool:
-    """Whether it seeds a sequence: one number, or a few."""
+    """True for the entropy of a seed sequence: one number, or a few."""
     numbers = value if type(value) in (list, tuple) else [value]
     return len(numbers) <= _MAX_POOL and all(type(one) is int and abs(one) < 1 << 1024 for one in numbers)
 

@@ -45,7 +45,7 @@ class _Ref:
 
 
 def kind(_module: str, _name: str, _blank: bool) -> Any:
-    """What instances are made of: in a pickle, `Loader.kind`."""
+    """Tool that makes instances: in a pickle, `Loader.kind`."""
     raise AssertionError("named in pickles, never called")
 
 
@@ -120,7 +120,7 @@ class _Pickler(pickle.Pickler):
         return writer(obj)
 
     def _writer(self, cls: Any) -> Callable[[Any], Any]:
-        """How instances of `cls` are written."""
+        """Choose the writer for instances of `cls`."""
         slots = tuple(copyreg._slotnames(cls))  # type: ignore[attr-defined] # as pickle itself asks
         if not _is_simple(cls) or (slots and cls.__dictoffset__) or not (slots or cls.__dictoffset__):
             return self._reduced
@@ -190,7 +190,7 @@ class _Pickler(pickle.Pickler):
         return self._argument(obj.func), tuple(map(self._argument, obj.args)), obj.keywords, inner
 
     def _argument(self, obj: Any) -> Any:
-        """What stands for an argument. Each is kept, so that the same one is written once."""
+        """The placeholder of an argument. Each is kept, so that the same one is written once."""
         if isinstance(obj, _BY_NAME) or (type(obj) is functools.partial and not obj.__dict__):
             return self._inner.setdefault(id(obj), _Inner(obj))
         return obj
@@ -204,7 +204,7 @@ def _gaussian(reference: _Ref, blank: _Ref, obj: Any) -> Any:
 
 
 def _is_simple(cls: Any) -> bool:
-    """Whether instances of `cls` are made and pickled as `object` does it."""
+    """True when instances of `cls` are made and pickled as `object` does it."""
     return (
         cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
@@ -280,7 +280,7 @@ _NO_PARTS_OF_MODELS: Final = frozenset(("checks", "datasets", "evaluate", "strea
 
 
 def trusted_by(fresh: bytes) -> frozenset[str]:
-    """What a checkpoint of this model may ask for besides the closed list, from the model's own fresh pickle.
+    """Names that a checkpoint of this model may ask for besides the closed list: those in its fresh pickle.
 
     A package that defines an estimator of the model is the user's own and trusted whole (its name stands
     in the set), because a model that has learned may hold classes that a fresh one does not. From all

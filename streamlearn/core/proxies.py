@@ -1,4 +1,4 @@
-"""What can be said before labels come: how many have come, and how far the stream has moved.
+"""Statistics that need no label: how many labels have come, and how far the stream has moved.
 
 None of this is a score: a model can be wrong on a stream that looks as ever, and right on one that has
 moved. The first `REFERENCE` events are the reference; afterwards about one in `EVERY` is looked at, chosen
@@ -44,7 +44,7 @@ def next_look(number: int) -> int:
 
 
 class Bins:
-    """How one feature, or the prediction, falls into bins: 0 missing, 1 of no other bin, then either
+    """Counts of one feature, or of the prediction, by bin: 0 missing, 1 of no other bin, then either
     common values or tenths of the reference.
     """
 
@@ -83,7 +83,7 @@ class Bins:
         return self._values.get(_trimmed(value), _OTHER)
 
     def saved(self) -> list[Any]:
-        """What the constructor takes, values in the order of their bins."""
+        """Arguments of the constructor, values in the order of their bins."""
         return [list(self._values), self._edges, self.counts]
 
     @classmethod
@@ -146,12 +146,12 @@ class Proxies:
         }
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         bins = [part.saved() for part in self._bins]
         return [list(self._names), self._reference, bins, b"".join(self._recent)]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on where another one was `saved`."""
+        """Restore from `saved`."""
         names, self._reference, bins, recent = saved
         self._names = {name: at for at, name in enumerate(names, 1)}
         self._bins = [Bins.restored(part) for part in bins]

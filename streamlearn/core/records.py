@@ -98,7 +98,7 @@ class Predictions(NamedTuple):
 
 
 class Era(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What `step` depends on besides the records, from one entry on until the next era.
+    """Everything that `step` depends on besides records, from one entry until the next era.
 
     `config`: the part of the configuration that changes what a step does, and its hash.
     `topics`: id and partition count by input topic. `start`: where each input partition begins
@@ -131,7 +131,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one transaction did, written inside that transaction.
+    """The record of one transaction, written inside that transaction.
 
     `ranges` are in the order in which they were applied. `change` stands only in an era entry: entry 0
     (the genesis) and each later one that changes what `step` depends on.
@@ -200,7 +200,7 @@ def chain(previous: str, outputs: Iterable[Output]) -> str:
 
 
 def preimage(outputs: Iterable[Output]) -> bytes:
-    """What `chain` hashes of outputs. Of a list and the next one it is that of both, joined."""
+    """The bytes of outputs that `chain` hashes. Two lists joined have their preimages joined."""
     parts: list[bytes] = []
     for output in outputs:
         key, value, headers = output.key, output.value, output.headers

@@ -1,6 +1,6 @@
 """Scores of tasks with classes: classification, and anomaly detection with true and false.
 
-What an answer needs is taken down when it is given (`foresee`), and waits in the guess for its label.
+A prediction is captured with the baselines' answers (`foresee`), and waits in the guess for its label.
 `observe` only files the pair; `fold` works off what was filed, a few hundred at a time. When it does so
 changes no value: counts do not depend on order, and means are river's recurrence in the order of labels.
 The window keeps the folded columns of its labels and is added up from nothing for each report, so that
@@ -60,11 +60,11 @@ class ClassScores:
         self._window = Window(window)
 
     def knows_room_for(self, y: Any) -> bool:
-        """Whether a label of this class can be counted."""
+        """True when a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
     def foresee(self, answer: Answer) -> list[Any]:
-        """What scoring will need of the answers at this moment. Plain values, small."""
+        """Capture all of the answers that scoring will need, as small plain values."""
         prediction, detail = answer.prediction, answer.detail
         if type(prediction) not in _PLAIN:
             prediction = prediction.item()
@@ -164,7 +164,7 @@ class ClassScores:
         }
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         self.fold()
         return [
             list(self._places),
@@ -179,7 +179,7 @@ class ClassScores:
         ]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on where another one was `saved`."""
+        """Restore from `saved`."""
         places, counts, self._best, self._last, names, self._invented, sheets, pairs, window = saved
         self._places = {label: place for place, label in enumerate(places)}
         self._counts, self.labels = counts, sum(counts)
@@ -192,7 +192,7 @@ class ClassScores:
 
     @property
     def _binary(self) -> bool:
-        """Whether all classes so far are 0 and 1 (false and true)."""
+        """True while all classes are 0 and 1 (false and true)."""
         return all(type(name) is not str and name in (0, 1) for name in self._names)
 
     def _rank(self, code: int) -> tuple[bool, Any]:
@@ -250,7 +250,7 @@ class ClassScores:
 def _probabilities(
     ys: list[Any], y: Ints, codes: dict[Any, int], kept: Sequence[Any], yes: Sequence[Any]
 ) -> tuple[Floats, Floats, Floats]:
-    """Of each answer: the probability of the label, of the positive class, and the largest one."""
+    """For each answer: the probability of the label, of the positive class, and the largest one."""
     if None not in yes:
         positive, null = y == codes.get(1, OTHER), codes.get(0, OTHER)
         of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)

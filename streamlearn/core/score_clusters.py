@@ -32,11 +32,11 @@ class ClusterScores:
         self._window: list[list[Any]] = []
 
     def knows_room_for(self, y: Any) -> bool:
-        """Whether a label of this class can be counted."""
+        """True when a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
     def foresee(self, answer: Answer) -> list[Any]:
-        """What scoring will need of the answers at this moment."""
+        """Capture all of the answers that scoring will need."""
         cluster = answer.prediction
         return [None if cluster is None else int(cluster), self._last, self._best]
 
@@ -75,7 +75,7 @@ class ClusterScores:
         }
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         cells = [[[*cell, count] for cell, count in table.items()] for table in self._cells]
         return [
             list(self._places),
@@ -88,7 +88,7 @@ class ClusterScores:
         ]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on where another one was `saved`."""
+        """Restore from `saved`."""
         places, self._counts, self._best, self._last, cells, self._uncounted, window = saved
         self.labels = sum(self._counts)
         self._places = {label: place for place, label in enumerate(places)}

@@ -76,7 +76,7 @@ class NumberSheet:
         }
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         return [
             self.mae,
             self.mse,
@@ -122,7 +122,7 @@ class NumberScores:
         return True
 
     def foresee(self, answer: Answer) -> list[Any]:
-        """What scoring will need of the answers at this moment."""
+        """Capture all of the answers that scoring will need."""
         return [answer.prediction, self._last, self._mean[1]]
 
     def answers(self, guess: list[Any]) -> tuple[Any, ...]:
@@ -166,13 +166,13 @@ class NumberScores:
         return {"all": _named(self._sheets), "window": {"labels": len(y), **_named(recent)}}
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         self.fold()
         window = [np.array(column, "<f8").tobytes() for column in self._window]
         return [self._mean, self._last, [sheet.saved() for sheet in self._sheets], window]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on where another one was `saved`."""
+        """Restore from `saved`."""
         mean, self._last, sheets, window = saved
         self._mean = (*mean,)
         self.labels = int(self._mean[0])
@@ -208,7 +208,7 @@ class ForecastScores:
         return True
 
     def foresee(self, answer: Answer) -> list[Any]:
-        """What was foreseen of this event; its own forecast is kept for those after it."""
+        """The captured forecasts of this event; its own forecast is kept for those after it."""
         event, made = self._events, self._made
         if answer.member == "forecast" and answer.detail:
             forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
@@ -261,12 +261,12 @@ class ForecastScores:
         return {"all": whole, "window": {"labels": len(self._recent), **self._window()}}
 
     def saved(self) -> list[Any]:
-        """What `restore` takes."""
+        """Serializable state."""
         steps = [[sheet.saved() for sheet in sheets] for sheets in self._steps]
         return [self.labels, self._mean, self._last, self._made, steps, self._recent, self._events]
 
     def restore(self, saved: list[Any]) -> None:
-        """Go on where another one was `saved`."""
+        """Restore from `saved`."""
         self.labels, mean, self._last, made, steps, recent, *events = saved
         if events:  # else they were counted by labels
             self._made, self._events = made, events[0]

@@ -41,7 +41,7 @@ class Ranks:
         return rank_metrics([(neg, pos) for _, (neg, pos) in sorted(self._counts.items())])
 
     def rows(self) -> list[list[int]]:
-        """What the constructor takes."""
+        """Arguments of the constructor."""
         return [[key, *count] for key, count in sorted(self._counts.items())]
 
     def _merge(self) -> None:

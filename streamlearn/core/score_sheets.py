@@ -114,7 +114,7 @@ class Sheet:
         return result
 
     def saved(self) -> list[Any]:
-        """What `restore` takes; plain values."""
+        """Serializable state: plain values."""
         ranks = None if self.ranks is None else [self.ranks.shift, self.ranks.rows()]
         return [
             self.counts.tolist(),

@@ -1,4 +1,4 @@
-"""How good the model is: `foresee` at each prediction, `observe` at its label, `report` now and then.
+"""Scores of the model: `foresee` at each prediction, `observe` at its label, `report` now and then.
 
 A prediction is scored as it was when it was made, and beside it stand baselines that knew no more at that
 moment and learn each label when it comes, after the model was scored with it: the same labels, the same
@@ -86,7 +86,7 @@ class Scores:
         return self._of.labels
 
     def is_due(self) -> bool:
-        """Whether a label that came by itself is to be followed by a message: `every` labels have come since
+        """True when a message is to follow a label that came by itself: `every` labels have come since
         the last one. Where predictions keep pace with labels, the messages after predictions are enough, so
         labels must be ahead of them by a tenth of `every`.
         """

@@ -1,4 +1,4 @@
-"""What a message of the scores topic says besides when and by which model.
+"""The content of a scores message, but for its time and its model.
 
 Invariant: whatever changes what the numbers mean stands beside them, and nothing else does.
 """

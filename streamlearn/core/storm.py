@@ -28,7 +28,7 @@ def noted(letters: list[Letter], records: int, refusal: Refusal) -> None:
 
 
 def storm(letters: list[Letter], records: int, since: int, max_share: float) -> str:
-    """What to say when more than `max_share` of the last records are dead letters; "" when they are not."""
+    """The message of a stop when over `max_share` of the last records are dead letters, else ""."""
     if len(letters) < FEW:
         return ""
     first = max(since, records - WINDOW)

@@ -42,7 +42,7 @@ class _Token(NamedTuple):
 
 
 def compile_where(text: str) -> Test:
-    """What decides whether an object is kept. Raises `ValueError` naming the place of a mistake.
+    """Compile the test that keeps an object or not. Raises `ValueError` naming the place of a mistake.
 
     >>> compile_where("type == 'reading' and tags.site in ['a', 'b']")({"type": "reading"})
     False

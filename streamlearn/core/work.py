@@ -1,4 +1,4 @@
-"""What is left of a record that makes the model learn many events: work that is done a little at a time.
+"""Unfinished work of a record that makes the model learn many events, done a little at a time.
 
 One label may be about every event that waits, and one event may be the end of a thousand. `Shard.begin` does
 a part of that and leaves the rest here; `Shard.work_on` goes on.
@@ -39,7 +39,7 @@ class EventWork(msgspec.Struct):
 
     @property
     def source(self) -> TopicPartition:
-        """Where events end."""
+        """Topic and partition of the events that end."""
         return self.record.topic, self.record.partition
 
 

@@ -52,7 +52,7 @@ _POLL_RECORDS: Final = 500
 
 
 class Report(NamedTuple):
-    """What was checked. `recovery_s`: from the kill to the first new prediction anybody could read."""
+    """Results of the checks. `recovery_s`: from the kill to the first new prediction anybody could read."""
 
     events: int
     predictions: int
@@ -67,7 +67,7 @@ class Report(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost, repeated or changed."""
+        """True when nothing was lost, repeated or changed."""
         return self.lost == self.repeated == self.different == 0
 
     def as_json(self) -> dict[str, Any]:

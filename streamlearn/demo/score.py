@@ -1,4 +1,4 @@
-"""What the demo checks: predictions against a plain river loop, and against two baselines.
+"""The demo's checks: predictions against a plain river loop, and against two baselines.
 
 Invariants:
 - The plain loop is river's own two calls, one after the other; nothing of streamlearn's service is in it.

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs, on standard error: a live table on a terminal, else a few lines."""
+"""The demo's progress on standard error: a live table on a terminal, else a few lines."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ _PLAIN_S: Final = 2.0
 
 
 class Progress(NamedTuple):
-    """How far the stream is; `per_s` predictions a second lately, `scores` of the first `scored` events."""
+    """Position in the stream; `per_s` predictions a second lately, `scores` of the first `scored` events."""
 
     events: int
     total: int
@@ -48,7 +48,7 @@ class Screen:
             self._live.stop()
 
     def due(self) -> bool:
-        """Whether it is time for new numbers."""
+        """True when it is time for new numbers."""
         return time.monotonic() - self._shown_s >= (_PLAIN_S if self._live is None else _LIVE_S)
 
     def show(self, progress: Progress) -> None:

@@ -125,7 +125,7 @@ class _Lock:
         self._db.close()
 
     def is_taken(self) -> bool:
-        """Whether another connection holds it now. When not, it is ours for some microseconds."""
+        """True when another connection holds the lock. When not, it is ours for some microseconds."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:

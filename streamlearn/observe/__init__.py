@@ -1,1 +1,1 @@
-"""What a running service shows: logs."""
+"""Signs of a running service: logs."""

@@ -1,4 +1,4 @@
-"""Which lines of a log are repetitions: an outage is told once a minute, not twenty times a second.
+"""Repetitions in a log: an outage is told once a minute, not twenty times a second.
 
 Invariants:
 - A cause is told at once when it is new, and again after `QUIET_S` with the number of lines held back since.
@@ -51,7 +51,7 @@ class Repeats:
         self._told: dict[Hashable, tuple[float, int]] = {}
 
     def since(self, cause: Hashable) -> int | None:
-        """How many lines of `cause` were held back before this one; None when this one is to be held back."""
+        """The number of lines of `cause` held back before this one; None when this one is to be held back."""
         now_s = self._now()
         told_s, held = self._told.get(cause, (now_s - QUIET_S, 0))
         if now_s - told_s < QUIET_S:
@@ -103,7 +103,7 @@ class OurLines:
 
 
 def name_client_events(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What a client says of an outage under an event of ours, with its own words as `said`."""
+    """Put a client's words about an outage under an event of ours, as `said`."""
     if is_clients(str(event.get("logger", ""))) and is_away(text := str(event["event"])):
         event["event"] = AWAY
         event["said"] = text
@@ -111,12 +111,12 @@ def name_client_events(_logger: WrappedLogger, _method: str, event: EventDict) -
 
 
 def is_clients(logger: str) -> bool:
-    """Whether a logger is a client library's."""
+    """True for a client library's logger."""
     return logger.partition(".")[0] in CLIENTS
 
 
 def is_away(text: str) -> bool:
-    """Whether a client says, in one of its many ways, that brokers cannot be reached. What they refuse is no
+    """True when a client says, in one of its many ways, that brokers cannot be reached. A refusal is no
     such thing: it does not end by waiting.
     """
     return bool(_AWAY.search(text)) and not _REFUSED.search(text)
