@@ -42,7 +42,6 @@ SILENT_MS = 10_000
 _REPORT_S = 2.0
 _TRIM_S = 0.5
 _WAIT_S = 0.05
-_ADMIN_POLL_BYTES = 1 << 24
 
 
 class EmbeddedLog:

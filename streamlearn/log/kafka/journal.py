@@ -20,7 +20,7 @@ from streamlearn.log.kafka.reader import RecordReader
 
 _SETTLE_S = 2.0
 """How long the last stable offset may lag behind one's own claim (measured: 13 ms)."""
-_TRIM_PROBES = 16
+_TRIM_PROBES = 32
 
 
 class Journal:
