@@ -280,7 +280,7 @@ def _guid(data: bytes) -> str:
 
 
 def _too_deep(value: bytes) -> bool:
-    """Whether brackets outside strings nest past the limit: decided by a scan, not by a stack, so that
+    """True if brackets outside strings nest past the limit: decided by a scan, not by a stack, so that
     the answer does not depend on how deep the caller stands.
     """
     if value.count(b"[") + value.count(b"{") <= _MAX_DEPTH:

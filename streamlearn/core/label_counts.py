@@ -1,4 +1,4 @@
-"""What became of labels and of the events that waited for them, in numbers: counts, delays, orphans.
+"""Numbers of labels and of the events that waited for them: counts, delays, orphans.
 
 Invariant: all of it is part of the state and of bounded size.
 """

@@ -28,7 +28,7 @@ their order (none without), or None for too many of them.
 
 
 class Answer(msgspec.Struct, gc=False):
-    """What a model said: `member` and `detail` are an extra member of the prediction, "" for none.
+    """A model's answer: `member` and `detail` are an extra member of the prediction, "" for none.
     `finite` is False when a number in it is NaN, an infinity or so large that its square is one; a forecast,
     which grows with its horizon, may be as large as it likes.
     """
@@ -84,7 +84,7 @@ class Learner:
 
 
 def task_of(model: Any) -> Task:
-    """What the model does, by its river base class (river unwraps pipelines for `isinstance`).
+    """The model's task, by its river base class (river unwraps pipelines for `isinstance`).
 
     Raises `TypeError` for an object that streamlearn cannot serve.
     """
@@ -179,7 +179,7 @@ def text_fields(model: Any) -> frozenset[str]:
 
 
 def _is_binary(model: Any) -> bool:
-    """Whether a river classifier would silently take any label for true or false.
+    """True if a river classifier would silently take any label for true or false.
 
     Classes outside river often leave `_multiclass` at its default, which says nothing about them.
     """
@@ -269,7 +269,7 @@ def _anomaly(model: Any) -> Predict:
 
 
 def _is_ready(final: Any) -> bool:
-    """Whether a clusterer or forecaster can be asked yet.
+    """True if a clusterer or forecaster can be asked yet.
 
     Of river's own, two raise until they have seen enough: `STREAMKMeans` has no centres before it has
     learned, and `HoltWinters` no level before max(2, seasonality) labels. All others answer from the start.

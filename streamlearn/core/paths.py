@@ -20,7 +20,7 @@ Getter = Callable[[Any], Any]
 
 
 def getter(path: str) -> Getter:
-    """What finds `path` in an object: its value, or `MISSING`.
+    """Compile the look-up of `path` in an object: its value, or `MISSING`.
 
     >>> getter("meta.id")({"meta": {"id": 7}}), getter("a.1")({"a": [4, 5]})
     (7, 5)

@@ -57,7 +57,7 @@ def recognised(record: Record, doc: Document) -> str:
 
 
 def may_hold_part(preset: str, path: str) -> bool:
-    """Whether an event's id, key, time or label may stand at `path`, and it is nothing of the envelope."""
+    """True if an event's id, key, time or label may stand at `path`, and it is nothing of the envelope."""
     if preset == "telegraf":  # a time among the measurements is one of them; its key is one of the tags
         return path == "timestamp" or "." in path
     return preset != "cloudevents" or path in ("id", "time") or path.startswith("data.")

@@ -37,7 +37,7 @@ class Schema(NamedTuple):
 
 
 def schema_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Parse:
-    """What reads the values of `spec`. Raises `ValueError` when its own schema cannot be understood."""
+    """Compile a reader of values of `spec`. Raises `ValueError` when its own schema cannot be understood."""
     local = _parser(_local(spec.schema)) if spec.schema else None
     if spec.format == "avro-bare":
         assert local is not None, "the configuration demands a schema for this format"

@@ -85,7 +85,7 @@ class Teacher:
         memory.learned += 1
 
     def is_broken(self) -> bool:
-        """Whether the model has no good answer to what it had one to. Raises `ModelRaised`."""
+        """True if the model has no good answer to what it had one to. Raises `ModelRaised`."""
         probe = self._memory.probe
         if probe is None:
             return False
@@ -117,7 +117,7 @@ class Teacher:
 
 
 def is_extreme(x: dict[str, Any]) -> bool:
-    """Whether a feature is beyond `EXTREME`.
+    """True if a feature is beyond `EXTREME`.
 
     >>> is_extreme({"a": -2e30, "b": "x"}), is_extreme({"a": 2**63, "b": True})
     (True, False)

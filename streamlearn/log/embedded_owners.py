@@ -76,7 +76,7 @@ class Owner:
         return Taken(*row.fetchone())
 
     def is_held(self, now_ms: int, silent_ms: int) -> bool:
-        """Whether somebody holds the shard who was heard of lately, by a clock that may have been set."""
+        """True if somebody holds the shard who was heard of lately, by a clock that may have been set."""
         row = self._file.db.execute(
             f"SELECT 1 FROM owners {_MINE} AND holder != '' AND abs(beat_ms - ?) <= ?",
             (*self._mine, now_ms, silent_ms),

@@ -57,7 +57,7 @@ class Pair:
         self.difference = Difference(bounded=metric == "accuracy")
 
     def names(self) -> set[str]:
-        """Of the two that are compared."""
+        """Names of the two that are compared."""
         return {self.a.name, self.b}
 
     def update(self) -> None:

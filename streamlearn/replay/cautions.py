@@ -1,4 +1,4 @@
-"""What must be said beside the numbers of a backtest, because it changes what they mean.
+"""Cautions beside the numbers of a backtest: conditions that change what they mean.
 
 Invariant: a model whose numbers are about something else, because it stopped learning or left hard events
 out, gets no verdict.
@@ -38,7 +38,7 @@ def no_verdict(models: Sequence[Mapping[str, Any]], dependent: bool) -> tuple[li
 
 
 def unscored_why(events: int, model: Mapping[str, Any], learner: Learner, label: Label | None) -> str:
-    """Why no label was scored, in a sentence. `label`: the first one that came."""
+    """A sentence that says why no label was scored. `label`: the first one that came."""
     outcomes = model["outcomes"]
     refused = {name: n for name, n in outcomes.items() if name.startswith(("dlq.", "label.unused"))}
     told = ", ".join(f"{count(n)} {name.removeprefix('dlq.')}" for name, n in sorted(refused.items()))

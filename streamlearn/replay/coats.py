@@ -18,7 +18,7 @@ _LEAST = 10
 
 
 def note(column: str, example: str, where: str = "--types") -> str:
-    """What to say of such a column. `where`: how a column is declared."""
+    """A note about such a column. `where`: how a column is declared."""
     return (
         f"{column} is text, and nearly all of it would be numbers without the signs for thousands, money or"
         f" percent (e.g. {example!r}): each text is a category of its own to the model. Take the signs out"

@@ -92,7 +92,7 @@ class Difference:
         return EXACT if self.bounded else ASYMPTOTIC
 
     def moment(self) -> "Moment":
-        """What the interval of this moment can be made of, later."""
+        """Sums from which the interval of this moment can be computed later."""
         return Moment(self.bounded, self.labels, self.mean, self.spread)
 
     def interval(self) -> Interval | None:
@@ -123,7 +123,7 @@ class Moment(NamedTuple):
 
 
 def verdict(interval: Interval | None) -> int:
-    """Which loss is smaller: -1 the first one's, 1 the second one's, 0 when that cannot be told (yet)."""
+    """The smaller loss: -1 the first one's, 1 the second one's, 0 when that cannot be told (yet)."""
     if interval is None or interval.low <= 0 <= interval.high:
         return 0
     return -1 if interval.high < 0 else 1
@@ -138,7 +138,7 @@ def asymptotic_radius(labels: int, spread: float) -> float:
 
 
 def bounded_radius(spread: float) -> float:
-    """How far the *sum* of differences may be from that of their conditional means, at this `spread`."""
+    """Greatest distance of the *sum* of differences from that of conditional means, at this `spread`."""
     wanted = math.log(2 / ALPHA)
 
     def above(distance: float) -> float:

@@ -1,4 +1,4 @@
-"""What each feature added to a linear model's answer: its weight times the value that reached the model.
+"""Contributions of features to a linear model's answer: each weight times the value that reached the model.
 
 Invariant: intercept and contributions add up to the number that the model makes its answer of
 (`weights . x + intercept`, river's `linear_model`): the log odds of true for a logistic regression, the
@@ -32,7 +32,7 @@ class Contributions(msgspec.Struct, frozen=True):
 
 
 def contributions(model: Any, x: Mapping[str, Any], predicted: Any) -> Contributions | None:
-    """What made the answer of a pipeline that ends in a linear model of river's; None for other models."""
+    """Explain the answer of a pipeline that ends in a linear model of river's; None for other models."""
     inner, values = _final(model, x)
     by_label = getattr(inner, "classifiers", None)
     if isinstance(by_label, dict):  # multiclass.OneVsRestClassifier: a model for each class

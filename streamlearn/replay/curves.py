@@ -1,4 +1,4 @@
-"""How things went over time: bounded lists of points, whatever the length of the stream.
+"""Curves over time: bounded lists of points, whatever the length of the stream.
 
 Invariant: points are evenly spaced; when there are too many every other one goes, and the space doubles.
 """
@@ -14,7 +14,7 @@ _FIRST_EVENTS: Final = 50
 
 
 class Compared(Protocol):
-    """What a curve needs of a pair."""
+    """A pair of models, as a curve needs it."""
 
     difference: Difference
 
@@ -87,7 +87,7 @@ class Curves:
             line.append(value)
 
     def _scores(self) -> list[float | None]:
-        """Of each model, then of the baselines, which are those of the first model."""
+        """Scores of each model, then of the baselines, which are those of the first model."""
         if not self._by_loss:
             reports = [model.report()["window"] for model in self._models]
             found = [report["model"].get(self._metric) for report in reports]

@@ -23,7 +23,7 @@ from streamlearn.replay.sources import How, Source, kind_of, limited
 
 
 class Feed(NamedTuple):
-    """What to read: the source, when its labels follow (None: they are inside the events), at most how
+    """Records to read: the source, when its labels follow (None: they are inside the events), at most how
     many events, and when those without a time have arrived (None: now).
     """
 
@@ -35,18 +35,18 @@ class Feed(NamedTuple):
 
     @property
     def topic(self) -> str:
-        """What the records' topic is called: the topic's own name, else the source's."""
+        """Name of the records' topic: the topic's own, else the source's."""
         name = self.source.name
         return name.removeprefix("topic:").partition("@")[0] if name.startswith("topic:") else name
 
     @property
     def labels(self) -> str:
-        """What the labels' topic is called."""
+        """Name of the labels' topic."""
         return f"{self.topic}.labels"
 
     @property
     def total(self) -> int | None:
-        """How many events there will be, as far as that is known."""
+        """Number of events to come, None when unknown."""
         return min((count for count in (self.source.total, self.limit) if count is not None), default=None)
 
     def spec(self, configured: ShardSpec) -> ShardSpec:

@@ -36,7 +36,7 @@ _LOOKED_AT_BYTES = 4096
 
 
 def suffix_of(name: str) -> str:
-    """What kind of file it is, without the compression: `.csv` for `a.csv.gz`."""
+    """The kind of a file, without the compression: `.csv` for `a.csv.gz`."""
     path = Path(name.lower())
     if path.suffix == ".zip" and not Path(path.stem).suffix and Path(name).is_file():
         with _opened(name) as archive:
@@ -45,7 +45,7 @@ def suffix_of(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """How messages call a source."""
+    """A source's name in messages."""
     return "standard input" if name == "-" else name
 
 

@@ -54,7 +54,7 @@ def _head(pieces: Iterator[bytes]) -> bytes:
 
 
 def _is_a_line(line: bytes, rest: bytes) -> bool:
-    """Whether `[...]` is one of several lines, each with an array, and not all of the file."""
+    """True if `[...]` is one of several lines, each with an array, and not all of the file."""
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:

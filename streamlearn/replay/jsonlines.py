@@ -25,7 +25,7 @@ _ROWS = 1000
 
 
 class Members(NamedTuple):
-    """Where an event's value holds its parts (`[event]` of the configuration): paths."""
+    """Paths at which an event's value holds its parts (`[event]` of the configuration): paths."""
 
     key: str
     time: str

@@ -47,7 +47,7 @@ class Letter(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the letter itself lies, as `dlq show` takes it: PARTITION:OFFSET."""
+        """The letter's own place, as `dlq show` takes it: PARTITION:OFFSET."""
         return f"{self.record.partition}:{self.record.offset}"
 
     @property
@@ -81,13 +81,13 @@ def letter_of(record: Record) -> Letter | None:
 
 
 def _ours_from(headers: Headers) -> int:
-    """Where the headers begin that made a dead letter of a record; after all of them when none did."""
+    """Index of the first header that made a dead letter of a record; after all of them when none did."""
     return max((n for n, (name, _) in enumerate(headers) if name == _FIRST), default=len(headers))
 
 
 def _marks(headers: Headers) -> tuple[int, str]:
-    """How often a record was retried, and the name of the letter it was made from: of the two headers at the
-    front; 0 and "" for a record that no retry has made.
+    """The number of a record's retries, and the name of the letter it was made from: by the two headers at
+    the front; 0 and "" for a record that no retry has made.
     """
     match headers[:2]:
         case ((name, count), (other, letter)) if name == RETRIES and other == MADE_FROM:
@@ -104,7 +104,7 @@ class Wanted(NamedTuple):
     feature: str = ""
 
     def takes(self, letter: Letter) -> bool:
-        """Whether a letter passes."""
+        """True if a letter passes."""
         return (
             self.reason in ("", letter.reason, f"{letter.stage}.{letter.reason}")
             and self.stage in ("", letter.stage)

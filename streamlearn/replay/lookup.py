@@ -24,7 +24,7 @@ SLACK_MS = 60_000
 
 
 class Looked:
-    """How many records were looked at, in all and by topic. `tell` hears about it now and then."""
+    """Counts of records read, in all and by topic. `tell` hears about it now and then."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.by_topic: dict[str, int] = {}
@@ -46,7 +46,7 @@ class Looked:
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a record lies."""
+    """A record's place."""
 
     topic: str
     partition: int
@@ -143,7 +143,7 @@ def entry_covering(admin: Reader, journal: str, place: Place, around_ms: int, lo
 
 
 def covers(run: Range, place: Place) -> bool:
-    """Whether a run holds the place."""
+    """True if a run holds the place."""
     return (run.topic, run.partition) == (
         place.topic,
         place.partition,

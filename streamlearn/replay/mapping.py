@@ -57,7 +57,7 @@ _new_row = partial(tuple.__new__, Row)  # a third of the time of `Row(...)`
 
 
 class Roles(NamedTuple):
-    """Which columns are what. "" = the column of the default name (`id ts key label`), if there is one.
+    """Columns by their role. "" = the column of the default name (`id ts key label`), if there is one.
     `features` empty = all columns that are nothing else. `group` and `due` serve labels sent apart.
     """
 
@@ -84,7 +84,7 @@ _KINDS = {"id": "name", "key": "name", "time": "time", "due": "time"}
 
 
 class Meaning(NamedTuple):
-    """How a table is read: its roles, the declared types (with their formats), texts that mean "absent",
+    """Reading of a table: its roles, the declared types (with their formats), texts that mean "absent",
     the decimal sign, the time unit of numbers, and whether event times are wanted.
     """
 
@@ -97,7 +97,7 @@ class Meaning(NamedTuple):
 
     @property
     def given(self) -> bool:
-        """Whether anything was said about columns, so that objects are rows and not whole events."""
+        """True if anything was said about columns, so that objects are rows and not whole events."""
         return bool(self.roles.events() or self.types or self.missing)
 
 
@@ -209,7 +209,7 @@ def time_of(ts: object, time_unit: str) -> float | None:
 
 
 def addresses(names: Sequence[str]) -> list[str]:
-    """What columns can be called: by name, and those without one by place, `column 1`. By default such a
+    """Names of columns: by name, and those without one by place, `column 1`. By default such a
     column is nothing.
     """
     return [name or f"column {at}" for at, name in enumerate(names, 1)]

@@ -50,7 +50,7 @@ def newest_scores(admin: Admin, store: Store, key: bytes, topic: str) -> dict[st
 
 
 def _unread(admin: Admin, topics: Sequence[str], positions: Positions) -> int:
-    """How many records of `topics` come after `positions`, at most."""
+    """The number of records of `topics` after `positions`, at most."""
     return sum(
         max(0, end - max(start, positions.get((name, partition), 0)))
         for name, info in admin.topics(topics).items()
@@ -86,7 +86,7 @@ def _newest_saved(store: Store, key: bytes) -> tuple[Positions, list[str], dict[
 
 
 def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
-    """What the service would publish at this checkpoint. Raises `BadCheckpoint`."""
+    """The scores message that the service would publish at this checkpoint. Raises `BadCheckpoint`."""
     spec, memory = stated_spec(header.under), load_memory(sections)
     if spec.scores is None or "scores" not in sections:
         raise BadCheckpoint("it has no scores")
@@ -107,6 +107,6 @@ def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _covers(message: dict[str, Any], positions: Positions) -> bool:
-    """Whether a checkpoint at `positions` knows of the record that a message came with."""
+    """True if a checkpoint at `positions` knows of the record that a message came with."""
     source = message["source"]
     return positions.get((source["topic"], source["partition"]), 0) > int(source["offset"])

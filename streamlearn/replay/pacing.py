@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Pace(NamedTuple):
-    """How fast: `rate` records a second, or `speed` times event time; neither: as fast as it goes."""
+    """A replay's speed: `rate` records a second, or `speed` times event time; neither: as fast as it goes."""
 
     speed: float | None = None
     rate: float | None = None

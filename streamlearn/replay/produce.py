@@ -24,7 +24,7 @@ BATCH_BYTES = 1 << 20
 
 
 class Topics(NamedTuple):
-    """Where events go, and labels when they go apart ("" = they stay in the events)."""
+    """Topics of events, and of labels when they go apart ("" = they stay in the events)."""
 
     events: str
     labels: str = ""

@@ -40,7 +40,7 @@ class Proposal(NamedTuple):
 
 
 def propose(sample: Sample) -> Proposal:
-    """What would make a service of this sample. Raises `ConfigError` when nothing of it is known."""
+    """Propose a service for this sample. Raises `ConfigError` when nothing of it is known."""
     return _table(sample) if sample.rows else _records(sample)
 
 
@@ -167,7 +167,7 @@ def _features(
 
 
 def _unusable(field: Field) -> str:
-    """Why a field is a poor feature, "" when it is not."""
+    """The reason why a field is a poor feature, "" without one."""
     if field.kind in ("empty", "object"):
         return "it has no values" if field.kind == "empty" else "it is no number, text, true or false"
     if field.kind == "str" and field.time:
@@ -272,12 +272,12 @@ def _notes(sample: Sample, shape: Shape) -> list[str]:
 
 
 def is_class(label: Field | None) -> bool:
-    """Whether the model that is proposed for this label is a classifier."""
+    """True if the model that is proposed for this label is a classifier."""
     return label is not None and is_category(label)
 
 
 def _time_notes(fields: Sequence[Field], roles: Roles) -> list[str]:
-    """What looks like a time and is not used as one, and times that can be read in two ways."""
+    """Notes on fields like times that are not used as such, and on times with two readings."""
     notes = []
     for field in fields:
         if field is roles.time:

@@ -26,7 +26,7 @@ BY_JOURNAL = "journal"
 
 
 class Span(NamedTuple):
-    """Of one partition: offsets `first <= offset < upto`."""
+    """Offsets of one partition: `first <= offset < upto`."""
 
     first: int
     upto: int

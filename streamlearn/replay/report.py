@@ -94,7 +94,7 @@ def title_of(metric: str) -> str:
 
 
 def is_better(one: float, other: float, metric: str) -> bool:
-    """Whether a score is better than another one."""
+    """True if a score is better than another one."""
     return one < other if metric in LOWER_IS_BETTER else one > other
 
 
@@ -165,7 +165,7 @@ ABSTAINS: Final = 0.99
 
 
 def answered_share(span: Mapping[str, Any]) -> float | None:
-    """Of the labels that a baseline answered, all from the first one on, the share that the model did.
+    """Share of answers by the model, among the labels that a baseline answered (all after the first).
     `span`: numbers by forecaster, as in a scores message. None where answers are not counted.
     """
     counts = [one["answered"] for one in span.values() if isinstance(one, dict) and "answered" in one]
@@ -189,7 +189,7 @@ def misleading(one: Mapping[str, Any]) -> str:
 
 
 def best_words(result: Mapping[str, Any]) -> str:
-    """Which forecaster is best by the main metric; "" where none has a number."""
+    """The best forecaster by the main metric; "" where none has a number."""
     metric = result["metric"]
     values = {one["name"]: one["scores"].get(metric) for _, one in rows_of(result) if not misleading(one)}
     known = {name: value for name, value in values.items() if value is not None}
@@ -201,7 +201,7 @@ def best_words(result: Mapping[str, Any]) -> str:
 
 
 def labels_words(result: Mapping[str, Any]) -> str:
-    """How many labels were scored, of each model where they differ."""
+    """The number of labels scored, by model where they differ."""
     counts = {one["name"]: one.get("labels", result["labels"]) for one in result["models"]}
     if len(set(counts.values())) < 2:
         return count(result["labels"])
@@ -306,7 +306,7 @@ def _color(model: bool, n: int) -> str:
 
 
 def _plots(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What `backtest.js` draws, by the name of the figure."""
+    """Data that `backtest.js` draws, by figure."""
     curves, metric = result["curves"], title_of(result["metric"])
     x = {"x": curves["events"], "x_label": "events read", "x_name": "event"}
     models = [

@@ -1,4 +1,4 @@
-"""Which field is the id, the key, the time, the label? Guessed by name and by values, with the reason.
+"""Roles of fields (id, key, time, label), guessed by name and by values, with the reason.
 
 Pure. A guess by values alone is never taken for a label: those are only named as candidates.
 """
@@ -80,7 +80,7 @@ def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | N
 
 
 def is_named_as_time(field: Field) -> bool:
-    """Whether a field's name says that it holds times."""
+    """True if a field's name says that it holds times."""
     return bool(re.search(r"time|date|datum|_at$|_ts$", _name(field)))
 
 
@@ -115,13 +115,13 @@ def _name(field: Field) -> str:
 
 
 def is_category(field: Field) -> bool:
-    """Whether a label of this field is a class, and not a quantity."""
+    """True if a label of this field is a class, and not a quantity."""
     whole = field.kind in ("int", "float") and field.integral
     return field.kind in ("bool", "str") or (whole and field.distinct <= _FEW)
 
 
 def field_count(field: Field) -> str:
-    """How many different values it has, in words."""
+    """The number of different values, in words."""
     return f"{'1,000 or more' if field.distinct >= 1000 else field.distinct} values"
 
 

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 class Sample(NamedTuple):
-    """What was found: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
+    """A sample: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
     which reach a service as they stand. `whole`: there is no more than this. `how`: the table can be read
     again, with what was said or found out about its cells. `nameless`: columns that the header does not name.
     `notes`: what a person should know of the file.
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many rows or records there are."""
+        """The number of rows or records."""
         return len(self.rows) or len(self.records)
 
 
@@ -139,7 +139,7 @@ def _valued(name: str, how: How) -> Iterator[Record]:
 
 
 def is_topic(name: str) -> bool:
-    """Whether this is rather a topic's name than a SOURCE."""
+    """True if this is rather a topic's name than a SOURCE."""
     known = name == "-" or ":" in name or "/" in name or Path(name).exists()
     suffix = suffix_of(name)
     return not known and suffix not in (

@@ -1,4 +1,4 @@
-"""Where a new journal for an app could begin, and what it would be called.
+"""Start of a new journal for an app, and its name.
 
 Invariants:
 - Nothing is fenced and nothing written: topics are read as anybody may read them.
@@ -25,7 +25,7 @@ from streamlearn.settings import Config
 
 
 class Life(NamedTuple):
-    """What the old journal says: its last entry, the app's positions there, and the ids of their topics."""
+    """Facts from the old journal: its last entry, the app's positions there, and the ids of their topics."""
 
     end: Entry | None
     era: Era | None
@@ -72,7 +72,7 @@ def free_names(admin: Admin, config: Config) -> tuple[str, str]:
 def after_predictions(
     admin: Admin, config: Config, life: Life, tell: Callable[[str], None]
 ) -> tuple[Positions, list[str]]:
-    """Where the old life stopped: after the newest prediction of each input partition, and never before the
+    """The old life's end: after the newest prediction of each input partition, and never before the
     old journal's end. The second value names the topics that are others by now: they begin at their start.
     """
     there = admin.topics(config.names().sources)

@@ -39,8 +39,8 @@ _PYTHON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class How(NamedTuple):
-    """How a source is read: members of whole events, columns of tables, the dialect of CSV, and the format
-    ("" = by the file's name).
+    """Options of reading a source: members of whole events, columns of tables, the dialect of CSV, and the
+    format ("" = by the file's name).
     """
 
     members: Members = Members("key", "ts", "auto")
@@ -194,7 +194,7 @@ def _first(name: str) -> Iterator[bytes]:
 
 
 def kind_of(name: str, told: str = "") -> str:
-    """What a source is: a format of `FORMATS`, `river` or `python`. `told`: the format, "" = by its name.
+    """The kind of a source: a format of `FORMATS`, `river` or `python`. `told`: the format, "" = by its name.
     Raises `ConfigError` when it is none of them.
     """
     if name.startswith("river:"):

@@ -1,4 +1,4 @@
-"""What a backtest is about: which records, by which rules, with which models.
+"""Set-up of a backtest: records, rules and models.
 
 A source is read as `train` reads it (`replay.feed`). When it is an input topic of the configured service, the
 records are those of all its topics instead, in the order of its journal (`replay.recorded`), under the very

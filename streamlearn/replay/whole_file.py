@@ -63,7 +63,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _standing(path: Path) -> os.stat_result | None:
-    """What is there, behind links; None when nothing is."""
+    """Status of the file behind links; None when there is none."""
     try:
         return path.stat()
     except FileNotFoundError:

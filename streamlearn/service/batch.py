@@ -31,7 +31,7 @@ class Batch:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was done that the journal should know of."""
+        """True if nothing was done that the journal should know of."""
         return not (self.records or self.carried or self.skips)
 
     def covers(self, run: Sequence[Record]) -> None:

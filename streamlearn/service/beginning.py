@@ -39,7 +39,7 @@ class Beginning:
         return self._checked().sha256 if self._where else ""
 
     def differs_from(self, era: Era) -> bool:
-        """Whether the user names another beginning than the one that the revision of `era` had."""
+        """True if the user names another beginning than the one that the revision of `era` had."""
         return bool(self._where) and self.sha256 != era.began_from
 
     def sections(self, era: Era) -> dict[str, bytes]:

@@ -63,7 +63,7 @@ def newest_header(store: Store, key: bytes) -> Header | None:
 
 
 def to_drop(names: Sequence[str], keep: int) -> list[str]:
-    """Which of `names` (oldest first) are no longer kept, by number and age.
+    """Choose those of `names` (oldest first) that are no longer kept, by number and age.
 
     The newest `keep` stay; of the older ones, the oldest in each doubling of distance from the newest.
 
@@ -119,7 +119,7 @@ class Checkpointer:
         self.failure = ""
 
     def due(self, seq: int, stepped_s: float) -> bool:
-        """Whether it is time for a checkpoint at entry `seq`, `stepped_s` of model work after the last one.
+        """True if it is time for a checkpoint at entry `seq`, `stepped_s` of model work after the last one.
 
         By the clock every `interval_s`; under a backlog also as soon as redoing would take longer than a
         second, but never so often that checkpoints cost more than a twentieth of the work.
@@ -187,7 +187,7 @@ class Checkpointer:
             self._failed = error
 
     def _is_whole(self, name: str) -> bool:
-        """Whether recovery would look at it: a damaged one is passed over."""
+        """True if recovery would look at it: a damaged one is passed over."""
         try:
             open_header(self._store.read(name), self._key)
         except BadCheckpoint:

@@ -59,7 +59,7 @@ class Merge:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is buffered."""
+        """True if nothing is buffered."""
         return not any(self._buffers.values())
 
     def add(self, polled: Polled, now_s: float) -> None:
@@ -118,13 +118,13 @@ class Merge:
         return time_ms * _US_PER_MS, is_label, tp
 
     def _awaits(self, now_s: float) -> bool:
-        """Whether a partition that holds more has nothing buffered, and had not yet time to bring it."""
+        """True if a partition that holds more has nothing buffered, and had not yet time to bring it."""
         empty = {tp for tp in self._behind if not self._buffers[tp]}
         self._awaited_since = {tp: self._awaited_since.get(tp, now_s) for tp in empty}
         return any(now_s - since < PATIENCE_S for since in self._awaited_since.values())
 
     def _events_asked_since(self, labels: TopicPartition) -> bool:
-        """Whether each partition of events with nothing buffered was asked after those labels came. One poll
+        """True if each partition of events with nothing buffered was asked after those labels came. One poll
         does not read all partitions at one moment, and may bring a label and not yet its event.
         """
         came = self._asked.get(labels, 0)

@@ -1,4 +1,4 @@
-"""What becomes of a service's own topics while it runs: deleted, made again, or closed to readers.
+"""Changes of a service's own topics while it runs: deleted, made again, or closed to readers.
 
 The inputs are looked at elsewhere (`service/sources.py`): what is read from another topic of the same name
 must not be stepped. Here are the topics that are written.
@@ -84,7 +84,7 @@ class TopicWatch:
 
 
 def changes(roles: Mapping[str, str], before: Mapping[str, str], now: Mapping[str, str]) -> set[Change]:
-    """What became of the topics of `roles`, whose ids were `before` and are `now`; absent: no such topic."""
+    """Changes of the topics of `roles`, whose ids were `before` and are `now`; absent: no such topic."""
     found = set()
     for role, topic in roles.items():
         if topic in before and topic not in now:

@@ -1,4 +1,4 @@
-"""What else the log knows of how far this app has come, asked at every opening.
+"""Witnesses of how far this app has come, outside the journal, asked at every opening.
 
 A power cut can take the end of the journal and leave what was published: each partition is cut by itself. Two
 witnesses outside the journal say how far an owner has been: the positions that were reported after a commit
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 
 def source_of(record: Record) -> Source | None:
-    """What a published prediction says of itself; None when it is none of ours."""
+    """The source that a published prediction names; None when it is none of ours."""
     try:
         body: Any = orjson.loads(record.value or b"")
         source = body["source"]
@@ -94,7 +94,7 @@ def check_witnesses(
 
 
 def _holds_a_record(shard_log: ShardLog, run: Range) -> bool:
-    """Whether a record stands in `run`: marks of transactions alone may have been passed over."""
+    """True if a record stands in `run`: marks of transactions alone may have been passed over."""
     try:
         return any(True for _ in shard_log.read(run))
     except Gone:  # what is not there any more, nobody can do again

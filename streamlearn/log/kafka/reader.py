@@ -93,7 +93,7 @@ class RecordReader:
         return found
 
     def _floor(self, tp: TopicPartition, at: int) -> bool:
-        """Whether a cursor stands in the gap that begins at or before `at`."""
+        """True if a cursor stands in the gap that begins at or before `at`."""
         cursor = self._cursors.get(tp)
         return cursor is not None and 0 <= cursor.floor <= at
 
