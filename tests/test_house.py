@@ -281,3 +281,11 @@ def test_no_measure_of_the_house_gets_worse(measure: str) -> None:
 
 def test_every_measure_of_the_house_is_held() -> None:
     assert list(all_measures()) == list(RATCHETS)
+
+
+def test_texts_become_numbers_and_truths_in_one_file() -> None:
+    number = r"\bfloat\((text|word|cell|bare|value\.strip|value\.replace|text\.)|[\"']yes[\"']|\\d\+\\\.\?\\d"
+    assert where_it_says(number, "core", "replay") == {
+        "core/codec.py",  # the numbers of JSON itself
+        "core/convert.py",
+    }

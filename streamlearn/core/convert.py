@@ -18,7 +18,7 @@ from streamlearn.core.paths import MISSING
 JSON_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 """A number as JSON writes it; a fraction or an exponent (its groups) makes it a float."""
 
-DECLARED: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_DECLARED: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number where a number was declared."""
 
 COMMA_NUMBER: Final = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -56,6 +56,30 @@ def is_absent(text: str, missing: frozenset[str]) -> bool:
     """
     bare = text.strip()
     return not bare or bare in missing
+
+
+def is_word(value: Any, missing: frozenset[str]) -> bool:
+    """Whether a value that has a type already is a text of `missing`; a blank one is a text like others."""
+    return type(value) is str and value.strip() in missing
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number where a number is declared."""
+    return _DECLARED.fullmatch(text.strip()) is not None
+
+
+def reads_as_number(text: str) -> bool:
+    """Whether anybody might take a text for a number, with either decimal sign, infinite, or in other digits:
+    one that is refused as a number may still be a mistake.
+
+    >>> [reads_as_number(text) for text in ("21,5", "1_000", "-inf", "A1")]
+    [True, True, True, False]
+    """
+    try:
+        float(text.replace(",", ".", 1))
+    except ValueError:
+        return False
+    return True
 
 
 def number(bare: str) -> int | float | None:
@@ -101,7 +125,7 @@ def is_coated(text: str) -> bool:
     >>> is_coated("1,234.5"), is_coated("12 %"), is_coated("EUR 3"), is_coated("21.5"), is_coated("10.0.0.1")
     (True, True, True, False, False)
     """
-    return not DECLARED.fullmatch(text.strip()) and _GROUPED.fullmatch(_COAT.sub("", text)) is not None
+    return not _DECLARED.fullmatch(text.strip()) and _GROUPED.fullmatch(_COAT.sub("", text)) is not None
 
 
 def conversions(decimal: str = ".") -> dict[str, Convert]:
@@ -126,7 +150,7 @@ def _float(value: Any) -> Any:
     if kind is int:
         found = float(value)
         return found if int(found) == value else MISSING
-    if kind is str and DECLARED.fullmatch(value.strip()):
+    if kind is str and _DECLARED.fullmatch(value.strip()):
         found = float(value)
         return found if isfinite(found) else MISSING
     return MISSING
@@ -138,7 +162,7 @@ def _int(value: Any) -> Any:
         if _WHOLE.fullmatch(value):
             value = int(value.partition(".")[0])
         else:
-            value = float(value) if DECLARED.fullmatch(value) else MISSING
+            value = float(value) if _DECLARED.fullmatch(value) else MISSING
             value = value if value is not MISSING and abs(value) <= _EXACT else MISSING
     if type(value) is float:
         value = int(value) if value.is_integer() else MISSING

@@ -41,7 +41,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.convert import NO_VALUE
+from streamlearn.core.convert import NO_VALUE, reads_as_number
 from streamlearn.core.events import Refusal
 
 SETTLED: Final = 20
@@ -302,11 +302,7 @@ def _doubt(text: str) -> str:
     word = text.strip().lower()
     if word in NO_VALUE or word in _FAILED:
         return "no value"
-    try:
-        float(word.replace(",", ".", 1))
-    except ValueError:
-        return ""
-    return "number"
+    return "number" if reads_as_number(word) else ""
 
 
 def withheld(types: Types, declared: Mapping[str, str]) -> list[str]:

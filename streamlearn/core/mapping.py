@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from streamlearn.core.codec import checked_event, clean_object, decode
-from streamlearn.core.convert import conversions
+from streamlearn.core.convert import conversions, is_word
 from streamlearn.core.csv_line import csv_reader
 from streamlearn.core.events import MAX_EVENT_BYTES, Event, EventSpec, Refusal, Skipped
 from streamlearn.core.paths import MISSING, Getter, flat, getter, optional
@@ -133,16 +133,11 @@ def _typed(path: str, spec: EventSpec) -> Getter:
 
     def typed(doc: Document) -> Any:
         found = get(doc)
-        if found is None or (missing and _is_word(found, missing)):
+        if found is None or (missing and is_word(found, missing)):
             return None
         return found if convert is None else convert(found)
 
     return typed
-
-
-def _is_word(found: Any, missing: frozenset[str]) -> bool:
-    """Whether a value is a text that means that there is none."""
-    return type(found) is str and found.strip() in missing
 
 
 def _features(spec: EventSpec) -> Take:
@@ -173,7 +168,7 @@ def _features(spec: EventSpec) -> Take:
             if type(x) is not dict:
                 return x
         if missing:
-            x = {name: part for name, part in x.items() if not _is_word(part, missing)}
+            x = {name: part for name, part in x.items() if not is_word(part, missing)}
         for name, convert in converts:
             if name in x and (value := convert(x[name])) is not x[name]:
                 if value is MISSING:

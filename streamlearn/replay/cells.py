@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamlearn.core import convert
-from streamlearn.core.convert import BLANKS, COMMA_NUMBER, DECLARED, INT_LIMIT, JSON_NUMBER, is_absent
+from streamlearn.core.convert import BLANKS, COMMA_NUMBER, INT_LIMIT, JSON_NUMBER, is_absent, is_number
 from streamlearn.core.paths import MISSING
 from streamlearn.errors import ConfigError
 
@@ -178,7 +178,7 @@ def quoted(text: str) -> str:
 def misfit(cell: str, rule: Rule, what: str) -> ValueError:
     """What to say of a cell that is none of `what`. A number is never to be thrown away as absent."""
     text = cell if len(cell) <= 40 else f"{cell[:40]}..."
-    absent = "" if DECLARED.fullmatch(cell.strip()) else f", or make it absent (--missing {text})"
+    absent = "" if is_number(cell) else f", or make it absent (--missing {text})"
     return ValueError(
         f"{text!r} is no {what}: correct it{' or' if not absent else ','} declare another type"
         f" (--types {rule.column}=str){absent}"

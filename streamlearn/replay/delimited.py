@@ -12,17 +12,16 @@ import codecs
 import csv
 import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from streamlearn.core.convert import is_number
 from streamlearn.errors import ConfigError
 from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, check_text, chunks, shown
 from streamlearn.replay.mapping import Batch, Encoded, Layout, Meaning, addresses, batch_of
 
 _DELIMITERS = ",;\t|"
 _SNIFFED_ROWS = 50
-_NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 class Dialect(NamedTuple):
@@ -193,7 +192,7 @@ def _sniff(text: str) -> str:
 
 
 def _check_names(name: str, names: list[str], delimiter: str, row: int) -> None:
-    numbers = [cell for cell in names if _NUMBER.fullmatch(cell)]
+    numbers = [cell for cell in names if is_number(cell.replace(",", ".", 1))]
     named = [cell.strip() for cell in names if cell.strip()]
     counted = all(cell.strip().isdigit() for cell in numbers) and [
         int(cell) - int(numbers[0]) for cell in numbers

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamlearn.core.convert import DECLARED, NO_VALUE, is_coated
+from streamlearn.core.convert import NO_VALUE, is_coated, is_number
 from streamlearn.core.events import MS_PER_UNIT, unit_of
 from streamlearn.core.paths import leaves
 
@@ -97,7 +97,7 @@ def _field(path: str, values: list[Any], count: int) -> Field:
         min(numbers, default=None),
         max(numbers, default=None),
         len(distinct),
-        sum(map(_is_number, texts)),
+        sum(map(is_number, texts)),
         formats[0] if formats else "",
         tuple(text for text, _ in Counter(texts).most_common(20)),
         len(numbers) / count,
@@ -116,15 +116,11 @@ def _without_words(known: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
         return known, ()
     rest = [value for value in known if type(value) is not str or value.strip() not in words]
     texts = [value for value in rest if type(value) is str]
-    if not all(map(_is_number, texts)) and not all(text.lower() in ("true", "false") for text in texts):
+    if not all(map(is_number, texts)) and not all(text.lower() in ("true", "false") for text in texts):
         numbers = [value for value in rest if type(value) is not str]
         if not _formats("", numbers, texts, len(rest)):
             return known, ()
     return rest, tuple(sorted(words))
-
-
-def _is_number(text: str) -> bool:
-    return DECLARED.fullmatch(text.strip()) is not None
 
 
 def _kind(value: Any) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from streamlearn.core.codec import unframed
-from streamlearn.core.convert import DECLARED
+from streamlearn.core.convert import is_number
 from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.mapping import compile_reader
 from streamlearn.core.presets import DEFAULTS, META, recognised
@@ -125,10 +125,10 @@ def _cut(texts: list[str], delimiter: str) -> tuple[float, int, str]:
 def _header(rows: list[list[str]], width: int) -> tuple[str, ...]:
     """The names in the first line, if it is a header: texts, no two alike, with numbers below one of them."""
     names = tuple(cell.strip() for cell in rows[0])
-    if len(set(names)) < width or not all(names) or any(map(DECLARED.fullmatch, names)) or len(rows) < 2:
+    if len(set(names)) < width or not all(names) or any(map(is_number, names)) or len(rows) < 2:
         return ()
     below = rows[1] if len(rows[1]) == width else rows[-1]
-    return names if any(DECLARED.fullmatch(cell.strip().replace(",", ".")) for cell in below) else ()
+    return names if any(is_number(cell.replace(",", ".")) for cell in below) else ()
 
 
 def _has_decimal_commas(spec: EventSpec, records: Sequence[Record]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from streamlearn.core.convert import CONVERSIONS, INT_LIMIT
+from streamlearn.core.convert import CONVERSIONS, INT_LIMIT, is_word
 from streamlearn.core.paths import MISSING
 from streamlearn.replay.cells import BadCell, Column, Rule, Text, converter, date, misfit, quoted
 
@@ -38,7 +38,7 @@ def _text_of(value: Any, rule: Rule, convert: Callable[[str], Text]) -> Text:
     if isinstance(value, decimal.Decimal):
         value = float(value)
     if isinstance(value, str):
-        return convert(value) if rule.kind else (None if value.strip() in rule.missing else quoted(value))
+        return convert(value) if rule.kind else (None if is_word(value, rule.missing) else quoted(value))
     if isinstance(value, float):
         if isnan(value):  # what data frames write for a missing value
             return None
