@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
+from streamlearn.core.events import calendar_time
 from streamlearn.core.where import compile_where
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -37,11 +38,8 @@ def rfc3339_ms(text: str) -> int:
 
     Raises `ValueError`, also for a time without a zone: which one was meant would be a guess.
     """
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        when = datetime.min
-    if when.tzinfo is None:
+    when = calendar_time(text)
+    if when is None or when.tzinfo is None:
         raise ValueError("is not an RFC 3339 time with a zone, like 2026-01-31T08:00:00Z")
     return round((when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
 

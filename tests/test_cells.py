@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.events import Event, EventSpec, Refusal
+from streamlearn.core.events import Event, EventSpec, Refusal, event_time_ms, moment_of
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
@@ -176,3 +177,11 @@ def test_a_leap_second_is_a_time() -> None:
     Path("late.csv").write_text("a,ts\n" + "".join(f"1,{day}\n" for day in days))
     items = [item for item in open_source("late.csv").items() if item]
     assert [item.time_s for item in items] == [1483228798.0, 1483228800.0, 1483228800.5, 1483228801.0]
+
+
+def test_a_leap_second_is_a_time_to_the_service_as_it_is_in_a_file() -> None:
+    """RFC 3339 has them; as JSON lines, which are sent as they stand, such events were dead letters."""
+    assert event_time_ms("2016-12-31T23:59:60Z", "rfc3339") == 1483228800000.0
+    assert event_time_ms("2016-12-31t23:59:60.5z", "rfc3339") == 1483228800500.0
+    assert event_time_ms("9999-12-31T23:59:60Z", "rfc3339") is None
+    assert moment_of("2016-12-31T23:59:60Z", 0.0) == datetime(2017, 1, 1, tzinfo=UTC)

@@ -7,6 +7,7 @@ Invariants:
 """
 
 import datetime
+import re
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -183,6 +184,8 @@ class Skipped(NamedTuple):
     reason: str
 
 
+_LEAP: Final = re.compile(r"(.*[T ]23:59):60(.*)", re.ASCII)
+_SECOND: Final = datetime.timedelta(seconds=1)
 MS_PER_UNIT: Final[dict[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
 
@@ -204,6 +207,24 @@ def unit_of(ts: str | int | float) -> str:
     return "ns"
 
 
+def calendar_time(text: str) -> datetime.datetime | None:
+    """The date and time that a text in ISO 8601 names, with a zone or without one; None where it names none.
+    A leap second, which no calendar here knows, is the second after it.
+
+    >>> calendar_time("2016-12-31t23:59:60z").isoformat(), calendar_time("2026-02-30")
+    ('2017-01-01T00:00:00+00:00', None)
+    """
+    text = text.upper()  # RFC 3339 allows "t" and "z"
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        leap = _LEAP.fullmatch(text)
+    try:
+        return leap and datetime.datetime.fromisoformat(f"{leap[1]}:59{leap[2]}") + _SECOND
+    except (ValueError, OverflowError):
+        return None
+
+
 def event_time_ms(ts: str | int | float, unit: str) -> float | None:
     """`ts` in milliseconds since 1970, or None when it is not of `unit`.
 
@@ -213,10 +234,10 @@ def event_time_ms(ts: str | int | float, unit: str) -> float | None:
     if unit == "rfc3339":
         if not isinstance(ts, str):
             return None
+        moment = calendar_time(ts)
+        if moment is None or moment.tzinfo is None:
+            return None  # RFC 3339 demands an offset; without one it would be a guess
         try:
-            moment = datetime.datetime.fromisoformat(ts.upper())  # RFC 3339 allows "t" and "z"
-            if moment.tzinfo is None:  # RFC 3339 demands an offset; without one it would be a guess
-                return None
             return moment.timestamp() * 1e3
         except (ValueError, OverflowError):
             return None
@@ -239,9 +260,9 @@ def moment_of(ts: str | int | float | None, time_ms: float) -> datetime.datetime
     >>> moment_of("2026-01-31T08:00:00+01:00", 0).hour, moment_of(7, 3.6e6).hour
     (8, 1)
     """
+    if isinstance(ts, str):
+        return calendar_time(ts)
     try:
-        if isinstance(ts, str):
-            return datetime.datetime.fromisoformat(ts.upper())
         return _EPOCH + datetime.timedelta(milliseconds=time_ms)
     except (ValueError, OverflowError):
         return None

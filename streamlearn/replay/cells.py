@@ -7,7 +7,6 @@ Invariants:
 """
 
 import datetime
-import re
 from collections.abc import Callable, Sequence
 from math import hypot
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import orjson
 
 from streamlearn.core import convert
 from streamlearn.core.convert import BLANKS, COMMA_NUMBER, INT_LIMIT, JSON_NUMBER, is_absent, is_number
+from streamlearn.core.events import calendar_time
 from streamlearn.core.paths import MISSING
 from streamlearn.errors import ConfigError
 
@@ -32,7 +32,6 @@ class Column(NamedTuple):
 
 TYPES = ("float", "int", "bool", "str", "date", "datetime")
 _REMEMBERED = 1 << 14
-_LEAP = re.compile(r"(.*[T ]23:59):60(.*)", re.ASCII | re.IGNORECASE)
 
 
 class BadCell(Exception):
@@ -240,23 +239,27 @@ def _str(cell: str, _rule: Rule) -> Text:
 
 
 def _moment(bare: str, rule: Rule) -> datetime.datetime:
-    """A date and time; without a zone it is taken as UTC, as river's own loaders do. A leap second, which no
-    calendar here knows, is the second after it.
-    """
-    leap = _LEAP.fullmatch(bare)
-    if leap and not rule.pattern:
-        return _moment(f"{leap[1]}:59{leap[2]}", rule) + datetime.timedelta(seconds=1)
-    try:
-        if rule.pattern:
-            when = datetime.datetime.strptime(bare, rule.pattern)
-        else:
-            when = datetime.datetime.fromisoformat(bare.upper())
-    except ValueError:
+    """A date and time. Raises `ValueError`."""
+    when = patterned_time(bare, rule.pattern) if rule.pattern else calendar_time(bare)
+    if when is None:
         form = f"of the format {rule.pattern}" if rule.pattern else "in ISO 8601 like 2026-01-31 08:00:00"
         raise ValueError(
             f"{bare!r} is no date and time {form}: correct it, or declare its format, for example"
             f" --types '{rule.column}=datetime:%d.%m.%Y %H:%M:%S'"
-        ) from None
+        )
+    return zoned(when)
+
+
+def patterned_time(text: str, pattern: str) -> datetime.datetime | None:
+    """The date and time that a text names in a format of `strptime`; None where it names none."""
+    try:
+        return datetime.datetime.strptime(text, pattern)
+    except ValueError:
+        return None
+
+
+def zoned(when: datetime.datetime) -> datetime.datetime:
+    """A time with a zone: without one it is taken as UTC, as river's own loaders do."""
     return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
 
 

@@ -16,7 +16,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.named import attribute
 from streamlearn.replay import jsonlines
-from streamlearn.replay.cells import BadCell, Rule
+from streamlearn.replay.cells import BadCell, Rule, zoned
 from streamlearn.replay.mapping import Batch, Meaning, time_of
 from streamlearn.replay.values import texts_of
 
@@ -142,8 +142,7 @@ def pair(name: str, at: int, number: int, x: Mapping[str, Any], y: Any) -> tuple
     features = {}
     for feature, value in x.items():
         if isinstance(value, datetime.datetime):
-            # The event's time and not a feature; a time without a zone is taken as UTC.
-            when = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+            when = zoned(value)  # the event's time and not a feature
             event["ts"], time_s = when.isoformat(), when.timestamp()
         else:
             features[feature if isinstance(feature, str) else str(feature)] = value

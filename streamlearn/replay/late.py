@@ -13,13 +13,13 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from typing import Any, NamedTuple
 
 import orjson
 
 from streamlearn.core.codec import is_clean
-from streamlearn.core.events import MS_PER_UNIT, unit_of
+from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
 from streamlearn.core.paths import optional, take
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
@@ -327,7 +327,8 @@ def later(ts: Any, time_unit: str, seconds: float) -> Any:
     (1700000300, '2026-01-31T08:00:01.500000+01:00')
     """
     if isinstance(ts, str):
-        when = datetime.fromisoformat(ts.upper())
+        when = calendar_time(ts)
+        assert when is not None, "its time was read"
         return (when + timedelta(seconds=seconds)).astimezone(when.tzinfo or UTC).isoformat()
     unit = unit_of(ts) if time_unit == "auto" else time_unit
     moved = seconds * 1000 / MS_PER_UNIT[unit]

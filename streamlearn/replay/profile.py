@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from streamlearn.core.convert import NO_VALUE, is_coated, is_number
-from streamlearn.core.events import MS_PER_UNIT, unit_of
+from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
 from streamlearn.core.paths import leaves
+from streamlearn.replay.cells import patterned_time
 
 _MOST_DISTINCT = 1000
 _SINCE_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 to 2100
@@ -144,21 +145,10 @@ def _formats(path: str, numbers: list[Any], texts: list[str], count: int) -> tup
     if None not in moments:
         zones = all(moment is not None and moment.tzinfo is not None for moment in moments)
         return ("rfc3339" if zones else "iso",)
-    return tuple(form for form in DATE_FORMATS if all(_fits(text, form) for text in texts))
+    return tuple(form for form in DATE_FORMATS if all(patterned_time(text.strip(), form) for text in texts))
 
 
 def _moment(text: str) -> datetime.datetime | None:
     if len(text) < 8 or "-" not in text[4:8]:  # fromisoformat also takes 20260131, which may be a number
         return None
-    try:
-        return datetime.datetime.fromisoformat(text.strip().upper())
-    except ValueError:
-        return None
-
-
-def _fits(text: str, form: str) -> bool:
-    try:
-        datetime.datetime.strptime(text.strip(), form)
-    except ValueError:
-        return False
-    return True
+    return calendar_time(text.strip())

@@ -15,7 +15,7 @@ import orjson
 
 from streamlearn.core.convert import CONVERSIONS, INT_LIMIT, is_word
 from streamlearn.core.paths import MISSING
-from streamlearn.replay.cells import BadCell, Column, Rule, Text, converter, date, misfit, quoted
+from streamlearn.replay.cells import BadCell, Column, Rule, Text, converter, date, misfit, quoted, zoned
 
 
 def texts_of(values: Iterable[Any], rule: Rule) -> Column:
@@ -73,7 +73,7 @@ def _text_of_date(value: datetime.date | datetime.time, rule: Rule) -> Text:
     if isinstance(value, datetime.time):
         return f'"{value.isoformat()}"'
     if isinstance(value, datetime.datetime):
-        text = (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).isoformat()
+        text = zoned(value).isoformat()
         return date(text, rule._replace(pattern="")) if rule.kind == "date" else f'"{text}"'
     if rule.kind in ("time", "datetime"):
         return f'"{value.isoformat()}T00:00:00+00:00"'
