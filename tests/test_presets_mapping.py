@@ -21,6 +21,8 @@ from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.errors import NeedSchema
+from streamlearn.replay.cells import Rule
+from streamlearn.replay.values import texts_of
 from streamlearn.service.eras import event_spec
 from streamlearn.settings import Config
 
@@ -321,6 +323,26 @@ def decoded(
     value: bytes, schemas: dict[str, Schema], spec: EventSpec = REGISTRY, headers: Headers = ()
 ) -> Event | Refusal | Skipped:
     return compile_decoder(spec, schemas)(Record("t", 0, 7, 0, None, value, headers))
+
+
+@pytest.mark.parametrize("number", ["7", "-3.50", "7.00", str(2**63)])
+def test_a_decimal_is_the_same_number_whoever_wrote_it(number: str) -> None:
+    """Connect's and a data frame's were different ones: an id 7 was refused in Avro, and 7.0 in a file."""
+    exact = Decimal(number)
+    scale = -int(exact.as_tuple().exponent)
+    kind = {"type": "bytes", "logicalType": "decimal", "precision": 30, "scale": scale}
+    schema = {"type": "record", "name": "r", "fields": [{"name": "n", "type": kind}]}
+    whole = int(exact.scaleb(scale))
+    spec = EventSpec(features=("n",), carry=("n",), registry=True)
+    from_avro = decoded(
+        framed(1, avro(schema, {"n": exact})), {"1": Schema("AVRO", json.dumps(schema))}, spec
+    )
+    payload = {"schema": struct(n=decimal(scale)), "payload": {"n": base64_of(whole, 16)}}
+    from_connect = read(payload, preset="connect", features=["n"], carry=("n",))
+    (in_file,) = texts_of([exact], Rule("n")).texts
+    assert isinstance(from_avro, Event) and isinstance(from_connect, Event)
+    assert repr(from_avro.carry) == repr(from_connect.carry)
+    assert repr(json.loads(in_file or "")) == repr((from_avro.carry or {})["n"])
 
 
 def test_framed_avro_is_read_once_its_schema_was_handed_over() -> None:

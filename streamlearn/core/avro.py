@@ -18,7 +18,9 @@ from typing import Any, Final
 
 import orjson
 
+from streamlearn.core.convert import from_decimal
 from streamlearn.core.events import Refusal
+from streamlearn.core.paths import MISSING
 
 MAX_DEPTH: Final = 64
 _PRIMITIVES: Final = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
@@ -68,7 +70,9 @@ def _as_json(part: Any) -> Any:
     if kind is bytes:
         return base64.b64encode(part).decode()
     if kind is Decimal:
-        part = float(part)
+        part = from_decimal(part)
+        if part is MISSING:
+            raise _NotFiniteError
     if type(part) is float and not isfinite(part):
         raise _NotFiniteError
     return part

@@ -10,8 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Collection
-from math import isfinite
+from decimal import Decimal
 from typing import Any, Final
+
+from streamlearn.core.convert import from_decimal
+from streamlearn.core.paths import MISSING
 
 BAD: Final[Any] = object()
 """In place of a payload that holds a decimal which is none."""
@@ -99,7 +102,5 @@ def _number(value: Any, scale: Any) -> Any:
     if not 0 < len(unscaled) <= MAX_BYTES or abs(digits) > _MAX_SCALE:
         return BAD
     whole = int.from_bytes(unscaled, "big", signed=True)
-    if digits == 0 and -(2**63) <= whole < 2**63:
-        return whole
-    found = float(f"{whole}e{-digits}")
-    return found if isfinite(found) else BAD
+    found = from_decimal(Decimal(f"{whole}e{-digits}"))
+    return BAD if found is MISSING else found

@@ -10,6 +10,7 @@ Invariants:
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from math import isfinite
 from typing import Any, Final
 
@@ -95,6 +96,19 @@ def number(bare: str) -> int | float | None:
         found = float(bare)
         return found if isfinite(found) else None
     return int(bare) if len(bare) <= 20 and -INT_LIMIT <= int(bare) < INT_LIMIT else None
+
+
+def from_decimal(value: Decimal) -> Any:
+    """The number of an exact decimal, as databases have: an int where it has no places behind the point, else
+    the nearest double; `MISSING` where it is none.
+
+    >>> from_decimal(Decimal("7")), from_decimal(Decimal("7.00")), from_decimal(Decimal("1e999")) is MISSING
+    (7, 7.0, True)
+    """
+    if value.as_tuple().exponent == 0 and -INT_LIMIT <= value < INT_LIMIT:
+        return int(value)
+    found = float(value)
+    return found if isfinite(found) else MISSING
 
 
 def cell(text: str, decimal: str = ".", commas: bool = False) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from streamlearn.core.convert import CONVERSIONS, INT_LIMIT, is_word
+from streamlearn.core.convert import CONVERSIONS, INT_LIMIT, from_decimal, is_word
 from streamlearn.core.paths import MISSING
 from streamlearn.replay.cells import BadCell, Column, Rule, Text, converter, date, misfit, quoted, zoned
 
@@ -36,7 +36,8 @@ def _text_of(value: Any, rule: Rule, convert: Callable[[str], Text]) -> Text:
     if hasattr(value, "item"):  # numpy's numbers
         value = value.item()
     if isinstance(value, decimal.Decimal):
-        value = float(value)
+        found = from_decimal(value)
+        value = float(value) if found is MISSING else found
     if isinstance(value, str):
         return convert(value) if rule.kind else (None if is_word(value, rule.missing) else quoted(value))
     if isinstance(value, float):
