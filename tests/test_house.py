@@ -296,3 +296,8 @@ def test_texts_become_times_in_one_file() -> None:
     assert where_it_says(r"\bfromisoformat\(", *rooms) == {"core/events.py"}
     in_a_format = where_it_says(r"\bstrptime\(", *rooms)  # only files have such
     assert in_a_format == {"replay/cells.py"}
+
+
+def test_the_one_shard_has_one_name() -> None:
+    literal = r"(?m)^\s*SHARD\b.*= 0$|open_store\(.*, 0\)|\.(open|retire)\(0\)|shard=0|journal\)?, 0[,)]"
+    assert where_it_says(literal, "cli", "core", "demo", "log", "replay", "service") == {"core/records.py"}

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from streamlearn.log.port import Store
     from streamlearn.service.models import FreshModel
 
-SHARD = 0
 KEY_BYTES = 32
 
 app = typer.Typer(help="List, inspect and verify saved states.", no_args_is_help=True)
@@ -136,6 +135,7 @@ def settings_of(config: Any, given: dict[str, object]) -> "Config":
 
 
 def _open(settings: "Config") -> "Store":
+    from streamlearn.core.records import SHARD
     from streamlearn.log.connect import open_store
 
     return open_store(settings, SHARD)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamlearn.cli import common
-from streamlearn.cli.checkpoints import SHARD
+from streamlearn.core.records import SHARD
 from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
 if TYPE_CHECKING:

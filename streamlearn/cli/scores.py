@@ -38,7 +38,7 @@ def scores(
 
 def _newest(settings: "Config") -> dict[str, Any]:
     """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
-    from streamlearn.cli.checkpoints import SHARD
+    from streamlearn.core.records import SHARD
     from streamlearn.log.connect import open_store
     from streamlearn.replay.newest_scores import newest_scores
 

@@ -13,6 +13,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+SHARD: Final = 0
+"""The one shard of a service, and its partition of the journal."""
+
 TopicPartition = tuple[str, int]
 Positions = dict[TopicPartition, int]
 """The next offset to step, by topic and partition."""

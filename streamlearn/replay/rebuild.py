@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from streamlearn.core.learner import Answer
-from streamlearn.core.records import Entry, Era, Positions, Record
+from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.snapshot import Header, load_model, unseal
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
 from streamlearn.log.port import Reader, Store
@@ -56,7 +56,7 @@ class Rebuild:
         self._store = store
         self._key = key
         self._fresh = fresh
-        self._journal = (journal, 0)
+        self._journal = (journal, SHARD)
         self._schemas = Schemas(registry, lambda: None)
         self._tell = tell
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Record, TopicPartition, journalled
+from streamlearn.core.records import SHARD, Entry, Record, TopicPartition, journalled
 from streamlearn.errors import Stop
 from streamlearn.log.port import Admin
 from streamlearn.replay import reading
@@ -82,7 +82,7 @@ class Recorded:
 
     def _entries(self, journal: str) -> Iterator[Entry]:
         info = reading.topic_info(self._admin, journal)
-        for record in reading.run(self._admin, journal, 0, info.start[0], info.end[0]):
+        for record in reading.run(self._admin, journal, SHARD, info.start[SHARD], info.end[SHARD]):
             try:
                 entry = journalled(record)
             except msgspec.MsgspecError as error:

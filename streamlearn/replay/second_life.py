@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Era, Positions, journalled
+from streamlearn.core.records import SHARD, Entry, Era, Positions, journalled
 from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
@@ -43,7 +43,7 @@ def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[
     if journal not in admin.topics([journal]):
         return life
     info = reading.topic_info(admin, journal)
-    for record in reading.run(admin, journal, 0, info.start[0], info.end[0]):
+    for record in reading.run(admin, journal, SHARD, info.start[SHARD], info.end[SHARD]):
         try:
             entry = journalled(record)
         except msgspec.MsgspecError as error:

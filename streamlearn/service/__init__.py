@@ -48,8 +48,9 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
 
     import structlog
 
+    from streamlearn.core.records import SHARD
     from streamlearn.log.connect import open_log, open_store
-    from streamlearn.service.loop import SHARD, Loop
+    from streamlearn.service.loop import Loop
     from streamlearn.service.models import configured_model
 
     log = structlog.get_logger()

@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Entry, Era, chain
+from streamlearn.core.records import SHARD, Entry, Era, chain
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.connect import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
 from streamlearn.service.eras import check_app, era_now, start_of
 from streamlearn.service.journal_end import JournalEnd, read_end
-from streamlearn.service.loop import SHARD
 from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.recovery import Candidate, Recovery
 from streamlearn.service.schemas import Schemas

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.records import Entry, chain
+from streamlearn.core.records import SHARD, Entry, chain
 from streamlearn.errors import Fenced, Gone, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
@@ -35,9 +35,6 @@ from streamlearn.service.watch import Watch, let_others_go_first
 from streamlearn.settings import Config
 
 log = structlog.get_logger()
-
-SHARD: Final = 0
-"""One model over everything: one shard. Replicas stand by."""
 
 POLL_S: Final = 0.1
 BEAT_S: Final = 0.5

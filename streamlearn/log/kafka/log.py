@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from streamlearn.core.records import SHARD
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.errors import ConfigError, Fenced, NotOwner
 from streamlearn.log.kafka import new_client
@@ -121,7 +122,7 @@ class KafkaLog:
                     f"Kafka at {self._cluster.bootstrap} has no topic {journal}. "
                     "Run `streamlearn topics ensure`, or create it."
                 )
-            look(self._cluster, self._names, shard=0)
+            look(self._cluster, self._names, shard=SHARD)
             if not self._trims:
                 _log.warning(
                     "journal.not_trimmed",
