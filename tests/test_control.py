@@ -19,7 +19,7 @@ from streamlearn.core.commands import (
     encode_command,
 )
 from streamlearn.core.events import Refusal
-from streamlearn.core.guard import SETTLED
+from streamlearn.core.evidence import SETTLED
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard

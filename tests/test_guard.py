@@ -12,7 +12,8 @@ from river import forest, linear_model, naive_bayes, preprocessing, tree
 
 from streamlearn.core import guard
 from streamlearn.core.events import EventSpec
-from streamlearn.core.guard import MAX_TEXTS, SETTLED, Guard, GuardSpec, Types, table
+from streamlearn.core.evidence import SETTLED
+from streamlearn.core.guard import MAX_TEXTS, Guard, GuardSpec, Types, table
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Shard

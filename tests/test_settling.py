@@ -1,20 +1,26 @@
 """The first value decides nothing: time unit, label type, arrival and jumps of time follow from evidence."""
 
+from collections import Counter
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from river import dummy, linear_model, naive_bayes, tree
 
 from streamlearn.core.commands import RESET_LABEL
 from streamlearn.core.events import EventSpec
+from streamlearn.core.evidence import SETTLED
 from streamlearn.core.label_records import LabelSpec
+from streamlearn.core.label_rules import note_label
 from streamlearn.core.lanes import SEGMENT
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import COMMAND, Memory, ShardSpec
+from streamlearn.core.time_units import note_unit
 
 NOW_MS = 1_785_000_000_000
 PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 1_000_000}
@@ -283,6 +289,23 @@ def test_the_future_is_what_no_arrival_in_the_partition_has_reached() -> None:
     assert roles([subject.step(record(0, NOW_MS, ts=ts))]) == ["dlq"]
     subject.step(record(1, NOW_MS + 3_600_000, ts=NOW_MS / 1000))
     assert roles([subject.step(record(2, NOW_MS, ts=ts))]) == ["predictions"]
+
+
+@given(st.lists(st.sampled_from(("ms", "s", "us")), max_size=60))
+@example(["ms"] * 9 + ["s"] * 6 + ["us"] * 6)
+def test_units_of_time_and_types_of_labels_are_settled_by_the_same_votes(votes: list[str]) -> None:
+    """Units were settled by the most votes of one, types by more than half of them."""
+    kinds: dict[str, Any] = {"ms": 1, "s": True, "us": "a"}
+    learner = Learner(tree.HoeffdingTreeClassifier())
+    times, labels = Memory(), Memory()
+    for n, vote in enumerate(votes, 1):
+        note_unit((vote, True), EventSpec(), times)
+        note_label(kinds[vote], learner, labels, "")
+        counts = Counter(votes[:n])
+        settled = n >= SETTLED and counts.most_common(1)[0][1] > n / 2
+        assert (not times.time_votes, not labels.label_votes) == (settled, settled)
+        if settled:
+            return
 
 
 # --- leaps of time --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from streamlearn.config import load
 from streamlearn.core.events import EventSpec
-from streamlearn.core.guard import SETTLED
+from streamlearn.core.evidence import SETTLED
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import load_memory, unseal

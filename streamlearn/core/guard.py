@@ -43,9 +43,7 @@ import msgspec
 
 from streamlearn.core.convert import NO_VALUE, reads_as_number
 from streamlearn.core.events import Refusal
-
-SETTLED: Final = 20
-"""So many agreeing events fix a feature's kind."""
+from streamlearn.core.evidence import SETTLED
 
 MAX_TEXTS: Final = 100_000
 """Different texts that are remembered over all features."""

@@ -2,7 +2,7 @@
 
 One label cannot tell the type of a stream's labels for certain, and a classifier keeps a class of another
 type for ever. So the type of most of the first labels leads, of equally many the one that led before. A label
-of another type is refused, and is evidence. What most are of is settled after `SETTLED` labels.
+of another type is refused, and is evidence. What most are of is settled (`core.evidence`).
 
 No model learns both texts and other labels: river's trees raise at such a mixture, at every event from then
 on. When texts have led and others lead now, or the other way round, the model begins anew. That takes two
@@ -18,13 +18,11 @@ from typing import Final
 
 from streamlearn.core.convert import CONVERSIONS
 from streamlearn.core.events import Label, Refusal, beyond_limits
+from streamlearn.core.evidence import is_settled
 from streamlearn.core.learner import Learner
 from streamlearn.core.paths import MISSING
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import BROKEN, PAUSED, Memory, ShardSpec
-
-SETTLED: Final = 20
-"""So many labels settle the type."""
 
 _KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
 _LABELS: Final = frozenset((bool, int, float, str))
@@ -96,8 +94,7 @@ def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> Non
         changes = bool(leads) and _is_text(kind) != _is_text(leads)
         if votes[kind] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory)):
             _lead(kind, learner, memory)
-        most = votes[memory.label_type]
-        if sum(votes.values()) >= SETTLED and 2 * most > sum(votes.values()):
+        if is_settled(votes, memory.label_type):
             memory.label_votes = {}
 
 

@@ -3,7 +3,8 @@
 One time cannot tell its unit for certain: 0, -1 or 4711 may stand for anything. A time that is *plausible*
 in exactly one unit is strong evidence for that one and is read in it: it lies between the year 2000 and the
 record's arrival. Any other time is read in the unit that leads, and is weak evidence for the one that its
-size suggests. The unit of most plausible times is settled after `SETTLED` of them.
+size suggests. The unit of most plausible times is settled (`core.evidence`); no more than `SETTLED` others
+are counted.
 
 Invariants:
 - A declared unit (`[event] time_unit`) decides alone, whatever was settled before.
@@ -17,10 +18,8 @@ from typing import Final
 
 from streamlearn.core.clocks import Evidence, time_in
 from streamlearn.core.events import MS_PER_UNIT, Event, EventSpec, Refusal, moment_of
+from streamlearn.core.evidence import SETTLED, is_settled
 from streamlearn.core.state import Memory
-
-SETTLED: Final = 20
-"""So many plausible times settle the unit; no more others are counted."""
 
 _FIRST_MS: Final = -float_info.max
 """No event is earlier: minus infinity stands for a time that is not known."""
@@ -85,9 +84,10 @@ def note_unit(evidence: Evidence, spec: EventSpec, memory: Memory) -> None:
     votes[unit] = (plausible + 1, others) if strong else (plausible, min(others + 1, SETTLED))
     if _weight(votes[unit]) > _weight(votes.get(memory.time_unit, (0, 0))):
         memory.time_unit = unit
-    counts = sorted((one[0] for one in votes.values()), reverse=True)
-    if sum(counts) >= SETTLED and counts[0] > sum(counts[1:2]):
-        memory.time_unit, memory.time_votes = max(votes, key=lambda one: votes[one][0]), {}
+    plausible_times = {one: counts[0] for one, counts in votes.items()}
+    leading = max(plausible_times, key=plausible_times.__getitem__)
+    if is_settled(plausible_times, leading):
+        memory.time_unit, memory.time_votes = leading, {}
 
 
 def _weight(votes: tuple[int, int]) -> int:
