@@ -7,8 +7,7 @@ again with what is proposed (`rehearsal`), and what would be refused is said.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from streamlearn.core.connect import look_like_decimals
-from streamlearn.core.presets import may_hold_part
+from streamlearn.core.presets import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
 from streamlearn.replay import coats, mapping, rehearsal
 from streamlearn.replay.mapping import Meaning

@@ -10,9 +10,9 @@ from typing import Final
 
 import structlog
 
-from streamlearn.core.connect import look_like_decimals
 from streamlearn.core.convert import is_coated
 from streamlearn.core.guard import withheld
+from streamlearn.core.presets import look_like_decimals
 from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
