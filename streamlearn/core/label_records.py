@@ -12,7 +12,7 @@ import orjson
 
 from streamlearn.core.clocks import time_in
 from streamlearn.core.codec import clean_object, is_clean
-from streamlearn.core.events import MAX_EVENT_BYTES, MS_PER_UNIT, Label, Refusal
+from streamlearn.core.events import MAX_EVENT_BYTES, MS_PER_UNIT, Event, Label, Refusal
 from streamlearn.core.paths import MISSING, getter
 from streamlearn.core.records import Record
 
@@ -50,6 +50,10 @@ class Told(msgspec.Struct, array_like=True, gc=False):
     start_ms: float = 0.0
     end_ms: float = 0.0
 
+    def holds_at(self, time_ms: float) -> bool:
+        """Whether a moment is in the interval."""
+        return self.start_ms <= time_ms < self.end_ms
+
 
 def short(name: str | int) -> str:
     """A name as it is remembered: a long one by its hash, because a hundred thousand are."""
@@ -57,6 +61,17 @@ def short(name: str | int) -> str:
     if len(name) <= LONG_NAME:
         return name
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def join_name(kind: str, event: Event) -> str | None:
+    """What labels call an event by, under `[labels] join = kind`; None for one that no label can name."""
+    found = spelled_name(kind, event)
+    return None if found is None else short(found)
+
+
+def spelled_name(kind: str, event: Event) -> str | int | None:
+    """The same as it stands in a label's record, however long."""
+    return event.id if kind == "id" else event.group if kind == "group" else event.key
 
 
 Reader = Callable[[Record, str, str, float], Told | Refusal]

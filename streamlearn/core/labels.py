@@ -22,7 +22,7 @@ from streamlearn.core.clocks import NEVER
 from streamlearn.core.events import Event, Label, Refusal
 from streamlearn.core.intervals import Intervals
 from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans, between_ms
-from streamlearn.core.label_records import LabelSpec, Told, label_reader, short
+from streamlearn.core.label_records import LabelSpec, Told, join_name, label_reader, short
 from streamlearn.core.lanes import UNDATED
 from streamlearn.core.packing import Kept, Packer
 from streamlearn.core.pending import ALL, LEAP_MS, Pending, waiting_in
@@ -225,7 +225,7 @@ class Late:
             return known.at(event.time_ms)
         if known is None or self.spec.join != "interval":
             return known
-        return known if known.told.start_ms <= event.time_ms < known.told.end_ms else None
+        return known if known.told.holds_at(event.time_ms) else None
 
     def _brings_its_own(self, event: Event) -> None:
         """An event came with its label inside: another label that names it by its id is a second one."""
@@ -384,12 +384,6 @@ class Late:
             if newest_ms != -NEVER:
                 one.deadline_ms = min(one.deadline_ms, newest_ms + self.spec.early_ttl_ms)
             self._note(one)
-
-
-def join_name(kind: str, event: Event) -> str | None:
-    """What labels call an event by, under `[labels] join = kind`; None for one that no label can name."""
-    found = event.id if kind == "id" else event.group if kind == "group" else event.key
-    return None if found is None else short(found)
 
 
 def _span_of(early: Early) -> tuple[float, float]:

@@ -16,8 +16,8 @@ import msgspec
 from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER
 from streamlearn.core.events import Event, Label
 from streamlearn.core.label_counts import label_delay_ms
-from streamlearn.core.label_records import Told
-from streamlearn.core.labels import DUE_PER_RECORD, Late, Waiting, join_name
+from streamlearn.core.label_records import Told, join_name, spelled_name
+from streamlearn.core.labels import DUE_PER_RECORD, Late, Waiting
 from streamlearn.core.learner import Answer, Learner
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Positions, Record, Skip, TopicPartition
@@ -249,7 +249,7 @@ class Joins:
         if late is None or late.spec.join != "interval" or notes.number < 0:
             return notes.labels
         _, time_ms, _ = notes.events[notes.number]
-        return [one for one in notes.labels if one.told.start_ms <= time_ms < one.told.end_ms]
+        return [one for one in notes.labels if one.told.holds_at(time_ms)]
 
     def _told(self, label: _Named) -> dict[str, Any]:
         outcome = label.outcome
@@ -348,8 +348,7 @@ class Joins:
             return "", ""
         kind = spec.labels.join
         name = join_name(kind, event)
-        text = {"id": event.id, "group": event.group, "interval": event.key}[kind]
-        return ("", "") if name is None else (name, str(text))
+        return ("", "") if name is None else (name, str(spelled_name(kind, event)))
 
 
 def where(record: Record) -> str:
