@@ -74,7 +74,7 @@ class SteadyClip(base.Transformer):  # type: ignore[misc] # river has no types f
             self._since[name] = before, count, least, greatest
 
     def _is_far(self, name: Any, value: float, low: float, high: float) -> bool:
-        """True for a value that is far off and does not found a new range."""
+        """Whether a value is of no use for a range, since it is far off, and does not found a new one."""
         reach = _FAR * (high - low)
         if reach <= 0.0 or low - reach <= value <= high + reach:
             if name in self._far:

@@ -49,7 +49,7 @@ class Rehearsal(base.Wrapper, base.Classifier):  # type: ignore[misc] # river ha
         return bool(self.model._multiclass)
 
     def predict_proba_one(self, x: dict[Any, Any]) -> dict[Any, float]:
-        """The inner model's answer."""
+        """What the model inside says."""
         found: dict[Any, float] = self.model.predict_proba_one(x)
         return found
 

@@ -110,7 +110,7 @@ class SteadyScaler(base.Transformer):  # type: ignore[misc] # river has no types
         return scaled
 
     def scale(self, name: Any) -> tuple[int, float, float]:
-        """A feature's number of values (`memory` at most), mean and standard deviation (0: unknown)."""
+        """How many values a feature had, `memory` at most, their mean and standard deviation (0: unknown)."""
         count, mean, deviation, _beyond = self._known.get(name, _UNKNOWN)
         if deviation == 0.0 and name in self._others:
             deviation = self._constant_scale(name)
