@@ -8,6 +8,7 @@
     scripts/bench scores     [--events N] [--pairs N]
     scripts/bench join       [--events N] [--pairs N]
     scripts/bench backtest   [--events N] [--pairs N]
+    scripts/bench paired     --against DIR [--events N] [--pairs N]
 
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
@@ -22,6 +23,8 @@ logistic regression. `backtest`: the share of the speed of river's `progressive_
 the same model reaches, labels at once and 200 events late. It reads JSON lines and scores two baselines
 too; river has its rows ready in memory, with accuracy alone (`plain`), with the same metrics (`model`), or
 with those of the baselines as well (`all`).
+`paired`: CPU time per event here and in another checkout, in turns: the core alone and a service on the
+embedded log, with the interval of the difference.
 `--backend kafka` wants a broker at $STREAMLEARN_TEST_KAFKA (scripts/kafka start).
 """
 
@@ -289,12 +292,21 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        help="throughput, memory, restart, replay, decode, scores, join, backtest (default: all)",
+        help="throughput, memory, restart, replay, decode, scores, join, backtest (default: these), paired",
     )
     parser.add_argument("--events", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--backend", default="embedded", choices=["embedded", "kafka"])
+    parser.add_argument("--against", type=Path, help="paired: the other checkout")
     args = parser.parse_args()
+    if args.what == ["paired"]:
+        from bench_paired import paired
+
+        if args.against is None:
+            parser.error("paired compares with another checkout: --against DIR")
+        result = paired(args.against.resolve(), args.events or 50_000, args.pairs)
+        print(json.dumps({"paired": result}, indent=2))
+        return
     for what in args.what or [
         "throughput",
         "memory",

@@ -20,6 +20,7 @@ from streamlearn.core.commands import (
 )
 from streamlearn.core.events import Refusal
 from streamlearn.core.evidence import SETTLED
+from streamlearn.core.facts import published
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
@@ -51,9 +52,9 @@ def test_a_reset_lets_a_feature_be_learned_again_and_is_counted() -> None:
     subject = shard()
     for _ in range(SETTLED):
         subject.step(event(1.0))
-    assert subject.step(event(True))[0].role == "dlq"
-    assert subject.step(on_control(RESET)) == ()
-    assert subject.step(event(True))[0].role == "predictions"
+    assert published(subject.step(event(True)))[0].role == "dlq"
+    assert published(subject.step(on_control(RESET))) == ()
+    assert published(subject.step(event(True)))[0].role == "predictions"
     assert subject.memory.outcomes == {
         "prediction": SETTLED + 1,
         "dlq.guard.feature_type": 1,
@@ -64,11 +65,11 @@ def test_a_reset_lets_a_feature_be_learned_again_and_is_counted() -> None:
 
 def test_a_command_is_one_only_on_the_control_topic() -> None:
     subject = shard()
-    (output,) = subject.step(Record("t", 0, 0, NOW_MS, None, RESET))
+    (output,) = published(subject.step(Record("t", 0, 0, NOW_MS, None, RESET)))
     assert dict(output.headers)["streamlearn.stage"] == b"guard"
-    (output,) = subject.step(event(1.0, "m.control"))
+    (output,) = published(subject.step(event(1.0, "m.control")))
     assert dict(output.headers)["streamlearn.stage"] == b"control"
-    assert subject.step(on_control(None)) == ()
+    assert published(subject.step(on_control(None))) == ()
     assert subject.memory.outcomes["skip.tombstone"] == 1
 
 
@@ -93,7 +94,7 @@ def test_a_command_is_one_only_on_the_control_topic() -> None:
 )
 def test_what_is_no_command_is_a_dead_letter_with_its_bytes(value: bytes, reason: str) -> None:
     assert command_in(on_control(value)) == Refusal("control", reason)
-    (output,) = shard().step(on_control(value, 7))
+    (output,) = published(shard().step(on_control(value, 7)))
     headers = dict(output.headers)
     assert (output.role, output.value) == ("dlq", value)
     assert headers["__connect.errors.exception.class.name"] == f"streamlearn.{reason}".encode()

@@ -164,7 +164,7 @@ def looks_per_label(count: int, lengths: list[int], dense: int) -> float:
         event = Event(n, "k", None, {}, None)
         event.time_ms = Moment(n * 1000 // dense)
         late.passes(SOURCE, event.time_ms)
-        assert late.label_of(event, 0) is True
+        assert late.label_of(event, 0)[0] is True
     for time_ms in (1e12, 1e12, 1e12 + 4e6):  # one may be a wild clock; after the leap they wait anew
         late.passes(SOURCE, time_ms)
     late.due(SOURCE)

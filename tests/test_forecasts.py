@@ -12,6 +12,7 @@ from river import feature_extraction, metrics, time_series
 from river.time_series.base import Forecaster
 
 from streamlearn.core import labels
+from streamlearn.core.facts import published
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.lanes import LABELS_SEEN
 from streamlearn.core.learner import Learner
@@ -77,7 +78,9 @@ class Service:
     def step(self, topic: str, n: int, partition: int = 0, **doc: Any) -> list[Any]:
         value = orjson.dumps({"id": f"e{n}", "ts": 1_700_000_000 + 60 * n, **doc})
         self.offsets += 1
-        outputs = self.shard.step(Record(topic, partition, self.offsets, 1_900_000_000_000, None, value))
+        outputs = published(
+            self.shard.step(Record(topic, partition, self.offsets, 1_900_000_000_000, None, value))
+        )
         return [orjson.loads(out.value or b"") for out in outputs if out.role == "predictions"]
 
     def event(self, n: int, x: dict[str, Any], y: float | None = None, partition: int = 0) -> Any:

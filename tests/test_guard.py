@@ -13,6 +13,7 @@ from river import forest, linear_model, naive_bayes, preprocessing, tree
 from streamlearn.core import guard
 from streamlearn.core.events import EventSpec
 from streamlearn.core.evidence import SETTLED
+from streamlearn.core.facts import published
 from streamlearn.core.guard import MAX_TEXTS, Guard, GuardSpec, Types, table
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
@@ -414,7 +415,11 @@ def run(model: Any, docs: list[X], spec: EventSpec | None = None) -> tuple[Shard
         try:
             for n, doc in enumerate(docs):
                 record = Record("t", 0, n, NOW_MS, None, orjson.dumps(doc))
-                outputs += shard.skip(record, "learn", "raised") if n in skipped else shard.step(record)
+                outputs += (
+                    published(shard.skip(record, "learn", "raised"))
+                    if n in skipped
+                    else published(shard.step(record))
+                )
         except ModelRaised:
             skipped.add(n)
             continue
@@ -486,7 +491,9 @@ def test_declared_types_reach_the_guard() -> None:
 def test_where_there_was_no_guard_there_is_none() -> None:
     shard = Shard(ShardSpec("m", "v", 1, EventSpec(), None), Learner(MODELS["tree"]()), Memory())
     for value in (1.0, True, "n/a") * 10:
-        (output,) = shard.step(Record("t", 0, 0, NOW_MS, None, orjson.dumps({"features": {"a": value}})))
+        (output,) = published(
+            shard.step(Record("t", 0, 0, NOW_MS, None, orjson.dumps({"features": {"a": value}})))
+        )
         assert output.role == "predictions"
     assert shard.memory.types == {}
 

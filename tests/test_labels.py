@@ -24,6 +24,7 @@ from river import (
 
 from streamlearn.core import labels as labels_module
 from streamlearn.core.events import EventSpec
+from streamlearn.core.facts import published
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Output, Record
@@ -60,7 +61,7 @@ class Feed:
         return [dict(orjson.loads(o.value or b"{}"), role=o.role) for o in self.applied(record)]
 
     def applied(self, record: Record) -> tuple[Output, ...]:
-        return self.shard.step(record)
+        return published(self.shard.step(record))
 
     def event(
         self, ident: str, time_s: float, x: Any = None, partition: int = 0, **more: Any
@@ -409,7 +410,7 @@ def test_what_is_no_label_is_a_dead_letter_and_the_event_goes_on_waiting(value: 
     record = Record(
         "labels", 0, 0, feed.arrival_ms, None, value if isinstance(value, bytes) else orjson.dumps(value)
     )
-    (letter,) = feed.shard.step(record)
+    (letter,) = published(feed.shard.step(record))
     headers = dict(letter.headers)
     assert headers["__connect.errors.exception.class.name"] == f"streamlearn.{reason}".encode()
     assert headers["streamlearn.stage"] == b"label"
@@ -420,8 +421,10 @@ def test_what_is_no_label_is_a_dead_letter_and_the_event_goes_on_waiting(value: 
 def test_an_interval_without_two_times_in_order_is_a_dead_letter(ends: dict[str, Any]) -> None:
     feed = Feed(event=EventSpec(key="key"), join="interval")
     feed.event("a", 0, key="k")
-    (letter,) = feed.shard.step(
-        Record("labels", 0, 0, feed.arrival_ms, None, orjson.dumps({"key": "k", "label": True, **ends}))
+    (letter,) = published(
+        feed.shard.step(
+            Record("labels", 0, 0, feed.arrival_ms, None, orjson.dumps({"key": "k", "label": True, **ends}))
+        )
     )
     assert dict(letter.headers)["__connect.errors.exception.class.name"] == b"streamlearn.bad_interval"
 
@@ -443,7 +446,7 @@ def test_a_model_that_raises_on_a_late_label_loses_that_label_and_nothing_else()
     feed.event("a", 0)
     feed.event("b", 0)
     record = Record("labels", 0, 0, feed.arrival_ms, None, b'{"id":"a","label":true}')
-    (letter,) = feed.shard.skip(record, "learn", "raised")
+    (letter,) = published(feed.shard.skip(record, "learn", "raised"))
     assert letter.role == "dlq"
     assert letter.value == record.value
     assert feed.pending == 1
@@ -536,7 +539,7 @@ def test_a_label_of_no_use_for_the_task_is_counted_and_said() -> None:
     found = []
     for n, y in enumerate(labels * 5):
         data = orjson.dumps({"id": n, "features": {"a": float(n)}, "label": y})
-        outputs = shard.step(Record("events", 0, n, DAY_MS + n, None, data))
+        outputs = published(shard.step(Record("events", 0, n, DAY_MS + n, None, data)))
         found += [orjson.loads(o.value or b"") for o in outputs if o.role == "scores"]
     assert shard.memory.outcomes == {"prediction": 40, "label.unused": 25}
     assert [(one["labels"], one["labels_lost"]) for one in found[-1:]] == [(15, {"label.unused": 25})]

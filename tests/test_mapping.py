@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from river import base, dummy
 
 from streamlearn.core.convert import CONVERSIONS
-from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, Event, EventSpec, Refusal, Skipped
+from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, Event, EventSpec, NoEvent, Refusal
+from streamlearn.core.facts import published
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.paths import MISSING, flat, getter
@@ -31,7 +32,7 @@ def record(value: bytes | dict[str, Any], key: bytes | None = None, headers: Hea
     return Record("events", 3, 41, NOW_MS, key, data, headers)
 
 
-def read(value: bytes | dict[str, Any], **spec: Any) -> Event | Refusal | Skipped:
+def read(value: bytes | dict[str, Any], **spec: Any) -> Event | Refusal | NoEvent:
     return compile_decoder(EventSpec(**spec))(record(value))
 
 
@@ -459,7 +460,7 @@ def test_a_line_of_csv_is_an_event(line: bytes, expected: tuple[Any, ...]) -> No
     [
         (b"e1,5,21.5,north", Refusal("decode", "csv_ragged")),
         (b"e1,5,21.5,north,ok,more", Refusal("decode", "csv_ragged")),
-        (b"id,ts,temp,site,label", Skipped("header")),
+        (b"id,ts,temp,site,label", NoEvent("header")),
         (b"", Refusal("decode", "empty")),
         (b"\xff,1,2,3,4", Refusal("decode", "not_utf8")),
         (b'e1,5,1,"open,ok', Refusal("decode", "not_csv")),
@@ -500,7 +501,7 @@ def shard(spec: EventSpec, memory: Memory | None = None, model: Any = None) -> S
 
 
 def step(subject: Shard, **doc: Any) -> dict[str, Any] | None:
-    outputs = subject.step(record(doc))
+    outputs = published(subject.step(record(doc)))
     return orjson.loads(outputs[0].value or b"") if outputs else None
 
 
@@ -541,19 +542,19 @@ def test_the_event_time_is_a_feature_where_asked_for(ts: Any, unit: str, expecte
 
 def test_a_time_that_no_calendar_reaches_is_refused_where_it_is_a_feature() -> None:
     subject = shard(EventSpec(time_as="moment", time_unit="s"))
-    (letter,) = subject.step(record({"features": {"a": 1}, "ts": -1e300}))
+    (letter,) = published(subject.step(record({"features": {"a": 1}, "ts": -1e300})))
     assert dict(letter.headers)["__connect.errors.exception.class.name"] == b"streamlearn.bad_time"
 
 
 def test_a_clock_in_the_wrong_unit_is_a_dead_letter_by_the_future_rule() -> None:
     subject = shard(EventSpec(features="*", time="t", time_unit="s"))
-    (letter,) = subject.step(record({"a": 1, "t": NOW_MS}))
+    (letter,) = published(subject.step(record({"a": 1, "t": NOW_MS})))
     assert dict(letter.headers)["__connect.errors.exception.class.name"] == b"streamlearn.future"
 
 
 def test_a_feature_that_is_not_of_its_type_is_named_in_the_dead_letter() -> None:
     subject = shard(EventSpec(features="*", types={"temp": "float"}))
-    (letter,) = subject.step(record({"temp": "abc"}))
+    (letter,) = published(subject.step(record({"temp": "abc"})))
     headers = dict(letter.headers)
     assert headers["__connect.errors.exception.message"] == REASONS["bad_type"].encode()
     assert headers["streamlearn.feature"] == b"temp"

@@ -71,7 +71,7 @@ def test_events_are_taken_and_end_as_by_walking_through_all_of_them(by_time: boo
     for number, (what, join, one, two) in enumerate(life):
         if what == "add":
             now += two
-            event: Kept = (join, now - one, 0, {"n": number}, [], None)
+            event: Kept = (join, now - one, 0, {"n": number}, [], None, ("t", one, number))
             ours.clock(("t", one), event[1], TTL_MS)
             ours.add(("t", one), event, TTL_MS)
             plain.add(one, event)
@@ -95,7 +95,7 @@ def comparisons_per_ending(count: int) -> float:
     for lane in range(2):
         pending.clock(("t", lane), 0.0, TTL_MS)
         for n in range(count):
-            pending.add(("t", lane), ("g", float(n), 0, {}, [], None), 1.0)
+            pending.add(("t", lane), ("g", float(n), 0, {}, [], None, ("t", lane, n)), 1.0)
     places = pending._found["g"]
     looked = 0
 

@@ -16,7 +16,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.events import Event, EventSpec, Refusal, Skipped
+from streamlearn.core.events import Event, EventSpec, NoEvent, Refusal
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.schemas import Schema
@@ -33,7 +33,7 @@ def spec_for(**event: Any) -> EventSpec:
 
 def read(
     value: bytes | dict[str, Any] | None, headers: Headers = (), /, **event: Any
-) -> Event | Refusal | Skipped:
+) -> Event | Refusal | NoEvent:
     data = value if isinstance(value, bytes) else orjson.dumps(value)
     return compile_decoder(spec_for(**event))(Record("t", 0, 7, 0, None, data, headers))
 
@@ -81,13 +81,13 @@ def test_columns_and_the_envelope_can_be_named() -> None:
         carried = {"__source.table": "readings"}
         assert event == Event("t-0-7", None, 1_700_000_000_450, {"temp": 21.5, "id": 1004}, None, carried)
     for value in both({**CHANGE, "op": "r"}):
-        assert read(value, **options) == Skipped("where")
+        assert read(value, **options) == NoEvent("where")
 
 
 @pytest.mark.parametrize(("op", "reason"), [("d", "delete"), ("t", "truncate"), ("m", "message")])
 def test_what_is_no_row_is_a_skip(op: str, reason: str) -> None:
     for value in both({**CHANGE, "op": op, "after": None}):
-        assert read(value, preset="debezium") == Skipped(reason)
+        assert read(value, preset="debezium") == NoEvent(reason)
 
 
 @pytest.mark.parametrize("change", [ROW, {"op": "c"}, {"op": "c", "after": 3}, {"op": 1, "after": {}}, [1]])
@@ -97,7 +97,7 @@ def test_what_is_no_change_event_is_refused(change: Any) -> None:
 
 def test_a_payload_of_null_is_a_tombstone() -> None:
     for preset in ("debezium", "connect"):
-        assert read({"schema": None, "payload": None}, preset=preset) == Skipped("tombstone")
+        assert read({"schema": None, "payload": None}, preset=preset) == NoEvent("tombstone")
 
 
 # --- Connect -------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ METRIC = {
 def test_telegraf_gives_its_fields() -> None:
     event = read(METRIC, preset="telegraf", key="tags.host", label="fields.state", where="name == 'cpu'")
     assert event == Event("t-0-7", "edge-1", 1_700_000_000, {"usage_idle": 97.5, "usage_user": 1}, "ok")
-    assert read(METRIC, preset="telegraf", where="name == 'mem'") == Skipped("where")
+    assert read(METRIC, preset="telegraf", where="name == 'mem'") == NoEvent("where")
     named = read(
         METRIC, preset="telegraf", features=["fields.usage_idle", "tags.cpu"], types={"tags.cpu": "str"}
     )
@@ -321,7 +321,7 @@ def framed(ident: int, value: bytes) -> bytes:
 
 def decoded(
     value: bytes, schemas: dict[str, Schema], spec: EventSpec = REGISTRY, headers: Headers = ()
-) -> Event | Refusal | Skipped:
+) -> Event | Refusal | NoEvent:
     return compile_decoder(spec, schemas)(Record("t", 0, 7, 0, None, value, headers))
 
 
@@ -464,4 +464,4 @@ def test_a_debezium_topic_in_avro_is_read_like_one_in_json(tmp_path: Any) -> Non
     event = read(framed(3, change), **options)
     assert isinstance(event, Event) and event.x == {"temp": 2.5}
     gone = avro(schema, {"after": None, "op": "d", "before": {"temp": 1}})
-    assert read(framed(3, gone), **options) == Skipped("delete")
+    assert read(framed(3, gone), **options) == NoEvent("delete")

@@ -21,9 +21,10 @@ HEADERS: Headers = (("trace", b"1234"),)
 def predicted(limit: int | None, headers: Headers = HEADERS) -> Output | Refusal:
     record = Record("t", 0, 1, 2, None, b"{}", headers)
     answer = Answer(True, "", None, True)
-    return Encoder("m", "v", 1, False, limit).prediction(
-        Event("e", None, None, {}, None), record, answer, 0, False
+    found = Encoder("m", "v", 1, False, limit).prediction(
+        Event("e", None, None, {}, None), record, answer, 0, ""
     )
+    return found if isinstance(found, Refusal) else found.output
 
 
 def test_the_limit_counts_the_value_and_the_headers_and_is_inclusive() -> None:

@@ -12,6 +12,7 @@ from river import dummy, linear_model, naive_bayes, tree
 from streamlearn.core.commands import RESET_LABEL
 from streamlearn.core.events import EventSpec
 from streamlearn.core.evidence import SETTLED
+from streamlearn.core.facts import published
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.label_rules import note_label
 from streamlearn.core.lanes import SEGMENT
@@ -51,7 +52,7 @@ def reloaded(subject: Shard) -> Shard:
 def run(subject: Shard, docs: list[dict[str, Any]]) -> list[str]:
     found = []
     for n, doc in enumerate(docs):
-        found.append(subject.step(record(n, **doc)))
+        found.append(published(subject.step(record(n, **doc))))
         subject = reloaded(subject)
     return roles(found)
 
@@ -74,9 +75,11 @@ def test_the_unit_of_most_plausible_times_is_settled_after_twenty() -> None:
     for n in range(20):
         assert subject.memory.time_votes or n == 0
         ts = NOW_MS / 1000 if n in (0, 5) else NOW_MS * 1000
-        assert roles([subject.step(record(n, ts=ts))]) == ["predictions"]
+        assert roles([published(subject.step(record(n, ts=ts)))]) == ["predictions"]
     assert (subject.memory.time_unit, subject.memory.time_votes) == ("us", {})
-    assert roles([subject.step(record(20, ts=0)), subject.step(record(21, ts=NOW_MS * 10**6))]) == [
+    assert roles(
+        [published(subject.step(record(20, ts=0))), published(subject.step(record(21, ts=NOW_MS * 10**6)))]
+    ) == [
         "predictions",
         "dlq",
     ]
@@ -101,7 +104,7 @@ def test_a_declared_unit_wins_over_a_settled_one(settled: str, declared: str) ->
     spec = ShardSpec("m", "v1", 1, EventSpec(time_unit=declared), None)
     again = Shard(spec, subject.learner, subject.memory)
     ts = "2026-01-01T00:00:00Z" if declared == "rfc3339" else NOW_MS * PER_MS[declared]
-    assert roles([again.step(record(40, ts=ts))]) == ["predictions"]
+    assert roles([published(again.step(record(40, ts=ts)))]) == ["predictions"]
     assert again.memory.time_unit == declared
 
 
@@ -171,7 +174,7 @@ def test_a_reset_lets_a_model_begin_anew_once_two_labels_agree() -> None:
     assert found == ["dlq", "predictions", *["predictions"] * 40]
     subject = after_a_reset(tree.HoeffdingTreeClassifier(), [True, False] * 25)
     learned = subject.memory.learned
-    found = [subject.step(record(n, label=label)) for n, label in enumerate(["n/a", *[1, 0] * 20])]
+    found = [published(subject.step(record(n, label=label))) for n, label in enumerate(["n/a", *[1, 0] * 20])]
     assert roles(found) == ["dlq", *["predictions"] * 40]
     assert subject.memory.learned == learned + 40
 
@@ -179,10 +182,10 @@ def test_a_reset_lets_a_model_begin_anew_once_two_labels_agree() -> None:
 def test_a_model_that_was_frozen_by_command_is_kept_whatever_labels_come() -> None:
     subject = after_a_reset(tree.HoeffdingTreeClassifier(), [True, False] * 25, frozen=True)
     for n in range(40):
-        assert roles([subject.step(record(n, label="walk"))]) == ["dlq"]
+        assert roles([published(subject.step(record(n, label="walk")))]) == ["dlq"]
     assert subject.memory.learned == 50
     subject.memory.thaw()
-    found = [subject.step(record(n, label="walk")) for n in range(9)]
+    found = [published(subject.step(record(n, label="walk"))) for n in range(9)]
     assert roles(found).count("dlq") == 0
     assert subject.memory.learned == 9
 
@@ -204,7 +207,7 @@ def test_answers_are_of_the_settled_type_whatever_the_model_saw_first(
     subject = shard(model())
     for n, label in enumerate([odd, *rest * 15]):
         subject.step(record(n, label=label))
-    (output,) = subject.step(record(99))
+    (output,) = published(subject.step(record(99)))
     found = orjson.loads(output.value or b"")
     texts = {orjson.dumps(label).decode() for label in rest}
     assert type(found["prediction"]) is type(rest[0])
@@ -218,7 +221,7 @@ def test_twenty_labels_settle_the_type() -> None:
         subject.step(record(n, label=["x", 1][n > 0]))
     assert (subject.memory.label_type, subject.memory.label_votes) == ("int", {})
     for n in range(30):
-        assert roles([subject.step(record(20 + n, label="x"))]) == ["dlq"]
+        assert roles([published(subject.step(record(20 + n, label="x")))]) == ["dlq"]
 
 
 def test_a_declared_label_type_wins_over_a_settled_one() -> None:
@@ -227,7 +230,7 @@ def test_a_declared_label_type_wins_over_a_settled_one() -> None:
         subject.step(record(n, label=f"{n % 2}"))
     spec = ShardSpec("m", "v1", 1, EventSpec(types={"label": "int"}), None, labels=LabelSpec("labels"))
     again = Shard(spec, subject.learner, subject.memory)
-    assert roles([again.step(record(40, label=1))]) == ["predictions"]
+    assert roles([published(again.step(record(40, label=1)))]) == ["predictions"]
     assert again.memory.label_type == "int"
     again.step(record(41, id="e"))
     again.step(Record("labels", 0, 0, NOW_MS, None, b'{"id":"e","label":"1"}'))
@@ -245,10 +248,10 @@ def test_integral_floats_are_classes_and_the_same_as_integers(late: bool) -> Non
         else:
             subject.step(record(n, label=label))
     assert subject.memory.learned == 24
-    (output,) = subject.step(record(99))
+    (output,) = published(subject.step(record(99)))
     found = orjson.loads(output.value or b"")
     assert (found["prediction"], found["probabilities"]) == (1, {"0": 0.25, "1": 0.75})
-    (output,) = subject.step(record(100, label=0.5))
+    (output,) = published(subject.step(record(100, label=0.5)))
     assert output.role == "dlq"
 
 
@@ -261,13 +264,13 @@ def test_an_arrival_that_is_not_known_refuses_nothing(order: str) -> None:
     stamps = [-1] * 30 + [1] * 30 + [NOW_MS] * 30
     if order == "in turns":
         stamps = stamps[::30] * 30
-    found = [subject.step(record(n, stamp, ts=NOW_MS / 1000)) for n, stamp in enumerate(stamps)]
+    found = [published(subject.step(record(n, stamp, ts=NOW_MS / 1000))) for n, stamp in enumerate(stamps)]
     assert roles(found) == ["predictions"] * 90
 
 
 def test_an_event_without_any_time_takes_the_arrival_that_is_known() -> None:
     subject = shard()
-    found = [subject.step(record(n, stamp))[0] for n, stamp in enumerate([-1, NOW_MS, 0])]
+    found = [published(subject.step(record(n, stamp)))[0] for n, stamp in enumerate([-1, NOW_MS, 0])]
     assert [orjson.loads(one.value or b"")["ts"] for one in found] == [None, NOW_MS, NOW_MS]
 
 
@@ -286,9 +289,9 @@ def test_a_time_that_is_known_nowhere_ends_no_waiting() -> None:
 def test_the_future_is_what_no_arrival_in_the_partition_has_reached() -> None:
     subject = shard()
     ts = NOW_MS / 1000 + 7000
-    assert roles([subject.step(record(0, NOW_MS, ts=ts))]) == ["dlq"]
+    assert roles([published(subject.step(record(0, NOW_MS, ts=ts)))]) == ["dlq"]
     subject.step(record(1, NOW_MS + 3_600_000, ts=NOW_MS / 1000))
-    assert roles([subject.step(record(2, NOW_MS, ts=ts))]) == ["predictions"]
+    assert roles([published(subject.step(record(2, NOW_MS, ts=ts)))]) == ["predictions"]
 
 
 @given(st.lists(st.sampled_from(("ms", "s", "us")), max_size=60))
@@ -375,7 +378,7 @@ def test_one_arrival_that_is_far_ahead_lets_no_future_in() -> None:
     subject.step(record(0, NOW_MS))
     subject.step(record(1, NOW_MS + 400 * DAY_MS))
     subject = reloaded(subject)
-    assert roles([subject.step(record(2, NOW_MS, ts=NOW_MS + 399 * DAY_MS))]) == ["dlq"]
+    assert roles([published(subject.step(record(2, NOW_MS, ts=NOW_MS + 399 * DAY_MS)))]) == ["dlq"]
 
 
 @pytest.mark.parametrize("days", [[5, 5.01], [5, 9, 13], [400, 0, 5, 5.01], [5, 5.01, 5.02, 9.5, 9.51]])

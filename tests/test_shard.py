@@ -8,6 +8,7 @@ import pytest
 from river import anomaly, base, dummy, linear_model, preprocessing, tree
 
 from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, EventSpec
+from streamlearn.core.facts import published
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard
@@ -59,7 +60,7 @@ def record(offset: int = 0, key: bytes | None = None, headers: Headers = (), **d
 
 def answer(shard: Shard, **doc: Any) -> dict[str, Any]:
     """The prediction for an event, or `{"refused": (stage, reason)}`."""
-    (output,) = shard.step(record(**doc))
+    (output,) = published(shard.step(record(**doc)))
     if output.role == "predictions":
         found: dict[str, Any] = orjson.loads(output.value or b"")
         return found
@@ -81,8 +82,10 @@ def test_a_prediction_is_exactly_the_bytes_of_the_contract() -> None:
     subject = shard(dummy.PriorClassifier())
     for label in (True, True, False):
         subject.step(record(label=label))
-    (output,) = subject.step(
-        record(7, b"k", (("traceparent", b"00"),), id="e1", ts=1.7e9, features={"b": 1}, label=None)
+    (output,) = published(
+        subject.step(
+            record(7, b"k", (("traceparent", b"00"),), id="e1", ts=1.7e9, features={"b": 1}, label=None)
+        )
     )
     assert output == Output(
         "predictions",
@@ -110,9 +113,9 @@ def test_the_event_time_is_echoed_as_it_came(ts: Any) -> None:
 
 def test_the_key_of_the_configuration_becomes_the_outputs_key() -> None:
     subject = shard(Constant(), EventSpec(key="k"))
-    keys = [subject.step(record(key=b"mine", **doc))[0].key for doc in ({"k": 7}, {"k": "é"}, {})]
+    keys = [published(subject.step(record(key=b"mine", **doc)))[0].key for doc in ({"k": 7}, {"k": "é"}, {})]
     assert keys == [b"7", "é".encode(), None]
-    odd = shard(Constant()).step(record(key=b"\xff"))[0]
+    odd = published(shard(Constant()).step(record(key=b"\xff")))[0]
     assert (odd.key, orjson.loads(odd.value or b"")["key"]) == (b"\xff", "\\xff")
 
 
@@ -242,7 +245,7 @@ def test_a_model_that_raises_is_reported_with_its_stage(stage: str) -> None:
 
 def test_a_skipped_record_is_a_dead_letter_that_the_model_never_saw() -> None:
     subject = shard(Scripted())
-    (letter,) = subject.skip(record(9, b"k", features={"fail": "learn"}), "learn", "raised")
+    (letter,) = published(subject.skip(record(9, b"k", features={"fail": "learn"}), "learn", "raised"))
     assert (letter.role, letter.key, refusal(letter)) == ("dlq", b"k", "learn.raised")
     assert letter.value == record(features={"fail": "learn"}).value
     assert subject.learner.model.seen == []
@@ -303,10 +306,10 @@ def test_failures_to_predict_are_counted_until_one_succeeds() -> None:
 def test_every_record_has_one_outcome_and_is_counted() -> None:
     subject = shard(dummy.NoChangeClassifier())
     docs: list[dict[str, Any]] = [{}, {"label": True}, {"label": 1}, {"ts": "x"}, {"features": 3}, {"id": []}]
-    outputs = [subject.step(record(n, **doc)) for n, doc in enumerate(docs)]
-    outputs.append(subject.step(Record("t", 1, 90, NOW_MS, b"k", None)))
-    outputs.append(subject.step(Record("t", 1, 91, NOW_MS, b"k", b"x" * (MAX_EVENT_BYTES + 1))))
-    outputs.append(subject.skip(record(92), "learn", "raised"))
+    outputs = [published(subject.step(record(n, **doc))) for n, doc in enumerate(docs)]
+    outputs.append(published(subject.step(Record("t", 1, 90, NOW_MS, b"k", None))))
+    outputs.append(published(subject.step(Record("t", 1, 91, NOW_MS, b"k", b"x" * (MAX_EVENT_BYTES + 1)))))
+    outputs.append(published(subject.skip(record(92), "learn", "raised")))
     assert [len(found) for found in outputs] == [1, 1, 1, 1, 1, 1, 0, 1, 1]
     assert subject.memory.outcomes == {
         "prediction": 2,

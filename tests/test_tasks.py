@@ -27,6 +27,7 @@ from river.time_series.base import Forecaster
 from streamlearn import run
 from streamlearn.config import load
 from streamlearn.core.events import EventSpec
+from streamlearn.core.facts import published as outputs_of
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.learner import Learner, task_of
 from streamlearn.core.records import Era, Record
@@ -161,7 +162,10 @@ def test_with_labels_on_a_topic_of_their_own_a_forecast_looks_over_the_events_th
 
     def told(topic: str, n: int, **doc: Any) -> list[Any]:
         value = orjson.dumps({"id": f"e{n}", "ts": 1000 + n, **doc})
-        return [orjson.loads(o.value or b"") for o in shard.step(Record(topic, 0, n, 2_000_000, None, value))]
+        return [
+            orjson.loads(o.value or b"")
+            for o in outputs_of(shard.step(Record(topic, 0, n, 2_000_000, None, value)))
+        ]
 
     for n in range(len(SERIES)):
         forecasts += told("events", n, features={})
@@ -282,7 +286,7 @@ def test_a_detector_that_judges_labels_is_not_scored_by_them() -> None:
         shard = Shard(ShardSpec("m", "v", 1, scores=ScoresSpec()), Learner(model), Memory())
         for n in range(100):
             value = orjson.dumps({"features": {"a": n % 7}, "label": n % 2})
-            (prediction,) = shard.step(Record("events", 0, n, 2_000_000, None, value))
+            (prediction,) = outputs_of(shard.step(Record("events", 0, n, 2_000_000, None, value)))
             assert b'"score"' in (prediction.value or b"")
         assert shard.scores is not None
         assert (shard.scores.labels, shard.memory.learned) == (labels, 100)

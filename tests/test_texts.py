@@ -15,6 +15,7 @@ from river import (
     stats,
 )
 
+from streamlearn.core.facts import published
 from streamlearn.core.guard import GuardSpec
 from streamlearn.core.learner import Learner, text_fields
 from streamlearn.core.records import Record
@@ -42,7 +43,7 @@ def test_any_text_of_any_length_is_learned_and_none_is_remembered(first: str) ->
     texts = [first, *(f"{n + 10}" if n % 3 else f"noise {n} " * 20 for n in range(200))]
     for n, text in enumerate(texts):
         x = {"text": text}
-        (out,) = one.step(record(n, **x))
+        (out,) = published(one.step(record(n, **x)))
         told = orjson.loads(out.value or b"")
         assert sorted(told["probabilities"].values()) == sorted(plain.predict_proba_one(x).values())
         plain.learn_one(x, n % 2 == 0)

@@ -14,6 +14,7 @@ from river import base, compose, datasets, feature_extraction, linear_model, pre
 
 import streamlearn
 from streamlearn.core.commands import FREEZE, THAW, Command, encode_command
+from streamlearn.core.facts import published
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.core.scores import ScoresSpec
@@ -187,7 +188,7 @@ def stepped(subject: Offline, stream: Sequence[Event], delay: int = 0) -> list[A
     """What came of each record: predictions, and the stage and reason of dead letters."""
     found: list[Any] = []
     for n, (topic, doc) in enumerate(told_apart(stream, delay), subject.shard.memory.records):
-        for output in subject.step(record(n, topic, doc)):
+        for output in published(subject.step(record(n, topic, doc))):
             if output.role == "predictions":
                 found.append(orjson.loads(output.value or b""))
             else:

@@ -13,6 +13,7 @@ import pytest
 from streamlearn.config import load
 from streamlearn.core.events import EventSpec
 from streamlearn.core.evidence import SETTLED
+from streamlearn.core.facts import published
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import load_memory, unseal
@@ -175,7 +176,7 @@ def test_texts_that_a_schema_types_reach_the_model_from_the_first_event_on() -> 
         x = {name: "n/a" if n % 5 == 0 and name == "c1" else doc["features"][name] for name in names}
         out = io.BytesIO()
         fastavro.schemaless_writer(out, fastavro.parse_schema(schema), {**x, "label": doc["label"]})
-        (output,) = shard.step(Record("t", 0, n, 1_700_000_000_000, None, out.getvalue()))
+        (output,) = published(shard.step(Record("t", 0, n, 1_700_000_000_000, None, out.getvalue())))
         found = orjson.loads(output.value or b"")
         assert found["probabilities"] == {str(k).lower(): p for k, p in plain.predict_proba_one(x).items()}
         plain.learn_one(x, doc["label"])

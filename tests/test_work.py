@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.events import EventSpec
+from streamlearn.core.facts import published
 from streamlearn.core.label_records import Told
 from streamlearn.core.labels import DUE_PER_RECORD
 from streamlearn.core.records import Output, Record, header_name
@@ -25,14 +26,14 @@ class InParts(Feed):
     halves = 0
 
     def applied(self, record: Record) -> tuple[Output, ...]:
-        outputs = self.shard.begin(record, next(self.parts)[0])
+        outputs = published(self.shard.begin(record, next(self.parts)[0]))
         while self.shard.work is not None:
             assert outputs == (), "the outputs come with the last unit"
             self.halves += 1
             units, restarts = next(self.parts)
             if restarts and isinstance(self.shard.work, LabelWork):
                 self.restarted()
-            outputs = self.shard.work_on(units)
+            outputs = published(self.shard.work_on(units))
         return outputs
 
 
@@ -105,7 +106,7 @@ def test_a_label_of_a_large_group_is_learned_a_few_events_at_a_time() -> None:
     feed = Feed(Remembers(), EVENT, join="group")
     waiting(feed, 2500)
     record = Record("labels", 0, 0, feed.arrival_ms, None, b'{"group":"g","label":true}')
-    assert feed.shard.begin(record, 100) == ()
+    assert published(feed.shard.begin(record, 100)) == ()
     assert (feed.learned, feed.pending) == (100, 2400)
     assert "label.joined" not in feed.shard.memory.outcomes
     feed.restarted()
@@ -121,11 +122,11 @@ def test_events_that_end_with_one_record_are_learned_a_few_at_a_time_before_its_
     feed = Feed(Remembers(), EVENT, join="group", ttl_ms=10_000.0, default=False)
     waiting(feed, 2500)
     value = b'{"id":"next","ts":100,"features":{"n":-1}}'
-    assert feed.shard.begin(Record("events", 0, 2500, feed.arrival_ms, None, value), 100) == ()
+    assert published(feed.shard.begin(Record("events", 0, 2500, feed.arrival_ms, None, value), 100)) == ()
     assert isinstance(feed.shard.work, EventWork)
     assert feed.learned == 100
     feed.shard.work_on(400)
-    (prediction,) = feed.shard.work_on(10_000)
+    (prediction,) = published(feed.shard.work_on(10_000))
     assert prediction.role == "predictions"
     assert feed.learned == DUE_PER_RECORD
     assert feed.shard.work is None
@@ -150,7 +151,7 @@ def test_a_model_that_raises_inside_what_was_left_loses_the_rest_and_keeps_what_
         feed.shard.work_on(100)
     restored = Feed(Poisoned(), EVENT, join="group")
     restored.restarted(saved)
-    (letter,) = restored.shard.give_up("learn", "raised")
+    (letter,) = published(restored.shard.give_up("learn", "raised"))
     assert (letter.role, letter.value) == ("dlq", record.value)
     assert (restored.learned, restored.pending) == (100, 0)
     assert restored.counts.events_joined == 300

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streamlearn.core.convert import JSON_NUMBER, cell, conversions, is_absent
-from streamlearn.core.events import EventSpec, Refusal, Skipped
+from streamlearn.core.events import EventSpec, NoEvent, Refusal
 from streamlearn.core.paths import MISSING
 from streamlearn.core.records import Record
 
@@ -18,21 +18,21 @@ _Read = Callable[[str], Any]
 _QUOTE: Final = '"'
 
 
-def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Refusal | Skipped]:
+def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Refusal | NoEvent]:
     """Compile a reader of the lines of `spec`, with its columns and its delimiter."""
     columns = list(spec.columns)
     delimiter = spec.delimiter
     missing = frozenset(spec.missing)
     readers = [(name, _reader(name, spec)) for name in columns]
 
-    def read(_record: Record, value: bytes) -> dict[str, Any] | Refusal | Skipped:
+    def read(_record: Record, value: bytes) -> dict[str, Any] | Refusal | NoEvent:
         cells = _cells(value, delimiter)
         if isinstance(cells, Refusal):
             return cells
         if len(cells) != len(columns):
             return Refusal("decode", "csv_ragged")
         if cells[0].strip() == columns[0] and [text.strip() for text in cells] == columns:
-            return Skipped("header")
+            return NoEvent("header")
         doc = {}
         for (name, read_cell), text in zip(readers, cells, strict=True):
             if not is_absent(text, missing):

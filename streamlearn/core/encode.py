@@ -1,4 +1,4 @@
-"""What the shard publishes, as bytes: predictions, dead letters, scores, alerts.
+"""The bytes that a shard publishes: predictions, dead letters, scores, alerts.
 
 Invariant: the bytes are a function of the records and the state alone, in the order of the contract.
 """
@@ -15,13 +15,18 @@ from streamlearn.core.events import (
     Event,
     Refusal,
 )
+from streamlearn.core.facts import Predicted
+from streamlearn.core.labels import Late
 from streamlearn.core.learner import Answer
 from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record, header_name_bytes
+from streamlearn.core.scores import Scores
+from streamlearn.core.state import Memory
 
 MAX_NAME_CHARS: Final = 256
 """So much of a feature's name goes into a dead letter's header."""
 
-_ANSWERS: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's scalars, whose shape is ()
+_PLAIN: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's scalars, whose shape is ()
+_LOST: Final = ("dlq.label.", "label.unused", "label.too_many_classes")
 _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -47,32 +52,22 @@ class Encoder:
 
     def prediction(
         self, event: Event, record: Record, answer: Answer, learned: int, labels: str, reason: str = ""
-    ) -> Output | Refusal:
-        """The published prediction. `labels`: their type, "" when it is not known or does not matter. True is
-        1 for a model, so that it may name a class by whichever it saw first; answers are of the labels' type.
-        `reason`: why the answer is withheld, "" when it is not.
+    ) -> Predicted | Refusal:
+        """The prediction with its bytes. `labels`: their type, "" when it is not known or does not matter.
+        True is 1 for a model, so that it may name a class by whichever it saw first; answers are of the
+        labels' type. `reason`: why the answer is withheld, "" when it is not.
         """
         prediction, detail = answer.prediction, answer.detail
         if labels == "int":
-            prediction, detail = _renamed(prediction, detail, int, _INTS)
+            answer = _renamed(answer, int, _INTS)
+            prediction = answer.prediction
         elif labels == "bool" and (type(prediction) is int or (detail and not detail.keys() <= _BOOLS)):
-            prediction, detail = _renamed(prediction, detail, bool, _BOOLS_OF)
-        if type(prediction) not in _ANSWERS and getattr(prediction, "shape", None) != ():
+            answer = _renamed(answer, bool, _BOOLS_OF)
+            prediction = answer.prediction
+        if type(prediction) not in _PLAIN and getattr(prediction, "shape", None) != ():
             return Refusal("predict", "output_type")
-        body: dict[str, Any] = {
-            "id": event.id,
-            "key": event.key,
-            "ts": (record.timestamp_ms or None) if event.ts is None else event.ts,
-            "prediction": prediction,
-        }
-        if answer.member:
-            body[answer.member] = detail
-        if reason:
-            body["reason"] = reason
-        if event.carry is not None:
-            body["carry"] = event.carry
         try:
-            head = orjson.dumps(body, option=_JSON_OPTIONS)
+            head = orjson.dumps(_body(event, record, answer, reason), option=_JSON_OPTIONS)
         except orjson.JSONEncodeError:
             return Refusal("predict", "output_type")
         source = self._source_members.get((record.topic, record.partition)) or self._source_member(record)
@@ -86,7 +81,18 @@ class Encoder:
             self._limit_bytes is not None and size + headers_bytes(headers) > self._limit_bytes
         ):
             return Refusal("guard", "output_too_large")
-        return Output("predictions", record.partition, key, value, headers)
+        output = Output("predictions", record.partition, key, value, headers)
+        return Predicted(record, event, answer, reason, learned, output)
+
+    def document(self, predicted: Predicted) -> dict[str, Any]:
+        """The members of a prediction, as its bytes say them."""
+        event, record, answer = predicted.event, predicted.record, predicted.answer
+        body = _body(event, record, answer, predicted.reason)
+        body["prediction"] = _plain(answer.prediction)
+        if answer.member:
+            body[answer.member] = _plain(answer.detail)
+        model = {**self._model, "learned": predicted.learned}
+        return {**body, "model": model, "source": _source(record)}
 
     def scores(self, ts: Any, record: Record, learned: int, report: dict[str, Any]) -> Output:
         """A message of the scores topic; `report` has every member but `ts`, `model` and `source`."""
@@ -104,13 +110,40 @@ class Encoder:
         return member
 
 
-def _renamed(prediction: Any, detail: Any, kind: type, names: dict[str, str]) -> tuple[Any, Any]:
+def _body(event: Event, record: Record, answer: Answer, reason: str) -> dict[str, Any]:
+    """The members of a prediction but `model` and `source`."""
+    body: dict[str, Any] = {
+        "id": event.id,
+        "key": event.key,
+        "ts": (record.timestamp_ms or None) if event.ts is None else event.ts,
+        "prediction": answer.prediction,
+    }
+    if answer.member:
+        body[answer.member] = answer.detail
+    if reason:
+        body["reason"] = reason
+    if event.carry is not None:
+        body["carry"] = event.carry
+    return body
+
+
+def _plain(value: Any) -> Any:
+    """An answer without numpy's scalars."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return value if type(value) in _PLAIN else value.item()
+
+
+def _renamed(answer: Answer, kind: type, names: dict[str, str]) -> Answer:
     """An answer whose classes true and false, or 1 and 0, are of `kind`; others stay as they are."""
+    prediction, detail = answer.prediction, answer.detail
     if type(prediction) in (bool, int) and prediction in (0, 1):
         prediction = kind(prediction)
     if detail and not names.keys().isdisjoint(detail):
         detail = {names.get(name, name): p for name, p in detail.items()}
-    return prediction, detail
+    return Answer(prediction, answer.member, detail, answer.finite)
 
 
 def _source(record: Record) -> dict[str, Any]:
@@ -169,3 +202,19 @@ def dead_letter(record: Record, refusal: Refusal) -> Output:
         if key is not None and len(key) > MAX_OUTPUT_BYTES:
             key = None
     return Output("dlq", record.partition, key, value, passed_on(record.headers) + tuple(reasons))
+
+
+def scores_report(memory: Memory, scores: Scores, late: Late | None) -> dict[str, Any]:
+    """`Scores.report`, and as members `join` (labels on a topic of their own), `labels_lost` (of labels that
+    were refused or of no use: counts by outcome) and `frozen` and `frozen_at` (why learning stands
+    still, and since which record), where there is any.
+    """
+    report = scores.report()
+    if late is not None:
+        report["join"] = late.report()
+    lost = {outcome: count for outcome, count in memory.outcomes.items() if outcome.startswith(_LOST)}
+    if lost:
+        report["labels_lost"] = lost
+    if memory.frozen:
+        report |= {"frozen": memory.frozen, "frozen_at": memory.frozen_at}
+    return report

@@ -176,7 +176,7 @@ class Refusal(NamedTuple):
     feature: str = ""
 
 
-class Skipped(NamedTuple):
+class NoEvent(NamedTuple):
     """A record that by rule has no output; counted as `skip.<reason>`. `reason`: `tombstone`, `where`,
     `duplicate`, `header`, `delete`, `truncate` or `message`.
     """

@@ -70,7 +70,7 @@ class GuardSpec(msgspec.Struct, frozen=True):
     withholds: bool = True
 
 
-class Learned(msgspec.Struct, omit_defaults=True):
+class LearnedFeature(msgspec.Struct, omit_defaults=True):
     """What is known of one feature. `numbers`, `given`: the model has seen it as a number, as a text;
     `barred`: the model raised at its first text; `needed`: the model raised without its text.
     """
@@ -84,7 +84,7 @@ class Learned(msgspec.Struct, omit_defaults=True):
     needed: bool = False
 
 
-Types = dict[str, Learned]
+Types = dict[str, LearnedFeature]
 _Shape = tuple[list[type], list[str], list[tuple[str, set[str]]], list[str]]
 """Of names that stand together in events from which nothing more is learned: the types that their values
 mostly have, their kinds, the texts that may stand under each name that has any, and the names to withhold.
@@ -186,7 +186,7 @@ class Guard:
             is_open = not self._holds(name)
             given, counts = self._judged(name, value, x) if is_open else (True, True)
             is_fixed = is_fixed and not (is_open and counts)
-            known = self._note(name, value) if counts else self._types.setdefault(name, Learned("str"))
+            known = self._note(name, value) if counts else self._types.setdefault(name, LearnedFeature("str"))
             given = given and (name in self._declared or self._is_alike(known, value))
             if not given:
                 withheld.append(name)
@@ -196,7 +196,7 @@ class Guard:
             self._remember(x, withheld)
         return {name: value for name, value in x.items() if name not in withheld} if withheld else x
 
-    def _give(self, known: Learned, value: Any) -> None:
+    def _give(self, known: LearnedFeature, value: Any) -> None:
         """The model gets `value`: that is remembered, and of what was known before nothing is sure."""
         if type(value) is str:
             news, known.given = not known.given, True
@@ -205,7 +205,7 @@ class Guard:
         if news:
             self._shapes.clear()
 
-    def _is_alike(self, known: Learned, value: Any) -> bool:
+    def _is_alike(self, known: LearnedFeature, value: Any) -> bool:
         """Whether the model may have `value` beside what it has seen under that name: texts or others."""
         if type(value) is str:
             return not (known.numbers or known.barred)
@@ -218,7 +218,7 @@ class Guard:
         doubt = "" if type(value) is not str or self._typed or not self._spec.withholds else _doubt(value)
         if not doubt:
             return True, True
-        known = self._types.get(name) or Learned("str")
+        known = self._types.get(name) or LearnedFeature("str")
         if known.numbers:
             return False, False
         if known.given or known.needed:
@@ -240,12 +240,12 @@ class Guard:
         ]
         self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts, withheld)
 
-    def _note(self, name: str, value: Any) -> Learned:
+    def _note(self, name: str, value: Any) -> LearnedFeature:
         """Count `value` as evidence."""
         kind = _kind_of(value)
         known = self._types.get(name)
         if known is None:
-            known = self._types[name] = Learned(kind)
+            known = self._types[name] = LearnedFeature(kind)
         elif known.kind != kind:
             self._texts -= len(known.texts)
             known.kind, known.agreed, known.texts = kind, 0, set()
@@ -267,7 +267,7 @@ class Guard:
         for name, value in x.items():
             if type(value) is str and name not in self._declared:
                 given = bool(self._holds(name)) or self._judged(name, value, x)[0]
-                known = self._types.setdefault(name, Learned("str"))
+                known = self._types.setdefault(name, LearnedFeature("str"))
                 first = not (known.given or known.numbers)
                 known.barred = known.barred or (given and first)
                 known.needed = known.needed or (not given and first)
@@ -277,7 +277,7 @@ class Guard:
         """Take over what a service saw when it looked at its first records together, as older eras say."""
         for name, kind in kinds.items():
             if name not in self._types and len(self._types) < self._spec.names:
-                self._types[name] = Learned(kind, SETTLED)
+                self._types[name] = LearnedFeature(kind, SETTLED)
 
     def reset(self, name: str) -> None:
         """Forget what was learned of one feature."""
@@ -315,7 +315,7 @@ def table(types: Types, declared: Mapping[str, str]) -> list[dict[str, Any]]:
     """What is learned, for a person or a machine: one row per feature, in the order of names."""
     rows = []
     for name in sorted({*types, *declared}):
-        known = types.get(name, Learned(""))
+        known = types.get(name, LearnedFeature(""))
         is_declared = declared.get(name) in _DECLARED
         settled = is_declared or known.agreed >= SETTLED
         withheld = known.given and not known.numbers

@@ -122,3 +122,29 @@ _WHY_ORPHANS: Final[Mapping[str, str]] = {
     "group": "Compare the groups of both topics, and look at [event] group.",
     "interval": "Compare keys and time units of both topics: from and to are event times.",
 }
+
+
+SETTLED_MAX: Final = 100_000
+JOINED: Final = 0
+ENDED: Final = 1
+
+
+class SettledNames:
+    """The ends of the events of a name, `JOINED` or `ENDED`: of at most `SETTLED_MAX` names, in two
+    generations of half as many, of which the older one goes as a whole. `generations`: the younger first.
+    """
+
+    def __init__(self, generations: list[dict[str, int]] | None = None) -> None:
+        self.generations = generations or [{}, {}]
+
+    def note(self, name: str, state: int) -> None:
+        """Remember what became of this name."""
+        young = self.generations[0]
+        young[name] = state
+        if len(young) >= SETTLED_MAX // 2:
+            self.generations = [{}, young]
+
+    def get(self, name: str) -> int | None:
+        """The end that is remembered of this name; None for one that is not remembered."""
+        young, old = self.generations
+        return young[name] if name in young else old.get(name)

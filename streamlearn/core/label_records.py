@@ -42,17 +42,31 @@ class LabelSpec(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, array_like=True, gc=False):
-    """One label: whom it names and in what interval, what it says, when that became known (None: unsaid)."""
+    """One label: whom it names and in what interval, what it says, when that became known (None: unsaid), and
+    where its record stands in the labels topic.
+    """
 
     join: str
     y: Label
     time_ms: float | None
     start_ms: float = 0.0
     end_ms: float = 0.0
+    partition: int = 0
+    offset: int = 0
 
     def holds_at(self, time_ms: float) -> bool:
         """Whether a moment is in the interval."""
         return self.start_ms <= time_ms < self.end_ms
+
+
+class Early(msgspec.Struct, array_like=True):
+    """A label that waits for events, or goes on waiting for more of them (`used`)."""
+
+    told: Told
+    arrived_ms: int
+    deadline_ms: float
+    used: bool = False
+    gone: bool = False
 
 
 def short(name: str | int) -> str:
@@ -108,7 +122,7 @@ def label_reader(spec: LabelSpec) -> Reader:
                     and (type(ts) is int or type(ts) is float)
                     and (time_ms := ts * scale) <= latest_ms
                 ):
-                    return Told(name, y, time_ms)
+                    return Told(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
         return read_any(record, value, unit, leading, latest_ms)
 
     def read_any(record: Record, value: bytes, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
@@ -130,11 +144,11 @@ def label_reader(spec: LabelSpec) -> Reader:
             if time_ms > latest_ms:
                 return Refusal("label", "future")
         if spec.join != "interval":
-            return Told(short(name), y, time_ms)
+            return Told(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
         start_ms, end_ms = (_time_of(get(doc), unit, leading, latest_ms) for get in (start, end))
         if start_ms is None or end_ms is None or not start_ms < end_ms:
             return Refusal("label", "bad_interval")
-        return Told(short(name), y, time_ms, start_ms, end_ms)
+        return Told(short(name), y, time_ms, start_ms, end_ms, record.partition, record.offset)
 
     return read
 

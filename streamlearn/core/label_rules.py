@@ -16,13 +16,18 @@ Invariants:
 
 from typing import Final
 
+from streamlearn.core.clocks import KNOWN_TO_MS
 from streamlearn.core.convert import CONVERSIONS
 from streamlearn.core.events import Label, Refusal, beyond_limits
 from streamlearn.core.evidence import is_settled
+from streamlearn.core.label_records import Told
+from streamlearn.core.labels import Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.paths import MISSING
+from streamlearn.core.records import Record
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import BROKEN, PAUSED, Memory, ShardSpec
+from streamlearn.core.time_units import settled_unit
 
 _KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
 _LABELS: Final = frozenset((bool, int, float, str))
@@ -36,50 +41,85 @@ def declared_type(spec: ShardSpec) -> str:
     return declared if declared in _KINDS.values() else ""
 
 
-def is_usual(y: Label, memory: Memory, declared: str) -> bool:
-    """Whether a label is true or false, as most are, in a stream that is known to have such."""
-    settled = memory.label_type == "bool" and not memory.label_votes
-    return type(y) is bool and settled and declared in ("", "bool")
+class LabelRules:
+    """The rules for one shard: its model, the evidence in its memory, and the room in its scores."""
 
+    def __init__(self, spec: ShardSpec, learner: Learner, memory: Memory, scores: Scores | None) -> None:
+        self._event = spec.event
+        self._declared = declared_type(spec)
+        self._learner = learner
+        self._memory = memory
+        self._scores = scores
 
-def plain_label(y: Label, learner: Learner, declared: str) -> Label | None:
-    """A label as the model is to learn it: for a classifier 1.0 is 1, and a declared type holds. None when it
-    is not of that type.
-    """
-    if learner.task != "classification" or type(y) not in _LABELS:
-        return y
-    if declared:
-        found: Label = CONVERSIONS[declared](y)
-        return None if found is MISSING else found
-    return int(y) if type(y) is float and -_EXACT <= y <= _EXACT and y.is_integer() else y
+    def read(self, late: Late, record: Record, latest_ms: float = KNOWN_TO_MS) -> Told | Refusal:
+        """The label in a record of the labels topic, or why there is none; nothing is applied. No time in it
+        may be after `latest_ms`.
+        """
+        memory = self._memory
+        told = late.read(record, settled_unit(self._event, memory), memory.time_unit, latest_ms)
+        if isinstance(told, Refusal) or type(told.y) is bool:
+            return told
+        y = self.plain(told.y)
+        if y is None:
+            return Refusal("label", "label_type")
+        told.y = y
+        return told
 
+    def accepted(self, y: Label, strict: bool) -> Label | Refusal:
+        """A label as it is to be learned, or why it cannot be; either way it is evidence. `strict`: labels
+        that a model without labels can only be scored by must be fit for that.
+        """
+        memory = self._memory
+        settled = memory.label_type == "bool" and not memory.label_votes
+        if type(y) is bool and settled and self._declared in ("", "bool"):
+            return y  # as most are
+        plain = self.plain(y)
+        if plain is None:
+            return Refusal("label", "label_type")
+        note_label(plain, self._learner, self._memory, self._declared)
+        return self.refusal(plain, strict) or plain
 
-def label_refusal(
-    y: Label, learner: Learner, memory: Memory, scores: Scores | None, declared: str, strict: bool
-) -> Refusal | None:
-    """Why a label (as `plain_label` has it) cannot be learned. `strict`: labels that a model without labels
-    can only be scored by must be fit for that.
-    """
-    if type(y) not in _LABELS:
-        return Refusal("label", "label_type")
-    if learner.learns_unlabelled and learner.task == "anomaly":
-        return Refusal("label", "label_value") if strict and y not in (0, 1) else None
-    kind = _kind(y, learner)
-    leads = declared or memory.label_type or kind
-    if not learner.learns_unlabelled and (not kind or kind != leads):
-        return Refusal("label", "label_type")
-    if learner.binary and y not in (0, 1):
-        return Refusal("label", "label_value")
-    if reason := beyond_limits(y):
-        return Refusal("label", reason)
-    if scores is not None and not scores.knows_room_for(y):
-        return Refusal("label", "too_many_classes")
-    return None
+    def plain(self, y: Label) -> Label | None:
+        """A label as the model is to learn it: for a classifier 1.0 is 1, and a declared type holds. None for
+        one that is not of that type.
+        """
+        if self._learner.task != "classification" or type(y) not in _LABELS:
+            return y
+        if self._declared:
+            found: Label = CONVERSIONS[self._declared](y)
+            return None if found is MISSING else found
+        return int(y) if type(y) is float and -_EXACT <= y <= _EXACT and y.is_integer() else y
+
+    def refusal(self, y: Label, strict: bool) -> Refusal | None:
+        """Why a label (as `plain` has it) cannot be learned; `strict` as in `accepted`."""
+        learner, scores = self._learner, self._scores
+        if type(y) not in _LABELS:
+            return Refusal("label", "label_type")
+        if learner.learns_unlabelled and learner.task == "anomaly":
+            return Refusal("label", "label_value") if strict and y not in (0, 1) else None
+        kind = _kind(y, learner)
+        leads = self._declared or self._memory.label_type or kind
+        if not learner.learns_unlabelled and (not kind or kind != leads):
+            return Refusal("label", "label_type")
+        if learner.binary and y not in (0, 1):
+            return Refusal("label", "label_value")
+        if reason := beyond_limits(y):
+            return Refusal("label", reason)
+        if scores is not None and not scores.knows_room_for(y):
+            return Refusal("label", "too_many_classes")
+        return None
+
+    def default(self, y: Label | None) -> Label | None:
+        """`[labels] default` as it is to be learned; None where it is not of the type that this stream's
+        labels have.
+        """
+        plain = None if y is None else self.plain(y)
+        return None if plain is None or self.refusal(plain, strict=True) is not None else plain
 
 
 def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> None:
-    """Take a label (as `plain_label` has it) for evidence of the type; before it is judged, so that the one
-    with which another type leads is learned.
+    """Take a label (as `LabelRules.plain` has it) for evidence of the type; before it is judged, so that the
+    one with which another type leads is learned.
     """
     kind = _kind(y, learner)
     if not kind or learner.learns_unlabelled or (learner.binary and y not in (0, 1)):

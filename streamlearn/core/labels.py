@@ -14,6 +14,7 @@ Invariants:
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -21,43 +22,40 @@ import msgspec
 from streamlearn.core.clocks import NEVER
 from streamlearn.core.events import Event, Label, Refusal
 from streamlearn.core.intervals import Intervals
-from streamlearn.core.label_counts import ORPHANS_OF, Counts, Delays, Orphans, between_ms
-from streamlearn.core.label_records import LabelSpec, Told, join_name, label_reader, short
+from streamlearn.core.label_counts import (
+    ENDED,
+    JOINED,
+    ORPHANS_OF,
+    Counts,
+    Delays,
+    Orphans,
+    SettledNames,
+    between_ms,
+)
+from streamlearn.core.label_records import Early, LabelSpec, Told, join_name, label_reader, short
 from streamlearn.core.lanes import UNDATED
 from streamlearn.core.packing import Kept, Packer
 from streamlearn.core.pending import ALL, LEAP_MS, Pending, waiting_in
-from streamlearn.core.records import Record, TopicPartition
+from streamlearn.core.records import Record, RecordPlace, TopicPartition
 
 EARLY_MAX: Final = 100_000
 """So many labels wait for their events; the oldest then counts as an orphan."""
-
-SETTLED_MAX: Final = 100_000
-"""So many names of events that have ended are remembered, in two generations of half as many."""
 
 AHEAD_MAX: Final = 1_000
 """Beyond so many events whose labels are still to come nothing is forecast."""
 
 DUE_PER_RECORD: Final = 1_000
-_JOINED: Final = 0
-_ENDED: Final = 1
+
+_FORMAT: Final = 2
+"""Since 2 events keep the places of their records."""
 
 
-Waiting = tuple[dict[str, Any], list[Any] | None]
-"""An event whose label is here: features and guess as they were when it was predicted."""
-
-
-class Early(msgspec.Struct, array_like=True):
-    """A label that waits for events, or goes on waiting for more of them (`used`)."""
-
-    told: Told
-    arrived_ms: int
-    deadline_ms: float
-    used: bool = False
-    gone: bool = False
+Waiting = tuple[dict[str, Any], list[Any] | None, RecordPlace]
+"""An event whose waiting ends: features and guess as they were when it was predicted, and its place."""
 
 
 class _Saved(msgspec.Struct):
-    """All of the state but the events that wait."""
+    """All of the state but the events that wait. `format`: that of those, too."""
 
     join: str
     counts: Counts
@@ -65,6 +63,7 @@ class _Saved(msgspec.Struct):
     settled: list[dict[str, int]]
     delays: Delays
     orphans: Orphans
+    format: int = 1
 
 
 _BROKEN: Final = (msgspec.MsgspecError, ValueError, TypeError, IndexError, KeyError, OverflowError)
@@ -83,7 +82,7 @@ class Late:
         """
         self._early_order: deque[Early] = deque()
         self._early_count = 0
-        self._settled: list[dict[str, int]] = [{}, {}]
+        self._settled = SettledNames()
         self._delays = Delays()
         self._orphans = Orphans()
         self.has_news = False
@@ -113,15 +112,15 @@ class Late:
             counts.joined += 1
             self._ended(1, 0)
             if self.spec.join == "id":
-                self._settle(told.join, _JOINED)
+                self._settled.note(told.join, JOINED)
             else:
                 self._wait(told, arrived_ms, used=True)
             return "label.joined", events, goes_on
-        state = self._settled_as(_name_of(told, interval))
-        if state == _JOINED:
+        state = self._settled.get(_name_of(told, interval))
+        if state == JOINED:
             counts.duplicate += 1
             return "label.duplicate", [], False
-        if state == _ENDED or (interval and told.end_ms + self.spec.ttl_ms <= self.pending.newest_ms):
+        if state == ENDED or (interval and told.end_ms + self.spec.ttl_ms <= self.pending.newest_ms):
             counts.late += 1
             return "label.late", [], False
         counts.early += 1
@@ -140,11 +139,13 @@ class Late:
         """Whether an event or a label of this name waits."""
         return join in self._early or join in self.pending
 
-    def let_go(self, told: Told, arrived_ms: int) -> None:
-        """Take whatever events a label is still about, to be learned by nobody."""
-        goes_on = True
+    def let_go(self, told: Told, arrived_ms: int) -> list[RecordPlace]:
+        """Take whatever events a label is still about, to be learned by nobody: their places."""
+        places, goes_on = list[RecordPlace](), True
         while goes_on:
-            _, goes_on = self.more(told, arrived_ms, DUE_PER_RECORD)
+            events, goes_on = self.more(told, arrived_ms, DUE_PER_RECORD)
+            places += [place for *_, place in events]
+        return places
 
     def is_early(self, told: Told) -> bool:
         """Whether a label for the same name (and interval) waits for events, or for more of them."""
@@ -155,10 +156,10 @@ class Late:
         return span in known if isinstance(known, Intervals) else span == _span_of(known)
 
     def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
-        _join, time_ms, event_arrived_ms, x, guess, _ts = event
+        _join, time_ms, event_arrived_ms, x, guess, _ts, place = event
         self.counts.events_joined += 1
         self._delays.note(told.time_ms, time_ms, between_ms(event_arrived_ms, arrived_ms))
-        return x, guess
+        return x, guess, place
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -191,21 +192,22 @@ class Late:
         return [self._over(event) for event in events], goes_on
 
     def _over(self, event: Kept) -> Waiting:
-        join, _time_ms, _arrived_ms, x, guess, _ts = event
+        join, _time_ms, _arrived_ms, x, guess, _ts, place = event
         if self.spec.join != "interval":
-            self._settle(join, _ENDED)
-        return x, guess
+            self._settled.note(join, ENDED)
+        return x, guess, place
 
-    def label_of(self, event: Event, arrived_ms: int) -> Label | None:
-        """The label inside `event`, or one that waits for it and is joined by that; None without either."""
+    def label_of(self, event: Event, arrived_ms: int) -> tuple[Label | None, Told | None]:
+        """The label inside `event`, or one that waits for it and is joined by that; None without either. And
+        the label that waited: it is a duplicate where the event brings its own.
+        """
         if event.y is not None:
-            self._brings_its_own(event)
-            return event.y
+            return event.y, self._brings_its_own(event)
         if not self._early:
-            return None
+            return None, None
         early = self.early_for(event)
         if early is None:
-            return None
+            return None, None
         told = early.told
         if not early.used:
             early.used = True
@@ -215,7 +217,7 @@ class Late:
         self._delays.note(told.time_ms, event.time_ms, between_ms(arrived_ms, early.arrived_ms))
         if self.spec.join == "id":
             self._forget(early)
-        return told.y
+        return told.y, told
 
     def early_for(self, event: Event) -> Early | None:
         """The label that waits for this event; of several intervals the one that came first."""
@@ -227,10 +229,12 @@ class Late:
             return known
         return known if known.told.holds_at(event.time_ms) else None
 
-    def _brings_its_own(self, event: Event) -> None:
-        """An event came with its label inside: another label that names it by its id is a second one."""
+    def _brings_its_own(self, event: Event) -> Told | None:
+        """An event came with its label inside: another label that names it by its id is a second one. The
+        one that waited, if there is one.
+        """
         if self.spec.join != "id":
-            return
+            return None
         join = short(event.id)
         early = self._early.get(join)
         if early is not None:
@@ -238,26 +242,30 @@ class Late:
             early.used = True
             self.counts.duplicate += 1
             self._forget(early)
-        self._settle(join, _JOINED)
+        self._settled.note(join, JOINED)
+        return None if early is None else early.told
 
     def expected(self, features: bool) -> list[dict[str, Any]] | None:
         """The events whose labels are to be learned before that of the next event; see `Pending.expected`."""
         return self.pending.expected(AHEAD_MAX, features)
 
-    def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
-        """Keep a predicted event until its label comes. False for one that no label can name."""
+    def waits(self, event: Event, record: Record, guess: list[Any]) -> Sequence[RecordPlace] | None:
+        """Keep a predicted event until its label comes: whose waiting ends, since too many wait. None for one
+        that no label can name.
+        """
         join = join_name(self.spec.join, event)
         if join is None:
             self.counts.events_unnamed += 1
-            return False
-        self.pending.add(
-            source, (join, event.time_ms, arrived_ms, event.x, guess, event.ts), self.spec.ttl_ms
-        )
+            return None
+        place = (record.topic, record.partition, record.offset)
+        kept = (join, event.time_ms, record.timestamp_ms, event.x, guess, event.ts, place)
+        self.pending.add(place[:2], kept, self.spec.ttl_ms)
         over = self.pending.count - self.spec.pending_max
-        for _ in range(min(over, DUE_PER_RECORD)):  # one, but after a restart with a smaller limit
-            self.counts.events_dropped += 1
-            self._over(self.pending.dropped())
-        return True
+        if over <= 0:
+            return ()
+        dropped = min(over, DUE_PER_RECORD)  # one, but after a restart with a smaller limit
+        self.counts.events_dropped += dropped
+        return [self._over(self.pending.dropped())[2] for _ in range(dropped)]
 
     # --- early labels and remembered names ------------------------------------------------------------
 
@@ -303,17 +311,7 @@ class Late:
             self.counts.orphan += 1
             self._ended(0, 1)
             return
-        self._settle(_name_of(told, self.spec.join == "interval"), _JOINED)
-
-    def _settle(self, name: str, state: int) -> None:
-        young = self._settled[0]
-        young[name] = state
-        if len(young) >= SETTLED_MAX // 2:
-            self._settled = [{}, young]
-
-    def _settled_as(self, name: str) -> int | None:
-        young, old = self._settled
-        return young[name] if name in young else old.get(name)
+        self._settled.note(_name_of(told, self.spec.join == "interval"), JOINED)
 
     def _ended(self, joined: int, orphans: int) -> None:
         counts = self._orphans
@@ -348,9 +346,10 @@ class Late:
             join=self.spec.join,
             counts=self.counts,
             early=early,
-            settled=self._settled,
+            settled=self._settled.generations,
             delays=self._delays,
             orphans=self._orphans,
+            format=_FORMAT,
         )
         head = msgspec.msgpack.encode(saved)
         return [len(head).to_bytes(8, "big"), head, *self.pending.dump()]
@@ -364,6 +363,8 @@ class Late:
         end = 8 + int.from_bytes(view[:8], "big")
         try:
             saved = msgspec.msgpack.decode(view[8:end], type=_Saved)
+            if saved.format != _FORMAT:
+                raise ValueError(f"they are of format {saved.format}, and this version reads {_FORMAT} alone")
             self.counts, self._delays = saved.counts, saved.delays
             if saved.join != self.spec.join:
                 self.counts.events_dropped += waiting_in(view[end:])
@@ -376,7 +377,7 @@ class Late:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._orphans = saved.orphans
         self._ended(0, 0)
-        self._settled = saved.settled
+        self._settled = SettledNames(saved.settled)
         self._early_order = deque(saved.early)
         self._early_count = len(saved.early)
         newest_ms = self.pending.newest_ms

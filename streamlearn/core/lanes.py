@@ -15,6 +15,7 @@ import msgspec
 
 from streamlearn.core.clocks import AHEAD_MAX, NEVER, Clock
 from streamlearn.core.packing import Kept, Packer
+from streamlearn.core.records import TopicPartition
 
 SEGMENT: Final = 1024
 UNDATED: Final = 1e300
@@ -30,10 +31,11 @@ LABELS_KEPT: Final = 1_000
 class Segment:
     """`SEGMENT` events of a lane, or fewer at its end. `packed` is None until the segment is full."""
 
-    __slots__ = ("alive", "deadlines", "ends", "live", "packed", "packer", "pieces")
+    __slots__ = ("alive", "deadlines", "ends", "live", "packed", "packer", "pieces", "source")
 
-    def __init__(self, packer: Packer) -> None:
+    def __init__(self, packer: Packer, source: TopicPartition) -> None:
         self.packer = packer
+        self.source = source
         self.pieces: list[Kept | None] = []
         self.deadlines: Any = array("d")
         self.alive = bytearray()
@@ -68,7 +70,7 @@ class Segment:
     def look(self, place: int) -> Kept:
         """The event at a place that is alive."""
         if self.packed is not None:
-            return self.packer.unpack(self.bytes_of(place))
+            return self.packer.unpack(self.bytes_of(place), self.source)
         young = self.pieces[place]
         assert young is not None, "an event is removed once"
         return young
@@ -115,16 +117,17 @@ class Segment:
         return b"".join(pieces), _ends_of(pieces), self.deadlines.tobytes(), bytes(self.alive)
 
     @classmethod
-    def of(cls, parts: list[bytes], packer: Packer) -> "Segment":
+    def of(cls, parts: list[bytes], packer: Packer, source: TopicPartition) -> "Segment":
         """The inverse of `parts`."""
-        segment = cls(packer)
+        segment = cls(packer, source)
         packed, ends, deadlines, alive = parts
         segment.alive = bytearray(alive)
         segment.live = sum(alive)
         segment._hold(packed, ends, deadlines)
         if len(alive) < SEGMENT:
             segment.pieces = [
-                packer.unpack(segment.bytes_of(n)) if lives else None for n, lives in enumerate(alive)
+                segment.packer.unpack(segment.bytes_of(n), source) if lives else None
+                for n, lives in enumerate(alive)
             ]
             segment.packed = None
             segment.deadlines = array("d", segment.deadlines)
@@ -132,8 +135,8 @@ class Segment:
 
 
 def _unguessed(event: Kept) -> Kept:
-    join, time_ms, arrived_ms, x, _guess, ts = event
-    return join, time_ms, arrived_ms, x, None, ts
+    join, time_ms, arrived_ms, x, _guess, ts, place = event
+    return join, time_ms, arrived_ms, x, None, ts, place
 
 
 def _ends_of(pieces: list[bytes]) -> bytes:

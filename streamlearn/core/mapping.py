@@ -16,17 +16,17 @@ from typing import Any, Final
 from streamlearn.core.codec import checked_event, clean_object, decode
 from streamlearn.core.convert import conversions, is_word
 from streamlearn.core.csv_line import csv_reader
-from streamlearn.core.events import MAX_EVENT_BYTES, Event, EventSpec, Refusal, Skipped
+from streamlearn.core.events import MAX_EVENT_BYTES, Event, EventSpec, NoEvent, Refusal
 from streamlearn.core.paths import MISSING, Getter, flat, getter, optional
 from streamlearn.core.presets import META, UNWRAP
 from streamlearn.core.records import Record
 from streamlearn.core.schemas import Schema, schema_reader
 from streamlearn.core.where import compile_where
 
-Decoder = Callable[[Record], Event | Refusal | Skipped]
+Decoder = Callable[[Record], Event | Refusal | NoEvent]
 Features = dict[str, Any]
 Document = dict[str, Any]
-Reader = Callable[[Record, bytes], Document | Refusal | Skipped]
+Reader = Callable[[Record, bytes], Document | Refusal | NoEvent]
 Take = Callable[[Document], Features | Refusal]
 
 _SCALARS: Final = frozenset((float, int, str, bool))
@@ -48,7 +48,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
     group_of = optional(spec.group) if spec.group else None
     take = _features(spec)
 
-    def mapped(record: Record) -> Event | Refusal | Skipped:
+    def mapped(record: Record) -> Event | Refusal | NoEvent:
         value = record.value
         assert value is not None, "a tombstone is a skip and never decoded"
         if len(value) > MAX_EVENT_BYTES:
@@ -57,7 +57,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
         if type(doc) is not dict:
             return doc  # type: ignore[return-value] # what is no document is a refusal or a skip
         if keep is not None and not keep(doc):
-            return Skipped("where")
+            return NoEvent("where")
         ident, key, ts, y = take_parts(doc)
         carry = {path: get(doc) for path, get in carried} if carried else None
         if y is MISSING:

@@ -10,12 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.events import moment_of
+from streamlearn.core.records import RecordPlace, TopicPartition
 
 SHAPES_MAX: Final = 4_096
 
-Kept = tuple[str, float, int, dict[str, Any], list[Any] | None, Any]
-"""What labels name it by, its time, its arrival (ms), features, guess, and its `ts` as it came. The guess is
-None where scores began after the event was predicted."""
+Kept = tuple[str, float, int, dict[str, Any], list[Any] | None, Any, RecordPlace]
+"""What labels name it by, its time, its arrival (ms), features, guess, its `ts` as it came, and the place of
+its record. The guess is None where scores began after the event was predicted."""
 
 _pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
 _unpack: Final = msgspec.msgpack.Decoder().decode
@@ -44,8 +45,8 @@ class Packer:
         self._names: list[tuple[str, ...]] = []
 
     def pack(self, event: Kept) -> bytes:
-        """The event in bytes."""
-        join, time_ms, arrived_ms, x, guess, ts = event
+        """The event in bytes; of its place only the offset, because a lane is one partition."""
+        join, time_ms, arrived_ms, x, guess, ts, (_, _, offset) = event
         names = tuple(x)
         shape: int | tuple[str, ...] | None = self._numbers.get(names)
         if shape is None:
@@ -55,16 +56,17 @@ class Packer:
                 self._names.append(names)
         if self._time_as:
             values = [None if name == self._time_as else value for name, value in x.items()]
-            return _pack((join, time_ms, arrived_ms, shape, values, guess, ts))
-        return _pack((join, time_ms, arrived_ms, shape, [*x.values()], guess, None))
+            return _pack((join, time_ms, arrived_ms, shape, values, guess, offset, ts))
+        return _pack((join, time_ms, arrived_ms, shape, [*x.values()], guess, offset))
 
-    def unpack(self, data: bytes) -> Kept:
-        """The inverse of `pack`."""
-        join, time_ms, arrived_ms, shape, values, guess, ts = _unpack(data)
+    def unpack(self, data: bytes, source: TopicPartition) -> Kept:
+        """The inverse of `pack`; `source` is the partition of the event."""
+        join, time_ms, arrived_ms, shape, values, guess, offset, *moment = _unpack(data)
+        ts = moment[0] if moment else None
         x = dict(zip(self._names[shape] if type(shape) is int else shape, values, strict=True))
         if self._time_as in x:
             x[self._time_as] = moment_of(ts, time_ms)
-        return join, time_ms, arrived_ms, x, guess, ts
+        return join, time_ms, arrived_ms, x, guess, ts, (*source, offset)
 
     def saved(self) -> list[tuple[str, ...]]:
         """The table of names."""

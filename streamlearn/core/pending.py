@@ -63,7 +63,7 @@ class Pending:
         """
         lane = self._by_source.get(source)
         if lane is None:
-            lane = self._by_source[source] = Lane(len(self._lanes), Segment(self._packer))
+            lane = self._by_source[source] = Lane(len(self._lanes), Segment(self._packer, source))
             self._lanes.append(lane)
         clock = lane.clock
         before_ms = clock.now_ms
@@ -97,7 +97,7 @@ class Pending:
         lane.next = at + 1
         segment = lane.tail
         if at % SEGMENT == 0:
-            segment = lane.tail = lane.segments[at // SEGMENT] = Segment(self._packer)
+            segment = lane.tail = lane.segments[at // SEGMENT] = Segment(self._packer, source)
         segment.pieces.append(event)
         deadline_ms = lane.deadline(ttl_ms)
         segment.deadlines.append(deadline_ms)
@@ -288,7 +288,8 @@ class Pending:
         names, lanes = msgspec.msgpack.decode(data[8:at])
         self._packer.restore(names)
         for number, (topic, partition, clock, behind, *waits, table) in enumerate(lanes):
-            lane = Lane(number, Segment(self._packer))
+            source = (topic, partition)
+            lane = Lane(number, Segment(self._packer, source))
             # Before a leap needed a second event, the clock was one number.
             lane.clock = (
                 Clock(clock, sure=True) if isinstance(clock, float) else msgspec.convert(clock, Clock)
@@ -301,11 +302,11 @@ class Pending:
                 for size in sizes:
                     parts.append(bytes(data[at : at + size]))
                     at += size
-                segment = lane.segments[segment_at] = Segment.of(parts, self._packer)
+                segment = lane.segments[segment_at] = Segment.of(parts, self._packer, source)
                 segment.end_by(lane.deadline(ttl_ms))
             lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
             lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
-            self._by_source[topic, partition] = lane
+            self._by_source[source] = lane
             self._lanes.append(lane)
             for place, join, time_ms in _waiting(lane):
                 self._note(join, time_ms, place << _LANE_BITS | number)

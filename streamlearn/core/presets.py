@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from streamlearn.core.codec import clean_object
 from streamlearn.core.convert import from_decimal
-from streamlearn.core.events import Refusal, Skipped
+from streamlearn.core.events import NoEvent, Refusal
 from streamlearn.core.paths import MISSING
 from streamlearn.core.records import Record, header_name_bytes
 
 Document = dict[str, Any]
-Reader = Callable[[Record, bytes], Document | Refusal | Skipped]
+Reader = Callable[[Record, bytes], Document | Refusal | NoEvent]
 
 DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "debezium": {"features": "*", "time": "__source.ts_ms"},
@@ -75,7 +75,7 @@ def _headers(record: Record) -> dict[str, bytes]:
     return {name.lower(): value or b"" for name, value in record.headers}
 
 
-def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal | Skipped:
+def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal | NoEvent:
     doc = read(record, value)
     if type(doc) is not dict:
         return doc
@@ -83,11 +83,11 @@ def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal 
     if change is not doc and has_decimals(value):
         change = numbers_in(change, doc["schema"])
     if change is None:
-        return Skipped("tombstone")
+        return NoEvent("tombstone")
     if type(change) is not dict or type(change.get("op")) is not str:
         return _WRONG
     if reason := _NOT_A_ROW.get(change["op"]):
-        return Skipped(reason)
+        return NoEvent(reason)
     row = change.get("after")
     if type(row) is not dict:
         return _WRONG
@@ -95,7 +95,7 @@ def _debezium(record: Record, value: bytes, read: Reader) -> Document | Refusal 
     return row | meta
 
 
-def _connect(record: Record, value: bytes, read: Reader) -> Document | Refusal | Skipped:
+def _connect(record: Record, value: bytes, read: Reader) -> Document | Refusal | NoEvent:
     doc = read(record, value)
     if type(doc) is not dict:
         return doc
@@ -103,11 +103,11 @@ def _connect(record: Record, value: bytes, read: Reader) -> Document | Refusal |
         return _WRONG
     payload = numbers_in(doc["payload"], doc["schema"]) if has_decimals(value) else doc["payload"]
     if payload is None:
-        return Skipped("tombstone")
+        return NoEvent("tombstone")
     return payload if type(payload) is dict else _WRONG
 
 
-def _cloudevents(record: Record, value: bytes, read: Reader) -> Document | Refusal | Skipped:
+def _cloudevents(record: Record, value: bytes, read: Reader) -> Document | Refusal | NoEvent:
     headers = _headers(record)
     kind = headers.get("content-type", b"").partition(b";")[0].strip().lower()
     if _CE_VERSION in headers and not kind.startswith(b"application/cloudevents"):
@@ -145,7 +145,7 @@ def _with_data(record: Record, doc: Document) -> Document | Refusal:
     return doc | {"data": data} if type(data) is dict else data
 
 
-UNWRAP: Final[dict[str, Callable[[Record, bytes, Reader], Document | Refusal | Skipped]]] = {
+UNWRAP: Final[dict[str, Callable[[Record, bytes, Reader], Document | Refusal | NoEvent]]] = {
     "debezium": _debezium,
     "connect": _connect,
     "cloudevents": _cloudevents,

@@ -17,6 +17,9 @@ SHARD: Final = 0
 """The one shard of a service, and its partition of the journal."""
 
 TopicPartition = tuple[str, int]
+RecordPlace = tuple[str, int, int]
+"""Topic, partition and offset of a record."""
+
 Positions = dict[TopicPartition, int]
 """The next offset to step, by topic and partition."""
 

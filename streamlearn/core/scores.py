@@ -70,10 +70,12 @@ class Scores:
         () for tasks where an answer is not for one label.
         """
 
-    def foresee(self, answer: Answer, x: dict[str, Any]) -> list[Any]:
+    def foresee(self, answer: Answer, x: dict[str, Any], ts: Any = None) -> list[Any]:
         """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
-        plain values that msgpack can write, for `observe`. Nothing of it is shared.
+        plain values that msgpack can write, for `observe`. Nothing of it is shared. `ts`: the event's time as
+        its prediction says it.
         """
+        self.newest_ts = ts
         self.events = number = self.events + 1
         if number == self._look_at:
             self._look_at = next_look(number)

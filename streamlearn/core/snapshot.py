@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 import zstandard
 
+from streamlearn.core.labels import Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.records import Era, Positions
@@ -94,7 +95,7 @@ def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> 
     Raises `BadCheckpoint`.
     """
     memory = load_memory(sections)
-    return _with_side_parts(spec, load_learner(sections, trusted, spec.horizon), memory, sections)
+    return assembled(spec, load_learner(sections, trusted, spec.horizon), memory, sections)
 
 
 def load_learner(sections: Sections, trusted: frozenset[str], horizon: int = 1) -> Learner:
@@ -115,7 +116,7 @@ def load_learner(sections: Sections, trusted: frozenset[str], horizon: int = 1) 
 
 def carried(shard: Shard, spec: ShardSpec) -> Shard:
     """The state of `shard` under other rules; the model and the memory are the same objects."""
-    return _with_side_parts(spec, shard.learner, shard.memory, side_parts(shard))
+    return assembled(spec, shard.learner, shard.memory, side_parts(shard))
 
 
 def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
@@ -129,18 +130,20 @@ def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     return parts
 
 
-def _with_side_parts(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
+def assembled(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
+    """A shard of these parts; `sections` are the others, as `side_parts` has them. Raises `BadCheckpoint`."""
     try:
-        shard = Shard(spec, learner, memory)
+        scores = late = work = None
         if spec.scores is not None and "scores" in sections:
-            shard.scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
-        if shard.late is not None and "pending" in sections:
-            shard.late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
+            scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
+        if spec.labels is not None and "pending" in sections:
+            late = Late(spec.labels, spec.event.time_as)
+            late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
         if "work" in sections:
-            shard.work = load_work(_whole(sections, "work"))
+            work = load_work(_whole(sections, "work"))
+        return Shard(spec, learner, memory, scores, late, work)
     except Exception as error:  # they may say anything at all, and are taken at their word
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
-    return shard
 
 
 def _whole(sections: Sections, name: str) -> bytes:

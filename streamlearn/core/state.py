@@ -11,7 +11,7 @@ import msgspec
 from streamlearn.core.clocks import Arrivals
 from streamlearn.core.commands import RESET_TIME
 from streamlearn.core.events import Event, EventSpec
-from streamlearn.core.guard import GuardSpec, Learned
+from streamlearn.core.guard import GuardSpec, LearnedFeature
 from streamlearn.core.label_records import LabelSpec
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.storm import Letter
@@ -98,10 +98,14 @@ class Memory(msgspec.Struct):
     """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.window`."""
     recent_next: int = 0
     """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
-    types: dict[str, Learned] = {}
+    types: dict[str, LearnedFeature] = {}
     """What the guard has learned, by feature name."""
     letters: list[Letter] = []
     """The newest dead letters, see `core.storm`."""
+
+    def count(self, outcome: str) -> None:
+        """One more record had this outcome."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def note_undo(self, stage: str, reason: str) -> None:
         """What the model did at the newest record was undone: too often, and learning pauses."""

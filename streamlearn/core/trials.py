@@ -8,6 +8,7 @@ wild, or of a state that is broken. Only the last is beyond help, so it is found
 - A state is broken when it has no good answer to the last event that had one (`Memory.probe`).
 
 Invariants:
+- A label is scored with what was captured when its event was predicted, before the model learns it.
 - A model is asked once per event, but where an answer was bad, a number extreme or a call raised.
 - All of this is a function of records and state: redo decides as live did, without a note in the journal.
 """
@@ -16,9 +17,16 @@ from collections.abc import Callable, Sequence
 from math import hypot
 from typing import Any, Final
 
+import msgspec
+
 from streamlearn.core.events import Label, moment_of
+from streamlearn.core.facts import Expired, Facts, Learned
+from streamlearn.core.label_records import Told
+from streamlearn.core.labels import Waiting
 from streamlearn.core.learner import Answer, Learner
-from streamlearn.core.state import Memory
+from streamlearn.core.records import Record
+from streamlearn.core.scores import Scores
+from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 
 NOT_FINITE: Final = "output_not_finite"
@@ -144,3 +152,68 @@ def unmarked(guess: list[Any] | None) -> tuple[list[Any] | None, bool]:
     if guess is not None and len(guess) == 1 and type(guess[0]) is list:
         return guess[0], True
     return guess, False
+
+
+class Lessons:
+    """Teaches one shard's model, and adds to `facts` what it did. All methods raise `ModelRaised`."""
+
+    def __init__(
+        self, spec: ShardSpec, learner: Learner, memory: Memory, teacher: Teacher, scores: Scores | None
+    ) -> None:
+        self._memory = memory
+        self._teacher = teacher
+        self._scores = scores
+        self._scores_any = learner.task != "anomaly"
+        self._scores_binary = not learner.judges_labels
+        self._learns_unlabelled = learner.learns_unlabelled
+        self.learns_at_event = learner.learns_unlabelled and (
+            spec.labels is None or spec.labels.learn == "event"
+        )
+        """Whether the model learns each event at its prediction, and no label."""
+
+    def learn(self, x: dict[str, Any], learned: Learned, trial: str, facts: Facts) -> None:
+        """Score and learn the label of the event with the features `x`; `trial` as in `Teacher.learn`. A
+        label of a class for which there is no room is counted and let go.
+        """
+        y, scores = learned.y, self._scores
+        if scores is not None and not self._scores_any and self._scores_binary and y not in (0, 1):
+            # A detector is scored by what is true or false, and learns no label.
+            self._memory.count("label.unused")
+            learned = msgspec.structs.replace(learned, guess=None)
+        elif scores is not None and (self._scores_any or self._scores_binary):
+            if not scores.knows_room_for(y):  # there was room when the label came, but its event was late
+                self._memory.count("label.too_many_classes")
+                return
+            if learned.guess is not None:
+                scores.observe(y, learned.guess)
+        if not self.learns_at_event:
+            self._teacher.learn(x, y, trial)
+        facts.append(learned)
+
+    def learn_waiting(self, record: Record, told: Told, events: list[Waiting], facts: Facts) -> None:
+        """Learn the label in `record` for events that waited for it."""
+        label = (record.topic, record.partition, record.offset)
+        for x, kept, place in events:
+            guess, on_trial = unmarked(kept)
+            self.learn(x, Learned(record, place, told.y, guess, label), "learn" if on_trial else "", facts)
+
+    def learn_unlabelled(self, x: dict[str, Any], trial: str) -> None:
+        """Learn an event whose label will not come, where the model needs none."""
+        if self._learns_unlabelled and not self.learns_at_event:
+            self._teacher.learn(x, None, trial)
+
+    def end(self, record: Record, default: Label | None, events: list[Waiting], facts: Facts) -> None:
+        """End the waiting of events whose label did not come in time, as `record` says: they learn `default`,
+        or are forgotten; a model that needs no label learns them all the same.
+        """
+        try:
+            for x, kept, place in events:
+                facts.append(Expired(record, place, False))
+                guess, on_trial = unmarked(kept)
+                trial = "learn" if on_trial else ""
+                if default is not None:
+                    self.learn(x, Learned(record, place, default, guess, None), trial, facts)
+                else:
+                    self.learn_unlabelled(x, trial)
+        except ModelRaised as raised:
+            raise ModelRaised("expire", raised.reason) from raised.__cause__

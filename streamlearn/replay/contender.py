@@ -16,13 +16,14 @@ import msgspec
 import numpy as np
 
 from streamlearn.core.events import Label
+from streamlearn.core.facts import Facts, Frozen, published
 from streamlearn.core.label_records import Told
 from streamlearn.core.learner import final_step
 from streamlearn.core.records import GENESIS, Output, Record, preimage
-from streamlearn.core.shard import Shard
+from streamlearn.core.scores import Scores
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.replay.losses import LOSS, Loss, losses_of, tap
+from streamlearn.replay.losses import LOSS, EventNumbers, Loss, as_arrays
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
 
@@ -55,43 +56,45 @@ class Contender(Offline):
         """The number of the event at which it stopped learning first."""
         self._events = 0
         self._asked = self._answered = 0
-        self.losses = losses_of([], 0)
-        self._seen: list[Loss] = []
+        self.losses = as_arrays([])
+        self._numbers = EventNumbers()
         sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
         super().__init__(spec, sections, fresh.trusted, registry)
-        assert self.shard.scores is not None, "a backtest always scores"
         self.born_bytes = len(fresh.pickled)
         """The size of the model before its first event."""
         self.digests = {"predictions": Digest(), "scores": Digest()}
-        self.window = self.shard.scores.spec.window
+        self.window = self._scores.spec.window
         """How many labels the window holds."""
         self._window = self.losses.values
 
     def run(self, records: Sequence[Record]) -> None:
         """Step records, against the clock."""
-        before = self.shard.memory.records
         step = self.step
-        outputs: list[Output] = []
+        done: list[Facts] = []
         began_s = time.perf_counter()
-        for at, record in enumerate(records, 1):
-            outputs += step(record)
-            if self.stopped_at is None and self.shard.memory.frozen:
-                self.stopped_at = self._events + self._count_events(records[:at])
+        for record in records:
+            done.append(step(record))
         self.seconds += time.perf_counter() - began_s
+        outputs: list[Output] = []
+        losses: list[Loss] = []
+        for at, (record, facts) in enumerate(zip(records, done, strict=True), 1):
+            self._numbers.meet(record)
+            outputs += published(facts)
+            losses += self._numbers.losses(facts, self._scores)
+            if self.stopped_at is None and any(isinstance(fact, Frozen) for fact in facts):
+                self.stopped_at = self._events + self._count_events(records[:at])
         self._events += self._count_events(records)
         for role, digest in self.digests.items():
             digest.add([output for output in outputs if output.role == role])
-        self.losses = losses_of(self._seen, before)
+        self.losses = as_arrays(losses)
         asked = ~np.isnan(self.losses.values[:, 1])
         self._asked += int(asked.sum())
         self._answered += int((asked & ~np.isnan(self.losses.values[:, 0])).sum())
-        del self._seen[:]
         self._window = np.concatenate((self._window, self.losses.values))[-self.window :]
 
     def report(self) -> dict[str, Any]:
         """The scores, as in a scores message."""
-        assert self.shard.scores is not None
-        return self.shard.scores.report()
+        return self._scores.report()
 
     def answered(self) -> float | None:
         """The share of labels whose event got an answer, of those whose event came when a label was known:
@@ -128,12 +131,11 @@ class Contender(Offline):
         totals = np.where(known, self._window, 0.0).sum(axis=0)
         return [float(t / n) if n else None for t, n in zip(totals, counts, strict=True)]
 
-    def _loaded(self) -> Shard:
-        shard = super()._loaded()
-        # What is stepped again after an undo is noted again.
-        self._seen[:] = [loss for loss in self._seen if loss[1] <= shard.memory.records]
-        tap(shard, self._seen)
-        return shard
+    @property
+    def _scores(self) -> Scores:
+        scores = self.shard.scores
+        assert scores is not None, "a backtest always scores"
+        return scores
 
 
 def size_of(sections: Sections) -> int:

@@ -9,6 +9,7 @@ Invariant: a verdict is given only on windows that are full; at most `MAX_WINDOW
 from collections import deque
 from typing import Any, Final
 
+from streamlearn.core.facts import Facts, Learned
 from streamlearn.core.shard import Shard
 from streamlearn.replay.report import LOWER_IS_BETTER, answered_share, is_better
 
@@ -34,12 +35,14 @@ class Decay:
     def __init__(self, window: int) -> None:
         self._window = window
         self._next = window
+        self._labels = 0
         self._rows: deque[dict[str, Any]] = deque(maxlen=MAX_WINDOWS)
 
-    def note(self, shard: Shard) -> None:
-        """Look at the shard after a record: take down a window when it has filled."""
+    def note(self, facts: Facts, shard: Shard) -> None:
+        """Take down a window when the labels of a record have filled it."""
         scores = shard.scores
-        if scores is None or scores.labels < self._next or scores.task not in JUDGED_BY:
+        self._labels += sum(isinstance(fact, Learned) and fact.guess is not None for fact in facts)
+        if scores is None or self._labels < self._next or scores.task not in JUDGED_BY:
             return
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.
         self._next = (scores.labels // self._window + 1) * self._window

@@ -14,18 +14,16 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER
-from streamlearn.core.events import Event, Label
+from streamlearn.core.events import Label
+from streamlearn.core.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
 from streamlearn.core.label_counts import label_delay_ms
 from streamlearn.core.label_records import Told, join_name, spelled_name
-from streamlearn.core.labels import DUE_PER_RECORD, Late, Waiting
+from streamlearn.core.labels import Late
 from streamlearn.core.learner import Answer, Learner
-from streamlearn.core.pending import ALL
-from streamlearn.core.records import Entry, Era, Positions, Record, Skip, TopicPartition
+from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace, Skip
 from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Header, carried, load_learner, load_memory
+from streamlearn.core.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.core.work import load_work
-from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Reader
 from streamlearn.replay.reading import between, topic_info
 from streamlearn.service.eras import spec_of, stated_spec
@@ -61,23 +59,21 @@ class _Named:
 
 
 class _Notes:
-    """What the joiner does with one key, while `record` is stepped. `state`: what the event asked about does:
-    `none` (nothing is known of it), `inside` (it brought its label), `unnamed` (no label can name it),
-    `waiting`, `joined`, `expired`. A guess is an event's number in `events`.
+    """Notes on what the facts say of one key, and of the event asked about, whose record is at `asked`.
+
+    `state`: what that event does: `none` (nothing is known of it), `inside` (it brought its label), `unnamed`
+    (no label can name it), `waiting`, `joined`, `expired`, `dropped`.
     """
 
-    def __init__(self, record: Record, name: str, text: str) -> None:
+    def __init__(self, asked: RecordPlace, name: str, text: str) -> None:
         self.calls(name, text)
-        self.record = record
-        self.is_asked = False
-        """Whether `record` is the event's that is asked about."""
-        self.labels: list[_Named] = []
-        self.events: list[tuple[dict[str, Any], float, int]] = []
-        """Each event of the key, its time and its arrival, in milliseconds."""
+        self.asked = asked
+        self.labels: dict[RecordPlace, _Named] = {}
+        """The labels that name the key, by the places of their records."""
+        self.events: dict[RecordPlace, tuple[dict[str, Any], float, int]] = {}
+        """Each event of the key: its name and place, its time and its arrival, in milliseconds."""
         self.state = "none"
-        self.number = -1
-        """The number of the event asked about."""
-        self.joined_by: tuple[Told, _Named | None] | None = None
+        self.joined_by: tuple[Label, _Named | None] | None = None
 
     def calls(self, name: str, text: str) -> None:
         """What labels call the event by, as it is remembered and in their bytes."""
@@ -88,75 +84,47 @@ class _Notes:
         """Whether a label's record can name the key: JSON may write a name in its bytes, or with escapes."""
         return self._text in value or _BACKSLASH in value
 
-    def arrives(self, event: Event, state: str) -> int:
-        """An event of the key was predicted; its number."""
-        record = self.record
-        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        self.events.append(({"id": event.id, **place}, event.time_ms, record.timestamp_ms))
-        number = len(self.events) - 1
-        if self.is_asked:
-            self.number, self.state = number, state
-        return number
+    def take(self, fact: Fact, join: str) -> None:
+        """Note one fact of a shard whose labels are joined by `join`."""
+        if isinstance(fact, Predicted):
+            self._arrives(fact, join)
+        elif isinstance(fact, Learned):
+            if fact.label is not None:
+                self._joins(fact.place, fact.label, fact.y)
+        elif isinstance(fact, Labelled):
+            if (label := self.labels.get(fact.place)) is not None:
+                label.outcome = fact.outcome
+        elif isinstance(fact, Refused):
+            if (label := self.labels.get(_place(fact.record))) is not None:
+                label.outcome = f"dlq.{fact.stage}.{fact.reason}"
+        elif isinstance(fact, Expired):
+            if (label := self.labels.get(_place(fact.record))) is not None:
+                self._joins(fact.place, _place(fact.record), label.told.y)
+            elif fact.place == self.asked:
+                self.state = "dropped" if fact.dropped else "expired"
 
-    def joined(self, number: int | None, told: Told) -> None:
-        """A label found that event; None: one that is older than all this."""
-        label = next(
-            (one for one in reversed(self.labels) if one.told == told and one.outcome != "label.duplicate"),
-            None,
-        )
-        if label is not None and number is None:
-            label.older += 1
-        elif label is not None and number is not None:
-            label.events.append(self.events[number][0])
-        if number is not None and number == self.number:
-            self.state, self.joined_by = "joined", (told, label)
+    def _arrives(self, fact: Predicted, join: str) -> None:
+        """An event was predicted."""
+        event, place = fact.event, _place(fact.record)
+        named = join_name(join, event) == self.name
+        if place == self.asked and (named or event.y is None):
+            self.state = ("waiting" if event.y is None else "inside") if named else "unnamed"
+        elif not named:
+            return
+        topic, partition, offset = place
+        what = {"id": event.id, "topic": topic, "partition": partition, "offset": offset}
+        self.events[place] = (what, event.time_ms, fact.record.timestamp_ms)
 
-
-class _Joiner(Late):
-    """The joiner of the service, which also notes what it does with one key."""
-
-    notes: _Notes
-
-    def more(self, told: Told, arrived_ms: int, limit: int = ALL) -> tuple[list[Waiting], bool]:
-        """As `Late`."""
-        events, goes_on = super().more(told, arrived_ms, limit)
-        if told.join == self.notes.name:
-            for _, guess in events:
-                self.notes.joined(guess[0] if guess else None, told)
-        return events, goes_on
-
-    def due(self, source: TopicPartition, limit: int = DUE_PER_RECORD) -> tuple[list[Waiting], bool]:
-        """As `Late`."""
-        events, goes_on = super().due(source, limit)
-        notes = self.notes
-        if any(guess and guess[0] == notes.number for _, guess in events):
-            notes.state = "expired"
-        return events, goes_on
-
-    def label_of(self, event: Event, arrived_ms: int) -> Label | None:
-        """As `Late`."""
-        notes = self.notes
-        if join_name(self.spec.join, event) != notes.name:
-            return super().label_of(event, arrived_ms)
-        early = self.early_for(event)
-        y = super().label_of(event, arrived_ms)
-        if event.y is not None:
-            notes.arrives(event, "inside")
-            for label in notes.labels:
-                if early is not None and self.spec.join == "id" and label.told == early.told:
-                    label.outcome = "label.duplicate"
-        elif early is not None:
-            notes.joined(notes.arrives(event, "joined"), early.told)
-        return y
-
-    def waits(self, event: Event, source: TopicPartition, arrived_ms: int, guess: list[Any]) -> bool:
-        """As `Late`."""
-        notes = self.notes
-        if join_name(self.spec.join, event) == notes.name:
-            guess = [notes.arrives(event, "waiting")]
-        elif notes.is_asked:
-            notes.arrives(event, "unnamed")
-        return super().waits(event, source, arrived_ms, guess)
+    def _joins(self, event: RecordPlace, label: RecordPlace, y: Label) -> None:
+        """The label of one place found the event of the other; either may be older than all this."""
+        named = self.labels.get(label)
+        if named is not None:
+            if event in self.events:
+                named.events.append(self.events[event][0])
+            else:
+                named.older += 1
+        if event == self.asked:
+            self.state, self.joined_by = "joined", (y, named)
 
 
 class Joins:
@@ -177,16 +145,10 @@ class Joins:
         self._reader = reader
         spec = _unscored(stated_spec(header.under))
         self._model = load_learner(sections, fresh.trusted, spec.horizon).model
-        shard = Shard(spec, _Unasked(self._model, spec.horizon), load_memory(sections))
-        self._notes = _Notes(record, *self._names(shard))
-        self._shard = self._watched(shard, sections.get("pending"))
-        try:
-            if "work" in sections:
-                self._shard.work = load_work(sections["work"])
-        except ValueError as error:
-            raise BadCheckpoint(f"its work cannot be read: {error}") from error
-        while self._shard.work is not None:
-            self._shard.work_on(_AT_ONCE)
+        learner = _Unasked(self._model, spec.horizon)
+        self._shard = assembled(spec, learner, load_memory(sections), sections)
+        self._notes = _Notes(_place(record), *self._names(self._shard))
+        self._work_on()
         late = self._shard.late
         self.labelled = late is not None
         """Whether labels come on a topic of their own."""
@@ -218,8 +180,8 @@ class Joins:
                 self._begin_era(entry.change)
                 continue
             skips = {skip[:3]: skip for skip in entry.skips}
-            for label in self._notes.labels:
-                if (skip := skips.get(_place(label.record))) is not None:  # given up in a later transaction
+            for place, label in self._notes.labels.items():
+                if (skip := skips.get(place)) is not None:  # given up in a later transaction
                     label.outcome = f"dlq.{skip.stage}.{skip.reason}"
             for record in in_order(entry, self._reader):
                 self._step(record, skips.get(_place(record)))
@@ -235,21 +197,24 @@ class Joins:
         label: dict[str, Any] | None = None
         default = None if late is None else late.spec.default
         if notes.joined_by is not None:
-            told, named = notes.joined_by
-            label = {"label": told.y, "where": "a label from before the oldest checkpoint", "delay_s": None}
+            y, named = notes.joined_by
+            label = {"label": y, "where": "a label from before the oldest checkpoint", "delay_s": None}
             if named is not None:
                 label |= {"where": where(named.record), "delay_s": self._delay_s(named)}
-        elif notes.state == "expired" and default is not None and not shard.label_refusal(default, True):
+        elif (
+            notes.state == "expired" and default is not None and not shard.label_rules.refusal(default, True)
+        ):
             label = {"label": default, "where": "[labels] default, as none came within ttl", "delay_s": None}
         return {"state": notes.state, "label": label, "records": [self._told(one) for one in self._about()]}
 
     def _about(self) -> list[_Named]:
         """The labels that are about the event itself, not about another moment of its key."""
         notes, late = self._notes, self._shard.late
-        if late is None or late.spec.join != "interval" or notes.number < 0:
-            return notes.labels
-        _, time_ms, _ = notes.events[notes.number]
-        return [one for one in notes.labels if one.told.holds_at(time_ms)]
+        labels = list(notes.labels.values())
+        if late is None or late.spec.join != "interval" or notes.asked not in notes.events:
+            return labels
+        _, time_ms, _ = notes.events[notes.asked]
+        return [one for one in labels if one.told.holds_at(time_ms)]
 
     def _told(self, label: _Named) -> dict[str, Any]:
         outcome = label.outcome
@@ -264,7 +229,7 @@ class Joins:
 
     def _delay_s(self, label: _Named) -> float | None:
         """How long the label took; None where neither times nor arrivals tell."""
-        _, time_ms, arrived_ms = self._notes.events[self._notes.number]
+        _, time_ms, arrived_ms = self._notes.events[self._notes.asked]
         told_ms, came_ms = label.told.time_ms, label.record.timestamp_ms
         if time_ms == -NEVER if told_ms is not None else min(arrived_ms, came_ms) < KNOWN_FROM_MS:
             return None
@@ -277,25 +242,28 @@ class Joins:
             events, _ = pending.take_between(name, float("-inf"), float("inf"))
         else:
             events, _ = pending.take(name)
-        return any(guess and guess[0] == self._notes.number for *_, guess, _ in events)
+        return any(place == self._notes.asked for *_, place in events)
 
     def _step(self, record: Record, skip: Skip | None) -> None:
-        notes, shard = self._notes, self._shard
-        notes.record = record
-        notes.is_asked = _place(record) == _place(self._asked)
+        shard = self._shard
         label = self._label_in(record)
         if label is not None:
-            notes.labels.append(label)
-        before = dict(shard.memory.outcomes) if label is not None else {}
+            self._notes.labels[_place(record)] = label
         if skip is not None:
-            shard.skip(record, skip.stage, skip.reason)
+            self._take(shard.skip(record, skip.stage, skip.reason))
         else:
-            self._schemas.step(shard, record, _AT_ONCE)
-        while shard.work is not None:
-            shard.work_on(_AT_ONCE)
-        if label is not None:
-            new = [name for name, n in shard.memory.outcomes.items() if n != before.get(name, 0)]
-            label.outcome = next((one for one in new if one.startswith("dlq.")), new[-1])
+            self._take(self._schemas.step(shard, record, _AT_ONCE))
+        self._work_on()
+
+    def _work_on(self) -> None:
+        while self._shard.work is not None:
+            self._take(self._shard.work_on(_AT_ONCE))
+
+    def _take(self, facts: Facts) -> None:
+        labels = self._shard.spec.labels
+        if labels is not None:
+            for fact in facts:
+                self._notes.take(fact, labels.join)
 
     def _label_in(self, record: Record) -> _Named | None:
         """The label that names the key in a record, if it is one."""
@@ -307,38 +275,21 @@ class Joins:
             or not self._notes.may_name(value)
         ):
             return None
-        told = self._shard.label_in(record)
+        told = self._shard.label_rules.read(late, record)
         return _Named(record, told) if isinstance(told, Told) and told.join == self._notes.name else None
 
     def _begin_era(self, era: Era) -> None:
         spec = _unscored(spec_of(era))
-        before = self._shard
-        learner = _Unasked(self._model, spec.horizon)
+        before, learner = self._shard, _Unasked(self._model, spec.horizon)
         if spec.revision != before.spec.revision:  # a model of its own, for which nothing waits
-            shard, pending = Shard(spec, learner, Memory()), None
+            shard = Shard(spec, learner, Memory())
         else:
-            before.learner = learner
-            shard = carried(before, spec)
-            pending = None if shard.late is None else b"".join(shard.late.dump())
+            shard = assembled(spec, learner, before.memory, side_parts(before))
         if shard.guard is not None:
             shard.guard.settle(era.kinds)
-        if self._notes.number < 0:
+        if self._notes.asked not in self._notes.events:
             self._notes.calls(*self._names(shard))
-        self._shard = self._watched(shard, pending, scored=True)
-
-    def _watched(self, shard: Shard, pending: bytes | None, scored: bool = False) -> Shard:
-        """The shard with a joiner that takes notes, and what waits. `scored`: its guesses are ours."""
-        spec = shard.spec
-        if spec.labels is None:
-            return shard
-        joiner = shard.late = _Joiner(spec.labels, spec.event.time_as)
-        joiner.notes = self._notes
-        try:
-            if pending is not None:
-                joiner.load(pending, scored)
-        except ValueError as error:
-            raise BadCheckpoint(f"its pending events cannot be read: {error}") from error
-        return shard
+        self._shard = shard
 
     def _names(self, shard: Shard) -> tuple[str, str]:
         """What labels call the event by: as it is remembered, and in their bytes; "" where none can."""
@@ -356,7 +307,7 @@ def where(record: Record) -> str:
     return f"{record.topic} partition {record.partition} offset {record.offset}"
 
 
-def _place(record: Record) -> tuple[str, int, int]:
+def _place(record: Record) -> RecordPlace:
     return record.topic, record.partition, record.offset
 
 

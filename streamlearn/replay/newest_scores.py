@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from streamlearn.core.encode import scores_report
 from streamlearn.core.labels import Late
 from streamlearn.core.records import Positions
 from streamlearn.core.scores import Scores
-from streamlearn.core.scores_report import scores_report
 from streamlearn.core.snapshot import Header, load_memory, unseal
 from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Admin, Store

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from streamlearn.core.learner import Answer
+from streamlearn.core.facts import Predicted
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.snapshot import Header, load_model, unseal
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
@@ -143,14 +143,14 @@ class Rebuild:
     def _last(
         self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
     ) -> Rebuilt:
-        """Step the entry up to the record, and the record itself under observation."""
+        """Step the entry up to the record, and the record itself."""
         skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
         place = Place(record.topic, record.partition, record.offset)
         shard = standing.shard
         standing.carry_on(entry, lambda: None)
         for one in in_order(entry, self._reader):
             if Place(one.topic, one.partition, one.offset) == place:
-                return self._observed(standing, one, published, seq, redone)
+                return self._answered(standing, one, published, seq, redone)
             redone += 1
             if skip := skips.get((one.topic, one.partition, one.offset)):
                 shard.skip(one, skip.stage, skip.reason)
@@ -158,27 +158,18 @@ class Rebuild:
                 self._schemas.step(shard, one)
         raise Gone("the record is not in the entry that covers it")
 
-    def _observed(
+    def _answered(
         self, standing: Standing, record: Record, published: bytes, seq: int, redone: int
     ) -> Rebuilt:
-        """Step the record; what reached the model is seen as the model is asked, before it learns."""
-        learner = standing.shard.learner
+        """Step the record; the model is kept as it was before it learned."""
         learned = standing.shard.memory.learned
-        seen: list[dict[str, Any]] = []
-        ask = learner.predict
         champion = standing.take_snapshot()["champion"]
         assert isinstance(champion, bytes), "a model is one piece"
-
-        def asked(x: dict[str, Any], y: Any, *waiting: Any) -> Answer:
-            seen.append(dict(x))
-            return ask(x, y, *waiting)
-
-        learner.predict = asked
-        outputs = self._schemas.step(standing.shard, record)
-        if not seen or published not in [output.value for output in outputs]:
-            raise _Differs("the prediction comes out different in this process")
-        model = load_model(champion, self._fresh.trusted)
-        return Rebuilt(model, seen[0], True, learned, seq, redone)
+        for fact in self._schemas.step(standing.shard, record):
+            if isinstance(fact, Predicted) and fact.output.value == published:
+                model = load_model(champion, self._fresh.trusted)
+                return Rebuilt(model, fact.event.x, True, learned, seq, redone)
+        raise _Differs("the prediction comes out different in this process")
 
 
 class _Differs(StreamlearnError):

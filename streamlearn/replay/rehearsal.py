@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 from river import dummy, stats
 
+from streamlearn.core.encode import MAX_NAME_CHARS
 from streamlearn.core.events import REASONS, EventSpec
+from streamlearn.core.facts import Refused
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
@@ -38,17 +40,12 @@ def refusals(spec: EventSpec, records: Iterable[Record], classes: bool) -> list[
     for record in records:
         total += 1
         try:
-            outputs = shard.step(record)
+            facts = shard.step(record)
         except NeedSchema:
             continue
-        for output in outputs:
-            if output.role == "dlq":
-                headers = dict(output.headers)
-                reason = (headers["__connect.errors.exception.class.name"] or b"").decode()
-                what = (
-                    reason.removeprefix("streamlearn."),
-                    (headers.get("streamlearn.feature") or b"").decode(),
-                )
+        for fact in facts:
+            if isinstance(fact, Refused):
+                what = fact.reason, fact.feature[:MAX_NAME_CHARS]
                 counts[what] += 1
                 examples.setdefault(what, record)
     return [_sentence(what, count, total, examples[what]) for what, count in counts.most_common()]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamlearn.core.facts import Predicted
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
@@ -69,15 +70,15 @@ def score(
             raise Stop(f"interrupted after {records:,} records")
         if record is None:
             continue
-        outputs = offline.step(record)
+        facts = offline.step(record)
         records += 1
-        decay.note(offline.shard)
-        for output in outputs:
-            if output.role == "predictions":
-                out.write((output,))
+        decay.note(facts, offline.shard)
+        for fact in facts:
+            if isinstance(fact, Predicted):
+                out.write((fact.output,))
                 predictions += 1
         if letters is not None:
-            letters.take(record, outputs)
+            letters.take(facts)
         if records - told == PROGRESS_RECORDS:
             progress(records - told)
             told = records

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from streamlearn.core.facts import Facts, Refused
 from streamlearn.core.records import Output, Record
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay import tables
@@ -70,11 +71,11 @@ class Letters:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    def take(self, record: Record, outputs: Sequence[Output]) -> None:
-        """Take the dead letter among the outputs of a record, if there is one."""
-        for output in outputs:
-            if output.role == "dlq":
-                self._write(record, output)
+    def take(self, facts: Facts) -> None:
+        """Take the dead letter among the facts of a record, if there is one."""
+        for fact in facts:
+            if isinstance(fact, Refused):
+                self._write(fact.record, fact.output)
 
     def _write(self, record: Record, letter: Output) -> None:
         """The record as it was, with the reasons in its headers."""

@@ -69,9 +69,9 @@ def train(
             raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
         if record is None:
             continue
-        outputs = offline.step(record)
+        facts = offline.step(record)
         if letters is not None:
-            letters.take(record, outputs)
+            letters.take(facts)
         records += 1
         events += record.topic != feed.labels
         if records - told == PROGRESS_RECORDS:

@@ -207,7 +207,7 @@ def _check_default(labels: LabelSpec, fresh: FreshModel) -> None:
     if labels.default is None:
         return
     shard = Shard(ShardSpec(fresh.name, fresh.version, 1, labels=labels), fresh.learner(), Memory())
-    refusal = shard.label_refusal(labels.default, strict=True)
+    refusal = shard.label_rules.refusal(labels.default, strict=True)
     if refusal is not None:
         raise ConfigError(
             f"[labels] default = {str(labels.default)[:60]!r} is nothing that {fresh.name} could learn "

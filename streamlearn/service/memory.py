@@ -11,7 +11,8 @@ import msgspec
 import orjson
 
 from streamlearn.core.events import EventSpec
-from streamlearn.core.records import Output, Record
+from streamlearn.core.facts import Predicted, Refused
+from streamlearn.core.records import Record
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.service.models import fresh_model
 from streamlearn.service.offline import Offline
@@ -42,18 +43,9 @@ def run(
     for offset, one in enumerate(events):
         value = one if isinstance(one, bytes) else orjson.dumps(one)
         record = Record("events", 0, offset, time.time_ns() // 1_000_000, None, value)
-        for output in offline.step(record):
-            yield _decoded(output, record)
-
-
-def _decoded(output: Output, record: Record) -> dict[str, Any]:
-    if output.role == "predictions":
-        answer: dict[str, Any] = msgspec.json.decode(output.value or b"")
-        return answer
-    headers = dict(output.headers)
-    reason = (headers["__connect.errors.exception.class.name"] or b"").decode().removeprefix("streamlearn.")
-    source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    return {
-        "dead_letter": {"stage": (headers["streamlearn.stage"] or b"").decode(), "reason": reason},
-        "source": source,
-    }
+        for fact in offline.step(record):
+            if isinstance(fact, Predicted):
+                yield offline.shard.encoder.document(fact)
+            elif isinstance(fact, Refused):
+                source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                yield {"dead_letter": {"stage": fact.stage, "reason": fact.reason}, "source": source}

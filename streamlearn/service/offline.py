@@ -8,7 +8,8 @@ Invariants:
 
 import msgspec
 
-from streamlearn.core.records import Output, Record
+from streamlearn.core.facts import Facts
+from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.core.state import ShardSpec
@@ -45,18 +46,18 @@ class Offline:
         """What the model raised first, in words; "" while it has not."""
         self.shard = self._loaded()
 
-    def step(self, record: Record) -> tuple[Output, ...]:
+    def step(self, record: Record) -> Facts:
         """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
         if len(self._since) >= SNAPSHOT_RECORDS:
             self._take_snapshot()
         try:
-            outputs = self._step(record)
+            facts = self._step(record)
         except ModelRaised as raised:
-            outputs = self._without(record, raised)
+            facts = self._without(record, raised)
             self._take_snapshot()
-            return outputs
+            return facts
         self._since.append(record)
-        return outputs
+        return facts
 
     def _take_snapshot(self) -> None:
         self._sections = self.sections()
@@ -76,7 +77,7 @@ class Offline:
                 "lambdas, open files, locks and clients out of it"
             ) from error
 
-    def _without(self, record: Record, raised: ModelRaised) -> tuple[Output, ...]:
+    def _without(self, record: Record, raised: ModelRaised) -> Facts:
         """The state without what the model did at `record`, and its dead letter."""
         if not self.first_failure:
             cause = raised.__cause__
@@ -92,7 +93,7 @@ class Offline:
                 " a seed, and keep all state in attributes that pickle"
             ) from error
         self._skipped[len(self._since)] = (raised.stage, raised.reason)
-        outputs = self.shard.skip(record, raised.stage, raised.reason)
+        facts = self.shard.skip(record, raised.stage, raised.reason)
         if self.shard.memory.failing >= FAILING_LIMIT:
             cause = raised.__cause__
             why = "an answer of NaN or infinity" if cause is None else f"{type(cause).__name__}: {cause}"
@@ -100,7 +101,7 @@ class Offline:
                 f"the model failed to predict {FAILING_LIMIT} events in a row, the last one with"
                 f" {why}. Are these events of the kind that it is made for?"
             )
-        return outputs
+        return facts
 
     def _again(self, at: int, record: Record) -> None:
         if at in self._skipped:
@@ -108,7 +109,7 @@ class Offline:
         else:
             self._step(record)
 
-    def _step(self, record: Record) -> tuple[Output, ...]:
+    def _step(self, record: Record) -> Facts:
         while True:
             try:
                 return self.shard.step(record)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from streamlearn.core.facts import Facts
 from streamlearn.core.pending import ALL
-from streamlearn.core.shard import Outputs, Shard
+from streamlearn.core.shard import Shard
 
 PART_S: Final = 0.02
 """A part that took less is followed by one of twice as many events."""
@@ -17,15 +18,15 @@ PART_S: Final = 0.02
 _UNITS_MAX: Final = 1_000
 
 
-def parts(shard: Shard, units: int = ALL) -> Iterator[Outputs]:
-    """Go on with the shard's work to its end, or until `units` events are done; after each part its outputs,
-    which are none but after the last. Raises what `Shard.work_on` raises.
+def parts(shard: Shard, units: int = ALL) -> Iterator[Facts]:
+    """Go on with the shard's work to its end, or until `units` events are done; after each part its facts.
+    Raises what `Shard.work_on` raises.
     """
     size = 1
     while units > 0 and (work := shard.work) is not None:
         before, began_s = work.done, time.monotonic()
-        outputs = shard.work_on(min(size, units))
+        facts = shard.work_on(min(size, units))
         units -= work.done - before
         if time.monotonic() - began_s < PART_S:
             size = min(2 * size, _UNITS_MAX)
-        yield outputs
+        yield facts

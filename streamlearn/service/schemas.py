@@ -18,8 +18,9 @@ import orjson
 import structlog
 
 from streamlearn.core.events import Event
+from streamlearn.core.facts import Facts
 from streamlearn.core.pending import ALL
-from streamlearn.core.records import Output, Record, Skip
+from streamlearn.core.records import Record, Skip
 from streamlearn.core.schemas import MAX_SCHEMAS, Schema
 from streamlearn.core.shard import Shard
 from streamlearn.errors import NeedSchema, Stop, Unreachable
@@ -55,7 +56,7 @@ class Schemas:
         self._known: dict[str, Schema] = {}
         self._unknown_since_s: dict[str, float] = {}
 
-    def step(self, shard: Shard, record: Record, units: int = ALL) -> tuple[Output, ...]:
+    def step(self, shard: Shard, record: Record, units: int = ALL) -> Facts:
         """`shard.begin` of a record that was stepped before: there must be a schema for it.
 
         Raises what `step` raises, and `Stop` when the registry has the schema no more.

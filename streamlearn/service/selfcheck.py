@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from streamlearn.core.facts import published
 from streamlearn.core.records import Era, Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
@@ -76,7 +77,7 @@ def _stepped(shard: Shard, record: Record, schemas: Schemas | None) -> tuple[Out
     """`shard.step`; nothing for a record whose schema there is not, which no model gets to see."""
     while True:
         try:
-            return shard.step(record)
+            return published(shard.step(record))
         except NeedSchema as need:
             if schemas is None or not schemas.supply(shard, need.ident):
                 return ()

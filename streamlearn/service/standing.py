@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from streamlearn.core.facts import published
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
@@ -232,15 +233,15 @@ class Standing:
     def _step(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Sequence[Output]:
         skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
         if skip:
-            return self.shard.skip(record, skip.stage, skip.reason)
-        outputs = self._schemas.step(self.shard, record, 1)
+            return published(self.shard.skip(record, skip.stage, skip.reason))
+        outputs = published(self._schemas.step(self.shard, record, 1))
         return outputs if self.shard.work is None else [*outputs, *self._worked(units - 1, alive)]
 
     def _worked(self, units: int, alive: Alive) -> list[Output]:
         outputs: list[Output] = []
         for some in parts(self.shard, units):
             alive()
-            outputs += some
+            outputs += published(some)
         return outputs
 
     def carry_on(self, entry: Entry, alive: Alive) -> list[Output]:
@@ -249,7 +250,7 @@ class Standing:
         if isinstance(work, LabelWork):
             for skip in entry.skips:
                 if skip[:3] == (work.record.topic, work.record.partition, work.record.offset):
-                    return [*self.shard.give_up(skip.stage, skip.reason)]
+                    return [*published(self.shard.give_up(skip.stage, skip.reason))]
         return self._worked(entry.carried, alive)
 
     def _restep(self, entry: Entry, digest: str, shard_log: History, alive: Alive) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from streamlearn.core.facts import published
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.state import BROKEN
@@ -80,7 +81,7 @@ class Stepper:
         back: list[Record] = []
         for record in run:
             try:
-                outputs += begin(record, 1)
+                outputs += [fact.output for fact in begin(record, 1) if fact.output is not None]
                 if shard.work is not None:
                     outputs += self._worked(shard, until_s)
             except ModelRaised as raised:
@@ -91,7 +92,7 @@ class Stepper:
             except NeedSchema as need:
                 batch.covers(run[:done])
                 if skip := self._schemas.missing(shard, record, need.ident):
-                    batch.leaves_out(record, skip, shard.skip(record, skip.stage, skip.reason))
+                    batch.leaves_out(record, skip, published(shard.skip(record, skip.stage, skip.reason)))
                     done += 1
                 break
             done += 1
@@ -120,7 +121,7 @@ class Stepper:
         """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
         outputs: list[Output] = []
         for some in parts(shard):
-            outputs += some
+            outputs += published(some)
             self._beat()
             if isinstance(shard.work, LabelWork) and (time.monotonic() >= until_s or self._stopping()):
                 break
@@ -147,9 +148,9 @@ class Stepper:
             raise Stop(_OTHERWISE)
         skip = Skip(record.topic, record.partition, record.offset, raised.stage, raised.reason)
         if standing.shard.work is not None:
-            batch.gives_up(skip, standing.shard.give_up(skip.stage, skip.reason))
+            batch.gives_up(skip, published(standing.shard.give_up(skip.stage, skip.reason)))
         else:
-            batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
+            batch.leaves_out(record, skip, published(standing.shard.skip(record, skip.stage, skip.reason)))
         batch.full = True
 
     def _mend(self, held: Held, batch: Batch) -> list[Record]:
@@ -174,7 +175,7 @@ class Stepper:
             action="what it learned there is undone; the record becomes a dead letter",
         )
         skip = Skip(record.topic, record.partition, record.offset, "learn", NOT_FINITE)
-        batch.leaves_out(record, skip, standing.shard.skip(record, skip.stage, skip.reason))
+        batch.leaves_out(record, skip, published(standing.shard.skip(record, skip.stage, skip.reason)))
         return back
 
     def _restored(self, held: Held, batch: Batch, records: list[Record]) -> list[Output] | None:
