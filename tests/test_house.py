@@ -160,6 +160,89 @@ def test_a_module_is_one_idea() -> None:
     assert [place(module, lines, "too long") for module, lines in lengths if lines > LINES_A_MODULE] == []
 
 
+OTHERS_ATTRIBUTES = {
+    "core/": (
+        "a plain value of the state, which the rules of its room change",
+        "memory self.memory counts self.counts event told work ring clock lane places timed known early one",
+    ),
+    "core/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
+    "core/pickle_parts.py": ("makes objects as their pickle says", "made"),
+    "cli/streams.py": ("standard streams that are closed are opened on /dev/null", "sys"),
+    "core/score_sheets.py": ("columns of the window, a plain value", "column old"),
+    "log/kafka/kafka_python/": ("the library has no other way", "coordinator producer consumer._fetcher"),
+    "log/kafka/probe.py": ("ssl's own way to set a context", "context"),
+    "log/kafka/reader.py": ("a plain value of this module", "cursor self._cursors[tp]"),
+    "observe/": ("logging's own way", "root record"),
+    "replay/joins.py": ("plain values of this module", "label named notes"),
+    "replay/score.py": ("a memory that was just decoded", "memory"),
+    "service/__init__.py": ("the handler of signals learns of its loop", "signals"),
+    "service/models.py": ("a part of the user's model gets the seed that it lacks", "part"),
+    "service/recovery.py": ("to become a method of the shard's driver", "standing"),
+    "service/stepping.py": ("to become methods of the shard's driver", "standing held.standing batch"),
+}
+"""Where an attribute of another object is assigned all the same: why, and by what names these go."""
+
+
+def is_made_in(function: ast.AST, name: str) -> bool:
+    """Whether a name is given to an object that the function itself constructs."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            called = ast.unparse(node.value.func).partition("[")[0].rpartition(".")[2]
+            constructs = called[:1].isupper() or called in ("cls", "__new__")
+            if constructs and any(isinstance(to, ast.Name) and to.id == name for to in node.targets):
+                return True
+    return False
+
+
+def patches(node: ast.AST, functions: tuple[ast.AST, ...] = ()) -> Iterator[tuple[int, str, str]]:
+    """Assignments to attributes of other objects than `self` and those just made: line, object, attribute."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store | ast.Del):
+            of = ast.unparse(child.value)
+            if of not in ("self", "cls") and not any(is_made_in(function, of) for function in functions):
+                yield child.lineno, of, child.attr
+        elif isinstance(child, ast.Call) and ast.unparse(child.func) == "setattr":
+            yield child.lineno, ast.unparse(child.args[0]), "setattr"
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from patches(child, (*functions, child) if inside else functions)
+
+
+def is_allowed(module: Path, of: str) -> bool:
+    name = module.relative_to(PACKAGE).as_posix()
+    return any(
+        name.startswith(where) and of in names.split() for where, (_, names) in OTHERS_ATTRIBUTES.items()
+    )
+
+
+def test_nobody_assigns_to_the_attributes_of_another_object() -> None:
+    wrong = [
+        place(module, line, f"{of}.{attribute} = ...")
+        for module in MODULES
+        for line, of, attribute in patches(tree(module))
+        if not is_allowed(module, of)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def f(self): self.x = 1", []),
+        ("def f(cls):\n    made = cls()\n    made.x = 1", []),
+        ("def f():\n    shard = Shard(1)\n    shard.late = None", []),
+        ("def f(shard, asked): shard.learner.predict = asked", ["shard.learner.predict"]),
+        ("def f(shard):\n    learner = shard.learner\n    learner.predict = 1", ["learner.predict"]),
+        ("def f(shard):\n    for shard.late in (): pass", ["shard.late"]),
+        ("def f(shard):\n    def g():\n        shard.scores = 1\n    return g", ["shard.scores"]),
+        ("def f(shard): setattr(shard, 'late', 1)", ["shard.setattr"]),
+        ("def f(shard): shard.count += 1", ["shard.count"]),
+        ("def f(shard): del shard.late", ["shard.late"]),
+    ],
+)
+def test_a_patch_of_another_object_is_seen(code: str, found: list[str]) -> None:
+    assert [f"{of}.{attribute}" for _, of, attribute in patches(ast.parse(code))] == found
+
+
 def reasons(module: Path) -> dict[int, str]:
     """The comments of a module by line, without what they say to the linter."""
     tokens = tokenize.generate_tokens(io.StringIO(module.read_text()).readline)
