@@ -10,7 +10,7 @@ import orjson
 import pytest
 from river import compose, linear_model, multiclass, preprocessing, tree
 
-from streamlearn.core.records import decode_entry
+from streamlearn.core.records import journalled
 from streamlearn.core.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.replay.contributions import contributions
@@ -197,11 +197,9 @@ def labels_taken(app: App, wanted: int) -> None:
     """Until the journal covers so many records of the labels topic: they have no outcome of their own."""
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s:
-        entries = [decode_entry(record.value or b"") for record in app.records(app.config.topics.journal)]
-        if (
-            sum(run.next - run.first for e in entries for run in e.ranges if run.topic == app.labels)
-            >= wanted
-        ):
+        entries = [entry for r in app.records(app.config.topics.journal) if (entry := journalled(r))]
+        runs = [run for entry in entries for run in entry.ranges if run.topic == app.labels]
+        if sum(run.next - run.first for run in runs) >= wanted:
             return
         time.sleep(0.02)
     raise AssertionError(app.log[-3000:])
