@@ -32,6 +32,7 @@ from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.errors import BadCheckpoint
 
 DAY_MS = 86_400_000
 
@@ -554,3 +555,17 @@ def test_what_is_refused_or_frozen_stands_beside_the_numbers_and_else_nothing_do
     feed.shard.memory.frozen = "raised"
     outputs = [o for n in range(5, 10) for o in feed.event(f"e{n}", n)]
     assert (outputs[-1]["frozen"], outputs[-1]["labels_lost"]) == ("raised", {"dlq.label.label_type": 1})
+
+
+def test_a_state_of_another_format_is_refused_by_name_with_a_way_out() -> None:
+    feed = Feed()
+    feed.event("e1", 1.0)
+    feed.label(id="soon")
+    saved = feed.saved()
+    size = int.from_bytes(saved["pending"][:8], "big")
+    head = msgspec.msgpack.decode(saved["pending"][8 : 8 + size])
+    head |= {"format": 1, "early": [one[:-1] for one in head["early"]]}
+    older = msgspec.msgpack.encode(head)
+    saved["pending"] = len(older).to_bytes(8, "big") + older + saved["pending"][8 + size :]
+    with pytest.raises(BadCheckpoint, match=r"waiting events of format 1, .* has 2.*`streamlearn reset`"):
+        feed.restarted(saved)

@@ -362,9 +362,13 @@ class Late:
         view = memoryview(data)
         end = 8 + int.from_bytes(view[:8], "big")
         try:
+            written = msgspec.msgpack.decode(view[8:end], type=dict[str, Any]).get("format", 1)
+            if written != _FORMAT:
+                raise ValueError(
+                    f"waiting events of format {written}, where this version has {_FORMAT}: made again from "
+                    "the journal where that is whole, else begin a new one: `streamlearn reset`"
+                )
             saved = msgspec.msgpack.decode(view[8:end], type=_Saved)
-            if saved.format != _FORMAT:
-                raise ValueError(f"they are of format {saved.format}, and this version reads {_FORMAT} alone")
             self.counts, self._delays = saved.counts, saved.delays
             if saved.join != self.spec.join:
                 self.counts.events_dropped += waiting_in(view[end:])
