@@ -384,3 +384,10 @@ def test_texts_become_times_in_one_file() -> None:
 def test_the_one_shard_has_one_name() -> None:
     literal = r"(?m)^\s*SHARD\b.*= 0$|open_store\(.*, 0\)|\.(open|retire)\(0\)|shard=0|journal\)?, 0[,)]"
     assert where_it_says(literal, "cli", "core", "demo", "log", "replay", "service") == {"core/records.py"}
+
+
+def test_one_table_says_which_metrics_judge_a_task() -> None:
+    by_task = r"""["'](classification|regression)["']: *(\w*\(+ *)?["'](accuracy|mae|cohen_kappa)"""
+    lower = r"""["']rmse["'], *["']mse["']"""
+    rooms = ("cli", "core", "demo", "replay", "service")
+    assert where_it_says(by_task, *rooms) == where_it_says(lower, *rooms) == {"core/metrics.py"}

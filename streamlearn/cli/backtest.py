@@ -155,7 +155,8 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
-    from streamlearn.replay.report import is_better, misleading
+    from streamlearn.core.metrics import is_better
+    from streamlearn.replay.report import misleading
 
     if result["unscored"]:
         raise CheckFailed(result["unscored"])

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamlearn.core.metrics import LOWER_IS_BETTER
 from streamlearn.replay.report import (
     ABSTAINS,
-    LOWER_IS_BETTER,
     best_of,
     best_words,
     count,

@@ -63,7 +63,8 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from streamlearn.replay.report import LOWER_IS_BETTER, count, shown, title_of
+    from streamlearn.core.metrics import LOWER_IS_BETTER
+    from streamlearn.replay.report import count, shown, title_of
 
     out = Console(highlight=False, soft_wrap=True)
     if not out.is_terminal:
@@ -129,12 +130,13 @@ def _cautions(message: dict[str, Any]) -> list[str]:
 
 def _verdicts(message: dict[str, Any]) -> list[str]:
     """Say which baselines the model beats, and which not."""
-    from streamlearn.replay.report import MAIN, is_better, shown, title_of
+    from streamlearn.core.metrics import is_better, judges
+    from streamlearn.replay.report import shown, title_of
 
     if not message["labels"]:
         return [f"{_no_labels(message)}: nothing is known of how good the model is (proxies are no scores)"]
     window = message["window"]
-    known = [metric for metric in MAIN.get(message["task"], ()) if window["model"].get(metric) is not None]
+    known = [metric for metric in judges(message["task"]).headline if window["model"].get(metric) is not None]
     if not known:
         return []
     metric, mine = known[0], window["model"][known[0]]

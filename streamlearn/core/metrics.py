@@ -8,7 +8,7 @@ A metric without a definition on what was seen (no label yet, one class only) is
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, log
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,44 @@ Mean = tuple[float, float]
 THRESHOLDS: Final = np.array([-1e-7, *(i / 9 for i in range(1, 9)), 1 + 1e-7])
 """The ten thresholds of `river.metrics.ROCAUC()`."""
 
+LOWER_IS_BETTER: Final = frozenset({"mae", "rmse", "mse", "mase", "log_loss", "calibration_error"})
+
+
+class Judges(NamedTuple):
+    """The metrics that judge a task. `headline`: what tables, curves and warnings are about, the first that
+    there is; `loss`: what the mean of single losses stands for (0 for a right label and 1 for a wrong one, or
+    the error), "" where a single answer has none; `decay`: what is compared over time, "" for nothing. Kappa
+    and not accuracy there, because it makes no difference to kappa how rare a class is.
+    """
+
+    headline: tuple[str, ...] = ()
+    loss: str = ""
+    decay: str = ""
+
+
+_JUDGES: Final = {
+    "classification": Judges(("accuracy",), "accuracy", "cohen_kappa"),
+    "anomaly": Judges(("average_precision", "roc_auc"), "accuracy", "average_precision"),
+    "regression": Judges(("mae",), "mae", "mae"),
+    "forecasting": Judges(("mae",)),
+}
+
 CALIBRATION_BINS: Final = 10
 NO_MEAN: Final[Mean] = (0.0, 0.0)
+
+
+def judges(task: str) -> Judges:
+    """The metrics that judge a task.
+
+    >>> judges("regression").headline
+    ('mae',)
+    """
+    return _JUDGES.get(task, Judges())
+
+
+def is_better(one: float, other: float, metric: str) -> bool:
+    """True if a score is better than another one."""
+    return one < other if metric in LOWER_IS_BETTER else one > other
 
 
 def known(value: float) -> float | None:

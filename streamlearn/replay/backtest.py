@@ -19,14 +19,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from streamlearn.core.events import Label
+from streamlearn.core.metrics import judges
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_why, warnings_of
 from streamlearn.replay.compare import Difference, Floats, verdict
 from streamlearn.replay.contender import Contender, size_of
 from streamlearn.replay.curves import Curves
-from streamlearn.replay.losses import LOSS, Losses
-from streamlearn.replay.report import MAIN, shown, title_of
+from streamlearn.replay.losses import Losses
+from streamlearn.replay.report import shown, title_of
 from streamlearn.service.eras import versions
 
 RUN_RECORDS: Final = 200
@@ -123,7 +124,7 @@ class Backtest:
         """Those there may be; which of them there are for classes depends on how many classes come."""
         if "f1" in self.metrics:
             self.metrics.append("macro_f1")
-        found = [name for name in MAIN.get(self.task, ()) if name in self.metrics]
+        found = [name for name in judges(self.task).headline if name in self.metrics]
         self.metric = found[0] if found else self.metrics[0]
         labels = models[0].shard.spec.labels
         self.dependent = labels is not None and labels.join in DEPENDENT
@@ -132,12 +133,12 @@ class Backtest:
         self._label: Label | None = None
         self.events = self.labels = 0
         self.seconds = 0.0
-        by_loss = LOSS.get(self.task) == self.metric
+        by_loss = judges(self.task).loss == self.metric
         self._curves = Curves(models, self.forecasters, self.metric, by_loss, self.pairs)
 
     def _pairs(self) -> list[Pair]:
-        metric = LOSS.get(self.task)
-        if metric is None or self.dependent:
+        metric = judges(self.task).loss
+        if not metric or self.dependent:
             return []
         models = [model for model in self.models if model.gives_verdicts()]
         found = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(models, 2)]
@@ -182,7 +183,7 @@ class Backtest:
         labels = max(report["labels"] for report in reports)
         learner = self.models[0].shard.learner
         unscored = "" if labels else unscored_why(self.events, models[0], learner, self._label)
-        lines, withheld = no_verdict(models, self.dependent and self.task in LOSS)
+        lines, withheld = no_verdict(models, self.dependent and bool(judges(self.task).loss))
         baselines = [
             {"name": name, "scores": self._scores(first["all"][name]), "window": first["window"][name]}
             for name in self.forecasters[1:]

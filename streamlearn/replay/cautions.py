@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from streamlearn.core.events import Label
 from streamlearn.core.learner import Learner
-from streamlearn.replay.report import count, is_better, misleading, shown, title_of
+from streamlearn.core.metrics import is_better
+from streamlearn.replay.report import count, misleading, shown, title_of
 
 DEPENDENT: Final = ("group", "interval")
 """How labels are joined that are about many events each."""

@@ -19,11 +19,12 @@ from streamlearn.core.events import Label
 from streamlearn.core.facts import Facts, Frozen, published
 from streamlearn.core.label_records import Told
 from streamlearn.core.learner import final_step
+from streamlearn.core.metrics import judges
 from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.scores import Scores
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.replay.losses import LOSS, EventNumbers, Loss, as_arrays
+from streamlearn.replay.losses import EventNumbers, Loss, as_arrays
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
 
@@ -107,7 +108,7 @@ class Contender(Offline):
         learner = self.shard.learner
         if learner.task == "anomaly":
             return hasattr(final_step(learner.model), "classify")
-        return learner.task in LOSS
+        return bool(judges(learner.task).loss)
 
     def label_in(self, record: Record) -> Label | None:
         """The label that a record says, None for none."""

@@ -10,16 +10,9 @@ from collections import deque
 from typing import Any, Final
 
 from streamlearn.core.facts import Facts, Learned
+from streamlearn.core.metrics import LOWER_IS_BETTER, is_better, judges
 from streamlearn.core.shard import Shard
-from streamlearn.replay.report import LOWER_IS_BETTER, answered_share, is_better
-
-JUDGED_BY: Final = {
-    "classification": "cohen_kappa",
-    "anomaly": "average_precision",
-    "regression": "mae",
-}
-"""By task the number that is compared. Kappa and not accuracy, because it makes no difference to kappa how
-rare a class is."""
+from streamlearn.replay.report import answered_share
 
 _UNDEFINED: Final = {
     "cohen_kappa": "all labels and all answers are one class",
@@ -42,11 +35,11 @@ class Decay:
         """Take down a window when the labels of a record have filled it."""
         scores = shard.scores
         self._labels += sum(isinstance(fact, Learned) and fact.guess is not None for fact in facts)
-        if scores is None or self._labels < self._next or scores.task not in JUDGED_BY:
+        if scores is None or self._labels < self._next or not judges(scores.task).decay:
             return
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.
         self._next = (scores.labels // self._window + 1) * self._window
-        metric = JUDGED_BY[scores.task]
+        metric = judges(scores.task).decay
         window = scores.report()["window"]
         numbers = _main(window, metric)
         better = _is_best(numbers, metric)
@@ -60,9 +53,9 @@ class Decay:
         in the last one.
         """
         scores = shard.scores
-        if scores is None or not scores.labels or scores.task not in JUDGED_BY:
+        if scores is None or not scores.labels or not judges(scores.task).decay:
             return None
-        metric = JUDGED_BY[scores.task]
+        metric = judges(scores.task).decay
         whole = scores.report()["all"]
         judged = [row for row in self._rows if row["better"] is not None]
         since = len(judged)

@@ -13,11 +13,6 @@ from streamlearn.core.facts import Facts, Learned
 from streamlearn.core.records import Record, TopicPartition
 from streamlearn.core.scores import Scores
 
-LOSS = {"classification": "accuracy", "anomaly": "accuracy", "regression": "mae"}
-"""The metric that the mean loss stands for, by task: 0 for a right label and 1 for a wrong one, or the error.
-A task that is missing has no loss for a single answer."""
-
-
 FORECASTERS = 3
 """A model and two baselines."""
 

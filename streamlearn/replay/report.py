@@ -18,14 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-LOWER_IS_BETTER: Final = frozenset({"mae", "rmse", "mse", "mase", "log_loss", "calibration_error"})
-MAIN: Final = {
-    "classification": ("accuracy",),
-    "regression": ("mae",),
-    "forecasting": ("mae",),
-    "anomaly": ("average_precision", "roc_auc"),
-}
-"""The metric that curves and warnings are about; where a task is not named, the first there is."""
+from streamlearn.core.metrics import LOWER_IS_BETTER
 
 _COLORS: Final = ("--c0", "--c1", "--c2", "--c3", "--c4", "--c5")
 _BASELINE_COLORS: Final = ("--b0", "--b1")
@@ -91,11 +84,6 @@ def _hash(script: str) -> str:
 def title_of(metric: str) -> str:
     """A metric's name for people: `balanced_accuracy` is "balanced accuracy"."""
     return _TITLES.get(metric, metric.replace("_", " "))
-
-
-def is_better(one: float, other: float, metric: str) -> bool:
-    """True if a score is better than another one."""
-    return one < other if metric in LOWER_IS_BETTER else one > other
 
 
 def count(number: int) -> str:
