@@ -48,9 +48,9 @@ import orjson
 import psutil
 
 from streamlearn.config import load
-from streamlearn.log.connect import open_admin
+from streamlearn.log.backends import open_admin
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from streamlearn.replay.mapping import Meaning
 from streamlearn.replay.pacing import Pace
 from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from streamlearn.errors import ConfigError
-from streamlearn.log.folder import read_regular
+from streamlearn.log.folder_store import read_regular
 from streamlearn.setting_kinds import duration_s, rfc3339_ms
 from streamlearn.settings import Config
 

@@ -21,11 +21,11 @@ import orjson
 from streamlearn.config import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.snapshot import load_memory, unseal
-from streamlearn.log.connect import open_store
-from streamlearn.log.embedded import EmbeddedLog
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.backends import open_store
+from streamlearn.log.embedded.admin import EmbeddedAdmin
+from streamlearn.log.embedded.log import EmbeddedLog
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Log, Polled, Row, ShardLog, Store, TopicInfo, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from streamlearn.service.loop import Loop
 from streamlearn.service.models import FreshModel, configured_model
 

@@ -14,9 +14,9 @@ import pytest
 
 from streamlearn.config import load
 from streamlearn.core.records import Record
-from streamlearn.log.connect import open_admin
+from streamlearn.log.backends import open_admin
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.log.specs import wanted_topics
 
 MODELS = '''
 import os

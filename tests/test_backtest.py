@@ -16,7 +16,7 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 
 from streamlearn.config import load
 from streamlearn.core.records import GENESIS, Output, chain
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import TopicSpec
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.contender import Digest

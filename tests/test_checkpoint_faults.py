@@ -9,7 +9,7 @@ import pytest
 from river import linear_model
 
 from streamlearn.errors import ConfigError, Stop, Unreachable
-from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.checkpoint_age import CheckpointAge
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over
 from tests.test_faults import audit, events, logistic

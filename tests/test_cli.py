@@ -111,7 +111,7 @@ def test_topics_are_made_once_and_checked(command: Command) -> None:
 
 
 def test_each_difference_is_named_and_exits_3(command: Command) -> None:
-    from streamlearn.log.embedded_admin import EmbeddedAdmin
+    from streamlearn.log.embedded.admin import EmbeddedAdmin
     from streamlearn.log.port import TopicSpec
 
     admin = EmbeddedAdmin("s.db")
@@ -165,7 +165,7 @@ def checkpoint(seq: int, key: bytes = b"") -> bytes:
 
 
 def store_checkpoints(*seqs: int, key: bytes = b"") -> Path:
-    from streamlearn.log.folder import FolderStore
+    from streamlearn.log.folder_store import FolderStore
 
     folder = Path("s.db.checkpoints/streamlearn/0")
     for seq in seqs:

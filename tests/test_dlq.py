@@ -12,7 +12,7 @@ from streamlearn.core.encode import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.storm import FEW, WINDOW, Letter, noted, storm
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row
 from streamlearn.replay.letters import letter_of, row_of
 from tests.command import Command as Run

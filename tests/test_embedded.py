@@ -11,9 +11,10 @@ import pytest
 
 from streamlearn.core.records import Entry, Output, Range
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
-from streamlearn.log import embedded, embedded_topics
-from streamlearn.log.embedded import EmbeddedLog, EmbeddedShardLog
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded import log as embedded
+from streamlearn.log.embedded import topics as embedded_topics
+from streamlearn.log.embedded.admin import EmbeddedAdmin
+from streamlearn.log.embedded.log import EmbeddedLog, EmbeddedShardLog
 from streamlearn.log.port import Names, Row, TopicSpec
 
 NAMES = Names("app", "", ("events",), {"predictions": "predictions", "journal": "app.journal"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamlearn.errors import BadCheckpoint, Unreachable
-from streamlearn.log.folder import FolderStore
+from streamlearn.log.folder_store import FolderStore
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 
 from streamlearn.core.records import CLAIM_KEY, journalled
 from streamlearn.errors import Stop
-from streamlearn.log.connect import open_admin, open_log
+from streamlearn.log.backends import open_admin, open_log
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps
 from tests.test_explain import plain_weights, words

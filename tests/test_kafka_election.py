@@ -14,11 +14,11 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import Fenced
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.port import Names, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from tests.service_process import App, Apps, apps
 
 __all__ = ["apps"]

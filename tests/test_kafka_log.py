@@ -15,6 +15,7 @@ from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka import cluster as kafka_cluster
 from streamlearn.log.kafka import journal as kafka_journal
 from streamlearn.log.kafka import store as kafka_store
@@ -22,7 +23,6 @@ from streamlearn.log.kafka import writer as kafka_writer
 from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog, TopicStore
 from streamlearn.log.port import Names, Row, TopicSpec
-from streamlearn.log.specs import wanted_topics
 
 ONE_MB = 1 << 20
 NOBODY = "127.0.0.1:1"

@@ -9,9 +9,9 @@ import pytest
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import Unknown
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.port import Names, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from tests.kafka_proxy import Proxy
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"

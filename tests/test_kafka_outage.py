@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlearn.log.connect import open_admin
+from streamlearn.log.backends import open_admin
 from tests.service_process import App, Apps, apps
 from tests.test_service import answers, events, logistic, plain_loop
 

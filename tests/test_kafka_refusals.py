@@ -27,12 +27,12 @@ from structlog.testing import capture_logs
 
 from streamlearn.core.records import Entry, Output
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.errors import refusal
 from streamlearn.log.kafka.kafka_python.connect import mapped
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.kafka.topics import _check_journal
 from streamlearn.log.port import Names, Row, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from tests.command import Command, command
 from tests.service_process import Apps, apps
 

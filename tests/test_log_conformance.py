@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, header_name
 from streamlearn.errors import Fenced, Gone
-from streamlearn.log.embedded import EmbeddedLog
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
+from streamlearn.log.embedded.log import EmbeddedLog
+from streamlearn.log.internal_topics import ARRIVAL
 from streamlearn.log.port import Admin, Log, Names, Reader, Row, ShardLog, TopicSpec
-from streamlearn.log.specs import ARRIVAL
 
 DEADLINE_S = 60.0
 QUIET_S = 0.5

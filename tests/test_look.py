@@ -15,7 +15,7 @@ from command import Command, command
 from river import datasets
 
 from streamlearn.config import load
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay.profile import fields_of
 

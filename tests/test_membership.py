@@ -7,8 +7,8 @@ from threading import Timer
 
 import pytest
 
-from streamlearn.log.connect import open_store
-from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.backends import open_store
+from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.loop import Loop
 from tests.faulty_log import Harness
 

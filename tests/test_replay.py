@@ -15,7 +15,7 @@ from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
 from streamlearn.replay import lines, reading, tables
 from streamlearn.replay.jsonlines import Members

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
 from streamlearn.core.snapshot import seal, unseal
-from streamlearn.log.connect import open_admin
+from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec
 from tests.service_process import App, Apps, apps, backend
 

@@ -21,7 +21,7 @@ from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay import ahead, delimited
 from streamlearn.replay.cells import declared

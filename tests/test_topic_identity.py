@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from streamlearn.core.snapshot import open_header
 from streamlearn.errors import Stop
-from streamlearn.log.connect import open_admin
+from streamlearn.log.backends import open_admin
 from tests.faulty_log import Fault, Faults, Harness
 from tests.service_process import App, Apps, apps
 from tests.test_faults import Event, events, logistic

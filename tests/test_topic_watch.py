@@ -10,8 +10,8 @@ from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 
 from streamlearn.errors import Stop, Unreachable
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Names, TopicInfo, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from streamlearn.service.topic_watch import LOOK_S, Change, TopicWatch, changes, still_hidden
 from tests.service_process import App, Apps, apps
 

@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from streamlearn.cli.reset import with_topics
-from streamlearn.log.connect import open_admin
-from streamlearn.log.embedded import EmbeddedLog
+from streamlearn.log.backends import open_admin
+from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.port import Row
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend

@@ -12,7 +12,7 @@ import pytest
 from river import linear_model, preprocessing
 
 from streamlearn.core.records import Entry, journalled
-from streamlearn.log.connect import open_log
+from streamlearn.log.backends import open_log
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
 RULES: dict[str, Any] = {

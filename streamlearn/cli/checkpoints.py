@@ -136,7 +136,7 @@ def settings_of(config: Any, given: dict[str, object]) -> "Config":
 
 def _open(settings: "Config") -> "Store":
     from streamlearn.core.records import SHARD
-    from streamlearn.log.connect import open_store
+    from streamlearn.log.backends import open_store
 
     return open_store(settings, SHARD)
 

@@ -68,7 +68,7 @@ def flags(
 @contextlib.contextmanager
 def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
     """The log to work on. `make`: the embedded file may be made; without it a missing one is an error."""
-    from streamlearn.log.connect import open_admin
+    from streamlearn.log.backends import open_admin
 
     path = config.log.path
     if config.log.backend == "embedded" and not make and not Path(path).is_file():

@@ -64,7 +64,7 @@ def explain(
 
 def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     from streamlearn.core.records import SHARD
-    from streamlearn.log.connect import open_store
+    from streamlearn.log.backends import open_store
     from streamlearn.replay.explain import explain as run
     from streamlearn.replay.lookup import place_of
     from streamlearn.service.models import configured_model

@@ -70,7 +70,7 @@ def reset(
 
 def refuse_while_served(settings: "Config") -> None:
     """Raise `ConfigError` while a process serves this app: it would go on as if nothing had happened."""
-    from streamlearn.log.connect import open_log
+    from streamlearn.log.backends import open_log
 
     log = open_log(settings)
     try:
@@ -86,7 +86,7 @@ def refuse_while_served(settings: "Config") -> None:
 
 def _newest(settings: "Config") -> "Header | None":
     """The newest checkpoint's header, where there is a place of checkpoints."""
-    from streamlearn.log.connect import open_store
+    from streamlearn.log.backends import open_store
     from streamlearn.service.checkpoints import newest_header
 
     store = open_store(settings, SHARD)
@@ -102,7 +102,7 @@ def _newest(settings: "Config") -> "Header | None":
 
 def _retire(settings: "Config") -> None:
     """Fence a process of the old journal that may only be paused, and let go of what is kept for it."""
-    from streamlearn.log.connect import open_log
+    from streamlearn.log.backends import open_log
 
     log = open_log(settings)
     try:
@@ -123,7 +123,7 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def _make(admin: "Admin", settings: "Config", lines: dict[str, str]) -> None:
-    from streamlearn.log.specs import wanted_topics
+    from streamlearn.log.internal_topics import wanted_topics
 
     names = settings.names()
     renamed = names._replace(

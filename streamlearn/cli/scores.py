@@ -39,7 +39,7 @@ def scores(
 def _newest(settings: "Config") -> dict[str, Any]:
     """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
     from streamlearn.core.records import SHARD
-    from streamlearn.log.connect import open_store
+    from streamlearn.log.backends import open_store
     from streamlearn.replay.newest_scores import newest_scores
 
     with common.admin_of(settings) as admin:

@@ -66,8 +66,8 @@ def _fed_by_users(settings: "Config") -> list[str]:
 
 def _wanted(settings: "Config", existing: "dict[str, TopicInfo]", partitions: int) -> "list[TopicSpec]":
     """All topics of the service: the inputs as they are or shall be, and what streamlearn writes."""
+    from streamlearn.log.internal_topics import wanted_topics
     from streamlearn.log.port import TopicSpec
-    from streamlearn.log.specs import wanted_topics
 
     inputs = [
         TopicSpec(topic, existing[topic].partitions if topic in existing else partitions)
@@ -84,7 +84,7 @@ def _names(settings: "Config") -> list[str]:
 
 
 def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
-    from streamlearn.log.specs import ARRIVAL
+    from streamlearn.log.internal_topics import ARRIVAL
 
     existing = admin.topics(_names(settings))
     missing = [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
@@ -130,7 +130,7 @@ def _check(admin: "Admin", settings: "Config") -> None:
 
 
 def _differences(admin: "Admin", settings: "Config") -> list[str]:
-    from streamlearn.log.specs import ARRIVAL
+    from streamlearn.log.internal_topics import ARRIVAL
 
     existing = admin.topics(_names(settings))
     found = []
@@ -155,7 +155,7 @@ def _differences(admin: "Admin", settings: "Config") -> list[str]:
 
 def _alteration(settings: "Config", topic: str, setting: str) -> str:
     """The command that mends a setting on Kafka; a file has no use for any."""
-    from streamlearn.log.specs import alter_command
+    from streamlearn.log.internal_topics import alter_command
 
     if settings.log.backend == "embedded":
         return ""

@@ -24,9 +24,9 @@ from streamlearn.core.records import Record
 from streamlearn.demo.screen import Progress, Screen
 from streamlearn.demo.worker import Worker
 from streamlearn.errors import Stop
-from streamlearn.log.embedded_admin import EmbeddedAdmin
+from streamlearn.log.embedded.admin import EmbeddedAdmin
+from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.log.specs import wanted_topics
 from streamlearn.settings import Config
 
 if TYPE_CHECKING:

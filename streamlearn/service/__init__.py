@@ -49,7 +49,7 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     import structlog
 
     from streamlearn.core.records import SHARD
-    from streamlearn.log.connect import open_log, open_store
+    from streamlearn.log.backends import open_log, open_store
     from streamlearn.service.loop import Loop
     from streamlearn.service.models import configured_model
 

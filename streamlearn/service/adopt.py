@@ -18,7 +18,7 @@ import msgspec
 
 from streamlearn.core.records import SHARD, Entry, Era, chain
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
-from streamlearn.log.connect import open_log, open_store
+from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
 from streamlearn.service.eras import check_app, era_now, start_of
 from streamlearn.service.journal_end import JournalEnd, read_end

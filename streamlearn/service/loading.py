@@ -60,7 +60,7 @@ def preset_of(saved: Saved) -> frozenset[str]:
 def _newest(settings: "Config", key: str) -> Saved:
     """The newest checkpoint of a service that is whole."""
     from streamlearn.core.records import SHARD
-    from streamlearn.log.connect import open_store
+    from streamlearn.log.backends import open_store
     from streamlearn.service.checkpoints import stored
 
     store = open_store(settings, SHARD)

@@ -14,7 +14,7 @@ import msgspec
 
 from streamlearn.core.snapshot import Header, Sections, load_learner, open_header, seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.log.folder import FolderStore, read_regular
+from streamlearn.log.folder_store import FolderStore, read_regular
 from streamlearn.service.eras import stated_spec
 
 TRAINED = "trained"

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from streamlearn.core.records import TopicPartition
 from streamlearn.errors import ConfigError
+from streamlearn.log.internal_topics import ARRIVAL, alter_command
 from streamlearn.log.kafka.client import FRAME_BYTES
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.port import Names
-from streamlearn.log.specs import ARRIVAL, alter_command
 
 _MESSAGE_BYTES = 1048588
 _KEPT = ("retention.ms", "retention.bytes")

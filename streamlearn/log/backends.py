@@ -13,7 +13,7 @@ from streamlearn.log.port import Admin, Log, Store
 def open_log(config: Config) -> Log:
     """The connection of a service process. Raises `Unreachable` or `ConfigError`."""
     if config.log.backend == "embedded":
-        from streamlearn.log.embedded import EmbeddedLog
+        from streamlearn.log.embedded.log import EmbeddedLog
 
         return EmbeddedLog(config.names(), config.log.path, duration_s(config.log.retention))
     from streamlearn.log.kafka.log import KafkaLog
@@ -26,7 +26,7 @@ def open_log(config: Config) -> Log:
 def open_admin(config: Config) -> Admin:
     """The connection of a command. Raises `Unreachable` or `ConfigError`."""
     if config.log.backend == "embedded":
-        from streamlearn.log.embedded_admin import EmbeddedAdmin
+        from streamlearn.log.embedded.admin import EmbeddedAdmin
 
         return EmbeddedAdmin(config.log.path)
     from streamlearn.log.kafka.log import KafkaAdmin
@@ -37,7 +37,7 @@ def open_admin(config: Config) -> Admin:
 def open_store(config: Config, shard: int) -> Store:
     """Where the checkpoints of `shard` are: `checkpoint.url`, else the backend's own place."""
     if config.checkpoint.url or config.log.backend == "embedded":
-        from streamlearn.log.folder import FolderStore
+        from streamlearn.log.folder_store import FolderStore
 
         folder = config.checkpoint.url.removeprefix("file:") or f"{config.log.path}.checkpoints"
         # An app that was given other names for its topics (`reset`) has another folder, too.

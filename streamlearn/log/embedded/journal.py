@@ -6,7 +6,7 @@ import msgspec
 
 from streamlearn.core.records import Entry, Range, Record, TopicPartition, decode_entry
 from streamlearn.errors import Stop
-from streamlearn.log.embedded_topics import Topics
+from streamlearn.log.embedded.topics import Topics
 
 
 def last_entry(topics: Topics, journal: TopicPartition) -> Entry | None:

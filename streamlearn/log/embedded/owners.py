@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.core.records import Positions
-from streamlearn.log.embedded_file import LogFile
+from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.port import Names
 
 _Triples = list[tuple[str, int, int]]

@@ -29,10 +29,10 @@ from streamlearn.core.records import (
     encode_entry,
 )
 from streamlearn.errors import Fenced, Unknown
-from streamlearn.log.embedded_file import LogFile
-from streamlearn.log.embedded_journal import entries_after, last_entry
-from streamlearn.log.embedded_owners import Owner, floors
-from streamlearn.log.embedded_topics import Topics, now_ms
+from streamlearn.log.embedded.file import LogFile
+from streamlearn.log.embedded.journal import entries_after, last_entry
+from streamlearn.log.embedded.owners import Owner, floors
+from streamlearn.log.embedded.topics import Topics, now_ms
 from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo
 
 BEAT_MS = 1_000

@@ -9,9 +9,9 @@ from zlib import crc32
 
 from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
 from streamlearn.errors import ConfigError
-from streamlearn.log.embedded_file import LogFile
-from streamlearn.log.embedded_journal import entries_after, last_entry
-from streamlearn.log.embedded_topics import Topics
+from streamlearn.log.embedded.file import LogFile
+from streamlearn.log.embedded.journal import entries_after, last_entry
+from streamlearn.log.embedded.topics import Topics
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
 _POLL_BYTES = 1 << 24

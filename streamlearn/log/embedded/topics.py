@@ -29,7 +29,7 @@ from streamlearn.core.records import (
     header_name_bytes,
 )
 from streamlearn.errors import ConfigError, Gone
-from streamlearn.log.embedded_file import IDLE_S, LogFile
+from streamlearn.log.embedded.file import IDLE_S, LogFile
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
 _PACK_RECORDS = 256
