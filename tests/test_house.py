@@ -26,6 +26,7 @@ NEVER_IMPORTED_BY = {
     "service": ("cli",),
     "config": ("cli", "replay", "service"),
     "errors": ("cli", "config", "core", "features", "log", "observe", "replay", "service"),
+    "env": ("cli", "config", "core", "errors", "features", "log", "observe", "replay", "service"),
 }
 CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "fastavro", "streamlearn"}
 IMPURE_MODULES = """
