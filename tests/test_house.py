@@ -392,3 +392,8 @@ def test_one_table_says_which_metrics_judge_a_task() -> None:
     lower = r"""["']rmse["'], *["']mse["']"""
     rooms = ("cli", "core", "demo", "replay", "service")
     assert where_it_says(by_task, *rooms) == where_it_says(lower, *rooms) == {"core/metrics.py"}
+
+
+def test_one_file_puts_durations_into_buckets() -> None:
+    buckets = r"\bbuckets\[|\blog2\(|_GROWTH\b|\b(np|numpy|statistics)\.(nan)?(quantiles?|percentile)\("
+    assert where_it_says(buckets, *{room(module) for module in MODULES}) == {"core/label_counts.py"}

@@ -4,7 +4,7 @@ Invariant: all of it is part of the state and of bounded size.
 """
 
 from collections.abc import Mapping
-from math import inf, isnan, log2, nan
+from math import inf, log2
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ MAX_DELAY_MS: Final = 1e18
 """Longer delays count as this one: event times are any number a double holds."""
 
 _STEPS_PER_OCTAVE: Final = 8
+"""Buckets to each doubling of 1 ms + the duration: 9 % wide each."""
 
 
 class Counts(msgspec.Struct):
@@ -47,46 +48,51 @@ def label_delay_ms(known_ms: float | None, event_ms: float, between_ms: float) -
     return delay_ms
 
 
-def between_ms(arrived_ms: int, later_ms: int) -> float:
-    """The time from one arrival to a later one; NaN when one of them is not known."""
-    return nan if UNKNOWN_MS in (arrived_ms, later_ms) else later_ms - arrived_ms
-
-
-class Delays(msgspec.Struct):
-    """How long labels took. Buckets of the logarithm of milliseconds, 9 % wide each, hence few."""
+class Durations(msgspec.Struct, omit_defaults=True):
+    """Durations counted by buckets of their logarithm, hence few, and the longest one; nothing else makes
+    buckets.
+    """
 
     buckets: dict[int, int] = {}
     max_ms: float = 0.0
+    steps_per_octave: int = _STEPS_PER_OCTAVE
 
-    def note(self, known_ms: float | None, event_ms: float, between_ms: float) -> None:
-        """Count the delay of a label; see `label_delay_ms`. What is not known is none: that of an event whose
-        time is -inf, or what lay between two arrivals (NaN).
-        """
-        if event_ms == -inf if known_ms is not None else isnan(between_ms):
-            return
-        delay_ms = label_delay_ms(known_ms, event_ms, between_ms)
-        bucket = int(_STEPS_PER_OCTAVE * log2(1.0 + delay_ms))
+    def add(self, duration_ms: float) -> None:
+        """Count one duration of at least 0 milliseconds."""
+        bucket = int(self.steps_per_octave * log2(1.0 + duration_ms))
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
-        self.max_ms = max(self.max_ms, delay_ms)
+        self.max_ms = max(self.max_ms, duration_ms)
 
-    def report(self) -> dict[str, float | None]:
-        """Quantiles and the largest, in seconds; None before the first."""
-        quantiles = {
-            "p50": self._quantile_s(0.5),
-            "p90": self._quantile_s(0.9),
-            "p99": self._quantile_s(0.99),
-        }
-        return {**quantiles, "max": self.max_ms / 1e3 if self.buckets else None}
-
-    def _quantile_s(self, quantile: float) -> float | None:
-        """The upper edge of the bucket in which the quantile lies."""
-        left = quantile * sum(self.buckets.values())
+    def quantile_ms(self, share: float) -> float | None:
+        """The duration that `share` (0 to 1) of all did not exceed: the upper edge of its bucket, at most the
+        longest duration. None before the first.
+        """
+        left = share * sum(self.buckets.values())
         for bucket in sorted(self.buckets):
             left -= self.buckets[bucket]
             if left <= 0:
-                edge_ms: float = 2.0 ** ((bucket + 1) / _STEPS_PER_OCTAVE) - 1.0
-                return round(min(edge_ms, self.max_ms) / 1e3, 3)
+                edge_ms: float = 2.0 ** ((bucket + 1) / self.steps_per_octave) - 1.0
+                return min(edge_ms, self.max_ms)
         return None
+
+
+def count_delay(
+    delays: Durations, known_ms: float | None, event_ms: float, arrived_ms: int, later_ms: int
+) -> None:
+    """Count the delay of a label; see `label_delay_ms`. `arrived_ms` and `later_ms`: arrivals of the first
+    and the second of event and label. Unknown delays are not counted: those of events whose time is -inf
+    and, for labels without a time, of unknown arrivals.
+    """
+    unknown = UNKNOWN_MS in (arrived_ms, later_ms) if known_ms is None else event_ms == -inf
+    if not unknown:
+        delays.add(label_delay_ms(known_ms, event_ms, later_ms - arrived_ms))
+
+
+def delay_report(delays: Durations) -> dict[str, float | None]:
+    """Quantiles of delays and the longest one, in seconds; None before the first."""
+    quantiles_ms = {f"p{percent}": delays.quantile_ms(percent / 100) for percent in (50, 90, 99)}
+    quantiles_s = {name: None if ms is None else round(ms / 1e3, 3) for name, ms in quantiles_ms.items()}
+    return {**quantiles_s, "max": delays.max_ms / 1e3 if delays.buckets else None}
 
 
 class Orphans(msgspec.Struct):

@@ -27,10 +27,11 @@ from streamlearn.core.label_counts import (
     JOINED,
     ORPHANS_OF,
     Counts,
-    Delays,
+    Durations,
     Orphans,
     SettledNames,
-    between_ms,
+    count_delay,
+    delay_report,
 )
 from streamlearn.core.label_records import Early, LabelSpec, Told, join_name, label_reader, short
 from streamlearn.core.lanes import UNDATED
@@ -61,7 +62,7 @@ class _Saved(msgspec.Struct):
     counts: Counts
     early: list[Early]
     settled: list[dict[str, int]]
-    delays: Delays
+    delays: Durations
     orphans: Orphans
     format: int = 1
 
@@ -83,7 +84,7 @@ class Late:
         self._early_order: deque[Early] = deque()
         self._early_count = 0
         self._settled = SettledNames()
-        self._delays = Delays()
+        self._delays = Durations()
         self._orphans = Orphans()
         self.has_news = False
         """Whether `alert` is to be asked."""
@@ -158,7 +159,7 @@ class Late:
     def _learnt(self, event: Kept, told: Told, arrived_ms: int) -> Waiting:
         _join, time_ms, event_arrived_ms, x, guess, _ts, place = event
         self.counts.events_joined += 1
-        self._delays.note(told.time_ms, time_ms, between_ms(event_arrived_ms, arrived_ms))
+        count_delay(self._delays, told.time_ms, time_ms, event_arrived_ms, arrived_ms)
         return x, guess, place
 
     # --- events ---------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ class Late:
             self.counts.joined += 1
             self._ended(1, 0)
         self.counts.events_joined += 1
-        self._delays.note(told.time_ms, event.time_ms, between_ms(arrived_ms, early.arrived_ms))
+        count_delay(self._delays, told.time_ms, event.time_ms, arrived_ms, early.arrived_ms)
         if self.spec.join == "id":
             self._forget(early)
         return told.y, told
@@ -334,7 +335,7 @@ class Late:
             "pending": self.pending.count,
             "early_waiting": sum(1 for one in self._early_order if not one.gone and not one.used),
             **msgspec.to_builtins(counts),
-            "delay_s": self._delays.report(),
+            "delay_s": delay_report(self._delays),
         }
 
     # --- as bytes -------------------------------------------------------------------------------------

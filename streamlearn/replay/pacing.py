@@ -6,8 +6,9 @@ Invariants:
 """
 
 import math
-from collections import Counter
 from typing import NamedTuple
+
+from streamlearn.core.label_counts import Durations
 
 
 class Pace(NamedTuple):
@@ -48,37 +49,26 @@ class Pacer:
         return self._anchor_s + (time_s - self._first_s) / self._pace.speed
 
 
-_GROWTH = 1.05
-
-
 class Lateness:
-    """Percentiles of lateness in milliseconds, to within 5 %, in bounded memory."""
+    """Lateness of paced records, with quantiles to within 5 %."""
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
-        self._max_ms = 0.0
+        self._late = Durations(steps_per_octave=16)
 
     def add(self, late_s: float) -> None:
-        """One record went out `late_s` after its deadline."""
-        late_ms = max(0.0, late_s * 1000)
-        self._max_ms = max(self._max_ms, late_ms)
-        self._buckets[math.ceil(math.log(1 + late_ms, _GROWTH))] += 1
+        """Count a record that went out `late_s` after its deadline."""
+        self._late.add(max(0.0, late_s * 1000))
 
     def percentile_ms(self, share: float) -> float:
-        """The lateness that `share` (0 to 1) of the records did not exceed."""
-        left = share * self._buckets.total()
-        for bucket, count in sorted(self._buckets.items()):
-            left -= count
-            if left <= 0:
-                return min(self._max_ms, _GROWTH**bucket - 1)
-        return self._max_ms
+        """The lateness that `share` (0 to 1) of the records did not exceed; 0 without records."""
+        return self._late.quantile_ms(share) or 0.0
 
     def summary(self) -> dict[str, float]:
         """p50, p99 and the maximum, in milliseconds; empty when nothing had a deadline."""
-        if not self._buckets:
+        if not self._late.buckets:
             return {}
         return {
             "late_p50_ms": round(self.percentile_ms(0.5), 1),
             "late_p99_ms": round(self.percentile_ms(0.99), 1),
-            "late_max_ms": round(self._max_ms, 1),
+            "late_max_ms": round(self._late.max_ms, 1),
         }
