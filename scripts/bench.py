@@ -48,6 +48,7 @@ import orjson
 import psutil
 
 from streamlearn.config import load
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
@@ -133,7 +134,7 @@ class App:
             flags["log.path"] = str(folder / f"{name}.db")
         self.config: Config = load(None, flags)
         self._flags = flags
-        self.admin = open_admin(self.config)
+        self.admin = open_admin(RealEnv(), self.config)
         self.input = f"{name}.events"
         self.admin.create([TopicSpec(self.input, 1), *wanted_topics(self.config.names(), 1)])
 

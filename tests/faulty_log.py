@@ -21,6 +21,7 @@ import orjson
 from streamlearn.config import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.snapshot import load_memory, unseal
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
@@ -179,7 +180,7 @@ class Harness:
         self.config = load(None, self.flags)
         self.model = model
         self.begin = False
-        self.admin = EmbeddedAdmin(self.config.log.path)
+        self.admin = EmbeddedAdmin(RealEnv(), self.config.log.path)
         self.admin.create([TopicSpec(topic, 1) for topic in self.config.topics.input])
         self.admin.create(wanted_topics(self.config.names(), 1))
 
@@ -193,8 +194,8 @@ class Harness:
         """Serve until the stream is silent or a fault ends it. Raises what `Loop.run` does, or `Killed`."""
         config = load(None, {**self.flags, **flags}) if flags else self.config
         ordered = Faults(self, *faults)
-        inner = EmbeddedLog(config.names(), config.log.path, 7 * 86400)
-        log, store = FaultyLog(inner, ordered), FaultyStore(open_store(config, 0), ordered)
+        inner = EmbeddedLog(RealEnv(), config.names(), config.log.path, 7 * 86400)
+        log, store = FaultyLog(inner, ordered), FaultyStore(open_store(RealEnv(), config, 0), ordered)
         ordered.loop = Loop(config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
         try:
             ordered.loop.run()
@@ -226,7 +227,7 @@ class Harness:
 
     def check_checkpoints(self) -> int:
         """Every checkpoint is the state at the entry it names; how many there are."""
-        store = open_store(self.config, 0)
+        store = open_store(RealEnv(), self.config, 0)
         entries = {entry.seq: entry for entry in self.journal()}
         for name in store.names():
             header, sections = unseal(store.read(name), self.config.checkpoint.key.encode())
@@ -296,7 +297,7 @@ def is_slow(_: Faults) -> None:
 def is_fenced(faults: Faults) -> None:
     """Another process opens the shard, and dies before it has done anything."""
     config = faults.harness.config
-    rival = EmbeddedLog(config.names(), config.log.path, 7 * 86400)
+    rival = EmbeddedLog(RealEnv(), config.names(), config.log.path, 7 * 86400)
     rival.open(0)
     rival._file.close()
     faults.harness.db("UPDATE owners SET holder = ''")

@@ -14,6 +14,7 @@ import pytest
 
 from streamlearn.config import load
 from streamlearn.core.records import Record
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
@@ -110,7 +111,7 @@ class App:
             **extra,
         }
         self.config = load(None, self.flags)
-        self.admin = open_admin(self.config)
+        self.admin = open_admin(RealEnv(), self.config)
         most = max(partitions for _, partitions in inputs)
         specs = [TopicSpec(f"{name}.{topic}", partitions) for topic, partitions in inputs]
         specs += [TopicSpec(self.labels, labels)] if labels else []

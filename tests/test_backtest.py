@@ -16,6 +16,7 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 
 from streamlearn.config import load
 from streamlearn.core.records import GENESIS, Output, chain
+from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import TopicSpec
 from streamlearn.replay.backtest import Backtest
@@ -257,7 +258,7 @@ def test_without_a_journal_labels_of_the_configured_topic_come_by_time_of_arriva
 ) -> None:
     Path("streamlearn.toml").write_text(CONFIG)
     (Path("app_models.py")).write_text(MODELS)
-    admin = EmbeddedAdmin("log.db")
+    admin = EmbeddedAdmin(RealEnv(), "log.db")
     admin.create([TopicSpec("events", 1), TopicSpec("truth", 1)])
     rows = list(enumerate(phishing()))
     for start in range(0, len(rows), 50):

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from river import linear_model
 
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.checkpoint_age import CheckpointAge
@@ -95,7 +96,7 @@ def test_a_checkpoint_older_than_half_of_the_inputs_retention_is_an_alert_and_no
     app.produce(events(50))
     app.run()
     before = len(app.journal())
-    log = EmbeddedLog(app.config.names(), app.config.log.path, 100)
+    log = EmbeddedLog(RealEnv(), app.config.names(), app.config.log.path, 100)
     now_s = time.time()
     clock = [now_s]
     age = CheckpointAge(log, lambda: clock[0])
@@ -150,7 +151,7 @@ def test_the_first_records_are_checked_although_the_service_was_killed_among_the
 def test_an_alert_that_cannot_be_told_costs_nothing_and_is_told_later(app: Harness) -> None:
     app.produce(events(50))
     app.run()
-    log = EmbeddedLog(app.config.names(), app.config.log.path, 100)
+    log = EmbeddedLog(RealEnv(), app.config.names(), app.config.log.path, 100)
     told: list[bytes] = []
     refusals = [Unreachable("away"), ConfigError("no right"), Stop("too large")]
 

@@ -15,6 +15,7 @@ from command import Command, command
 
 from streamlearn.cli import common, data, serve, show, topics
 from streamlearn.config import load
+from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Stop, StreamlearnError, Unreachable
 
 __all__ = ["command"]
@@ -114,7 +115,7 @@ def test_each_difference_is_named_and_exits_3(command: Command) -> None:
     from streamlearn.log.embedded.admin import EmbeddedAdmin
     from streamlearn.log.port import TopicSpec
 
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     specs = [("events", 2, {}), ("streamlearn.journal", 3, {"retention.ms": "60000"})]
     admin.create([TopicSpec(*spec) for spec in specs])
     admin.close()
@@ -169,7 +170,7 @@ def store_checkpoints(*seqs: int, key: bytes = b"") -> Path:
 
     folder = Path("s.db.checkpoints/streamlearn/0")
     for seq in seqs:
-        FolderStore(folder).write(f"{seq:012d}", checkpoint(seq, key), [])
+        FolderStore(RealEnv(), folder).write(f"{seq:012d}", checkpoint(seq, key), [])
     return folder
 
 

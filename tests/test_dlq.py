@@ -12,6 +12,7 @@ from streamlearn.core.encode import dead_letter
 from streamlearn.core.events import Refusal
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.storm import FEW, WINDOW, Letter, noted, storm
+from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row
 from streamlearn.replay.letters import letter_of, row_of
@@ -97,7 +98,7 @@ def test_headers_of_a_producer_that_are_named_like_ours_are_not_ours() -> None:
 def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -> None:
     command.ok("topics", "ensure", "-i", "events", "--db", "s.db")
     odd: list[Headers] = [FOREIGN, FOREIGN[2:], (("streamlearn.retries", None),), ()]
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     for headers in odd:
         letter = refused(JSON, headers=headers)
         admin.append("streamlearn.dlq", [Row(letter.key, letter.value, letter.headers)])
@@ -129,7 +130,7 @@ def letters(command: Run) -> Run:
     command.ok("topics", "ensure", "-i", "other", "--db", "s.db", "-n", "another")
     large = refused(JSON, b"x" * 1_000_001)
     records = [refused(TYPE, b'{"n":1}'), refused(JSON, b"\xff"), refused(TYPE, b'{"n":2}'), large]
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     admin.append("streamlearn.dlq", [Row(one.key, one.value, one.headers) for one in records])
     admin.append("streamlearn.dlq", [Row(None, b"not ours")])
     admin.close()
@@ -201,7 +202,7 @@ def test_letters_are_sent_back_once_however_often_retry_is_called(letters: Run) 
 
 def test_a_letter_is_retried_as_often_as_allowed(letters: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMLEARN_DLQ__RETRIES_MAX", "2")
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     for n in (1, 2):
         marks = (("streamlearn.retries", b"%d" % n), ("streamlearn.letter", b"streamlearn.dlq-0-99"))
         record = refused(TYPE, b"%d" % n, marks)
@@ -215,7 +216,7 @@ def test_a_letter_is_retried_as_often_as_allowed(letters: Run, monkeypatch: pyte
 
 def test_letters_of_a_topic_that_is_gone_are_counted(letters: Run) -> None:
     record = dead_letter(Record("gone", 0, 0, NOW_MS, None, b"x"), JSON)
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     admin.append("streamlearn.dlq", [Row(None, record.value, record.headers)])
     admin.close()
     assert "1 not sent: they come from a topic that is gone" in letters.ok(

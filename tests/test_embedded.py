@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from streamlearn.core.records import Entry, Output, Range
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.embedded import log as embedded
-from streamlearn.log.embedded import topics as embedded_topics
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog, EmbeddedShardLog
 from streamlearn.log.port import Names, Row, TopicSpec
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def admin(path: Path) -> Iterator[EmbeddedAdmin]:
-    admin = EmbeddedAdmin(path)
+    admin = EmbeddedAdmin(RealEnv(), path)
     admin.create(
         [
             TopicSpec("events", 1),
@@ -42,7 +42,7 @@ def admin(path: Path) -> Iterator[EmbeddedAdmin]:
 
 @pytest.fixture
 def log(path: Path, admin: EmbeddedAdmin) -> Iterator[EmbeddedLog]:
-    log = EmbeddedLog(NAMES, path, retention_s=100)
+    log = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     yield log
     log.close()
 
@@ -56,15 +56,14 @@ class Clock:
     def __init__(self) -> None:
         self.ms = 1_700_000_000_000
 
-    def __call__(self) -> int:
-        return self.ms
+    def __call__(self) -> float:
+        return self.ms / 1000
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(embedded, "now_ms", clock)
-    monkeypatch.setattr(embedded_topics, "now_ms", clock)
+    monkeypatch.setattr(RealEnv, "now", clock)
     return clock
 
 
@@ -91,7 +90,7 @@ def bounds(admin: EmbeddedAdmin, topic: str) -> tuple[int, int]:
 def test_a_file_that_is_not_sqlite_is_refused_and_left_alone(path: Path) -> None:
     path.write_bytes(b"my thesis" * 1000)
     with pytest.raises(ConfigError, match=r"log\.db.*not an SQLite file.*another log\.path"):
-        EmbeddedAdmin(path)
+        EmbeddedAdmin(RealEnv(), path)
     assert path.read_bytes() == b"my thesis" * 1000
 
 
@@ -101,7 +100,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path: Path) -> 
     other.close()
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="another program"):
-        EmbeddedAdmin(path)
+        EmbeddedAdmin(RealEnv(), path)
     assert path.read_bytes() == before
 
 
@@ -111,17 +110,17 @@ def test_a_file_with_another_layout_is_refused(path: Path, admin: EmbeddedAdmin)
     other.execute("PRAGMA user_version = 99")
     other.close()
     with pytest.raises(ConfigError, match="layout 99; this streamlearn reads layout 1"):
-        EmbeddedAdmin(path)
+        EmbeddedAdmin(RealEnv(), path)
 
 
 def test_a_missing_folder_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"nowhere/log\.db.*its folder must exist"):
-        EmbeddedAdmin(tmp_path / "nowhere" / "log.db")
+        EmbeddedAdmin(RealEnv(), tmp_path / "nowhere" / "log.db")
 
 
 def test_a_folder_in_the_files_place_is_an_error_without_traceback(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="cannot be used"):
-        EmbeddedAdmin(tmp_path)
+        EmbeddedAdmin(RealEnv(), tmp_path)
 
 
 def test_a_read_only_file_is_named_with_the_remedy(admin: EmbeddedAdmin) -> None:
@@ -191,7 +190,7 @@ def test_a_lock_that_is_never_released_is_an_error_that_says_so(path: Path, shar
 def test_a_new_file_has_new_topic_ids(tmp_path: Path) -> None:
     ids = set()
     for name in ("one.db", "two.db"):
-        admin = EmbeddedAdmin(tmp_path / name)
+        admin = EmbeddedAdmin(RealEnv(), tmp_path / name)
         admin.create([TopicSpec("events", 1)])
         ids.add(admin.topics(["events"])["events"].id)
         admin.close()
@@ -303,7 +302,7 @@ def test_an_entry_that_cannot_be_read_stops_and_names_it(admin: EmbeddedAdmin, l
 
 
 def test_a_journal_that_does_not_exist_is_a_configuration_error(path: Path) -> None:
-    log = EmbeddedLog(NAMES, path, retention_s=100)
+    log = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     with pytest.raises(ConfigError, match=r"no topic 'app\.journal'.*topics ensure"):
         log.open(0)
     log.close()
@@ -322,7 +321,7 @@ def test_positions_are_remembered_at_a_trim_as_a_witness(log: EmbeddedLog, shard
 def test_a_second_service_gets_the_shard_at_once_and_the_first_waits(
     path: Path, log: EmbeddedLog, shard: EmbeddedShardLog, clock: Clock
 ) -> None:
-    second = EmbeddedLog(NAMES, path, retention_s=100)
+    second = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     assert second.owned(0) == {0}
     second.open(0)
     assert log.owned(0) == frozenset()
@@ -342,7 +341,7 @@ def test_a_file_from_before_the_lock_was_named_by_the_journal_keeps_its_witness(
     shard.trim(0)
     with sqlite3.connect(path) as db:
         db.execute("UPDATE owners SET app = 'app'")
-    second = EmbeddedLog(NAMES, path, retention_s=100)
+    second = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     opened = second.open(0)
     assert opened.seen == {("events", 0): 7}
     with pytest.raises(Fenced, match=r"shard 0 of app\.journal was taken over by app on "):
@@ -353,7 +352,7 @@ def test_a_file_from_before_the_lock_was_named_by_the_journal_keeps_its_witness(
 def test_a_fenced_service_takes_over_at_once_when_the_other_closes(
     path: Path, log: EmbeddedLog, shard: EmbeddedShardLog
 ) -> None:
-    second = EmbeddedLog(NAMES, path, retention_s=100)
+    second = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     second.open(0)
     assert log.owned(0) == frozenset()
     second.close()
@@ -365,7 +364,7 @@ def test_a_fenced_owner_neither_trims_nor_gives_away_what_it_lost(
 ) -> None:
     shard.publish(entry(0), [], {})
     shard.publish(entry(1), [], {})
-    second, third = (EmbeddedLog(NAMES, path, retention_s=100) for _ in range(2))
+    second, third = (EmbeddedLog(RealEnv(), NAMES, path, retention_s=100) for _ in range(2))
     newer = second.open(0)
     shard.trim(1)
     assert bounds(admin, "app.journal") == (0, 2)
@@ -443,7 +442,10 @@ def test_retention_spares_the_input_of_every_application_in_the_file(
 ) -> None:
     admin.create([TopicSpec("a.journal", 1, {"retention.ms": "-1"})])
     other = EmbeddedLog(
-        Names("a", "", ("events",), {"predictions": "predictions", "journal": "a.journal"}), path, 100
+        RealEnv(),
+        Names("a", "", ("events",), {"predictions": "predictions", "journal": "a.journal"}),
+        path,
+        100,
     )
     other.open(0)
     admin.append("events", rows(b"a"))
@@ -479,7 +481,7 @@ def in_children(task: Callable[..., None], *argument_lists: tuple[object, ...]) 
 
 
 def die_at_commit(path: Path) -> None:
-    log = EmbeddedLog(NAMES, path, retention_s=100)
+    log = EmbeddedLog(RealEnv(), NAMES, path, retention_s=100)
     shard = log.open(0)
 
     def kill(statement: str) -> None:
@@ -503,7 +505,7 @@ def test_a_process_killed_at_the_commit_leaves_nothing(
 
 
 def make_and_append(path: Path, writer: int) -> None:
-    admin = EmbeddedAdmin(path)
+    admin = EmbeddedAdmin(RealEnv(), path)
     admin.create([TopicSpec("events", 1)])
     for number in range(100):
         admin.append("events", rows(b"%d %d" % (writer, number)))
@@ -512,7 +514,7 @@ def make_and_append(path: Path, writer: int) -> None:
 
 def test_processes_that_make_and_fill_one_file_at_once_all_succeed(path: Path) -> None:
     assert in_children(make_and_append, *[(path, writer) for writer in range(4)]) == [0, 0, 0, 0]
-    admin = EmbeddedAdmin(path)
+    admin = EmbeddedAdmin(RealEnv(), path)
     found = admin.poll({("events", 0): 0}, 1000, 0.0).records["events", 0]
     for writer in range(4):
         mine = [r.value for r in found if r.value and r.value.startswith(b"%d " % writer)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, Unreachable
 from streamlearn.log.folder_store import FolderStore
 
@@ -18,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> FolderStore:
-    return FolderStore(folder)
+    return FolderStore(RealEnv(), folder)
 
 
 def files(folder: Path) -> list[str]:
@@ -73,7 +74,7 @@ def test_every_folder_that_was_made_is_synced_into_the_one_above(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", note)
-    FolderStore(tmp_path / "a" / "b" / "c").write("1", b"one", [])
+    FolderStore(RealEnv(), tmp_path / "a" / "b" / "c").write("1", b"one", [])
     folders = [Path(name) for name in synced if Path(name).is_dir()]
     assert folders == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
 
@@ -146,7 +147,7 @@ def test_a_name_that_could_leave_the_folder_is_refused(store: FolderStore, name:
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    store = FolderStore(tmp_path / "file" / "folder")
+    store = FolderStore(RealEnv(), tmp_path / "file" / "folder")
     with pytest.raises(Unreachable, match=r"file/folder cannot be written.*checkpoint\.url"):
         store.write("1", b"", [])
     with pytest.raises(Unreachable, match=r"file/folder cannot be read"):

@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from streamlearn.core.records import CLAIM_KEY, journalled
+from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.backends import open_admin, open_log
 from tests.command import Command, command
@@ -28,7 +29,7 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def claim(app: App, times: int) -> None:
     """As owners that come and go without a record to step."""
-    log = open_log(app.config)
+    log = open_log(RealEnv(), app.config)
     for _ in range(times):
         log.open(0).close()
     log.close()
@@ -79,7 +80,7 @@ def test_adopt_takes_over_a_journal_with_claims(apps: Apps, kafka: str, command:
     admin = AdminClient({"bootstrap.servers": kafka})
     delete(admin, app.inputs[0])
     create(admin, app.inputs[0])
-    fresh = open_admin(app.config)
+    fresh = open_admin(RealEnv(), app.config)
     fresh.append(app.inputs[0], app.rows(stream[:300]))
     fresh.close()
     process = app.serve()
@@ -87,7 +88,7 @@ def test_adopt_takes_over_a_journal_with_claims(apps: Apps, kafka: str, command:
     out = command.ok("adopt", "-c", toml(app), "--app-dir", app.folder, "--yes")
     assert "the app stands at 300" in out
     app.admin.close()
-    app.admin = open_admin(app.config)
+    app.admin = open_admin(RealEnv(), app.config)
     settle(app, stream[300:], 400)
     assert answers(app.predictions()) == plain_loop(logistic(), stream)
 

@@ -13,6 +13,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from streamlearn.core.records import Entry, Output
+from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka import new_client
@@ -34,7 +35,7 @@ def service(app: str) -> Names:
 
 def made(bootstrap: str, app: str) -> Names:
     names = service(app)
-    admin = KafkaAdmin(bootstrap, {})
+    admin = KafkaAdmin(RealEnv(), bootstrap, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
     admin.close()
     return names
@@ -49,7 +50,7 @@ class Members:
         self.logs: list[KafkaLog] = []
 
     def join(self) -> KafkaLog:
-        log = KafkaLog(self._names, self._bootstrap, {})
+        log = KafkaLog(RealEnv(), self._names, self._bootstrap, {})
         self.logs.append(log)
         return log
 
@@ -222,7 +223,7 @@ class Stream:
 
 
 def wait_for_members(bootstrap: str, app: App, count: int) -> None:
-    cluster = Cluster(new_client(bootstrap, {}))
+    cluster = Cluster(RealEnv(), new_client(bootstrap, {}))
     until_s = time.monotonic() + 60.0
     while cluster.members(app.config.names().lock) != count:
         assert time.monotonic() < until_s, app.log[-3000:]

@@ -14,6 +14,7 @@ import pytest
 from kafka import KafkaProducer
 
 from streamlearn.core.records import Entry, Headers, Output, Range
+from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka import cluster as kafka_cluster
@@ -40,7 +41,7 @@ def names(kafka: str, topic_prefix: str) -> Names:
 
 @pytest.fixture
 def admin(kafka: str, names: Names) -> Iterator[KafkaAdmin]:
-    admin = KafkaAdmin(kafka, {})
+    admin = KafkaAdmin(RealEnv(), kafka, {})
     admin.create([TopicSpec(names.inputs[0], 2), *wanted_topics(names, 2)])
     yield admin
     admin.close()
@@ -48,7 +49,7 @@ def admin(kafka: str, names: Names) -> Iterator[KafkaAdmin]:
 
 @pytest.fixture
 def log(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[KafkaLog]:
-    log = KafkaLog(names, kafka, {})
+    log = KafkaLog(RealEnv(), names, kafka, {})
     yield log
     log.close()
 
@@ -375,14 +376,14 @@ def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
 def test_positions_are_reported_to_the_group_and_seen_by_the_next_owner(
     kafka: str, names: Names, admin: KafkaAdmin
 ) -> None:
-    first = KafkaLog(names, kafka, {})
+    first = KafkaLog(RealEnv(), names, kafka, {})
     wait_for_shard(first)
     shard = first.open(0)
     assert shard.seen == {}
     shard.publish(entry(0), [], {(names.inputs[0], 1): 7})
     shard.close()
     first.close()
-    second = KafkaLog(names, kafka, {})
+    second = KafkaLog(RealEnv(), names, kafka, {})
     shard = second.open(0)
     assert shard.seen == {(names.inputs[0], 1): 7}
     shard.close()
@@ -394,9 +395,9 @@ def test_a_replica_restarts_into_its_own_place_and_tells_whom_it_replaced(
     kafka: str, admin: KafkaAdmin, topic_prefix: str
 ) -> None:
     names = service(topic_prefix, replica="pod-0")
-    old = KafkaLog(names, kafka, {})
+    old = KafkaLog(RealEnv(), names, kafka, {})
     wait_for_shard(old)
-    new = KafkaLog(names, kafka, {})
+    new = KafkaLog(RealEnv(), names, kafka, {})
     wait_for_shard(new)
     with pytest.raises(Stop, match="pod-0"):
         for _ in range(300):
@@ -412,22 +413,22 @@ def test_a_replica_restarts_into_its_own_place_and_tells_whom_it_replaced(
 def test_a_replica_that_stops_gracefully_leaves_its_shard_to_another_at_once(
     kafka: str, admin: KafkaAdmin, topic_prefix: str
 ) -> None:
-    first = KafkaLog(service(topic_prefix, "pod-0"), kafka, {"session.timeout.ms": "30000"})
+    first = KafkaLog(RealEnv(), service(topic_prefix, "pod-0"), kafka, {"session.timeout.ms": "30000"})
     wait_for_shard(first)
     first.close()
-    second = KafkaLog(service(topic_prefix, "pod-1"), kafka, {})
+    second = KafkaLog(RealEnv(), service(topic_prefix, "pod-1"), kafka, {})
     assert second.owned(10.0) == {0}, "it waits for a session timeout"
     second.close()
 
 
 def test_a_broker_that_is_not_there_is_named_with_the_network_error() -> None:
     with pytest.raises(Unreachable, match=f"{NOBODY}.*ECONNREFUSED"):
-        KafkaLog(service("app"), NOBODY, {"bootstrap.timeout.ms": "200"})
+        KafkaLog(RealEnv(), service("app"), NOBODY, {"bootstrap.timeout.ms": "200"})
 
 
 @pytest.mark.kafka
 def test_a_missing_topic_is_named(kafka: str, names: Names) -> None:
-    log = KafkaLog(names, kafka, {})
+    log = KafkaLog(RealEnv(), names, kafka, {})
     with pytest.raises(ConfigError, match=names.roles["journal"]):
         log.owned(0.1)
     log.close()
@@ -439,7 +440,7 @@ def test_a_journal_that_kafka_would_delete_is_refused(kafka: str, names: Names, 
         app=f"{names.app}-2", roles={**names.roles, "journal": f"{names.app}.vanishing"}
     )
     admin.create([TopicSpec(vanishing.roles["journal"], 1, {"cleanup.policy": "delete"})])
-    log = KafkaLog(vanishing, kafka, {})
+    log = KafkaLog(RealEnv(), vanishing, kafka, {})
     with pytest.raises(ConfigError, match=r"retention\.ms = -1"):
         log.open(0)
     log.close()
@@ -485,7 +486,7 @@ def test_a_wrong_option_is_refused_by_name(name: str, value: str, answer: str) -
 
 @pytest.fixture
 def store(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[TopicStore]:
-    store = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    store = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     yield store
     store.close()
 
@@ -503,7 +504,7 @@ def test_another_replica_finds_every_kept_checkpoint_and_no_dropped_one(
     store.write("2", b"", [])
     store.write("3", big(3), ["1"])
     store.write("4", big(4), ["2"])
-    other = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    other = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     assert other.names() == ["3", "4"]
     assert (other.read("3"), other.read("4")) == (big(3), big(4))
     with pytest.raises(BadCheckpoint):
@@ -529,7 +530,7 @@ def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
     kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("1", big(1), [])
-    dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dying.write("2", big(2) * 10, ["1"])
@@ -542,7 +543,7 @@ def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
 
 @pytest.mark.kafka
 def test_a_topic_of_checkpoints_that_is_gone_is_told_at_once(kafka: str, topic_prefix: str) -> None:
-    store = TopicStore(kafka, {}, f"{topic_prefix}.gone", 0)
+    store = TopicStore(RealEnv(), kafka, {}, f"{topic_prefix}.gone", 0)
     with pytest.raises(ConfigError, match=r"gone-0 for checkpoints.*streamlearn topics ensure"):
         store.names()
     store.close()
@@ -567,7 +568,7 @@ def test_chunks_of_a_writer_that_died_are_buried_and_those_of_one_that_lives_are
 ) -> None:
     store.write("1", b"one", [])
     for name in ("2", "3"):
-        dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+        dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
         monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             dying.write(name, big(int(name)), [])
@@ -581,7 +582,7 @@ def test_chunks_of_a_writer_that_died_are_buried_and_those_of_one_that_lives_are
     assert buried() == set(), "they are young: their writers may live"
     store.write("5", b"five", [])
     assert buried() == {b"2", b"3"}
-    dying = TopicStore(kafka, {}, names.roles["checkpoints"], 0)
+    dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dying.write("6", b"six", [])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamlearn.core.records import Entry, Output
+from streamlearn.env import RealEnv
 from streamlearn.errors import Unknown
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
@@ -42,9 +43,9 @@ def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(pro
     roles = {role: f"app.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
     names = Names("app", "", ("app.events",), roles)
     address = f"127.0.0.1:{proxy.port}"
-    admin = KafkaAdmin(address, {})
+    admin = KafkaAdmin(RealEnv(), address, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
-    log = KafkaLog(names, address, {})
+    log = KafkaLog(RealEnv(), names, address, {})
     shard = log.open(0)
     shard.publish(entry(0), [Output("predictions", 0, None, b"0")], {})
     proxy.lose_the_answer_to_the_next_commit()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from tests.service_process import App, Apps, apps
 from tests.test_service import answers, events, logistic, plain_loop
@@ -44,7 +45,7 @@ def test_an_outage_is_told_in_a_few_lines_of_ours(apps: Apps, tmp_path: Path) ->
         time.sleep(AWAY_S)
         broker("start", folder)
         app.admin.close()
-        app.admin = open_admin(app.config)
+        app.admin = open_admin(RealEnv(), app.config)
         app.produce(sent[50:])
         app.wait(process, 100)
         app.stop(process)
@@ -91,7 +92,7 @@ def test_a_stop_after_a_broker_has_hung_learns_nothing_twice(
         time.sleep(after_s)
         app.stop(process)
         app.admin.close()
-        app.admin = open_admin(app.config)
+        app.admin = open_admin(RealEnv(), app.config)
         process = app.serve()
         app.wait(process, len(stream), 120)
         app.stop(process)

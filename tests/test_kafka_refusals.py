@@ -26,6 +26,7 @@ from kafka.errors import InvalidTimestampError, KafkaError, NotEnoughReplicasErr
 from structlog.testing import capture_logs
 
 from streamlearn.core.records import Entry, Output
+from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.errors import refusal
@@ -64,7 +65,7 @@ def service(app: str) -> Names:
 
 
 def made(bootstrap: str, names: Names) -> KafkaAdmin:
-    admin = KafkaAdmin(bootstrap, {})
+    admin = KafkaAdmin(RealEnv(), bootstrap, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
     return admin
 
@@ -79,7 +80,7 @@ def names(kafka: str, topic_prefix: str) -> Iterator[Names]:
 
 @pytest.fixture
 def log(kafka: str, names: Names) -> Iterator[KafkaLog]:
-    log = KafkaLog(names, kafka, {})
+    log = KafkaLog(RealEnv(), names, kafka, {})
     yield log
     log.close()
 
@@ -94,7 +95,7 @@ def alter(bootstrap: str, topic: str, **settings: str) -> None:
 
 
 def values(bootstrap: str, topic: str) -> list[bytes | None]:
-    admin = KafkaAdmin(bootstrap, {})
+    admin = KafkaAdmin(RealEnv(), bootstrap, {})
     position, found = 0, []
     while records := admin.poll({(topic, 0): position}, 10_000, 0.5).records:
         found += [record.value for record in records[topic, 0]]
@@ -114,7 +115,7 @@ def test_batches_fit_the_smallest_topic(kafka: str, names: Names, log: KafkaLog)
 
 @pytest.mark.kafka
 def test_a_backlog_goes_into_a_topic_of_small_batches(kafka: str, topic_prefix: str, apps: Apps) -> None:
-    admin = KafkaAdmin(kafka, {})
+    admin = KafkaAdmin(RealEnv(), kafka, {})
     small = {"max.message.bytes": "20000", "message.timestamp.type": "LogAppendTime"}
     admin.create([TopicSpec(f"{topic_prefix}.predictions", 1, small)])
     admin.close()
@@ -128,7 +129,7 @@ def test_a_backlog_goes_into_a_topic_of_small_batches(kafka: str, topic_prefix: 
 
 @pytest.mark.kafka
 def test_rows_are_appended_once_to_a_topic_of_small_batches(kafka: str, topic_prefix: str) -> None:
-    admin = KafkaAdmin(kafka, {})
+    admin = KafkaAdmin(RealEnv(), kafka, {})
     admin.create([TopicSpec(topic_prefix, 1, {"max.message.bytes": "20000"})])
     rows = [Row(None, b"%-290d" % n, (), 0) for n in range(5000)]
     admin.append(topic_prefix, rows)
@@ -165,7 +166,7 @@ def test_a_record_that_is_over_a_lowered_limit_stops_and_blocks_no_reader(
         shard.publish(entry(0), predictions(1, size=30_000), {})
     with pytest.raises(Stop, match="MessageSizeTooLarge"):
         shard.publish(entry(0), predictions(1), {})
-    admin = KafkaAdmin(kafka, {})
+    admin = KafkaAdmin(RealEnv(), kafka, {})
     admin.append(names.roles["journal"], [Row(None, b"after it", (), 0)])
     _, *rest = values(kafka, names.roles["journal"])  # after the claim
     assert len(rest) == 1, "the refused transaction stayed open"
@@ -284,7 +285,7 @@ def test_a_compacted_topic_to_read_from_is_refused_by_name(kafka: str, topic_pre
     admin.create([TopicSpec(names.labels, 1)])
     topic = {"input": names.inputs[0], "labels": names.labels, "control": names.roles["control"]}[role]
     alter(kafka, topic, cleanup_policy="compact,delete")
-    log = KafkaLog(names, kafka, {})
+    log = KafkaLog(RealEnv(), names, kafka, {})
     with pytest.raises(ConfigError) as refused:
         log.owned(0)
     assert f"The topic {topic} has cleanup.policy = compact,delete" in str(refused.value)
@@ -336,7 +337,7 @@ def test_a_right_that_is_taken_away_stops_and_names_it(guarded: str) -> None:
     ):
         names = service(f"app-{resource}")
         made(guarded, names).close()
-        log = KafkaLog(names, guarded, {})
+        log = KafkaLog(RealEnv(), names, guarded, {})
         shard = log.open(0)
         shard.publish(entry(0), predictions(1), {})
         if resource == "topic":
@@ -356,7 +357,7 @@ def test_a_group_that_may_not_be_described_is_not_taken_for_an_empty_one(
 ) -> None:
     names = service("app-group")
     made(guarded, names).close()
-    log = KafkaLog(names, guarded, {})
+    log = KafkaLog(RealEnv(), names, guarded, {})
     with capture_logs() as logs:
         assert log.others() == 0, logs
     deny(guarded, ResourceType.GROUP, names.lock, ACLOperation.DESCRIBE)

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, header_name
+from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
@@ -36,10 +37,10 @@ class Embedded(NamedTuple):
     path: Path
 
     def admin(self) -> Admin:
-        return EmbeddedAdmin(self.path)
+        return EmbeddedAdmin(RealEnv(), self.path)
 
     def log(self, names: Names) -> Log:
-        return EmbeddedLog(names, self.path, retention_s=3600)
+        return EmbeddedLog(RealEnv(), names, self.path, retention_s=3600)
 
 
 class Kafka(NamedTuple):
@@ -48,12 +49,12 @@ class Kafka(NamedTuple):
     def admin(self) -> Admin:
         from streamlearn.log.kafka.log import KafkaAdmin
 
-        return KafkaAdmin(self.bootstrap_servers, {})
+        return KafkaAdmin(RealEnv(), self.bootstrap_servers, {})
 
     def log(self, names: Names) -> Log:
         from streamlearn.log.kafka.log import KafkaLog
 
-        return KafkaLog(names, self.bootstrap_servers, {})
+        return KafkaLog(RealEnv(), names, self.bootstrap_servers, {})
 
 
 Backend = Embedded | Kafka

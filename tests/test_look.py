@@ -15,6 +15,7 @@ from command import Command, command
 from river import datasets
 
 from streamlearn.config import load
+from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay.profile import fields_of
@@ -24,7 +25,7 @@ __all__ = ["command"]
 
 def fill(topic: str, values: Iterable[bytes | None], *headers: tuple[str, bytes]) -> None:
     """A topic in `s.db` that holds these values."""
-    admin = EmbeddedAdmin("s.db")
+    admin = EmbeddedAdmin(RealEnv(), "s.db")
     admin.create([TopicSpec(topic, 1)])
     admin.append(topic, [Row(None, value, headers, None) for value in values])
     admin.close()

@@ -7,6 +7,7 @@ from threading import Timer
 
 import pytest
 
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.loop import Loop
@@ -29,8 +30,8 @@ def test_heartbeats_go_on_while_a_transaction_waits_for_its_interval(
     harness = Harness(tmp_path, **{"transaction.min_interval_ms": int(INTERVAL_S * 1000)})
     config = harness.config
     harness.produce([{"id": f"e{n}", "features": {"x": n % 7}, "label": n % 2 == 0} for n in range(60)])
-    log = EmbeddedLog(config.names(), config.log.path, 3600)
-    loop = Loop(config, harness.fresh(), log, open_store(config, 0), "", False)
+    log = EmbeddedLog(RealEnv(), config.names(), config.log.path, 3600)
+    loop = Loop(config, harness.fresh(), log, open_store(RealEnv(), config, 0), "", False)
     timer = Timer(INTERVAL_S + 2.0, loop.stop)
     timer.start()
     loop.run()

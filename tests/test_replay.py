@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamlearn.core.events import EventSpec, Refusal
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Record
+from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
@@ -31,7 +32,7 @@ AWKWARD = [b"", b"{}", b"not json", b"\xff\x00", b'{"a":"\xc3\xa9"}', b"with \r 
 
 @pytest.fixture
 def admin(tmp_path: Path) -> Iterator[EmbeddedAdmin]:
-    opened = EmbeddedAdmin(tmp_path / "log.db")
+    opened = EmbeddedAdmin(RealEnv(), tmp_path / "log.db")
     opened.create([TopicSpec("one", 1), TopicSpec("three", 3)])
     yield opened
     opened.close()
@@ -366,7 +367,7 @@ def test_silence_before_the_end_is_an_error_and_not_a_short_file(monkeypatch: py
 
 def test_partitions_are_merged_by_arrival(admin: EmbeddedAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, partition in enumerate([0, 2, 1, 1, 0, 2]):
-        monkeypatch.setattr("time.time_ns", lambda number=number: (1000 + number) * 1_000_000)
+        monkeypatch.setattr(RealEnv, "now", lambda _env, number=number: (1000 + number) / 1000)
         admin.append("three", [Row(None, b"%d" % number, (), partition)])
     assert [record.value for record in contents(admin, "three")] == [b"%d" % number for number in range(6)]
 

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
 from streamlearn.core.snapshot import seal, unseal
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec
 from tests.service_process import App, Apps, apps, backend
@@ -486,7 +487,7 @@ def test_partitions_that_are_added_while_it_serves_are_read(apps: Apps) -> None:
         done.result()
     time.sleep(3)
     app.admin.close()
-    app.admin = open_admin(app.config)  # a client that knows of them
+    app.admin = open_admin(RealEnv(), app.config)  # a client that knows of them
     for partition in (0, 1, 2):
         app.produce(events(50, seed=partition, start=100 + 50 * partition), partition=partition)
     app.wait(process, 250)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import ORDER_HEADER, Record
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
@@ -517,7 +518,7 @@ def test_nothing_is_read_past_the_limit(command: Command) -> None:
 
 
 def test_a_range_of_a_topic(command: Command) -> None:
-    admin = EmbeddedAdmin(Path("s.db"))
+    admin = EmbeddedAdmin(RealEnv(), Path("s.db"))
     admin.create([TopicSpec("in", 1)])
     admin.append("in", [Row(b"k%d" % n, b'{"v":%d}' % n, (("h", b"\xff"),)) for n in range(6)])
     admin.append("in", [Row(b"k", None)])
@@ -547,7 +548,7 @@ class World:
     """Replays into an embedded log, and what stands in its two topics afterwards."""
 
     def __init__(self) -> None:
-        self.admin = EmbeddedAdmin(Path("world.db"))
+        self.admin = EmbeddedAdmin(RealEnv(), Path("world.db"))
         self.admin.create([TopicSpec("e", 1), TopicSpec("l", 1)])
 
     def replay(self, name: str, delay: str, told: How, limit: int | None = None) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from streamlearn.core.snapshot import open_header
+from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.backends import open_admin
 from tests.faulty_log import Fault, Faults, Harness
@@ -132,7 +133,7 @@ def create(admin: AdminClient, name: str) -> None:
 
 def afresh(app: App, values: list[Event], partition: int | None = None) -> None:
     """Produce with a client that has not seen the topic before."""
-    admin = open_admin(app.config)
+    admin = open_admin(RealEnv(), app.config)
     admin.append(app.inputs[0], app.rows(values, partition))
     admin.close()
 

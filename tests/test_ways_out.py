@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from streamlearn.cli.reset import with_topics
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.port import Row
@@ -89,7 +90,7 @@ def test_after_a_reset_retention_goes_on_and_a_paused_owner_of_the_old_journal_i
     app = apps("")
     settle(app, events(300), 300)
     names = app.config.names()
-    paused = EmbeddedLog(names, app.config.log.path, 1)
+    paused = EmbeddedLog(RealEnv(), names, app.config.log.path, 1)
     shard = paused.open(0)
     paused._owner.release(paused._epoch or 0)  # as one that was not heard of for long
     command.ok("reset", "-c", toml(app), "--yes")
@@ -162,7 +163,7 @@ def test_after_its_input_was_made_again_an_app_goes_on_by_reset(
     admin = AdminClient({"bootstrap.servers": kafka})
     delete(admin, app.inputs[0])
     create(admin, app.inputs[0])
-    fresh = open_admin(app.config)
+    fresh = open_admin(RealEnv(), app.config)
     fresh.append(app.inputs[0], app.rows(stream[100:]))
     fresh.close()
     process = app.serve()
@@ -229,7 +230,7 @@ def test_adopt_reads_partitions_that_are_new_on_the_other_cluster(
         db.execute(f"INSERT INTO partitions(topic, partition) VALUES({number}, 1)")
     command.ok("adopt", "-c", toml(app), "--app-dir", app.folder, "--yes")
     app.admin.close()
-    app.admin = open_admin(app.config)
+    app.admin = open_admin(RealEnv(), app.config)
     app.produce(events(50, seed=2, start=200), partition=1)
     process = app.serve()
     app.wait(process, 250)

@@ -12,6 +12,7 @@ import pytest
 from river import linear_model, preprocessing
 
 from streamlearn.core.records import Entry, journalled
+from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_log
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
@@ -167,7 +168,7 @@ def test_two_replicas_live_through_a_label_of_many_events_without_a_fence(
     process = app.serve()
     app.wait(process, count)
     standby = app.serve(**{"app.replica": "two"})
-    log = open_log(app.config)
+    log = open_log(RealEnv(), app.config)
     until(lambda: log.others() == 2, standby, app)
     log.close()
     time.sleep(10)  # more than a session timeout, in which they may hand the shard over

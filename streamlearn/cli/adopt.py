@@ -44,7 +44,7 @@ def adopt(
 
     logs.setup()
     refuse_while_served(settings)
-    with moved(settings) as found:
+    with moved(common.ENV, settings) as found:
         _show(found)
         confirm("Take these topics over?", yes)
         found.take_over()

@@ -138,7 +138,7 @@ def _open(settings: "Config") -> "Store":
     from streamlearn.core.records import SHARD
     from streamlearn.log.backends import open_store
 
-    return open_store(settings, SHARD)
+    return open_store(common.ENV, settings, SHARD)
 
 
 def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, list[dict[str, Any]]]:

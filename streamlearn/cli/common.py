@@ -9,16 +9,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import orjson
 import typer
 
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.log.port import Admin
+
+ENV: Final = RealEnv()
+"""The world of the one process that a command is."""
 
 ConfigFile = Annotated[
     Path | None,
@@ -76,7 +80,7 @@ def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
     look_for_broker(config)
     # Errors carry the client's last complaint; its log lines would only repeat it.
     logging.getLogger("kafka").addHandler(logging.NullHandler())
-    admin = open_admin(config)
+    admin = open_admin(ENV, config)
     try:
         yield admin
     finally:

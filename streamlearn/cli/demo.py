@@ -29,7 +29,7 @@ def demo(
 
     with common.stop_on_signal() as stop:
         try:
-            report = run(limit, stop)
+            report = run(common.ENV, limit, stop)
         except Interrupted:
             common.note("interrupted; the worker is gone and its folder removed")
             raise typer.Exit(INTERRUPTED) from None

@@ -72,7 +72,7 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     place = place_of(at) if at else None
     fresh = configured_model(settings)
     with common.admin_of(settings) as admin:
-        store = open_store(settings, SHARD)
+        store = open_store(common.ENV, settings, SHARD)
         try:
             return run(settings, fresh, admin, store, ident, place, common.note)
         finally:

@@ -72,7 +72,7 @@ def refuse_while_served(settings: "Config") -> None:
     """Raise `ConfigError` while a process serves this app: it would go on as if nothing had happened."""
     from streamlearn.log.backends import open_log
 
-    log = open_log(settings)
+    log = open_log(common.ENV, settings)
     try:
         running = log.members()
     finally:
@@ -89,7 +89,7 @@ def _newest(settings: "Config") -> "Header | None":
     from streamlearn.log.backends import open_store
     from streamlearn.service.checkpoints import newest_header
 
-    store = open_store(settings, SHARD)
+    store = open_store(common.ENV, settings, SHARD)
     try:
         newest = newest_header(store, settings.checkpoint.key.encode())
         return newest if newest is not None and newest.app in ("", settings.app.name) else None
@@ -104,7 +104,7 @@ def _retire(settings: "Config") -> None:
     """Fence a process of the old journal that may only be paused, and let go of what is kept for it."""
     from streamlearn.log.backends import open_log
 
-    log = open_log(settings)
+    log = open_log(common.ENV, settings)
     try:
         log.retire(SHARD)
     except (ConfigError, Stop, Fenced) as error:  # the old journal may be what is broken

@@ -43,7 +43,7 @@ def _newest(settings: "Config") -> dict[str, Any]:
     from streamlearn.replay.newest_scores import newest_scores
 
     with common.admin_of(settings) as admin:
-        store = open_store(settings, SHARD)
+        store = open_store(common.ENV, settings, SHARD)
         try:
             found = newest_scores(admin, store, settings.checkpoint.key.encode(), settings.topics.scores)
         finally:

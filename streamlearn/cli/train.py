@@ -119,4 +119,4 @@ def _train(
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("train", feed.total))
         letters = Letters(stack.enter_context(sink_of(dead_letters, None))) if dead_letters else None
-        return run(settings, fresh, feed, out, stop, advance, letters)
+        return run(common.ENV, settings, fresh, feed, out, stop, advance, letters)

@@ -23,6 +23,7 @@ import orjson
 from streamlearn.core.records import Record
 from streamlearn.demo.screen import Progress, Screen
 from streamlearn.demo.worker import Worker
+from streamlearn.env import Env
 from streamlearn.errors import Stop
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.internal_topics import wanted_topics
@@ -82,13 +83,13 @@ class Interrupted(Exception):
     """The user ended the demo before its end."""
 
 
-def run(limit: int | None, stop: threading.Event) -> Report:
+def run(env: Env, limit: int | None, stop: threading.Event) -> Report:
     """Run the demo on the first `limit` events, or on all of them.
 
     Raises `Stop` when the worker fails, and `Interrupted` soon after `stop` is set.
     """
     with tempfile.TemporaryDirectory(prefix="streamlearn-demo-") as name, Screen() as screen:
-        stage = _Stage(Path(name), screen, stop)
+        stage = _Stage(env, Path(name), screen, stop)
         try:
             return stage.play(limit)
         except Stop:
@@ -102,7 +103,7 @@ def run(limit: int | None, stop: threading.Event) -> Report:
 class _Stage:
     """The log, the worker and the referee of one demo. `_end` is the number of predictions in the log."""
 
-    def __init__(self, folder: Path, screen: Screen, stop: threading.Event) -> None:
+    def __init__(self, env: Env, folder: Path, screen: Screen, stop: threading.Event) -> None:
         self._began_s = time.monotonic()
         self._screen = screen
         self._stop = stop
@@ -111,7 +112,7 @@ class _Stage:
         config.write_text(CONFIG, "utf-8")
         names = Config.model_validate(tomllib.loads(CONFIG)).names()
         self._input, self._output = names.inputs[0], names.roles["predictions"]
-        self._admin = EmbeddedAdmin(self._db)
+        self._admin = EmbeddedAdmin(env, self._db)
         self._admin.create([TopicSpec(self._input, 1), *wanted_topics(names, 1)])
         self._worker = Worker(folder, self._db, config)
         self._worker.start()

@@ -7,34 +7,35 @@ without ever loading a Kafka client.
 from pathlib import Path
 
 from streamlearn.config import Config, duration_s
+from streamlearn.env import Env
 from streamlearn.log.port import Admin, Log, Store
 
 
-def open_log(config: Config) -> Log:
+def open_log(env: Env, config: Config) -> Log:
     """The connection of a service process. Raises `Unreachable` or `ConfigError`."""
     if config.log.backend == "embedded":
         from streamlearn.log.embedded.log import EmbeddedLog
 
-        return EmbeddedLog(config.names(), config.log.path, duration_s(config.log.retention))
+        return EmbeddedLog(env, config.names(), config.log.path, duration_s(config.log.retention))
     from streamlearn.log.kafka.log import KafkaLog
 
     # A folder is this host's own: another replica may need every entry since the beginning.
     shared = not config.checkpoint.url
-    return KafkaLog(config.names(), config.log.bootstrap_servers, config.log.options, trims=shared)
+    return KafkaLog(env, config.names(), config.log.bootstrap_servers, config.log.options, trims=shared)
 
 
-def open_admin(config: Config) -> Admin:
+def open_admin(env: Env, config: Config) -> Admin:
     """The connection of a command. Raises `Unreachable` or `ConfigError`."""
     if config.log.backend == "embedded":
         from streamlearn.log.embedded.admin import EmbeddedAdmin
 
-        return EmbeddedAdmin(config.log.path)
+        return EmbeddedAdmin(env, config.log.path)
     from streamlearn.log.kafka.log import KafkaAdmin
 
-    return KafkaAdmin(config.log.bootstrap_servers, config.log.options)
+    return KafkaAdmin(env, config.log.bootstrap_servers, config.log.options)
 
 
-def open_store(config: Config, shard: int) -> Store:
+def open_store(env: Env, config: Config, shard: int) -> Store:
     """Where the checkpoints of `shard` are: `checkpoint.url`, else the backend's own place."""
     if config.checkpoint.url or config.log.backend == "embedded":
         from streamlearn.log.folder_store import FolderStore
@@ -43,8 +44,8 @@ def open_store(config: Config, shard: int) -> Store:
         # An app that was given other names for its topics (`reset`) has another folder, too.
         default = config.topics.checkpoints == f"{config.app.name}.checkpoints"
         app = config.app.name if default else config.topics.checkpoints
-        return FolderStore(Path(folder) / app / str(shard))
+        return FolderStore(env, Path(folder) / app / str(shard))
     from streamlearn.log.kafka.log import TopicStore
 
     log = config.log
-    return TopicStore(log.bootstrap_servers, log.options, config.topics.checkpoints, shard)
+    return TopicStore(env, log.bootstrap_servers, log.options, config.topics.checkpoints, shard)

@@ -14,10 +14,10 @@ import fcntl
 import os
 import re
 import stat
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Unreachable
 
 _SUFFIX = ".ckpt"
@@ -53,21 +53,26 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
+def names_in(folder: Path) -> list[str]:
+    """The complete checkpoints in a folder, oldest first. Raises `Unreachable` when it cannot be read."""
+    try:
+        return sorted(path.stem for path in folder.iterdir() if path.suffix == _SUFFIX)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreachable(folder, "read", error) from error
+
+
 class FolderStore:
     """`Store` in `folder`, which is made by the first write."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, env: Env, folder: str | Path) -> None:
+        self._env = env
         self._folder = Path(folder)
 
     def names(self) -> list[str]:
         """The complete checkpoints, oldest first. Raises `Unreachable` when the folder cannot be read."""
-        try:
-            found = [path.stem for path in self._folder.iterdir() if path.suffix == _SUFFIX]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._unreachable("read", error) from error
-        return sorted(found)
+        return names_in(self._folder)
 
     def read(self, name: str) -> bytes:
         """The bytes of one. Raises `BadCheckpoint`."""
@@ -88,7 +93,7 @@ class FolderStore:
             for old in dropped:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            raise self._unreachable("written", error) from error
+            raise _unreachable(self._folder, "written", error) from error
 
     def close(self) -> None:
         """Nothing is held."""
@@ -99,7 +104,7 @@ class FolderStore:
         return self._folder / f"{name}{_SUFFIX}"
 
     def _write_whole(self, path: Path, data: bytes | bytearray) -> None:
-        temporary = self._folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
+        temporary = self._folder / f".{path.name}.{self._env.token()}.tmp"
         try:
             with temporary.open("xb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -130,8 +135,9 @@ class FolderStore:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
-    def _unreachable(self, what: str, error: OSError) -> Unreachable:
-        return Unreachable(
-            f"the checkpoint folder {self._folder} cannot be {what} ({error.strerror}):"
-            " make it writable for this user, make room on its disk, or set checkpoint.url to another folder"
-        )
+
+def _unreachable(folder: Path, done: str, error: OSError) -> Unreachable:
+    return Unreachable(
+        f"the checkpoint folder {folder} cannot be {done} ({error.strerror}):"
+        " make it writable for this user, make room on its disk, or set checkpoint.url to another folder"
+    )

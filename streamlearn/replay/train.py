@@ -17,6 +17,7 @@ from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.snapshot import Header
 from streamlearn.core.state import BROKEN, Memory
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed
@@ -46,6 +47,7 @@ class Training(NamedTuple):
 
 
 def train(
+    env: Env,
     config: Config,
     fresh: FreshModel,
     feed: Feed,
@@ -82,7 +84,7 @@ def train(
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)
     state = {part: data for part, data in offline.sections().items() if part in ("champion", "memory")}
-    name = write_trained(out, header, state, config.checkpoint.key)
+    name = write_trained(env, out, header, state, config.checkpoint.key)
     return Training(
         name,
         fresh.name,

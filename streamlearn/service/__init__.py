@@ -49,14 +49,16 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     import structlog
 
     from streamlearn.core.records import SHARD
+    from streamlearn.env import RealEnv
     from streamlearn.log.backends import open_log, open_store
     from streamlearn.service.loop import Loop
     from streamlearn.service.models import configured_model
 
     log = structlog.get_logger()
     fresh = configured_model(config, model)
-    service_log = open_log(config)
-    store = open_store(config, SHARD)
+    env = RealEnv()
+    service_log = open_log(env, config)
+    store = open_store(env, config, SHARD)
     # What was imported lives as long as the process: the collector need not look at it again.
     gc.freeze()
     log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)

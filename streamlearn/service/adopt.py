@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.core.records import SHARD, Entry, Era, chain
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
@@ -68,13 +69,13 @@ class Moved(NamedTuple):
 
 
 @contextmanager
-def moved(config: Config) -> Iterator[Moved]:
+def moved(env: Env, config: Config) -> Iterator[Moved]:
     """Open the shard, and compare what is here with what the journal says. Raises `Stop` when the records are
     not those of the journal, `ConfigError` when there is nothing to take over.
     """
     fresh = configured_model(config)
-    log = open_log(config)
-    store = open_store(config, SHARD)
+    log = open_log(env, config)
+    store = open_store(env, config, SHARD)
     try:
         try:
             shard_log = log.open(SHARD)

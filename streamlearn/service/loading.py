@@ -60,10 +60,11 @@ def preset_of(saved: Saved) -> frozenset[str]:
 def _newest(settings: "Config", key: str) -> Saved:
     """The newest checkpoint of a service that is whole."""
     from streamlearn.core.records import SHARD
+    from streamlearn.env import RealEnv
     from streamlearn.log.backends import open_store
     from streamlearn.service.checkpoints import stored
 
-    store = open_store(settings, SHARD)
+    store = open_store(RealEnv(), settings, SHARD)
     refused = ""
     try:
         for name in reversed(stored(store)):

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.core.snapshot import Header, Sections, load_learner, open_header, seal, unseal
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.log.folder_store import FolderStore, read_regular
+from streamlearn.log.folder_store import FolderStore, names_in, read_regular
 from streamlearn.service.eras import stated_spec
 
 TRAINED = "trained"
@@ -67,12 +68,12 @@ def model_in(saved: Saved, trusted: frozenset[str]) -> Any:
         ) from reason
 
 
-def write_trained(where: str, header: Header, sections: Sections, key: str = "") -> str:
+def write_trained(env: Env, where: str, header: Header, sections: Sections, key: str = "") -> str:
     """Write a trained checkpoint into the folder `where` (`file:DIR`), as the next number there. Returns
     how to name it. Raises `ConfigError` for a folder that is a service's own.
     """
     folder = folder_of(where)
-    store = FolderStore(folder)
+    store = FolderStore(env, folder)
     names = store.names()
     numbers = [int(name) for name in names if name.isdigit()]
     for name in names[-1:]:
@@ -111,7 +112,7 @@ def _file_of(where: str) -> Path:
     if not at or not folder or not (which == "latest" or which.isdigit()):
         raise ConfigError(f"{where!r} names no checkpoint: {_SYNTAX}")
     place = _place_in(Path(folder))
-    names = FolderStore(place).names()
+    names = names_in(place)
     name = names[-1] if which == "latest" else f"{int(which):012d}"
     if name not in names:
         there = ", ".join(str(int(one)) if one.isdigit() else one for one in names)
@@ -123,7 +124,7 @@ def _place_in(folder: Path) -> Path:
     """Where the checkpoints lie: in the folder itself, or below, in `APP/SHARD`, as a service lays them."""
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}: {_SYNTAX}")
-    if FolderStore(folder).names():
+    if names_in(folder):
         return folder
     below = sorted({path.parent for depth in ("*/*.ckpt", "*/*/*.ckpt") for path in folder.glob(depth)})
     if not below:

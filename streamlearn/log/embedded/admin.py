@@ -8,6 +8,7 @@ from pathlib import Path
 from zlib import crc32
 
 from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
@@ -20,8 +21,8 @@ _POLL_BYTES = 1 << 24
 class EmbeddedAdmin:
     """`Admin` on the SQLite file at `path`, which is made when it is missing. Any number of processes."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._file = LogFile(path, durable=True)
+    def __init__(self, env: Env, path: str | Path) -> None:
+        self._file = LogFile(env, path, durable=True)
         self._topics = Topics(self._file)
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:

@@ -9,12 +9,12 @@ Invariants:
 import os
 import sqlite3
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Full, Stop, StreamlearnError, Unreachable
 
 APPLICATION_ID = 0x73746C6E  # "stln": tells our files from those of other programs
@@ -49,7 +49,8 @@ class LogFile:
     `durable`: each transaction survives a power cut when it returns (otherwise: a crash of the process).
     """
 
-    def __init__(self, path: str | Path, durable: bool = False) -> None:
+    def __init__(self, env: Env, path: str | Path, durable: bool = False) -> None:
+        self.env = env
         self.path = Path(path)
         try:
             # The fixed isolation level turns off the module's own, implicit transactions.
@@ -96,16 +97,16 @@ class LogFile:
                 self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _use_wal(self) -> None:
-        deadline = time.monotonic() + BUSY_S
+        deadline = self.env.monotonic() + BUSY_S
         while True:
             try:
                 self.db.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.Error as error:
                 # SQLite does not wait here, however long the timeout, when two processes make the file.
-                if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if _primary_code(error) != sqlite3.SQLITE_BUSY or self.env.monotonic() > deadline:
                     self.fail(error)
-                time.sleep(IDLE_S)
+                self.env.sleep(IDLE_S)
 
     def pragma(self, text: str) -> int:
         """Run a pragma; its first value, 0 without one."""

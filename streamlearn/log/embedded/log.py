@@ -13,7 +13,6 @@ that is stopped (SIGSTOP) inside those blocks the others until it goes on or die
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from streamlearn.core.records import (
     TopicPartition,
     encode_entry,
 )
+from streamlearn.env import Env
 from streamlearn.errors import Fenced, Unknown
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
@@ -52,10 +52,11 @@ class EmbeddedLog:
     cannot be opened or written.
     """
 
-    def __init__(self, names: Names, path: str | Path, retention_s: float) -> None:
+    def __init__(self, env: Env, names: Names, path: str | Path, retention_s: float) -> None:
+        self._env = env
         self._names = names
         self._retention_s = retention_s
-        self._file = LogFile(path)
+        self._file = LogFile(env, path)
         self._topics = Topics(self._file)
         self._owner = Owner(self._file, names, 0)
         self._epoch: int | None = None
@@ -65,12 +66,12 @@ class EmbeddedLog:
         """{0} at once for a process that has not opened the shard yet, so that a second service fences the
         first, and for the one that holds it. A fenced one waits until the holder closed or fell silent.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = self._env.monotonic() + timeout_s
         while not self._may_hold():
-            left_s = deadline - time.monotonic()
+            left_s = deadline - self._env.monotonic()
             if left_s <= 0:
                 return frozenset()
-            time.sleep(min(_WAIT_S, left_s))
+            self._env.sleep(min(_WAIT_S, left_s))
         return frozenset({0})
 
     def _may_hold(self) -> bool:
@@ -78,7 +79,7 @@ class EmbeddedLog:
             return True
         with self._file.snapshot():
             epoch, holder, beat_ms = self._owner.held()
-        now = now_ms()
+        now = now_ms(self._env)
         if epoch != self._epoch:
             # A clock that was set back must not keep a standby waiting for hours: hence the absolute value.
             return bool(holder == "" or abs(now - beat_ms) > SILENT_MS)
@@ -102,7 +103,7 @@ class EmbeddedLog:
         owner = Owner(self._file, self._names, shard)
         with self._file.transaction():
             end = last_entry(self._topics, (self._names.roles["journal"], shard))
-            self._beat_at_ms = now_ms()
+            self._beat_at_ms = now_ms(self._env)
             self._epoch = owner.take(self._beat_at_ms)
             seen = owner.positions()
             owner.note(floor=self._input_floor(owner.floor()))
@@ -134,7 +135,7 @@ class EmbeddedLog:
         """As `Log.retire`."""
         owner = Owner(self._file, self._names, shard)
         with self._file.transaction():
-            epoch = owner.take(now_ms())
+            epoch = owner.take(now_ms(self._env))
             owner.note(floor={})
             owner.release(epoch)
 
@@ -156,7 +157,7 @@ class EmbeddedLog:
     def members(self) -> int:
         """1 while a holder is heard of; who stands by is not known."""
         with self._file.snapshot():
-            return int(self._owner.is_held(now_ms(), SILENT_MS))
+            return int(self._owner.is_held(now_ms(self._env), SILENT_MS))
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
@@ -208,6 +209,7 @@ class EmbeddedShardLog:
         self.claim = epoch
         self.end = end
         self.seen = seen
+        self._env = topics.file.env
         self._topics = topics
         self._file = topics.file
         self._names = names
@@ -217,7 +219,7 @@ class EmbeddedShardLog:
         self._epoch = epoch
         self._retention_s = retention_s
         self._positions = dict(seen)
-        self._reported_s = time.monotonic()
+        self._reported_s = self._env.monotonic()
         self._closed = False
 
     def entries(self, after: int) -> Iterator[Entry]:
@@ -275,12 +277,12 @@ class EmbeddedShardLog:
             for (topic, partition), rows in self._placed(outputs).items():
                 self._topics.insert(topic, partition, rows)
             self._topics.insert(self._journal, self._shard, [Row(None, encode_entry(entry))])
-            report = time.monotonic() - self._reported_s > _REPORT_S
+            report = self._env.monotonic() - self._reported_s > _REPORT_S
             if report:
                 self._owner.note(positions=positions)
         self._positions = positions
         if report:
-            self._reported_s = time.monotonic()
+            self._reported_s = self._env.monotonic()
 
     def _placed(self, outputs: Sequence[Output]) -> dict[TopicPartition, list[Output]]:
         """Outputs by the partition they go to, `source mod n`, in their order."""
@@ -329,7 +331,7 @@ class EmbeddedShardLog:
             _, end, _ = self._topics.bounds(self._journal, self._shard)
             cuts = {(self._journal, self._shard): min(seq, end - 1), **self._expired()}
             self._owner.note(positions=self._positions, floor={**self._owner.floor(), **self._positions})
-        self._topics.cut(cuts, time.monotonic() + _TRIM_S)
+        self._topics.cut(cuts, self._env.monotonic() + _TRIM_S)
 
     def _expired(self) -> Positions:
         """Where retention cuts each partition, of every application in the file."""
@@ -342,7 +344,7 @@ class EmbeddedShardLog:
                 continue
             for partition in range(self._topics.number(name)[1]):
                 at = (name, partition)
-                offset = self._topics.first_since(at, now_ms() - kept_ms)
+                offset = self._topics.first_since(at, now_ms(self._env) - kept_ms)
                 cuts[at] = min(offset, lowest.get(at, offset))
         return cuts
 

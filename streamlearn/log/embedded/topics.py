@@ -9,8 +9,6 @@ Invariants:
 """
 
 import re
-import time
-import uuid
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
@@ -28,6 +26,7 @@ from streamlearn.core.records import (
     header_name,
     header_name_bytes,
 )
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.embedded.file import IDLE_S, LogFile
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
@@ -71,15 +70,16 @@ was ahead before: arrivals begin anew.
 """
 
 
-def now_ms() -> int:
-    """Wall clock, milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+def now_ms(env: Env) -> int:
+    """The wall clock in milliseconds since 1970, as a record's arrival has them."""
+    return round(env.now() * 1000)
 
 
 class Topics:
     """The topics of `file`. Numbers and partition counts never change, so they are asked for once."""
 
     def __init__(self, file: LogFile) -> None:
+        self._env = file.env
         self.file = file
         self._numbers: dict[str, tuple[int, int]] = {}
         self._turn = 0
@@ -101,7 +101,7 @@ class Topics:
                 settings = msgspec.json.encode(dict(spec.settings)).decode()
                 made = self.file.db.execute(
                     "INSERT OR IGNORE INTO topics(name, id, settings) VALUES(?, ?, ?)",
-                    (spec.name, str(uuid.uuid4()), settings),
+                    (spec.name, self._env.token(), settings),
                 )
                 if made.rowcount:
                     rows = [(made.lastrowid, partition) for partition in range(spec.partitions)]
@@ -164,7 +164,7 @@ class Topics:
         """Append rows to one partition, arriving now. Call it inside a transaction."""
         _, start, last_ms = self.bounds(topic, partition)
         number, _ = self.number(topic)
-        at_ms = now_ms()
+        at_ms = now_ms(self._env)
         if last_ms - SET_BACK_MS <= at_ms < last_ms:
             at_ms = last_ms  # a clock that was set back; by more, and it was ahead before
         packs = []
@@ -180,7 +180,7 @@ class Topics:
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
         """As `ShardLog.poll`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self._env.monotonic() + timeout_s
         while True:
             # SQLite changes this number when another process has committed; asking costs a microsecond.
             version = self.file.pragma("data_version")
@@ -188,10 +188,10 @@ class Topics:
             if polled.records:
                 return polled
             while self.file.pragma("data_version") == version:
-                left_s = deadline - time.monotonic()
+                left_s = deadline - self._env.monotonic()
                 if left_s <= 0:
                     return polled
-                time.sleep(min(IDLE_S, left_s))
+                self._env.sleep(min(IDLE_S, left_s))
 
     def _poll_once(self, positions: Positions, max_records: int, max_bytes: int) -> Polled:
         records: dict[TopicPartition, list[Record]] = {}
@@ -290,7 +290,7 @@ class Topics:
         may wait. In short transactions, so that producers get their turn.
         """
         for at, before in cuts.items():
-            while time.monotonic() < deadline_s and self._cut_some(at, before):
+            while self._env.monotonic() < deadline_s and self._cut_some(at, before):
                 pass
 
     def _cut_some(self, at: TopicPartition, before: int) -> bool:

@@ -6,6 +6,7 @@ Invariant: `append` returns only when every single record was acknowledged by al
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, ClientError, Producer
@@ -23,10 +24,10 @@ _UNTOLD_BYTES = 16384
 class KafkaAdmin:
     """`Admin` on Kafka."""
 
-    def __init__(self, bootstrap: str, options: Mapping[str, str]) -> None:
+    def __init__(self, env: Env, bootstrap: str, options: Mapping[str, str]) -> None:
         self._client = new_client(bootstrap, options)
-        self._cluster = Cluster(self._client)
-        self._reader = RecordReader(self._client)
+        self._cluster = Cluster(env, self._client)
+        self._reader = RecordReader(env, self._client)
         self._producers: dict[int, Producer] = {}
         self._batches: dict[str, int] = {}
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from streamlearn.core.records import TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.kafka.client import EARLIEST, LATEST, Client, ClientError, Code
 from streamlearn.log.kafka.errors import ask, explained
@@ -22,7 +23,8 @@ _log = structlog.get_logger()
 class Cluster:
     """An admin client, connected when made. Raises `Unreachable` and `ConfigError` as `Client.admin` does."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, env: Env, client: Client) -> None:
+        self.env = env
         self.bootstrap = client.bootstrap
         self.admin = client.admin()
 
@@ -30,11 +32,11 @@ class Cluster:
         """The topics of `names` that exist, Kafka's internal ones excluded."""
         wanted = sorted(set(names))
         # One question: a topic that is deleted before its offsets are asked for is gone at the next try.
-        return ask(self.bootstrap, "describing topics", lambda: self._described(wanted))
+        return ask(self.env, self.bootstrap, "describing topics", lambda: self._described(wanted))
 
     def topic_names(self) -> list[str]:
         """As `Admin.topic_names`."""
-        return ask(self.bootstrap, "listing topics", self.admin.topic_names)
+        return ask(self.env, self.bootstrap, "listing topics", self.admin.topic_names)
 
     def _described(self, wanted: list[str]) -> dict[str, TopicInfo]:
         found = self.admin.topics(wanted)
@@ -55,7 +57,10 @@ class Cluster:
     ) -> dict[TopicPartition, int]:
         """Offsets by `EARLIEST`, `LATEST` or a timestamp in ms; -1 where no record is that young."""
         return ask(
-            self.bootstrap, "asking for offsets", lambda: self.admin.offsets(places, at, committed=committed)
+            self.env,
+            self.bootstrap,
+            "asking for offsets",
+            lambda: self.admin.offsets(places, at, committed=committed),
         )
 
     def hidden(self, names: Iterable[str]) -> dict[TopicPartition, int]:
@@ -78,11 +83,11 @@ class Cluster:
 
     def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         """All settings of each topic, also those that are defaults."""
-        return ask(self.bootstrap, "reading topic settings", lambda: self.admin.settings(topics))
+        return ask(self.env, self.bootstrap, "reading topic settings", lambda: self.admin.settings(topics))
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
         """Make the topics that do not exist, replicated as far as the cluster allows."""
-        replicas = min(_REPLICAS, ask(self.bootstrap, "counting brokers", self.admin.brokers))
+        replicas = min(_REPLICAS, ask(self.env, self.bootstrap, "counting brokers", self.admin.brokers))
         for spec in specs:
             settings = dict(spec.settings)
             if replicas < _REPLICAS:
@@ -97,7 +102,7 @@ class Cluster:
     def delete_before(self, place: TopicPartition, offset: int) -> None:
         """Delete the records of a partition before `offset`."""
         what = f"deleting old records of {place[0]}-{place[1]}"
-        ask(self.bootstrap, what, lambda: self.admin.delete_before(place, offset))
+        ask(self.env, self.bootstrap, what, lambda: self.admin.delete_before(place, offset))
 
     def open_transactions(self, place: TopicPartition) -> str:
         """A sentence naming the producers that hold a transaction open in a partition."""
@@ -114,18 +119,24 @@ class Cluster:
     def transaction_owner(self, transactional_id: str) -> tuple[int, int]:
         """Producer id and epoch of who took a transactional id last. Raises `Unreachable`, `Stop`, ..."""
         what = f"who holds {transactional_id}"
-        return ask(self.bootstrap, what, lambda: self.admin.owner(transactional_id))
+        return ask(self.env, self.bootstrap, what, lambda: self.admin.owner(transactional_id))
 
     def remove_member(self, group: str, replica: str, member_id: str) -> None:
         """Take a static member out of its group, which it does not leave by itself. With its `member_id`, so
         that a process which replaced it stays.
         """
-        ask(self.bootstrap, "leaving", lambda: self.admin.remove_member(group, replica, member_id), 2.0)
+        ask(
+            self.env,
+            self.bootstrap,
+            "leaving",
+            lambda: self.admin.remove_member(group, replica, member_id),
+            2.0,
+        )
 
     def members(self, group: str) -> int:
         """How many members a group has now; 0 for one that does not exist, -1 when Kafka does not say."""
         try:
-            return ask(self.bootstrap, f"members of {group}", lambda: self.admin.members(group))
+            return ask(self.env, self.bootstrap, f"members of {group}", lambda: self.admin.members(group))
         except (ConfigError, Stop) as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and cause.code == Code.GROUP_NOT_FOUND:  # newer brokers

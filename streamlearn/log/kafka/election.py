@@ -11,12 +11,12 @@ Invariants:
 - Reported positions are for lag tools. That a report fails is no error of the service.
 """
 
-import time
 from collections.abc import Mapping
 
 import structlog
 
 from streamlearn.core.records import Positions, TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.kafka.client import Client, ClientError, Code, Membership
 from streamlearn.log.kafka.cluster import Cluster
@@ -33,41 +33,42 @@ _log = structlog.get_logger()
 class Election:
     """This process' membership in the group of one service."""
 
-    def __init__(self, client: Client, names: Names) -> None:
+    def __init__(self, env: Env, client: Client, names: Names) -> None:
+        self._env = env
         self.group = names.lock
         self._bootstrap = client.bootstrap
         self._replica = names.replica
         self._positions: Positions = {}
         self._ids: dict[TopicPartition, str] = {}
         self._reported: Positions = {}
-        self._report_at = time.monotonic() + REPORT_S
+        self._report_at = self._env.monotonic() + REPORT_S
         self._generation: tuple[int, str] | None = None
         self._joined_at = 0.0
         self._doubted_at = 0.0
         journal = names.roles["journal"]
         self._member = client.group(self.group, names.replica, journal)
         # A leader that does not know the topic's partitions yet would assign none, to everybody.
-        ask(client.bootstrap, f"partitions of {journal}", self._member.partitions)
+        ask(self._env, client.bootstrap, f"partitions of {journal}", self._member.partitions)
 
     def owned(self, timeout_s: float) -> frozenset[int]:
         """As `Log.owned`: returns at once when a shard is held, else waits up to `timeout_s` for one."""
-        until = time.monotonic() + timeout_s
+        until = self._env.monotonic() + timeout_s
         while True:
-            left = max(0.0, until - time.monotonic())
+            left = max(0.0, until - self._env.monotonic())
             self._poll(min(left, _ROUND_S))
             held = self._held()
-            if held or time.monotonic() >= until:
+            if held or self._env.monotonic() >= until:
                 self._report()
                 return held
 
     def doubt(self) -> None:
         """A newer owner has come: hold nothing that was confirmed before now."""
-        self._doubted_at = time.monotonic()
+        self._doubted_at = self._env.monotonic()
 
     def why_not(self) -> str:
         """Why nothing is held, as far as this member knows."""
         known = self._member.held()
-        silent_s = time.monotonic() - self._confirmed_at(known)
+        silent_s = self._env.monotonic() - self._confirmed_at(known)
         if self._generation is None:
             return f"this process is not yet a member of group {self.group}"
         if silent_s > self._member.session_s:
@@ -91,6 +92,7 @@ class Election:
         """
         self._ids = dict(places)
         found = ask(
+            self._env,
             self._bootstrap,
             f"reading the offsets of group {self.group}",
             lambda: self._member.reported([*places]),
@@ -123,10 +125,11 @@ class Election:
         """The assigned shards, if the coordinator confirmed this membership lately."""
         known = self._member.held()
         if known.generation != self._generation and known.stable:
-            self._generation, self._joined_at = known.generation, time.monotonic()
+            self._generation, self._joined_at = known.generation, self._env.monotonic()
         if known.replaced:
             raise self._replaced()
-        if time.monotonic() - self._confirmed_at(known) > self._member.session_s or self._is_doubted(known):
+        silent_s = self._env.monotonic() - self._confirmed_at(known)
+        if silent_s > self._member.session_s or self._is_doubted(known):
             return frozenset()
         return known.shards
 
@@ -149,9 +152,9 @@ class Election:
 
     def _report(self) -> None:
         self._note_failed_report()
-        if time.monotonic() < self._report_at or self._positions == self._reported:
+        if self._env.monotonic() < self._report_at or self._positions == self._reported:
             return
-        self._report_at = time.monotonic() + REPORT_S
+        self._report_at = self._env.monotonic() + REPORT_S
         self._reported = dict(self._positions)
         self._member.report(self._reported, self._ids)
 

@@ -7,10 +7,10 @@ Invariants:
   replicas, a leader that moves) are no refusals.
 """
 
-import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.kafka.client import CONNECT_S, ClientError, Code
 
@@ -36,19 +36,21 @@ _REMEDIES: dict[int, str] = {
 }
 
 
-def ask(bootstrap: str, what: str, question: Callable[[], Answer], deadline_s: float = CONNECT_S) -> Answer:
+def ask(
+    env: Env, bootstrap: str, what: str, question: Callable[[], Answer], deadline_s: float = CONNECT_S
+) -> Answer:
     """The answer to `question`, asked again while the cluster is moving, for at most `deadline_s`.
 
     Raises `ConfigError` when the cluster denies it, `Unreachable` when no answer came in time, else `Stop`.
     """
-    until = time.monotonic() + deadline_s
+    until = env.monotonic() + deadline_s
     while True:
         try:
             return question()
         except ClientError as error:
-            if time.monotonic() >= until or not error.retriable:
+            if env.monotonic() >= until or not error.retriable:
                 raise explained(bootstrap, what, error) from error
-        time.sleep(0.05)
+        env.sleep(0.05)
 
 
 def explained(bootstrap: str, what: str, error: ClientError) -> ConfigError | Unreachable | Stop:

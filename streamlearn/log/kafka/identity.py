@@ -9,7 +9,6 @@ Invariants:
 - Leaders that disagree, as in the middle of a deletion, are asked again until they agree.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ class SourceIdentities:
     """The question about `topics`, which `reader` reads; one at a time, in flight while others work."""
 
     def __init__(self, cluster: Cluster, reader: RecordReader, topics: Sequence[str]) -> None:
+        self._env = cluster.env
         self._cluster = cluster
         self._reader = reader
         self._topics = topics
@@ -45,24 +45,24 @@ class SourceIdentities:
 
     def answer(self) -> Identities:
         """What the last question was answered. Raises `Unreachable` when no answer comes in time."""
-        began = time.monotonic()
+        began = self._env.monotonic()
         while True:
             try:
                 agreed = _agreed([self._cluster.admin.identities(one) for one in self._asked])
                 missing = agreed is not None and len(agreed) < len(self._topics)
-                if agreed is not None and not (missing and time.monotonic() - began < _GONE_S):
+                if agreed is not None and not (missing and self._env.monotonic() - began < _GONE_S):
                     return agreed
                 error = ClientError("brokers disagree about the ids of the input topics")
             except ClientError as failure:
                 if not failure.retriable and failure.code != Code.NO_BROKER:
                     raise explained(self._cluster.bootstrap, "asking for topic ids", failure) from failure
                 error = failure
-            if time.monotonic() - began > CONNECT_S:
+            if self._env.monotonic() - began > CONNECT_S:
                 raise Unreachable(
                     f"Kafka at {self._cluster.bootstrap}: asking for topic ids: {error}. Check that the "
                     "brokers run and can be reached."
                 ) from error
-            time.sleep(_AGAIN_S)
+            self._env.sleep(_AGAIN_S)
             self.ask()
 
 

@@ -8,7 +8,6 @@ Invariants:
   service.
 """
 
-import time
 from collections.abc import Iterator
 
 import msgspec
@@ -100,18 +99,19 @@ class Journal:
 
     def _read_back(self, claim: int) -> tuple[int, int]:
         """The first offset, and that of the claim, once nothing before it is hidden."""
-        until = time.monotonic() + _SETTLE_S
+        env = self._cluster.env
+        until = env.monotonic() + _SETTLE_S
         while True:
             start, stable = self._reader.bounds(self._tp)
             if stable > claim:
                 return start, claim
-            if time.monotonic() > until:
+            if env.monotonic() > until:
                 raise Stop(
                     f"The journal {self._name} has an open transaction that is not ours, so its newest "
                     f"entries cannot be read (stable to {stable}, our claim is at {claim}). "
                     f"{self._cluster.open_transactions(self._tp)} Stop that producer, then start again."
                 )
-            time.sleep(0.005)
+            env.sleep(0.005)
 
     def _start_of(self, seq: int) -> int:
         """An offset at or before entry `seq`, found by looking further back each time."""

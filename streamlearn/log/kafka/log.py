@@ -12,6 +12,7 @@ import structlog
 
 from streamlearn.core.records import SHARD
 from streamlearn.core.records import TopicPartition as Place
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, NotOwner
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import KafkaAdmin
@@ -34,12 +35,15 @@ class KafkaLog:
     kept whole, for replicas that do not share the checkpoints.
     """
 
-    def __init__(self, names: Names, bootstrap: str, options: Mapping[str, str], trims: bool = True) -> None:
+    def __init__(
+        self, env: Env, names: Names, bootstrap: str, options: Mapping[str, str], trims: bool = True
+    ) -> None:
+        self._env = env
         self._names = names
         self._given = options
         self._trims = trims
         self._client = new_client(bootstrap, options)
-        self._cluster = Cluster(self._client)
+        self._cluster = Cluster(env, self._client)
         self._election: Election | None = None
 
     def owned(self, timeout_s: float) -> frozenset[int]:
@@ -75,7 +79,7 @@ class KafkaLog:
 
     def tell(self, value: bytes) -> None:
         """As `Log.tell`. It is rare: a producer is made for it, and closed."""
-        admin = KafkaAdmin(self._cluster.bootstrap, self._given)
+        admin = KafkaAdmin(self._env, self._cluster.bootstrap, self._given)
         try:
             admin.append(self._names.roles["alerts"], [Row(None, value)])
         finally:
@@ -130,5 +134,5 @@ class KafkaLog:
                     reason="[checkpoint] url is a folder, which other replicas may not have: the journal "
                     "keeps all entries, and a replica without checkpoints redoes it from the first",
                 )
-            self._election = Election(self._client, self._names)
+            self._election = Election(self._env, self._client, self._names)
         return self._election

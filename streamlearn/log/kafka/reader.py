@@ -8,11 +8,11 @@ Invariants:
 - There is no group, no automatic offset and no commit. A consumer that raised is closed, and a new one made.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from streamlearn.core.records import Positions, Range, Record, TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.kafka.client import CONNECT_S, Client, ClientError, Code, Consumer
 from streamlearn.log.kafka.errors import ask, explained, is_denied
@@ -40,7 +40,8 @@ class RecordReader:
     `patient`: a broker has answered this process before, so that polls give nothing while none does.
     """
 
-    def __init__(self, client: Client, *, wait_ms: int = 500, patient: bool = False) -> None:
+    def __init__(self, env: Env, client: Client, *, wait_ms: int = 500, patient: bool = False) -> None:
+        self._env = env
         self._client = client
         self._wait_ms = wait_ms
         self._consumer: Consumer | None = None
@@ -131,6 +132,7 @@ class RecordReader:
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
         return ask(
+            self._env,
             self._client.bootstrap,
             f"partitions of {topic}",
             lambda: self._connected().partitions(topic),
@@ -139,7 +141,10 @@ class RecordReader:
     def bounds(self, tp: TopicPartition) -> tuple[int, int]:
         """The first retained offset and the last stable one of a partition, asked for now."""
         self._starts[tp], self._ends[tp] = found = ask(
-            self._client.bootstrap, f"offsets of {tp[0]}-{tp[1]}", lambda: self._connected().bounds(tp)
+            self._env,
+            self._client.bootstrap,
+            f"offsets of {tp[0]}-{tp[1]}",
+            lambda: self._connected().bounds(tp),
         )
         return found
 
@@ -155,7 +160,7 @@ class RecordReader:
 
     def between(self, tp: TopicPartition, first: int, next_: int) -> Iterator[Record]:
         """The records at `first <= offset < next_`; done by position, since the last offsets may be gaps."""
-        at, until = first, time.monotonic() + CONNECT_S
+        at, until = first, self._env.monotonic() + CONNECT_S
         while at < next_:
             records = self.poll({tp: at}, min(next_ - at, _BATCH), _NO_LIMIT, 0.02).records.get(tp, [])
             for index, record in enumerate(records):
@@ -165,8 +170,8 @@ class RecordReader:
                 yield record
             before, at = at, records[-1].offset + 1 if records else max(at, self._position(tp))
             if at > before:
-                until = time.monotonic() + CONNECT_S
-            elif time.monotonic() > until:
+                until = self._env.monotonic() + CONNECT_S
+            elif self._env.monotonic() > until:
                 raise Unreachable(
                     f"Kafka at {self._client.bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {at} "
                     f"on for {CONNECT_S:.0f} s, while {next_} is its known end. Check that its leader is up."

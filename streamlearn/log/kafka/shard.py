@@ -6,7 +6,6 @@ Invariants:
 - What is found wrong after the fence counts only while nobody has taken the shard over; else it is `Fenced`.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
@@ -64,8 +63,8 @@ class KafkaShardLog:
         self._blocked: set[TopicPartition] = set()
         self._places, limits, inputs = look(cluster, names, shard)
         self._writer = Transactions(client, cluster, f"{names.lock}.{shard}", limits)
-        self._live = RecordReader(client, patient=True)
-        self._past = RecordReader(client, wait_ms=20)
+        self._live = RecordReader(cluster.env, client, patient=True)
+        self._past = RecordReader(cluster.env, client, wait_ms=20)
         self._identities = SourceIdentities(cluster, self._live, names.sources)
         try:
             journal = (names.roles["journal"], shard)
@@ -179,7 +178,7 @@ class KafkaShardLog:
 
     def _stalled(self, positions: Positions, stuck: frozenset[TopicPartition]) -> set[TopicPartition]:
         """Partitions that give nothing because somebody keeps a transaction open; each is told once."""
-        now = time.monotonic()
+        now = self._cluster.env.monotonic()
         for tp in positions.keys() - stuck:
             self._waiting.pop(tp, None)
             self._blocked.discard(tp)

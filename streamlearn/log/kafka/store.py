@@ -19,13 +19,13 @@ Invariants:
 
 import hashlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import structlog
 
 from streamlearn.core.records import Range, Record
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import append
@@ -65,13 +65,14 @@ class _Manifest(msgspec.Struct, frozen=True):
 class TopicStore:
     """`Store` in partition `shard` of `topic`. Connects when first used."""
 
-    def __init__(self, bootstrap: str, options: Mapping[str, str], topic: str, shard: int) -> None:
+    def __init__(self, env: Env, bootstrap: str, options: Mapping[str, str], topic: str, shard: int) -> None:
+        self._env = env
         self._bootstrap = bootstrap
         self._client = new_client(bootstrap, options)
         self._place = (topic, shard)
         self._name = f"{topic}-{shard}"
         self._lock = threading.Lock()
-        self._reader = RecordReader(self._client, wait_ms=20)
+        self._reader = RecordReader(env, self._client, wait_ms=20)
         self._producer: Producer | None = None
 
     def names(self) -> list[str]:
@@ -165,7 +166,7 @@ class TopicStore:
                 if record.value is not None and number.isdigit() and len(number) < 6:
                     newest_ms[prefix] = max(newest_ms.get(prefix, 0), record.timestamp_ms)
                     chunks[prefix] = max(chunks.get(prefix, 0), int(number) + 1)
-        now_ms = time.time() * 1e3
+        now_ms = self._env.now() * 1e3
         found = [_Kept(name, prefix, count, 0, 0, 0, "") for prefix, count in chunks.items()]
         known = {kept.prefix for kept in (*before.kept, *before.dropped)}
         found = [old for old in found if old.prefix not in known]
