@@ -397,3 +397,69 @@ def test_one_table_says_which_metrics_judge_a_task() -> None:
 def test_one_file_puts_durations_into_buckets() -> None:
     buckets = r"\bbuckets\[|\blog2\(|_GROWTH\b|\b(np|numpy|statistics)\.(nan)?(quantiles?|percentile)\("
     assert where_it_says(buckets, *{room(module) for module in MODULES}) == {"core/label_counts.py"}
+
+
+WORLDLY = "asyncio concurrent multiprocessing queue random sched secrets select selectors threading time uuid"
+WORLDLY_MODULES = frozenset(WORLDLY.split())
+WORLDLY_NAMES = re.compile(
+    r"\b(np|numpy)\.random\.(?!Random|Generator|default_rng\b)|TimeStamper|\bos\.(urandom|getrandom|fork)\b"
+    r"|\b(datetime|date)\.(now|utcnow|today)\b|\bsignal\.(alarm|pause|setitimer|sigtimedwait)\b"
+)
+WORLDLY_CALLS = {"random.Random()", "np.random.default_rng()"}
+WORLDLY_STILL = (
+    *("cli/checkpoints.py", "cli/common.py", "demo/", "log/kafka/store.py", "observe/", "replay/"),
+    "service/",
+)
+"""Where the world is still asked without an `Env`. This list only shrinks."""
+
+ENTRANCES = {"cli/common.py", "service/__init__.py", "service/loading.py"}
+"""The command line, `serve` and `load`: they make the real environment, and hand it on."""
+
+
+def worldly(module: Path) -> Iterator[tuple[int, str]]:
+    """Clocks, sleep, chance and threads that a module reaches by itself. That a part of a user's model is a
+    `random.Random`, or is made with a seed, is no draw.
+    """
+    attributes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute)]
+    said = {ast.unparse(node): node.lineno for node in attributes}
+    for line, name in imports(module):
+        used = {one for one in said if one.startswith("random.")}
+        if name.partition(".")[0] in WORLDLY_MODULES and not (name == "random" and used <= {"random.Random"}):
+            yield line, name
+    yield from ((line, name) for name, line in said.items() if WORLDLY_NAMES.search(name))
+    calls = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    yield from ((node.lineno, name) for node in calls if (name := ast.unparse(node)) in WORLDLY_CALLS)
+
+
+def test_nothing_but_env_asks_a_clock_sleeps_draws_or_starts_a_thread() -> None:
+    """What is a user's model may draw, and so may `features`, which are parts of models."""
+    others = [module for module in MODULES if room(module) not in ("env", "features")]
+    found = [place(module, *one) for module in others for one in worldly(module)]
+    allowed = tuple(f"streamlearn/{where}" for where in WORLDLY_STILL)
+    assert [one for one in found if not one.startswith(allowed)] == []
+    assert [where for where in allowed if not any(one.startswith(where) for one in found)] == []
+
+
+def test_only_the_entrances_make_the_real_environment() -> None:
+    assert where_it_says(r"\bRealEnv\b", *({room(module) for module in MODULES} - {"env"})) == ENTRANCES
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time",
+        "from time import monotonic",
+        "def f():\n    import threading",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "import random\nrandom.uniform(0, 1)",
+        "import random\nrandom.Random()",
+        "import numpy as np\nnp.random.rand()",
+        "from datetime import datetime\ndatetime.now()",
+        "import os\nos.urandom(3)",
+        "import structlog\nstructlog.processors.TimeStamper()",
+    ],
+)
+def test_a_question_to_the_world_is_seen(code: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(code)
+    assert [*worldly(module)]
