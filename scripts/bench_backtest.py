@@ -13,16 +13,16 @@ from river import dummy, evaluate, metrics
 
 from streamlearn.config import load
 from streamlearn.replay.backtest import Backtest
-from streamlearn.replay.late import delay_of
-from streamlearn.replay.sources import How
+from streamlearn.replay.late import parse_delay
+from streamlearn.replay.sources import ReadOptions
 from streamlearn.replay.trial import Trial
 
 
 def ours_us(file: Path, delay: str) -> float:
     """CPU time per event of a backtest, from the opening of the file to the last score."""
     began_s = time.process_time()
-    when = (delay, delay_of(delay) if delay else None)
-    trial = Trial(load(None, {}, need_input=False), str(file), How(), when, None, None)
+    when = (delay, parse_delay(delay) if delay else None)
+    trial = Trial(load(None, {}, need_input=False), str(file), ReadOptions(), when, None, None)
     run = Backtest(trial.contenders(["bench_model:build"]))
     run.run(trial.records, trial.setting.labels_topic, threading.Event(), lambda _count: None)
     run.result(trial.setting)

@@ -21,8 +21,8 @@ from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import TopicSpec
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.contender import Digest
-from streamlearn.replay.late import delay_of
-from streamlearn.replay.sources import How
+from streamlearn.replay.late import parse_delay
+from streamlearn.replay.sources import ReadOptions
 from streamlearn.replay.trial import Trial
 from tests.command import Command, command
 from tests.service_process import MODELS, App, Apps, apps, backend
@@ -61,8 +61,8 @@ def lines(path: Path, rows: list[tuple[dict[str, Any], Any]], step_s: int = 1) -
 
 
 def backtest(source: Path | str, *uses: str, delay: str = "", **flags: Any) -> dict[str, Any]:
-    how = How()
-    late = (delay, delay_of(delay) if delay else None)
+    how = ReadOptions()
+    late = (delay, parse_delay(delay) if delay else None)
     trial = Trial(load(None, flags, need_input=False), str(source), how, late, None, None)
     return result_of(trial, list(uses))
 
@@ -232,7 +232,7 @@ def test_backtest_over_the_recorded_stream_is_the_live_service_byte_for_byte(
     app.stop(process)
 
     source = f"topic:{app.inputs[0]}"
-    trial = Trial(app.config, source, How(), ("", None), None, app.admin)
+    trial = Trial(app.config, source, ReadOptions(), ("", None), None, app.admin)
     found = result_of(trial, [TREE, LOGISTIC])
     assert found["order"] == "journal"
     assert found["events"] == len(rows)

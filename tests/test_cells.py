@@ -17,8 +17,8 @@ from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.replay.cells import declared
 from streamlearn.replay.delimited import Dialect
-from streamlearn.replay.mapping import Meaning, Roles
-from streamlearn.replay.sources import How, open_source
+from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
+from streamlearn.replay.sources import ReadOptions, open_source
 from tests.service_process import Apps, apps
 
 __all__ = ["apps", "command"]
@@ -35,9 +35,9 @@ COLUMNS = ("id", "v", "w")
 
 def in_a_file(line: str, delimiter: str, decimal: str, missing: tuple[str, ...], types: str) -> Any:
     Path("a.csv").write_text(delimiter.join(COLUMNS) + f"\n{line}\n")
-    meaning = Meaning(Roles(), declared(types), frozenset(missing), decimal)
+    columns = ColumnMapping(ColumnRoles(), declared(types), frozenset(missing), decimal)
     try:
-        (item,) = open_source("a.csv", How(meaning=meaning, dialect=Dialect(delimiter))).items()
+        (item,) = open_source("a.csv", ReadOptions(columns=columns, dialect=Dialect(delimiter))).items()
     except ConfigError:
         return "refused"
     assert item
@@ -145,7 +145,7 @@ def test_a_number_is_never_to_be_made_absent() -> None:
     Path("a.csv").write_text("v,w\n1.5,x\nabc,y\n")
     for types, cell, advised in (("v=int", "1.5", False), ("w=int", "x", True)):
         with pytest.raises(ConfigError) as refused:
-            list(open_source("a.csv", How(meaning=Meaning(types=declared(types)))).items())
+            list(open_source("a.csv", ReadOptions(columns=ColumnMapping(types=declared(types)))).items())
         assert cell in str(refused.value) and ("--missing" in str(refused.value)) is advised
 
 

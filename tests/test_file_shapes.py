@@ -17,7 +17,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.replay import files
 from streamlearn.replay.delimited import Dialect
 from streamlearn.replay.json_texts import texts
-from streamlearn.replay.sources import How, open_source
+from streamlearn.replay.sources import ReadOptions, open_source
 
 __all__ = ["command"]
 
@@ -39,7 +39,7 @@ def read(name: str) -> list[Any]:
 
 
 def features(name: str, dialect: Dialect | None = None) -> list[dict[str, Any]]:
-    source = open_source(name, How(dialect=dialect or Dialect()))
+    source = open_source(name, ReadOptions(dialect=dialect or Dialect()))
     return [json.loads(item.row.value or b"")["features"] for item in source.items() if item]
 
 
@@ -252,7 +252,7 @@ def test_a_bad_row_says_what_it_most_likely_is(command: Command, text: str | byt
 def test_lines_above_the_header_are_left_out_where_asked(command: Command) -> None:
     write("a.csv", "723170,GREENSBORO\n\na,label\n1,x\n2,y\n")
     assert features("a.csv", Dialect(skip=2)) == [{"a": 1}, {"a": 2}]
-    item = next(item for item in open_source("a.csv", How(dialect=Dialect(skip=2))).items() if item)
+    item = next(item for item in open_source("a.csv", ReadOptions(dialect=Dialect(skip=2))).items() if item)
     assert item.place == "a.csv row 4"
     found = json.loads(command.ok("look", "a.csv", "--skip-rows", 2, "--json"))["replay"]
     assert found[0] == "--skip-rows 2"

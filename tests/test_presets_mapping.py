@@ -21,8 +21,7 @@ from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Headers, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.errors import NeedSchema
-from streamlearn.replay.cells import Rule
-from streamlearn.replay.values import texts_of
+from streamlearn.replay.cells import ColumnType, value_encoder
 from streamlearn.service.eras import event_spec
 from streamlearn.settings import Config
 
@@ -339,7 +338,7 @@ def test_a_decimal_is_the_same_number_whoever_wrote_it(number: str) -> None:
     )
     payload = {"schema": struct(n=decimal(scale)), "payload": {"n": base64_of(whole, 16)}}
     from_connect = read(payload, preset="connect", features=["n"], carry=("n",))
-    (in_file,) = texts_of([exact], Rule("n")).texts
+    in_file = value_encoder(ColumnType("n"))(exact)
     assert isinstance(from_avro, Event) and isinstance(from_connect, Event)
     assert repr(from_avro.carry) == repr(from_connect.carry)
     assert repr(json.loads(in_file or "")) == repr((from_avro.carry or {})["n"])

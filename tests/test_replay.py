@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ from streamlearn.errors import CheckFailed, ConfigError, Unreachable
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
 from streamlearn.replay import lines, reading, tables
-from streamlearn.replay.jsonlines import Members
-from streamlearn.replay.pacing import Lateness, Pace, Pacer
-from streamlearn.replay.produce import BATCH_RECORDS, Producer, Topics
-from streamlearn.replay.sources import How, Item, open_source
+from streamlearn.replay.jsonlines import EventPaths
+from streamlearn.replay.late import schedule
+from streamlearn.replay.produce import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
+from streamlearn.replay.sources import ReadOptions, SourceRecord, open_source
 
 __all__ = ["command"]
 
-HOW = How(Members("key", "ts", "auto"))
+HOW = ReadOptions(EventPaths("key", "ts", "auto"))
 AWKWARD = [b"", b"{}", b"not json", b"\xff\x00", b'{"a":"\xc3\xa9"}', b"with \r return", None]
 
 
@@ -46,8 +47,8 @@ def contents(admin: Admin, topic: str) -> list[Record]:
 
 def send(admin: Admin, name: str, topic: str = "one", **options: int | bool) -> dict[str, float]:
     stop, limit, loop = threading.Event(), options.get("limit"), bool(options.get("loop"))
-    return Producer(admin, Topics(topic), Pace(), stop, lambda _: None).run(
-        open_source(name, HOW), limit, loop
+    return Sender(admin, SendTopics(topic), Pace(), stop, lambda _: None).run(
+        partial(schedule, open_source(name, HOW), HOW, None), limit, loop
     )
 
 
@@ -192,7 +193,7 @@ def test_a_pipe_in_pieces_of_any_size_gives_the_same_lines(
 def test_river_data_becomes_events() -> None:
     source = open_source("river:waterflow", HOW)
     first = next(iter(source.items()))
-    assert first == Item(
+    assert first == SourceRecord(
         Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'),
         1647770400.0,
         "river:waterflow row 1",
@@ -276,8 +277,8 @@ def test_records_go_out_when_they_are_due(
         append(topic, rows)
 
     monkeypatch.setattr(admin, "append", watch)
-    report = Producer(admin, Topics("one"), Pace(speed=60), clock.stop(), lambda _: None).run(
-        open_source(str(path), HOW), None, False
+    report = Sender(admin, SendTopics("one"), Pace(speed=60), clock.stop(), lambda _: None).run(
+        partial(schedule, open_source(str(path), HOW), HOW, None), None, False
     )
     assert sent == [(0, ["0"]), (1, ["1", "2", "3"]), (2, ["4"])]
     assert (report["sent"], report["out_of_order"], report["without_time"], report["late_max_ms"]) == (
@@ -292,8 +293,8 @@ def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tm
     path = tmp_path / "events.jsonl"
     path.write_text('{"ts": 1700000000}\n{"ts": 1800000000}\n{"ts": 1800000001}\n')
     stop = threading.Event()
-    producer = Producer(admin, Topics("one"), Pace(speed=1), stop, lambda _: stop.set())
-    report = producer.run(open_source(str(path), HOW), None, False)
+    sender = Sender(admin, SendTopics("one"), Pace(speed=1), stop, lambda _: stop.set())
+    report = sender.run(partial(schedule, open_source(str(path), HOW), HOW, None), None, False)
     assert report["sent"] == 1
     assert len(contents(admin, "one")) == 1
 

@@ -8,6 +8,7 @@ import json
 import random
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,17 @@ from streamlearn.core.events import Event, EventSpec
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.env import RealEnv
-from streamlearn.errors import ConfigError, Stop
+from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.replay import ahead, delimited
+from streamlearn.replay import delimited
 from streamlearn.replay.cells import declared
 from streamlearn.replay.delimited import Dialect
-from streamlearn.replay.jsonlines import Members
-from streamlearn.replay.late import Late, delay_of
-from streamlearn.replay.mapping import Meaning, Roles
-from streamlearn.replay.pacing import Pace
-from streamlearn.replay.produce import Producer, Topics
-from streamlearn.replay.sources import How, Source, open_source
+from streamlearn.replay.jsonlines import EventPaths
+from streamlearn.replay.late import parse_delay, schedule
+from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
+from streamlearn.replay.produce import Pace, Sender, SendTopics
+from streamlearn.replay.sources import ReadOptions, Source, open_source
 
 __all__ = ["command"]
 
@@ -46,10 +46,10 @@ def how(
     dialect: Dialect = Dialect(),  # noqa: B008
     timed: bool = True,
     **roles: Any,
-) -> How:
-    wanted = Roles(features=tuple(features.split(",")) if features else (), **roles)
-    meaning = Meaning(wanted, declared(types), frozenset(missing), decimal, timed=timed)
-    return How(meaning=meaning, dialect=dialect, format=form)
+) -> ReadOptions:
+    wanted = ColumnRoles(features=tuple(features.split(",")) if features else (), **roles)
+    columns = ColumnMapping(wanted, declared(types), frozenset(missing), decimal, timed=timed)
+    return ReadOptions(columns=columns, dialect=dialect, format=form)
 
 
 def write(name: str, text: str | bytes) -> str:
@@ -61,11 +61,11 @@ def values(source: Source) -> list[bytes]:
     return [item.row.value or b"" for item in source.items() if item]
 
 
-def events(name: str, told: How | None = None) -> list[dict[str, Any]]:
+def events(name: str, told: ReadOptions | None = None) -> list[dict[str, Any]]:
     return [json.loads(value) for value in values(open_source(name, told or how()))]
 
 
-def features(text: str | bytes, told: How | None = None, name: str = "a.csv") -> list[dict[str, Any]]:
+def features(text: str | bytes, told: ReadOptions | None = None, name: str = "a.csv") -> list[dict[str, Any]]:
     return [event["features"] for event in events(write(name, text), told)]
 
 
@@ -336,30 +336,13 @@ def test_a_packed_file_and_one_cut_short(pack: Any) -> None:
         features(b"this is not packed", name=name)
 
 
-def test_a_large_file_read_ahead_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = write("a.csv", "key,a,b\n" + "".join(f"k{n % 7},{n},t{n}\n" for n in range(100_000)))
-    here = [item.row for item in open_source(name, how(timed=False)).items() if item]
-    monkeypatch.setattr(ahead, "WORTH_BYTES", 0)
-    source = open_source(name, how(timed=False))
-    assert [item.row for item in source.items() if item] == here
-    stopped = source.batches()
-    next(stopped)
-    stopped.close()
-
-
-def test_an_error_of_the_reading_process_comes_after_the_rows_before_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ahead, "WORTH_BYTES", 0)
+def test_an_error_of_a_row_comes_after_the_rows_before_it() -> None:
     name = write("a.csv", "a,b\n" + "1,2\n" * 50_000 + "3\n")
     rows = 0
     with pytest.raises(ConfigError, match=r"a\.csv row 50002 has 1 cells"):
-        for batch in open_source(name, how(timed=False)).batches():
-            rows += len(batch.rows)
+        for item in open_source(name).items():
+            rows += item is not None
     assert rows > 0
-    monkeypatch.setattr(ahead, "_START", "import sys; sys.stdin.buffer.read()")
-    with pytest.raises(Stop, match=r"the process that reads a\.csv ended with code 0"):
-        list(open_source(name, how(timed=False)).batches())
 
 
 def test_csv_on_standard_input(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,13 +534,12 @@ class World:
         self.admin = EmbeddedAdmin(RealEnv(), Path("world.db"))
         self.admin.create([TopicSpec("e", 1), TopicSpec("l", 1)])
 
-    def replay(self, name: str, delay: str, told: How, limit: int | None = None) -> Any:
-        meant = delay_of(delay)
-        roles = told.meaning.roles._replace(group=meant.group, due=meant.field)
-        source = open_source(name, told._replace(meaning=told.meaning._replace(roles=roles)))
-        late = Late(meant, told.members, source.tabular, source.once)
-        producer = Producer(self.admin, Topics("e", "l"), Pace(), threading.Event(), lambda _: None, late)
-        return producer.run(source, limit, loop=False)
+    def replay(self, name: str, delay: str, told: ReadOptions, limit: int | None = None) -> Any:
+        meant = parse_delay(delay)
+        roles = told.columns.roles._replace(group=meant.group, due=meant.field)
+        source = open_source(name, told._replace(columns=told.columns._replace(roles=roles)))
+        sender = Sender(self.admin, SendTopics("e", "l"), Pace(), threading.Event(), lambda _: None)
+        return sender.run(partial(schedule, source, told, meant), limit, loop=False)
 
     @property
     def order(self) -> list[tuple[str, str]]:
@@ -649,7 +631,7 @@ def test_json_lines_lose_only_their_label(world: World) -> None:
     big = 2**70
     kept = f'{{"id":"a","ts":"2026-01-31T08:00:00+01:00","features":{{"x":1}},"n":{big}'
     text = kept + ',"label":false}\nnot json\n'
-    world.replay(write("a.jsonl", text), "90s", How())
+    world.replay(write("a.jsonl", text), "90s", ReadOptions())
     value = world.admin.poll({("e", 0): 0}, 9, 0).records["e", 0]
     assert value[0].value == (kept + "}").encode()
     assert value[1].value == b"not json"
@@ -662,7 +644,7 @@ def test_the_parts_of_an_event_stand_where_the_service_finds_them(world: World, 
     spec = EventSpec("meta.id", "meta.of.0", "at.ts", label="meta.out.0", features="x", group="meta.run")
     meta = {"id": 7, "of": ["k"], "out": ["p", 5], "run": "g", "known": [1700000050]}
     text = json.dumps({"meta": meta, "at": {"ts": 1700000000}, "x": {"a": 1}})
-    told = How(Members(spec.key, spec.time, "auto", spec.id, spec.label, "x"))
+    told = ReadOptions(EventPaths(spec.key, spec.time, "auto", spec.id, spec.label, "x"))
     served = compile_decoder(spec)(Record("e", 0, 0, 0, None, text.encode()))
     assert isinstance(served, Event) and served.y == "p"
     world.replay(write("a.jsonl", text), delay, told)
@@ -708,9 +690,8 @@ def test_the_pace_holds_for_both(world: World, monkeypatch: pytest.MonkeyPatch) 
         lambda topic, rows: (sent.append((now[0] - 1000, topic, len(rows))), append(topic, rows)),
     )
     source = open_source(write("a.csv", TABLE), how(features="x"))
-    late = Late(delay_of("2m"), How().members, source.tabular, source.once)
-    report = Producer(world.admin, Topics("e", "l"), Pace(speed=60), stop, lambda _: None, late).run(
-        source, None, False
+    report = Sender(world.admin, SendTopics("e", "l"), Pace(speed=60), stop, lambda _: None).run(
+        partial(schedule, source, ReadOptions(), parse_delay("2m")), None, False
     )
     assert [(round(at_s), topic, count) for at_s, topic, count in sent] == [
         (0, "e", 1),

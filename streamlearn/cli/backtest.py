@@ -12,7 +12,7 @@ from streamlearn.errors import CheckFailed, ConfigError
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.replay.late import Delay as Lag
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
 
 Models = Annotated[
     list[str] | None,
@@ -105,7 +105,7 @@ def _result(
     settings: "Config",
     uses: list[str],
     source: str,
-    how: "How",
+    how: "ReadOptions",
     delay: "tuple[str, Lag | None]",
     limit: int | None,
     bars: list[tuple[str, float]],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamlearn.log.port import Admin
     from streamlearn.replay.feed import Feed
     from streamlearn.replay.late import Delay as Lag
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
 
 Delay = Annotated[
     str,
@@ -52,7 +52,7 @@ def prepare(settings: "Config", app_dir: Path | None) -> None:
 def feed_of(
     settings: "Config",
     source: str,
-    how: "How",
+    how: "ReadOptions",
     delay: "Lag | None",
     limit: int | None,
     out_topic: bool = False,
@@ -69,12 +69,12 @@ def feed_of(
         for text in stream.notes:
             common.note(text)
         yield Feed(stream, how, delay, limit), admin
-        for text in stream.found():
+        for text in stream.remarks():
             common.note(text)
 
 
 def delay_in(text: str) -> "Lag | None":
     """The meaning of --delay, None when it was not given. Raises `ConfigError`."""
-    from streamlearn.replay.late import delay_of
+    from streamlearn.replay.late import parse_delay
 
-    return delay_of(text) if text else None
+    return parse_delay(text) if text else None

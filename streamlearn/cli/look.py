@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamlearn.log.port import Admin
     from streamlearn.replay.propose import Proposal
     from streamlearn.replay.sampling import Sample
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
 
 LIMIT = 1000
 _MOST_SHOWN = 200
@@ -100,7 +100,7 @@ def proposed(
     return propose(sample), text
 
 
-def _sample(settings: "Config", source: str, how: "How", limit: int) -> "tuple[Sample, str]":
+def _sample(settings: "Config", source: str, how: "ReadOptions", limit: int) -> "tuple[Sample, str]":
     """The sample, and the topic it came from, "" when from none."""
     from streamlearn.replay import sampling
 

@@ -1,6 +1,7 @@
 """`replay`: a source of the past into a topic, at its pace."""
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.log.port import Admin
     from streamlearn.replay.late import Delay
-    from streamlearn.replay.pacing import Pace
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.produce import Pace
+    from streamlearn.replay.sources import ReadOptions
 
 Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
 LabelsTopic = Annotated[
@@ -92,7 +93,7 @@ def replay(
 def _send(
     settings: "Config",
     source: str,
-    how: "How",
+    how: "ReadOptions",
     topics: tuple[str, str],
     pace: "Pace",
     delay: "Delay | None",
@@ -100,9 +101,8 @@ def _send(
     loop: bool,
 ) -> dict[str, int | float]:
     """Open the source and the log, and send. A source that is wrong makes no file and no topic."""
-    from streamlearn.replay.jsonlines import Members
-    from streamlearn.replay.late import Late
-    from streamlearn.replay.produce import Producer, Topics
+    from streamlearn.replay.late import schedule
+    from streamlearn.replay.produce import Sender, SendTopics
     from streamlearn.replay.sources import open_source
 
     stream = None if source.startswith("topic:") else open_source(source, how)
@@ -114,25 +114,21 @@ def _send(
             common.note(text)
         for name in filter(None, topics):
             need_topic(admin, settings, name)
-        late = None
-        if delay is not None:
-            members = Members("key", "ts", how.members.time_unit) if stream.tabular else how.members
-            late = Late(delay, members, stream.tabular, stream.once)
         total = limit if stream.total is None or loop else min(limit or stream.total, stream.total)
         with progress.bar("replay", total) as advance:
-            producer = Producer(admin, Topics(*topics), pace, stop, advance, late)
+            sender = Sender(admin, SendTopics(*topics), pace, stop, advance)
             try:
-                report = producer.run(stream, limit, loop)
+                report = sender.run(partial(schedule, stream, how, delay), limit, loop)
             except StreamlearnError:
-                common.note(f"{producer.sent} records were sent to {topics[0]} before this:")
+                common.note(f"{sender.sent} records were sent to {topics[0]} before this:")
                 raise
-        for text in stream.found():
+        for text in stream.remarks():
             common.note(text)
         return report
 
 
 def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
-    from streamlearn.replay.late import delay_of
+    from streamlearn.replay.late import parse_delay
 
     if bool(labels_topic) != bool(text):
         raise ConfigError(
@@ -141,11 +137,11 @@ def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
         )
     if labels_topic and labels_topic == topic:
         raise ConfigError(f"--labels-topic {topic}: labels need a topic of their own")
-    return delay_of(text) if text else None
+    return parse_delay(text) if text else None
 
 
 def _pace(speed: str, rate: float | None) -> "Pace":
-    from streamlearn.replay.pacing import Pace
+    from streamlearn.replay.produce import Pace
 
     if rate is not None:
         if speed != "max":

@@ -11,7 +11,7 @@ from streamlearn.errors import ConfigError, Stop
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
 
 Checkpoint = Annotated[
     str,
@@ -92,7 +92,7 @@ def _score(
     settings: "Config",
     own: bool,
     source: str,
-    how: "How",
+    how: "ReadOptions",
     checkpoint: str,
     outs: tuple[str, str],
     delay: "Delay | None",

@@ -9,7 +9,7 @@ from streamlearn.errors import ConfigError
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
 
 Source = Annotated[
     str,
@@ -95,13 +95,13 @@ class Csv(NamedTuple):
 
 def how(
     settings: "Config", columns: Columns, csv: Csv, form: str, timed: bool, delay: "Delay | None" = None
-) -> "How":
+) -> "ReadOptions":
     """The options as one value. `form`: of --format. `timed`: event times are wanted."""
     from streamlearn.replay import cells
     from streamlearn.replay.delimited import Dialect
-    from streamlearn.replay.jsonlines import Members
-    from streamlearn.replay.mapping import Meaning, Roles
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.jsonlines import EventPaths
+    from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
+    from streamlearn.replay.sources import ReadOptions
 
     if csv.decimal not in (".", ","):
         raise ConfigError(f"--decimal {csv.decimal}: the decimal sign is . or a comma")
@@ -109,7 +109,7 @@ def how(
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         raise ConfigError(f"--delimiter {delimiter}: give one sign, or the word tab")
     event = settings.event
-    roles = Roles(
+    roles = ColumnRoles(
         columns.id,
         columns.time,
         columns.key,
@@ -122,9 +122,9 @@ def how(
     path = event.features if isinstance(event.features, str) else ""
     features = path if path not in ("", "*") else "features"
     types, missing = cells.declared(columns.types), frozenset(columns.missing or ())
-    return How(
-        Members(event.key or "key", event.time, event.time_unit, event.id, event.label, features),
-        Meaning(roles, types, missing, csv.decimal, event.time_unit, timed),
+    return ReadOptions(
+        EventPaths(event.key or "key", event.time, event.time_unit, event.id, event.label, features),
+        ColumnMapping(roles, types, missing, csv.decimal, event.time_unit, timed),
         Dialect(delimiter, csv.encoding, tuple(cells.names(csv.header)), csv.skip_rows),
         form,
     )

@@ -10,7 +10,7 @@ from streamlearn.cli import common, feeding, progress, source_options
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import How
+    from streamlearn.replay.sources import ReadOptions
     from streamlearn.replay.train import Training
 
 Out = Annotated[
@@ -101,7 +101,7 @@ def _tell_rest(done: "Training", dead_letters: str) -> None:
 def _train(
     settings: "Config",
     source: str,
-    how: "How",
+    how: "ReadOptions",
     outs: tuple[str, str],
     delay: "Delay | None",
     limit: int | None,

@@ -1,53 +1,51 @@
 """From a cell to the JSON text of its value, or None when the cell is absent.
 
+A cell is text (CSV), or a value that has a type already (JSON lines, Parquet, Arrow, Python). Every encoder
+raises `ValueError` with the reason and the remedy for a cell that cannot be used.
+
 Invariants:
-- The value is that which `core.convert` gives the cell, so that a file and a topic of its lines agree.
+- The value of a text is that which `core.convert` gives it, so that a file and a topic of its lines agree.
 - A number is written as it stood, digit for digit, when JSON can hold it so.
-- A cell that does not fit its declared type is refused with its place; nothing is guessed for it.
+- A value that has a type keeps it: its text is not looked into for numbers, unless a type is declared.
+  None and NaN are absent; infinities, integers beyond 64 bits, lists, objects and bytes are refused.
+- A cell that does not fit its declared type is refused; nothing is guessed for it.
 """
 
 import datetime
-from collections.abc import Callable, Sequence
-from math import hypot
+import decimal
+from collections.abc import Callable
+from math import isfinite, isnan
 from typing import Any, NamedTuple
 
 import orjson
 
 from streamlearn.core import convert
-from streamlearn.core.convert import BLANKS, COMMA_NUMBER, INT_LIMIT, JSON_NUMBER, is_absent, is_number
+from streamlearn.core.convert import (
+    BLANKS,
+    COMMA_NUMBER,
+    CONVERSIONS,
+    INT_LIMIT,
+    JSON_NUMBER,
+    from_decimal,
+    is_absent,
+    is_number,
+    is_word,
+)
 from streamlearn.core.events import calendar_time
 from streamlearn.core.paths import MISSING
 from streamlearn.errors import ConfigError
 
-Text = str | None
+JsonText = str | None
 """The JSON text of a value; None = absent."""
 
-
-class Column(NamedTuple):
-    """The JSON texts of a column's cells; `whole`: none of them is absent."""
-
-    texts: Sequence[Text]
-    whole: bool
-
-
 TYPES = ("float", "int", "bool", "str", "date", "datetime")
-_REMEMBERED = 1 << 14
 
 
-class BadCell(Exception):
-    """A cell that cannot be used: `index` in its column, and the reason with its remedy."""
-
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(reason)
-        self.index = index
-
-
-class Rule(NamedTuple):
+class ColumnType(NamedTuple):
     """How the cells of one column are read. `kind`: a type of `TYPES`, `time` (an event's time: a number,
     or text that becomes RFC 3339), `name` (an id or a key), or "" (numbers are numbers, the rest is text
-    without the blanks around it). `pattern`: `strptime`'s,
-    for dates. `missing`: texts that mean "absent". `decimal`: the decimal sign. `commas`: a comma may be
-    meant as one, because it is not the delimiter.
+    without the blanks around it). `pattern`: `strptime`'s, for dates. `missing`: texts that mean "absent".
+    `decimal`: the decimal sign. `commas`: a comma may be meant as one, because it is not the delimiter.
     """
 
     column: str
@@ -60,19 +58,19 @@ class Rule(NamedTuple):
 
 def declared(text: str) -> dict[str, tuple[str, str]]:
     """`name=float,day=date:%d.%m.%Y` as (type, pattern) by column. Raises `ConfigError`."""
-    found = {}
-    for part in names(text):
-        column, _, kind = part.rpartition("=")
+    types = {}
+    for item in names(text):
+        column, _, kind = item.rpartition("=")
         if ":" in kind or not column:
-            column, _, kind = part.partition("=")
+            column, _, kind = item.partition("=")
         kind, _, pattern = kind.partition(":")
         if not column or kind not in TYPES or (pattern and not kind.startswith("date")):
             raise ConfigError(
-                f"--types {part}: write COLUMN=TYPE with a type of {', '.join(TYPES)}, and for date and"
+                f"--types {item}: write COLUMN=TYPE with a type of {', '.join(TYPES)}, and for date and"
                 " datetime a format where it is not ISO 8601, like day=date:%d.%m.%Y"
             )
-        found[column] = (kind, pattern)
-    return found
+        types[column] = (kind, pattern)
+    return types
 
 
 def names(text: str) -> list[str]:
@@ -82,88 +80,31 @@ def names(text: str) -> list[str]:
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
 
 
-class Texts:
-    """Turns the text cells of one column into JSON texts, remembering those it has seen (bounded)."""
-
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._known: dict[str, Text] = {}
-        self._convert = converter(rule)
-        self._blanks = rule.kind == "str" and not rule.missing  # around a word they mean nothing
-        # A declared float needs a point in each cell to be written as it stands: 5 becomes 5.0.
-        self._as_it_stands = rule.decimal == "." and rule.kind in ("", "time", "float")
-
-    def __call__(self, cells: list[str]) -> Column:
-        """One JSON text per cell. Raises `BadCell`."""
-        if not self._rule.missing or self._rule.missing.isdisjoint(cells):
-            if self._as_it_stands:
-                text = ",".join(cells)
-                points = self._rule.kind != "float" or text.count(".") == len(cells)
-                if points and _all_numbers(text, len(cells)):
-                    return Column(cells, True)
-            elif self._rule.kind in ("str", "name") and _all_plain(cells, self._blanks):
-                return Column([f'"{cell}"' for cell in cells], True)
-        known = self._known
-        if len(known) > _REMEMBERED:
-            known.clear()
-        try:
-            texts = [known[cell] for cell in cells]
-        except KeyError:
-            texts = [self._learn(index, cell) for index, cell in enumerate(cells)]
-        return Column(texts, None not in texts)
-
-    def _learn(self, index: int, cell: str) -> Text:
-        try:
-            return self._known[cell]
-        except KeyError:
-            try:
-                text = self._known[cell] = self._convert(cell)
-            except ValueError as error:
-                raise BadCell(index, str(error)) from None
-            return text
-
-
-def _all_numbers(text: str, count: int) -> bool:
-    """Whether the cells joined by commas are all numbers that JSON can hold as they stand. The letters
-    are those of true, false, null and NaN.
-    """
-    if any(sign in text for sign in '[{"tfn \t\r\n'):
-        return False
-    try:
-        values = orjson.loads(f"[{text}]")
-    except orjson.JSONDecodeError:
-        return False
-    return len(values) == count and hypot(*values) < INT_LIMIT
-
-
-def _all_plain(cells: list[str], blanks: bool) -> bool:
-    """Whether no cell is blank, has a sign that JSON escapes, or blanks where there should be none."""
-    text = "".join(cells)
-    if '"' in text or "\\" in text or not text.isprintable():
-        return False
-    return blanks and all(map(str.strip, cells)) if " " in text else "" not in cells
-
-
-def converter(rule: Rule) -> Callable[[str], Text]:
-    """The function from a text cell to its JSON text; it raises `ValueError` with the reason."""
-    kind = {
+def text_encoder(column: ColumnType) -> Callable[[str], JsonText]:
+    """The function from a text cell to its JSON text."""
+    encode = {
         "": _undeclared,
         "float": _float,
         "int": _int,
         "bool": _bool,
         "str": _str,
         "name": _str,
-        "date": date,
+        "date": _date,
         "datetime": _datetime,
         "time": _time,
-    }[rule.kind]
+    }[column.kind]
+    missing, keeps_blanks = column.missing, column.kind == "str"
+    blanks = BLANKS if column.kind == "" else None
 
-    def to_text(cell: str) -> Text:
-        if is_absent(cell, rule.missing):
+    def to_text(cell: str) -> JsonText:
+        if is_absent(cell, missing):
             return None
-        return kind(cell if rule.kind == "str" else cell.strip(BLANKS if rule.kind == "" else None), rule)
+        return encode(cell if keeps_blanks else cell.strip(blanks), column)
 
     return to_text
+
+
+# --- text ---------------------------------------------------------------------------------------------
 
 
 def quoted(text: str) -> str:
@@ -174,13 +115,13 @@ def quoted(text: str) -> str:
         raise ValueError(f"{text!r} is not valid Unicode: clean the column, or leave it out") from None
 
 
-def misfit(cell: str, rule: Rule, what: str) -> ValueError:
-    """What to say of a cell that is none of `what`. A number is never to be thrown away as absent."""
+def _misfit(cell: str, column: ColumnType, meant: str) -> ValueError:
+    """The error for a cell that is not as `meant`. A number is never to be thrown away as absent."""
     text = cell if len(cell) <= 40 else f"{cell[:40]}..."
     absent = "" if is_number(cell) else f", or make it absent (--missing {text})"
     return ValueError(
-        f"{text!r} is no {what}: correct it{' or' if not absent else ','} declare another type"
-        f" (--types {rule.column}=str){absent}"
+        f"{text!r} is no {meant}: correct it{' or' if not absent else ','} declare another type"
+        f" (--types {column.column}=str){absent}"
     )
 
 
@@ -193,59 +134,59 @@ def _written(value: Any, literal: str) -> str:
     return literal if as_it_stands else orjson.dumps(value).decode()
 
 
-def _undeclared(bare: str, rule: Rule) -> Text:
-    found = convert.cell(bare, rule.decimal, rule.commas)
+def _undeclared(bare: str, column: ColumnType) -> JsonText:
+    value = convert.cell(bare, column.decimal, column.commas)
     bare = bare.strip()
-    if found is MISSING and rule.decimal != ".":
+    if value is MISSING and column.decimal != ".":
         raise ValueError(
             f"{bare!r} has a decimal point, and --decimal says that numbers have a comma: correct it,"
-            f" or say that it is text with --types {rule.column}=str"
+            f" or say that it is text with --types {column.column}=str"
         )
-    if found is MISSING:
+    if value is MISSING:
         raise ValueError(
             f"{bare!r} looks like a number with a decimal comma: say --decimal , or, if it is text,"
-            f" --types {rule.column}=str"
+            f" --types {column.column}=str"
         )
-    return _written(found, bare if rule.decimal == "." else bare.replace(",", ".", 1))
+    return _written(value, bare if column.decimal == "." else bare.replace(",", ".", 1))
 
 
-def _float(bare: str, rule: Rule) -> Text:
-    found = convert.conversions(rule.decimal)["float"](bare)
-    if found is MISSING:
-        if rule.decimal != "." and "." in bare:
-            raise misfit(bare, rule, "float with a decimal comma (--decimal ,)")
+def _float(bare: str, column: ColumnType) -> JsonText:
+    value = convert.conversions(column.decimal)["float"](bare)
+    if value is MISSING:
+        if column.decimal != "." and "." in bare:
+            raise _misfit(bare, column, "float with a decimal comma (--decimal ,)")
         if COMMA_NUMBER.fullmatch(bare):
             raise ValueError(f"{bare!r} is no float: if the comma is a decimal comma, say --decimal ,")
-        raise misfit(bare, rule, "float")
-    return _written(found, bare if rule.decimal == "." else bare.replace(",", ".", 1))
+        raise _misfit(bare, column, "float")
+    return _written(value, bare if column.decimal == "." else bare.replace(",", ".", 1))
 
 
-def _int(bare: str, rule: Rule) -> Text:
-    found = convert.CONVERSIONS["int"](bare)
-    if found is MISSING:
-        raise misfit(bare, rule, "int of 64 bits")
-    return str(found)
+def _int(bare: str, column: ColumnType) -> JsonText:
+    value = convert.CONVERSIONS["int"](bare)
+    if value is MISSING:
+        raise _misfit(bare, column, "int of 64 bits")
+    return str(value)
 
 
-def _bool(bare: str, rule: Rule) -> Text:
-    found = convert.CONVERSIONS["bool"](bare)
-    if found is MISSING:
-        raise misfit(bare, rule, "bool (true false t f yes no y n on off 1 0)")
-    return "true" if found else "false"
+def _bool(bare: str, column: ColumnType) -> JsonText:
+    value = convert.CONVERSIONS["bool"](bare)
+    if value is MISSING:
+        raise _misfit(bare, column, "bool (true false t f yes no y n on off 1 0)")
+    return "true" if value else "false"
 
 
-def _str(cell: str, _rule: Rule) -> Text:
+def _str(cell: str, _column: ColumnType) -> JsonText:
     return quoted(cell)
 
 
-def _moment(bare: str, rule: Rule) -> datetime.datetime:
+def _moment(bare: str, column: ColumnType) -> datetime.datetime:
     """A date and time. Raises `ValueError`."""
-    when = patterned_time(bare, rule.pattern) if rule.pattern else calendar_time(bare)
+    when = patterned_time(bare, column.pattern) if column.pattern else calendar_time(bare)
     if when is None:
-        form = f"of the format {rule.pattern}" if rule.pattern else "in ISO 8601 like 2026-01-31 08:00:00"
+        form = f"of the format {column.pattern}" if column.pattern else "in ISO 8601 like 2026-01-31 08:00:00"
         raise ValueError(
             f"{bare!r} is no date and time {form}: correct it, or declare its format, for example"
-            f" --types '{rule.column}=datetime:%d.%m.%Y %H:%M:%S'"
+            f" --types '{column.column}=datetime:%d.%m.%Y %H:%M:%S'"
         )
     return zoned(when)
 
@@ -263,20 +204,93 @@ def zoned(when: datetime.datetime) -> datetime.datetime:
     return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
 
 
-def date(bare: str, rule: Rule) -> Text:
+def _date(bare: str, column: ColumnType) -> JsonText:
     """A day, as ISO 8601. Raises `ValueError` when it has a time of day."""
-    when = _moment(bare, rule)
+    when = _moment(bare, column)
     if when.timetz() != datetime.time(tzinfo=when.tzinfo):
-        raise ValueError(f"{bare!r} has a time of day: declare it with --types {rule.column}=datetime")
+        raise ValueError(f"{bare!r} has a time of day: declare it with --types {column.column}=datetime")
     return f'"{when.date().isoformat()}"'
 
 
-def _datetime(bare: str, rule: Rule) -> Text:
-    return f'"{_moment(bare, rule).isoformat()}"'
+def _datetime(bare: str, column: ColumnType) -> JsonText:
+    return f'"{_moment(bare, column).isoformat()}"'
 
 
-def _time(bare: str, rule: Rule) -> Text:
-    literal = bare.replace(",", ".", 1) if rule.decimal != "." else bare
-    if not rule.pattern and (found := convert.number(literal)) is not None:
-        return _written(found, literal)
-    return _datetime(bare, rule)
+def _time(bare: str, column: ColumnType) -> JsonText:
+    literal = bare.replace(",", ".", 1) if column.decimal != "." else bare
+    if not column.pattern and (number := convert.number(literal)) is not None:
+        return _written(number, literal)
+    return _datetime(bare, column)
+
+
+# --- values that have a type ---------------------------------------------------------------------------
+
+
+def value_encoder(column: ColumnType) -> Callable[[Any], JsonText]:
+    """The function from a value that has a type to its JSON text."""
+    from_text = text_encoder(column)
+
+    def to_text(value: Any) -> JsonText:
+        value = _plain(value)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            if column.kind:
+                return from_text(value)
+            return None if is_word(value, column.missing) else quoted(value)
+        if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+            return _calendar(value, column)
+        if column.kind in CONVERSIONS:
+            return _declared(value, column)
+        text = _number(value, column)
+        return from_text(text) if column.kind else text
+
+    return to_text
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's or an exact decimal as one of Python's; None for NaN, which data frames write for a
+    missing value.
+    """
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, decimal.Decimal):
+        number = from_decimal(value)
+        value = float(value) if number is MISSING else number
+    if isinstance(value, float) and not isfinite(value):
+        if isnan(value):
+            return None
+        raise ValueError(f"{value} is an infinity, which JSON cannot hold: correct it, or leave it out")
+    return value
+
+
+def _number(value: Any, column: ColumnType) -> str:
+    if not isinstance(value, bool | int | float):
+        raise ValueError(
+            f"a value of the type {type(value).__name__} can be no feature: choose the columns with"
+            " --features, or take it apart before"
+        )
+    if type(value) is not float and not -INT_LIMIT <= value < INT_LIMIT:
+        raise ValueError(f"{value} does not fit in 64 bits: declare it as text, --types {column.column}=str")
+    return orjson.dumps(value).decode()
+
+
+def _declared(value: Any, column: ColumnType) -> JsonText:
+    """As `[event] types` converts it."""
+    if str(value) in column.missing:
+        return None
+    converted = CONVERSIONS[column.kind](value)
+    if converted is MISSING:
+        raise _misfit(str(value), column, "int of 64 bits" if column.kind == "int" else column.kind)
+    return quoted(converted) if type(converted) is str else orjson.dumps(converted).decode()
+
+
+def _calendar(value: datetime.date | datetime.time, column: ColumnType) -> JsonText:
+    if isinstance(value, datetime.time):
+        return f'"{value.isoformat()}"'
+    if isinstance(value, datetime.datetime):
+        text = zoned(value).isoformat()
+        return _date(text, column._replace(pattern="")) if column.kind == "date" else f'"{text}"'
+    if column.kind in ("time", "datetime"):
+        return f'"{value.isoformat()}T00:00:00+00:00"'
+    return f'"{value.isoformat()}"'

@@ -26,7 +26,7 @@ def note(column: str, example: str, where: str = "--types") -> str:
     )
 
 
-def notes(events: Iterable[bytes], features: str, declared: Container[str]) -> list[str]:
+def notes(events: Iterable[bytes], features: str, declared: Container[str] = ()) -> list[str]:
     """Notes about the first events. `features`: the path of what holds them; without it, all members do."""
     texts: Counter[str] = Counter()
     coated: Counter[str] = Counter()

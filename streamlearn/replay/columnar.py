@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamlearn.errors import ConfigError
-from streamlearn.replay.mapping import Batch, Layout, Meaning
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord, TableEncoder
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")
 _CELLS = 1 << 16
 
 
-def head_of(name: str, kind: str, meaning: Meaning) -> int | None:
+def row_count(name: str, kind: str, mapping: ColumnMapping) -> int | None:
     """The number of rows, where the file tells. Raises `ConfigError` when it or a named column is wrong."""
     names, rows = _head(name, kind)
-    Layout(name, names, meaning, text=False)
+    TableEncoder(name, names, mapping, text=False)
     return rows
 
 
-def names_of(name: str, kind: str) -> tuple[str, ...]:
+def column_names(name: str, kind: str) -> tuple[str, ...]:
     """The names of the columns. Raises `ConfigError` when the file is damaged."""
     return _head(name, kind)[0]
 
@@ -40,18 +40,19 @@ def _head(name: str, kind: str) -> tuple[tuple[str, ...], int | None]:
     return names, rows
 
 
-def batches(name: str, kind: str, meaning: Meaning, numbered: int) -> Iterator[Batch]:
+def records(name: str, kind: str, mapping: ColumnMapping, numbered: int) -> Iterator[SourceRecord]:
     """The file's rows as events; rows are numbered from 1 for messages, and from `numbered` for ids."""
     names, _ = _head(name, kind)
-    layout = Layout(name, names, meaning, text=False)
-    layout.begin(numbered)
-    row = 1
+    encoder = TableEncoder(name, names, mapping, text=False)
     size = max(1, min(2000, _CELLS // max(1, len(names))))
     with _arrow_errors(name, kind) as pa:
-        for table in _tables(pa, name, kind, size):
-            columns = [_values(pa, column) for column in table.columns]
-            yield layout.batch(columns, range(row, row + table.num_rows))
-            row += table.num_rows
+        rows = (
+            cells
+            for table in _tables(pa, name, kind, size)
+            for cells in zip(*(_values(pa, column) for column in table.columns), strict=True)
+        )
+        for index, cells in enumerate(rows):
+            yield encoder.record(cells, index + 1, numbered + index)
 
 
 def _tables(pa: Any, name: str, kind: str, size: int) -> Iterator[Any]:
@@ -60,13 +61,13 @@ def _tables(pa: Any, name: str, kind: str, size: int) -> Iterator[Any]:
             yield from file.iter_batches(batch_size=size)
         return
     reader = _open_ipc(pa, name)
-    found = (
+    batches = (
         (reader.get_batch(index) for index in range(reader.num_record_batches))
         if hasattr(reader, "num_record_batches")
         else reader
     )
-    for batch in found:
-        yield from (batch.slice(at, size) for at in range(0, batch.num_rows, size))
+    for batch in batches:
+        yield from (batch.slice(first, size) for first in range(0, batch.num_rows, size))
 
 
 def _open_ipc(pa: Any, name: str) -> Any:
@@ -88,8 +89,8 @@ def _values(pa: Any, column: Any) -> list[Any]:
         column = column.cast(pa.timestamp("us", kind.tz), safe=False)
     elif pa.types.is_time64(kind) and kind.unit == "ns":
         column = column.cast(pa.time64("us"), safe=False)
-    found: list[Any] = column.to_pylist()
-    return found
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 class _arrow_errors:  # noqa: N801 - a context manager, read as a verb
@@ -114,8 +115,8 @@ class _arrow_errors:  # noqa: N801 - a context manager, read as a verb
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, self._raised):
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
-                f"{self._name} is no whole {self._kind} file ({said}): it is damaged or was cut short; copy"
-                " it again, or write it anew"
+                f"{self._name} is no whole {self._kind} file ({message}): it is damaged or was cut short;"
+                " copy it again, or write it anew"
             ) from error

@@ -15,11 +15,10 @@ import msgspec
 
 from streamlearn.core.events import EventSpec
 from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.records import Record
+from streamlearn.core.records import Record, TopicPartition
 from streamlearn.core.state import ShardSpec
-from streamlearn.replay.jsonlines import Members
-from streamlearn.replay.late import Delay, Late, Sent
-from streamlearn.replay.sources import How, Source, kind_of, limited
+from streamlearn.replay.late import Delay, schedule
+from streamlearn.replay.sources import ReadOptions, Source, source_format
 
 
 class Feed(NamedTuple):
@@ -28,7 +27,7 @@ class Feed(NamedTuple):
     """
 
     source: Source
-    how: How
+    options: ReadOptions
     delay: Delay | None = None
     limit: int | None = None
     undated_ms: int | None = None
@@ -53,7 +52,7 @@ class Feed(NamedTuple):
         """The rules of a shard that reads this feed: events as they come, labels as `late` sends them.
         Where the configuration has no labels topic, they are waited for as long as it takes.
         """
-        event, labels = event_of(configured.event, self.source), configured.labels
+        event, labels = event_rules(configured.event, self.source), configured.labels
         if self.delay is not None:
             labels = labels or LabelSpec(topic="", ttl_ms=_FOR_EVER_MS)
             labels = msgspec.structs.replace(
@@ -74,40 +73,28 @@ class Feed(NamedTuple):
     def records(self) -> Iterator[Record | None]:
         """The records in order; None where nothing more has arrived yet, as on a slow pipe."""
         now_ms = time.time_ns() // 1_000_000 if self.undated_ms is None else self.undated_ms
-        own = self.source.name.startswith("topic:")
-        counted: dict[tuple[str, int], int] = {}
-        for sent in self._sent():
-            if sent is None:
+        from_topic = self.source.name.startswith("topic:")
+        next_offsets: dict[TopicPartition, int] = {}
+        for scheduled in schedule(self.source, self.options, self.delay, self.limit):
+            if scheduled is None:
                 yield None
                 continue
-            row, time_s = sent.item.row, sent.item.time_s
-            topic = self.labels if sent.label else self.topic
-            at = (topic, row.partition or 0)
-            offset = sent.item.number if own and not sent.label else counted.get(at, 0)
-            counted[at] = offset + 1
+            (row, time_s, _, number), is_label = scheduled
+            partition = self.labels if is_label else self.topic, row.partition or 0
+            offset = number if from_topic and not is_label else next_offsets.get(partition, 0)
+            next_offsets[partition] = offset + 1
             arrived_ms = now_ms if time_s is None else int(time_s * 1000)
-            if sent.label:
+            if is_label:
                 arrived_ms = max(arrived_ms, now_ms)
-            yield Record(topic, at[1], offset, arrived_ms, row.key, row.value, row.headers)
-
-    def _sent(self) -> Iterator[Sent | None]:
-        if self.delay is None:
-            for item in limited(self.source.items(), self.limit):
-                yield None if item is None else Sent(item, False)
-            return
-        members = self.how.members
-        members = Members("key", "ts", members.time_unit) if self.source.tabular else members
-        late = Late(self.delay, members, self.source.tabular, self.source.once)
-        if late.scans:
-            late.scan(limited(self.source.preview(), self.limit))
-        yield from late.merge(limited(self.source.items(), self.limit))
+            yield Record(*partition, offset, arrived_ms, row.key, row.value, row.headers)
 
 
-def event_of(configured: EventSpec, source: Source) -> EventSpec:
-    """How the source's events are read: those made from columns, pairs or river's data sets have the plain
+def event_rules(configured: EventSpec, source: Source) -> EventSpec:
+    """Rules for the source's events: those made from columns, pairs or river's data sets have the plain
     envelope, whatever shape the service reads; all others are as configured.
     """
-    if not source.tabular and (source.name.startswith("topic:") or kind_of(source.name) not in _ENVELOPES):
+    name = source.name
+    if not source.tabular and (name.startswith("topic:") or source_format(name) not in _ENVELOPES):
         return configured
     return EventSpec(
         time_unit=configured.time_unit,

@@ -35,7 +35,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LOOKED_AT_BYTES = 4096
 
 
-def suffix_of(name: str) -> str:
+def file_suffix(name: str) -> str:
     """The kind of a file, without the compression: `.csv` for `a.csv.gz`."""
     path = Path(name.lower())
     if path.suffix == ".zip" and not Path(path.stem).suffix and Path(name).is_file():

@@ -16,20 +16,19 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.named import attribute
 from streamlearn.replay import jsonlines
-from streamlearn.replay.cells import BadCell, Rule, zoned
-from streamlearn.replay.mapping import Batch, Meaning, time_of
-from streamlearn.replay.values import texts_of
+from streamlearn.replay.cells import ColumnType, value_encoder, zoned
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord, time_of
 
 _ROWS = 1000
-_VALUE = Rule("a value")
+_check = value_encoder(ColumnType("a value"))
 
 
 def data_set(name: str) -> Any:
     """The data set of river that `river:NAME` means. Raises `ConfigError` that lists them."""
-    known = _data_sets()
-    kind = known.get(name.removeprefix("river:").lower())
+    data_sets = _data_sets()
+    kind = data_sets.get(name.removeprefix("river:").lower())
     if kind is None:
-        names = ", ".join(sorted(kind.__name__ for kind in known.values()))
+        names = ", ".join(sorted(kind.__name__ for kind in data_sets.values()))
         raise ConfigError(
             f"{name} cannot be read: it is not among the data sets that come inside river and have one"
             f" label per row. Those are: {names}"
@@ -49,17 +48,17 @@ def _data_sets() -> dict[str, Any]:
 
 
 def imported(name: str) -> Any:
-    """What `module:attr` names; the module may lie in the working directory. Raises `ConfigError`."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    """The object `module:attr`, also of a module in the working directory. Raises `ConfigError`."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     return attribute(name, f"{name} cannot be read")
 
 
-def iterated(name: str, found: Any) -> Iterator[Any]:
+def iterated(name: str, source: Any) -> Iterator[Any]:
     """The items of an iterable, or of what a callable returns. What the user's code raises is named."""
     try:
-        items = iter(found() if callable(found) else found)
+        items = iter(source() if callable(source) else source)
     except Exception as error:  # the user's callable: whatever it raises is a wrong source
         raise ConfigError(
             f"{name} cannot be read ({type(error).__name__}: {error}): name an iterable of (x, y) pairs or"
@@ -75,25 +74,21 @@ def iterated(name: str, found: Any) -> Iterator[Any]:
         yield item
 
 
-def batches(name: str, items: Iterable[Any], meaning: Meaning, numbered: int) -> Iterator[Batch]:
+def records(
+    name: str, items: Iterable[Any], mapping: ColumnMapping, numbered: int
+) -> Iterator[SourceRecord | None]:
     """Pairs (x, y), whole events, or dicts that are rows of a table, as events."""
     source = iter(items)
     first = next(source, None)
     if first is None:
         return
     source = itertools.chain([first], source)
-    if meaning.given or not (_is_pair(first) or is_event(first)):
-        yield from jsonlines.table(name, _groups(name, source), meaning, numbered)
+    if mapping.is_given or not (_is_pair(first) or is_event(first)):
+        yield from jsonlines.table(name, _groups(name, source), mapping, numbered)
         return
-    place = 1
-    while some := list(itertools.islice(source, _ROWS)):
-        found = [
-            _event(name, place + at, numbered + place - 1 + at, item, meaning.time_unit)
-            for at, item in enumerate(some)
-        ]
-        places = range(place, place + len(some))
-        yield Batch([row for row, _ in found], [time_s for _, time_s in found], places)
-        place += len(some)
+    for index, item in enumerate(source):
+        row, time_s = _event(name, index + 1, numbered + index, item, mapping.time_unit)
+        yield SourceRecord(row, time_s, f"{name} row {index + 1}", index + 1)
 
 
 def _is_pair(item: Any) -> bool:
@@ -101,43 +96,43 @@ def _is_pair(item: Any) -> bool:
 
 
 def is_event(item: Any) -> bool:
-    """Whether this is a whole event, and not a row of a table."""
+    """True if this is a whole event, and not a row of a table."""
     return isinstance(item, Mapping) and isinstance(item.get("features"), Mapping)
 
 
 def _groups(name: str, items: Iterator[Any]) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
     numbered = enumerate(items, 1)
-    while some := list(itertools.islice(numbered, _ROWS)):
-        yield [(at, _as_row(name, at, item)) for at, item in some]
+    while group := list(itertools.islice(numbered, _ROWS)):
+        yield [(number, _as_row(name, number, item)) for number, item in group]
 
 
-def _as_row(name: str, at: int, item: Any) -> Mapping[str, Any]:
+def _as_row(name: str, number: int, item: Any) -> Mapping[str, Any]:
     if _is_pair(item):
         x, y = item
         return {**x, "label": y}
     if isinstance(item, Mapping):
         return {str(column): value for column, value in item.items()}
-    raise _odd(name, at, item)
+    raise _odd(name, number, item)
 
 
-def _odd(name: str, at: int, item: Any) -> ConfigError:
+def _odd(name: str, number: int, item: Any) -> ConfigError:
     return ConfigError(
-        f"{name} item {at} is a {type(item).__name__}: items are pairs (x, y) with a dict x, or dicts"
+        f"{name} item {number} is a {type(item).__name__}: items are pairs (x, y) with a dict x, or dicts"
     )
 
 
-def _event(name: str, at: int, number: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
+def _event(name: str, number: int, ident: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
     if is_event(item):
-        row = Row(jsonlines.key_bytes(item.get("key")), _dumped(name, at, item))
+        row = Row(jsonlines.key_bytes(item.get("key")), _dumped(name, number, item))
         return row, time_of(item.get("ts"), time_unit)
     if not _is_pair(item):
-        raise _odd(name, at, item)
-    return pair(name, at, number, *item)
+        raise _odd(name, number, item)
+    return _pair(name, number, ident, *item)
 
 
-def pair(name: str, at: int, number: int, x: Mapping[str, Any], y: Any) -> tuple[Row, float | None]:
+def _pair(name: str, number: int, ident: int, x: Mapping[str, Any], y: Any) -> tuple[Row, float | None]:
     """The event of a pair as river's data sets give them; a datetime in `x` is its time."""
-    event: dict[str, Any] = {"id": str(number)}
+    event: dict[str, Any] = {"id": str(ident)}
     time_s = None
     features = {}
     for feature, value in x.items():
@@ -147,19 +142,20 @@ def pair(name: str, at: int, number: int, x: Mapping[str, Any], y: Any) -> tuple
         else:
             features[feature if isinstance(feature, str) else str(feature)] = value
     event |= {"features": features, "label": y}
-    return Row(None, _dumped(name, at, event)), time_s
+    return Row(None, _dumped(name, number, event)), time_s
 
 
-def _dumped(name: str, at: int, event: Mapping[str, Any]) -> bytes:
+def _dumped(name: str, number: int, event: Mapping[str, Any]) -> bytes:
     for feature, value in event["features"].items():
         if type(value) not in (float, int, str) or value in (float("inf"), float("-inf")):
             try:
-                texts_of([value], _VALUE)
-            except BadCell as bad:
-                raise ConfigError(f"{name} item {at}, feature {feature!r}: {bad}") from None
+                _check(value)
+            except ValueError as error:
+                raise ConfigError(f"{name} item {number}, feature {feature!r}: {error}") from None
     try:
         return orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError as error:
         raise ConfigError(
-            f"{name} item {at} cannot be written as JSON ({error}): give numbers, texts, True, False or None"
+            f"{name} item {number} cannot be written as JSON ({error}): give numbers, texts, True, False"
+            " or None"
         ) from None

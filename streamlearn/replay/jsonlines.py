@@ -19,12 +19,12 @@ from streamlearn.log.port import Row
 from streamlearn.replay import lines
 from streamlearn.replay.files import shown
 from streamlearn.replay.json_texts import texts
-from streamlearn.replay.mapping import Batch, Layout, Meaning, listed, time_of
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord, TableEncoder, listed, time_of
 
 _ROWS = 1000
 
 
-class Members(NamedTuple):
+class EventPaths(NamedTuple):
     """Paths at which an event's value holds its parts (`[event]` of the configuration): paths."""
 
     key: str
@@ -35,40 +35,38 @@ class Members(NamedTuple):
     features: str = "features"
 
 
-def batches(name: str, members: Members) -> Iterator[Batch]:
+def records(name: str, paths: EventPaths) -> Iterator[SourceRecord | None]:
     """The lines as they stand, or the elements of an array; blank lines are no records."""
-    for found in texts(name):
-        for at in range(0, max(1, len(found)), _ROWS):  # of blank lines, too: they end what a pipe has sent
-            some = found[at : at + _ROWS]
-            yield _batch([record_row(text, members) for _, text in some], [n for n, _ in some], name == "-")
+    for group in texts(name):
+        for number, text in group:
+            row, time_s = record_row(text, paths)
+            yield SourceRecord(row, time_s, f"{shown(name)} row {number}", number)
+        if name == "-":  # after blank lines, too: they end what a pipe has sent
+            yield None
 
 
-def recorded(records: Iterable[Record], members: Members) -> Iterator[Batch]:
+def topic_records(name: str, records: Iterable[Record], paths: EventPaths) -> Iterator[SourceRecord]:
     """Records of a topic: key, value, headers and, where it exists, partition are kept."""
-    offset_rows = ((record.offset, _recorded(record, members)) for record in records)
-    while some := list(itertools.islice(offset_rows, _ROWS)):
-        yield _batch([row for _, row in some], [offset for offset, _ in some])
+    for record in records:
+        row, time_s = _kept_row(record, paths)
+        yield SourceRecord(row, time_s, f"{name} row {record.offset}", record.offset)
 
 
-def _batch(found: list[tuple[Row, float | None]], places: list[int], pause: bool = False) -> Batch:
-    return Batch([row for row, _ in found], [time_s for _, time_s in found], places, pause)
-
-
-def record_row(text: bytes, members: Members) -> tuple[Row, float | None]:
+def record_row(text: bytes, paths: EventPaths) -> tuple[Row, float | None]:
     """The row to send for a line, and its event time."""
     if record := lines.parse(text):
-        return _recorded(record, members)
-    key, time_s = look(text, members)
+        return _kept_row(record, paths)
+    key, time_s = key_and_time(text, paths)
     return Row(key, text), time_s
 
 
-def _recorded(record: Record, members: Members) -> tuple[Row, float | None]:
-    time_s = look(record.value or b"", members)[1]
+def _kept_row(record: Record, paths: EventPaths) -> tuple[Row, float | None]:
+    time_s = key_and_time(record.value or b"", paths)[1]
     row = Row(record.key, record.value, record.headers, record.partition)
     return row, record.timestamp_ms / 1000 if time_s is None else time_s
 
 
-def look(value: bytes, members: Members) -> tuple[bytes | None, float | None]:
+def key_and_time(value: bytes, paths: EventPaths) -> tuple[bytes | None, float | None]:
     """The event's key and time, as far as the value has them."""
     try:
         event = orjson.loads(value)
@@ -76,8 +74,8 @@ def look(value: bytes, members: Members) -> tuple[bytes | None, float | None]:
         return None, None
     if not isinstance(event, dict):
         return None, None
-    key, ts = optional(members.key)(event), optional(members.time)(event)
-    return key_bytes(key), time_of(ts, members.time_unit)
+    key, ts = optional(paths.key)(event), optional(paths.time)(event)
+    return key_bytes(key), time_of(ts, paths.time_unit)
 
 
 def key_bytes(key: Any) -> bytes | None:
@@ -88,74 +86,83 @@ def key_bytes(key: Any) -> bytes | None:
 # --- lines as rows of a table -------------------------------------------------------------------------
 
 
-def objects(name: str) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
+NumberedObject = tuple[int, Mapping[str, Any]]
+
+
+def objects(name: str) -> Iterator[list[NumberedObject]]:
     """The lines (or elements) as objects with their numbers. Raises `ConfigError` at one that is none."""
-    for found in texts(name):
-        rows = [(at, _object(name, at, text)) for at, text in found]
-        for at in range(0, len(rows), _ROWS):
-            yield rows[at : at + _ROWS]
+    for group in texts(name):
+        rows = [(number, _object(name, number, text)) for number, text in group]
+        for first in range(0, len(rows), _ROWS):
+            yield rows[first : first + _ROWS]
 
 
-def record_objects(topic: str, records: Iterable[Record]) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
+def record_objects(topic: str, records: Iterable[Record]) -> Iterator[list[NumberedObject]]:
     """The values of records as objects, with their offsets; tombstones are left out."""
-    rows = ((one.offset, _object(topic, one.offset, one.value)) for one in records if one.value is not None)
-    while some := list(itertools.islice(rows, _ROWS)):
-        yield some
+    rows = (
+        (record.offset, _object(topic, record.offset, record.value))
+        for record in records
+        if record.value is not None
+    )
+    while group := list(itertools.islice(rows, _ROWS)):
+        yield group
 
 
-def _object(name: str, at: int, text: bytes) -> Mapping[str, Any]:
+def _object(name: str, number: int, text: bytes) -> Mapping[str, Any]:
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ConfigError(
-            f"{shown(name)} row {at} is not JSON ({error}): options about columns need JSON objects, one a"
-            " line; correct the line, or read another format with --format csv"
+            f"{shown(name)} row {number} is not JSON ({error}): options about columns need JSON objects, one"
+            " a line; correct the line, or read another format with --format csv"
         ) from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{shown(name)} row {at} is JSON but no object: a row is an object, one a line")
-    return found
+    if not isinstance(value, dict):
+        raise ConfigError(f"{shown(name)} row {number} is JSON but no object: a row is an object, one a line")
+    return value
 
 
 def table(
     source: str,
-    groups: Iterable[list[tuple[int, Mapping[str, Any]]]],
-    meaning: Meaning,
+    groups: Iterable[list[NumberedObject]],
+    mapping: ColumnMapping,
     numbered: int,
     pause: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[SourceRecord | None]:
     """Rows given as objects, as events. Names may be dotted paths; a column that no row of the first group
-    has is an error, a later row may lack any.
+    has is an error, a later row may lack any. `pause`: None after each group.
     """
-    wanted = [*meaning.roles.named(), *meaning.types]
-    dotted = [name for name in wanted if "." in name]
-    layouts: dict[tuple[str, ...], Layout] = {}
-    first = True
+    named = [*mapping.roles.named(), *mapping.types]
+    dotted = [name for name in named if "." in name]
+    names: tuple[str, ...] = ()
+    encoder: TableEncoder | None = None
     for group in groups:
         rows = [_flat(row, dotted) for _, row in group]
         present = list(dict.fromkeys(name for row in rows for name in row))
-        if first:
-            for name in wanted:
-                if name not in present and not (pause and name == meaning.roles.label):
-                    found = _inside(rows, name) or listed(present, name)
-                    raise ConfigError(f"{shown(source)} has no column {name!r}; {found}")
-        first = False
-        names = tuple(dict.fromkeys([*present, *wanted]))
-        layout = layouts.get(names)
-        if layout is None:
-            layouts = {names: Layout(shown(source), names, meaning, text=False)}
-            layout = layouts[names]
-        layout.begin(numbered)
-        numbered += len(rows)
-        yield layout.batch(
-            [[row.get(name) for row in rows] for name in names], [at for at, _ in group], pause
-        )
+        if encoder is None:
+            optional_label = mapping.roles.label if pause else ""
+            _check_columns(source, rows, present, [name for name in named if name != optional_label])
+        columns = tuple(dict.fromkeys([*present, *named]))
+        if encoder is None or columns != names:
+            names, encoder = columns, TableEncoder(shown(source), columns, mapping, text=False)
+        for (number, _), row in zip(group, rows, strict=True):
+            yield encoder.record([row.get(name) for name in names], number, numbered)
+            numbered += 1
+        if pause:
+            yield None
+
+
+def _check_columns(source: str, rows: list[Mapping[str, Any]], present: list[str], named: list[str]) -> None:
+    for name in named:
+        if name not in present:
+            hint = _inside(rows, name) or listed(present, name)
+            raise ConfigError(f"{shown(source)} has no column {name!r}; {hint}")
 
 
 def _inside(rows: list[Mapping[str, Any]], name: str) -> str:
-    """Where a name stands that is no column, and what to do, for a message; "" where it is nowhere."""
+    """A hint for a message: the object that has a name which is no column; "" where none has."""
     for row in rows:
-        for member, part in row.items():
-            if isinstance(part, dict) and name in part:
+        for member, value in row.items():
+            if isinstance(value, dict) and name in value:
                 if member == "features":
                     return (
                         "it stands inside 'features', so these are whole events: leave out the options about"
@@ -170,8 +177,8 @@ def _flat(row: Mapping[str, Any], dotted: list[str]) -> Mapping[str, Any]:
     """The row with the members that dotted paths name beside the others."""
     if not dotted:
         return row
-    found = dict(row)
+    flat = dict(row)
     for path in dotted:
         if path not in row and (value := optional(path)(row)) is not None:
-            found[path] = value
-    return found
+            flat[path] = value
+    return flat

@@ -23,9 +23,9 @@ from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
 from streamlearn.core.paths import optional, take
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
-from streamlearn.replay.jsonlines import Members
-from streamlearn.replay.mapping import DUE, time_of
-from streamlearn.replay.sources import Item
+from streamlearn.replay.jsonlines import EventPaths
+from streamlearn.replay.mapping import DUE, SourceRecord, time_of
+from streamlearn.replay.sources import ReadOptions, Source, limited
 from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
@@ -47,256 +47,272 @@ class Delay(NamedTuple):
     group: str = ""
 
 
-class Sent(NamedTuple):
-    """An item, and whether it is a label."""
+class ScheduledRecord(NamedTuple):
+    """A record in the order of sending; `is_label`: it goes to the topic of labels."""
 
-    item: Item
-    label: bool
+    record: SourceRecord
+    is_label: bool
 
 
-class _Known(NamedTuple):
-    """An event without its label, and what is known of the label: its record's members, and due time."""
+class _Event(NamedTuple):
+    """An event without its label, the members of its label's record (None without a label), and the time at
+    which the label is due.
+    """
 
-    event: Item
-    doc: dict[str, Any] | None = None
+    record: SourceRecord
+    label: dict[str, Any] | None = None
     due_s: float = 0.0
 
 
-def delay_of(text: str) -> Delay:
+def parse_delay(text: str) -> Delay:
     """The meaning of `--delay`. Raises `ConfigError`."""
-    kind, colon, column = text.partition(":")
-    if colon and column and kind == "field":
-        return Delay(field=column)
-    if colon and column and kind == "end-of":
-        return Delay(group=column)
+    kind, _, column = text.partition(":")
+    if column and kind in ("field", "end-of"):
+        return Delay(field=column) if kind == "field" else Delay(group=column)
     if text.isascii() and text.isdigit() and int(text) <= MAX_WAITING:
-        return Delay(events=int(text)) if int(text) else Delay()
+        return Delay(events=int(text))
     try:
         return Delay(seconds=duration_s(text))
     except ValueError:
         raise ConfigError(f"--delay {text}: {_SYNTAX}") from None
 
 
-class Late:
-    """One pass: `scan` first where a group's end must be known before (`scans`), then `merge`.
-
-    `members`: where events hold id, time and label. `tabular`: the mapping has put group and due time into
-    members of their own. `once`: the source can be read only once, so that a group must stand together.
+def schedule(
+    source: Source, options: ReadOptions, delay: Delay | None, limit: int | None
+) -> Iterator[ScheduledRecord | None]:
+    """The next pass of a source, at most `limit` events of it; with a delay their labels apart. None where
+    nothing more has arrived yet.
     """
+    if delay is not None:
+        yield from LabelDelayer(delay, source, options).records(limit)
+        return
+    for record in limited(source.items(), limit):
+        yield None if record is None else ScheduledRecord(record, False)
 
-    def __init__(self, delay: Delay, members: Members, tabular: bool, once: bool) -> None:
+
+class LabelDelayer:
+    """One pass of a source whose labels come later than their events, as records of their own."""
+
+    def __init__(self, delay: Delay, source: Source, options: ReadOptions) -> None:
         self._delay = delay
-        self._members = members
-        self._id_in, self._time_in = optional(members.id), optional(members.time)
-        self._tabular = tabular
-        self.scans = bool(delay.group) and not once
+        self._source = source
+        plain = EventPaths("key", "ts", options.paths.time_unit)
+        self._paths = plain if source.tabular else options.paths
+        self._id_in, self._time_in = optional(self._paths.id), optional(self._paths.time)
+        self._scans = bool(delay.group) and not source.once
+        """The end of each group is looked for first; else each group must stand together."""
         self._last: dict[Any, int] = {}
         self._labels: dict[Any, Any] = {}
         self._closed: set[Any] = set()
 
-    def scan(self, items: Iterable[Item | None]) -> None:
-        """Find each group's last event and its label. Raises `ConfigError` when a group has two labels."""
-        self._last, self._labels = {}, {}
-        for number, item in enumerate(item for item in items if item is not None):
-            doc = _object(item)
-            if doc is not None:
-                group = self._group(item, doc)
-                self._last[group] = number
-                self._note(item, group, optional(self._members.label)(doc))
+    def records(self, limit: int | None) -> Iterator[ScheduledRecord | None]:
+        """At most `limit` events, merged with their labels by the times at which these are known."""
+        if self._scans:
+            self._scan(limited(self._source.preview(), limit))
+        records = limited(self._source.items(), limit)
+        return self._by_count(records) if self._delay.events else self._by_time(records)
 
-    def merge(self, items: Iterable[Item | None]) -> Iterator[Sent | None]:
+    def _scan(self, records: Iterable[SourceRecord | None]) -> None:
+        """Find each group's last event and its label. Raises `ConfigError` when a group has two labels."""
+        for number, record in enumerate(record for record in records if record is not None):
+            doc = _object(record)
+            if doc is not None:
+                group = self._group(record, doc)
+                self._last[group] = number
+                self._keep_label(record, group, optional(self._paths.label)(doc))
+
+    def _by_time(self, records: Iterable[SourceRecord | None]) -> Iterator[ScheduledRecord | None]:
         """Events and labels in the order in which the world would have given them."""
-        waiting: list[tuple[float, int, Item]] = []
+        waiting: list[tuple[float, int, SourceRecord]] = []
         clock_s = -math.inf
         number = 0
-        if self._delay.events:
-            yield from self._by_count(items)
-            return
-        for found in self._by_group(items) if self._delay.group else self._by_event(items):
-            if found is None:
+        events = self._ends_of_groups(records) if self._delay.group else map(self._event, records)
+        for event in events:
+            if event is None:
                 yield None
                 continue
-            event, doc, due_s = found
-            if event.time_s is not None:
-                clock_s = max(clock_s, event.time_s)
-            yield from _due(waiting, -math.inf if event.time_s is None else event.time_s)
-            yield Sent(event, False)
-            if doc is None:
+            time_s = event.record.time_s
+            clock_s = clock_s if time_s is None else max(clock_s, time_s)
+            yield from _due(waiting, -math.inf if time_s is None else time_s)
+            yield ScheduledRecord(event.record, False)
+            if event.label is None:
                 continue
-            due_s = max(due_s, clock_s)
-            row = Row(event.row.key, orjson.dumps(doc), (), event.row.partition)
-            heapq.heappush(waiting, (due_s, number, Item(row, due_s, event.place)))
+            due_s = max(event.due_s, clock_s)
+            heapq.heappush(waiting, (due_s, number, _label_record(event.record, event.label, due_s)))
             number += 1
             if len(waiting) > MAX_WAITING:
                 raise ConfigError(
-                    f"{event.place}: more than {MAX_WAITING} labels wait for their time; shorten --delay, or"
-                    " check its times"
+                    f"{event.record.place}: more than {MAX_WAITING} labels wait for their time; shorten"
+                    " --delay, or check its times"
                 )
             yield from _due(waiting, clock_s)
         yield from _due(waiting, math.inf)
 
-    def _by_count(self, items: Iterable[Item | None]) -> Iterator[Sent | None]:
+    def _by_count(self, records: Iterable[SourceRecord | None]) -> Iterator[ScheduledRecord | None]:
         """Each label just before the event that many places further, whatever the times say."""
-        waiting: deque[tuple[Item, dict[str, Any]] | None] = deque()
+        waiting: deque[tuple[SourceRecord, dict[str, Any]] | None] = deque()
         now: dict[str, Any] = {}
-        for item in items:
-            if item is None:
+        for record in records:
+            if record is None:
                 yield None
                 continue
-            doc = _object(item)
+            doc = _object(record)
             ts = None if doc is None else self._time_in(doc)
             now = {} if ts is None else {"ts": ts}
             if len(waiting) == self._delay.events and (due := waiting.popleft()) is not None:
-                yield _label_of(*due, now)
-            label = None if doc is None else take(doc, self._members.label)
-            if doc is None or label is None:
-                waiting.append(None)
-                yield Sent(item, False)
-                continue
-            waiting.append((item, {"id": self._id(item, doc), "label": label}))
-            yield Sent(_with(item, _dumped(doc)), False)
-        yield from (_label_of(*due, now) for due in waiting if due is not None)
+                yield _scheduled_label(*due, now)
+            event = self._counted(record, doc)
+            waiting.append(None if event.label is None else (record, event.label))
+            yield ScheduledRecord(event.record, False)
+        yield from (_scheduled_label(*due, now) for due in waiting if due is not None)
 
-    def _by_event(self, items: Iterable[Item | None]) -> Iterator[_Known | None]:
-        for item in items:
-            yield None if item is None else self._known(item)
+    def _counted(self, record: SourceRecord, doc: dict[str, Any] | None) -> _Event:
+        label = None if doc is None else take(doc, self._paths.label)
+        if doc is None or label is None:
+            return _Event(record)
+        return _Event(_with(record, _dumped(doc)), {"id": self._id(record, doc), "label": label})
 
-    def _known(self, item: Item) -> _Known:
-        doc = _object(item)
+    def _event(self, record: SourceRecord | None) -> _Event | None:
+        if record is None:
+            return None
+        doc = _object(record)
         if doc is None:
-            return _Known(item)
-        label, due = take(doc, self._members.label), self._due_ts(doc)
-        event = _with(item, _dumped(doc))
+            return _Event(record)
+        label, due = take(doc, self._paths.label), self._due_ts(doc)
+        event = _with(record, _dumped(doc))
         if label is None:
-            return _Known(event)
-        ts, time_s = self._time(item, doc)
+            return _Event(event)
+        ts, time_s = self._time(record, doc)
         if self._delay.field:
             if due is None:
-                return _Known(event)  # it never becomes known
-            due_s = time_of(due, self._members.time_unit)
+                return _Event(event)  # it never becomes known
+            due_s = time_of(due, self._paths.time_unit)
             if due_s is None:
-                raise ConfigError(f"{item.place}: {self._delay.field} is {due!r}, which is no time (--delay)")
+                raise ConfigError(
+                    f"{record.place}: {self._delay.field} is {due!r}, which is no time (--delay)"
+                )
         else:
             due_s = time_s + self._delay.seconds
-            due = later(ts, self._members.time_unit, self._delay.seconds)
-        return _Known(event, {"id": self._id(item, doc), "label": label, "ts": due}, due_s)
+            due = later(ts, self._paths.time_unit, self._delay.seconds)
+        return _Event(event, {"id": self._id(record, doc), "label": label, "ts": due}, due_s)
 
-    def _by_group(self, items: Iterable[Item | None]) -> Iterator[_Known | None]:
+    def _ends_of_groups(self, records: Iterable[SourceRecord | None]) -> Iterator[_Event | None]:
         """With a scan, the label comes with the group's last event; without one, when the next begins."""
-        held: _Known | None = None
-        held_group: Any = None
+        last: _Event | None = None
+        last_group: Any = None
         number = -1
-        for item in items:
-            if item is None:
-                yield None
+        for record in records:
+            doc = None if record is None else _object(record)
+            number += record is not None
+            if record is None or doc is None:
+                yield None if record is None else _Event(record)
                 continue
-            number += 1
-            doc = _object(item)
-            if doc is None:
-                yield _Known(item)
+            group, label = self._group(record, doc), take(doc, self._paths.label)
+            ts, time_s = self._time(record, doc)
+            event = _Event(_with(record, _dumped(doc)), {"ts": ts}, time_s)
+            if self._scans:
+                label = self._labels.get(group) if self._last[group] == number else None
+                yield _labelled(event, group, label)
                 continue
-            group, label = self._group(item, doc), take(doc, self._members.label)
-            event = _with(item, _dumped(doc))
-            ts, time_s = self._time(item, doc)
-            if self.scans:
-                ends = self._last[group] == number and self._labels.get(group) is not None
-                record = {"group": group, "label": self._labels.get(group), "ts": ts} if ends else None
-                yield _Known(event, record, time_s)
-                continue
-            if held is not None and held_group != group:
-                self._close(item, group, held_group)
-                yield self._released(held, held_group)
-                held = None
-            self._note(item, group, label)
-            if held is not None:
-                yield _Known(held.event)
-            held, held_group = _Known(event, {"ts": ts}, time_s), group
-        if held is not None:
-            yield self._released(held, held_group)
+            ended = last is not None and last_group != group
+            if last is not None and ended:
+                self._close(record, group, last_group)
+                yield _labelled(last, last_group, self._labels.pop(last_group, None))
+            self._keep_label(record, group, label)
+            if last is not None and not ended:
+                yield _Event(last.record)
+            last, last_group = event, group
+        if last is not None:
+            yield _labelled(last, last_group, self._labels.pop(last_group, None))
 
-    def _released(self, held: _Known, group: Any) -> _Known:
-        label = self._labels.pop(group, None)
-        ts = (held.doc or {}).get("ts")
-        return held._replace(doc=None if label is None else {"group": group, "label": label, "ts": ts})
-
-    def _close(self, item: Item, group: Any, before: Any) -> None:
+    def _close(self, record: SourceRecord, group: Any, before: Any) -> None:
         self._closed.add(before)
         if group in self._closed:
             raise ConfigError(
-                f"{item.place}: the group {group!r} comes again after its end, and this source can be read"
+                f"{record.place}: the group {group!r} comes again after its end, and this source can be read"
                 " only once: sort it by group, or save it to a file"
             )
         if len(self._closed) > MAX_WAITING:
-            raise ConfigError(f"{item.place}: more than {MAX_WAITING} groups; check --delay end-of")
+            raise ConfigError(f"{record.place}: more than {MAX_WAITING} groups; check --delay end-of")
 
-    def _note(self, item: Item, group: Any, label: Any) -> None:
+    def _keep_label(self, record: SourceRecord, group: Any, label: Any) -> None:
         if label is None:
             return
-        known = self._labels.setdefault(group, label)
-        if known != label or type(known) is not type(label):
+        first = self._labels.setdefault(group, label)
+        if first != label or type(first) is not type(label):
             raise ConfigError(
-                f"{item.place}: the group {group!r} has the label {label!r} here and {known!r} before: with"
+                f"{record.place}: the group {group!r} has the label {label!r} here and {first!r} before: with"
                 " --delay end-of a group has one label"
             )
         if len(self._labels) > MAX_WAITING:
-            raise ConfigError(f"{item.place}: more than {MAX_WAITING} groups; check --delay end-of")
+            raise ConfigError(f"{record.place}: more than {MAX_WAITING} groups; check --delay end-of")
 
-    def _group(self, item: Item, doc: dict[str, Any]) -> Any:
-        found = self._look(doc, "group", self._delay.group)
-        if found is None or isinstance(found, dict | list):
+    def _group(self, record: SourceRecord, doc: dict[str, Any]) -> Any:
+        group = self._look_up(doc, "group", self._delay.group)
+        if group is None or isinstance(group, dict | list):
             raise ConfigError(
-                f"{item.place} has no group in {self._delay.group!r} (--delay end-of): give it one"
+                f"{record.place} has no group in {self._delay.group!r} (--delay end-of): give it one"
             )
-        return found
+        return group
 
     def _due_ts(self, doc: dict[str, Any]) -> Any:
         if not self._delay.field:
             return None
-        found = self._look(doc, DUE, self._delay.field)
-        if self._tabular:
+        ts = self._look_up(doc, DUE, self._delay.field)
+        if self._source.tabular:
             doc.pop(DUE, None)
-        return found
+        return ts
 
-    def _look(self, doc: dict[str, Any], member: str, path: str) -> Any:
-        if self._tabular:
-            return doc.get(member)
-        for place in (doc, optional(self._members.features)(doc)):
-            if type(place) is dict and (found := optional(path)(place)) is not None:
-                return found
+    def _look_up(self, doc: dict[str, Any], member: str, path: str) -> Any:
+        """The value at a path into the event or its features; that of a table's row is a member."""
+        if not self._source.tabular:
+            for parent in (doc, optional(self._paths.features)(doc)):
+                if type(parent) is dict and (value := optional(path)(parent)) is not None:
+                    return value
         return doc.get(member)
 
-    def _time(self, item: Item, doc: dict[str, Any]) -> tuple[Any, float]:
+    def _time(self, record: SourceRecord, doc: dict[str, Any]) -> tuple[Any, float]:
         ts = self._time_in(doc)
-        time_s = time_of(ts, self._members.time_unit)
+        time_s = time_of(ts, self._paths.time_unit)
         if time_s is None:
             raise ConfigError(
-                f"{item.place} has no event time, and labels that come later need one: name the column that"
+                f"{record.place} has no event time, and labels that come later need one: name the column that"
                 " holds it with --time"
             )
         return ts, time_s
 
-    def _id(self, item: Item, doc: dict[str, Any]) -> Any:
-        found = self._id_in(doc)
-        if found is None:
+    def _id(self, record: SourceRecord, doc: dict[str, Any]) -> Any:
+        ident = self._id_in(doc)
+        if ident is None:
             raise ConfigError(
-                f"{item.place} has no id, so that its label could not be joined: name the column with --id"
+                f"{record.place} has no id, so that its label could not be joined: name the column with --id"
             )
-        return found
+        return ident
 
 
-def _label_of(event: Item, members: dict[str, Any], now: dict[str, Any]) -> Sent:
-    row = Row(event.row.key, orjson.dumps({**members, **now}), (), event.row.partition)
-    return Sent(Item(row, event.time_s, event.place), True)
+def _labelled(event: _Event, group: Any, label: Any) -> _Event:
+    """The event as the last one of its group, whose label comes with it; None for no label."""
+    ts = (event.label or {}).get("ts")
+    return event._replace(label=None if label is None else {"group": group, "label": label, "ts": ts})
 
 
-def _due(waiting: list[tuple[float, int, Item]], until_s: float) -> Iterator[Sent]:
+def _label_record(event: SourceRecord, members: dict[str, Any], time_s: float | None) -> SourceRecord:
+    row = Row(event.row.key, orjson.dumps(members), (), event.row.partition)
+    return SourceRecord(row, time_s, event.place)
+
+
+def _scheduled_label(event: SourceRecord, members: dict[str, Any], now: dict[str, Any]) -> ScheduledRecord:
+    return ScheduledRecord(_label_record(event, {**members, **now}, event.time_s), True)
+
+
+def _due(waiting: list[tuple[float, int, SourceRecord]], until_s: float) -> Iterator[ScheduledRecord]:
     while waiting and waiting[0][0] <= until_s:
-        yield Sent(heapq.heappop(waiting)[2], True)
+        yield ScheduledRecord(heapq.heappop(waiting)[2], True)
 
 
-def _object(item: Item) -> dict[str, Any] | None:
+def _object(record: SourceRecord) -> dict[str, Any] | None:
     """The event as an object, or None for what is none: that is sent as it stands."""
-    value = item.row.value or b""
+    value = record.row.value or b""
     try:
         # orjson makes floats of integers beyond 64 bits; those are left as they are.
         doc = orjson.loads(value)
@@ -307,10 +323,8 @@ def _object(item: Item) -> dict[str, Any] | None:
     return doc if isinstance(doc, dict) else None
 
 
-def _with(item: Item, value: bytes) -> Item:
-    """`item` with another value: made anew, because `_replace` takes three times as long."""
-    row = item.row
-    return Item(Row(row.key, value, row.headers, row.partition), item.time_s, item.place, item.number)
+def _with(record: SourceRecord, value: bytes) -> SourceRecord:
+    return record._replace(row=record.row._replace(value=value))
 
 
 def _dumped(doc: dict[str, Any]) -> bytes:

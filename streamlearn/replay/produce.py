@@ -1,4 +1,4 @@
-"""Send a source to a topic at its pace, in batches that are durable before the next one goes out.
+"""Send a stream of the past to a topic at its pace, in batches that are durable before the next one goes out.
 
 Invariants:
 - Records go out in the source's order. Their Kafka timestamps are arrival times; event time stays in
@@ -6,54 +6,117 @@ Invariants:
 - What is reported as sent is durable: `Admin.append` has returned for it.
 - Where labels are sent apart, every record says its place in the order of both topics (`ORDER_HEADER`), so
   that a service takes them in that very order however they arrive.
+- Every deadline is counted from one anchor, the first record, so that lateness never adds up. A record that
+  is older than the one before it is due at once, and counted.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from streamlearn.core.label_counts import Durations
 from streamlearn.core.records import ORDER_HEADER
 from streamlearn.log.port import Admin, Row
-from streamlearn.replay.late import Late, Sent
-from streamlearn.replay.pacing import Lateness, Pace, Pacer
-from streamlearn.replay.sources import Item, Source, limited
+from streamlearn.replay.late import ScheduledRecord
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 1 << 20
 
 
-class Topics(NamedTuple):
+class Pace(NamedTuple):
+    """A replay's speed: `rate` records a second, or `speed` times event time; neither: as fast as it goes."""
+
+    speed: float | None = None
+    rate: float | None = None
+
+
+class Pacer:
+    """Deadlines of one pass through a source, by the clock that `anchor_s` was read from."""
+
+    def __init__(self, pace: Pace, anchor_s: float) -> None:
+        self._pace = pace
+        self._anchor_s = anchor_s
+        self._first_s: float | None = None
+        self._latest_s = -math.inf
+        self._count = 0
+        self.out_of_order = 0
+        self.without_time = 0
+
+    def due_s(self, time_s: float | None) -> float | None:
+        """When the next record, with event time `time_s`, is due; None = at once."""
+        self._count += 1
+        if self._pace.rate:
+            return self._anchor_s + (self._count - 1) / self._pace.rate
+        if self._pace.speed is None:
+            return None
+        if time_s is None:
+            self.without_time += 1
+            return None
+        if self._first_s is None:
+            self._first_s = time_s
+        if time_s < self._latest_s:
+            self.out_of_order += 1
+            return None
+        self._latest_s = time_s
+        return self._anchor_s + (time_s - self._first_s) / self._pace.speed
+
+
+class Lateness:
+    """Lateness of paced records, with quantiles to within 5 %."""
+
+    def __init__(self) -> None:
+        self._late = Durations(steps_per_octave=16)
+
+    def add(self, late_s: float) -> None:
+        """Count a record that went out `late_s` after its deadline."""
+        self._late.add(max(0.0, late_s * 1000))
+
+    def percentile_ms(self, share: float) -> float:
+        """The lateness that `share` (0 to 1) of the records did not exceed; 0 without records."""
+        return self._late.quantile_ms(share) or 0.0
+
+    def summary(self) -> dict[str, float]:
+        """p50, p99 and the maximum, in milliseconds; empty when nothing had a deadline."""
+        if not self._late.buckets:
+            return {}
+        return {
+            "late_p50_ms": round(self.percentile_ms(0.5), 1),
+            "late_p99_ms": round(self.percentile_ms(0.99), 1),
+            "late_max_ms": round(self._late.max_ms, 1),
+        }
+
+
+class SendTopics(NamedTuple):
     """Topics of events, and of labels when they go apart ("" = they stay in the events)."""
 
     events: str
     labels: str = ""
 
 
-class Producer:
-    """One replay, until the source ends, the limit is reached, or `stop` is set.
+class Sender:
+    """One replay, until the stream ends, the limit is reached, or `stop` is set.
 
     `progress` is told how many events each durable batch had; `sent` is all records so far, labels
-    included, also after an error. `late` takes the labels out, for `topics.labels`.
+    included, also after an error.
     """
 
     def __init__(
         self,
         admin: Admin,
-        topics: Topics,
+        topics: SendTopics,
         pace: Pace,
         stop: threading.Event,
         progress: Callable[[int], None],
-        late: Late | None = None,
     ) -> None:
         self._admin = admin
         self._topics = topics
-        found = admin.topics(topic for topic in topics if topic)
-        self._partitions = {topic: found[topic].partitions for topic in topics if topic}
+        existing = admin.topics(topic for topic in topics if topic)
+        self._partitions = {topic: existing[topic].partitions for topic in topics if topic}
         self._pace = pace
         self._stop = stop
         self._progress = progress
-        self._late = late
         self._batches: tuple[list[Row], list[Row]] = ([], [])
         self._due: list[float] = []
         self._batch_bytes = 0
@@ -65,85 +128,42 @@ class Producer:
         self._out_of_order = 0
         self._without_time = 0
 
-    def run(self, source: Source, limit: int | None, loop: bool) -> dict[str, int | float]:
+    def run(
+        self, read: Callable[[int | None], Iterator[ScheduledRecord | None]], limit: int | None, loop: bool
+    ) -> dict[str, int | float]:
         """Send, and report: `sent` (with `labels` among them), `bytes`, `seconds`, and when paced how late
-        and how odd it was. `limit` counts events.
+        and how odd it was. `read`: begins a pass of at most so many events. `limit` counts events.
         """
         start_s = time.monotonic()
-        taken = 0
+        events = 0
         while True:
-            left = None if limit is None else limit - taken
-            in_lap = self._lap(source, left)
-            taken += in_lap
-            if not loop or not in_lap or taken == limit or self._stop.is_set():
+            in_pass = self._pass(read(None if limit is None else limit - events))
+            events += in_pass
+            if not loop or not in_pass or events == limit or self._stop.is_set():
                 break
         return self._report(time.monotonic() - start_s)
 
-    def _lap(self, source: Source, limit: int | None) -> int:
-        """One pass through the source; how many events it took."""
+    def _pass(self, records: Iterator[ScheduledRecord | None]) -> int:
+        """One pass through the stream; the number of its events."""
         pacer = Pacer(self._pace, time.monotonic())
-        if self._late is not None:
-            taken = self._with_labels(source, limit, self._late, pacer)
-        elif self._pace == Pace():
-            taken = self._at_once(source, limit)
-        else:
-            taken = 0
-            for item in limited(source.items(), limit):
-                if self._stop.is_set():
-                    break
-                taken += item is not None
-                self._take(item, pacer)
+        events = 0
+        for scheduled in records:
+            if self._stop.is_set():
+                break
+            if scheduled is None:
+                self._flush()
+                continue
+            events += not scheduled.is_label
+            self._add(scheduled, pacer)
         self._flush()
         self._out_of_order += pacer.out_of_order
         self._without_time += pacer.without_time
-        return taken
+        return events
 
-    def _at_once(self, source: Source, limit: int | None) -> int:
-        """Without a pace, whole batches of rows go on at once."""
-        taken = 0
-        for batch in source.batches():
-            rows = batch.rows if limit is None else batch.rows[: limit - taken]
-            for at in range(0, len(rows), BATCH_RECORDS):
-                if self._stop.is_set():
-                    return taken
-                self._extend(rows[at : at + BATCH_RECORDS], batch.spread)
-            taken += len(rows)
-            if taken == limit:
-                break
-            if batch.pause:
-                self._flush()
-        return taken
-
-    def _extend(self, rows: Sequence[Row], spread: bool) -> None:
-        events = self._batches[0]
-        events += rows if spread else self._placed(rows, self._topics.events)
-        self._batch_bytes += sum([len(row.value or b"") + len(row.key or b"") for row in rows])
-        if len(events) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
-            self._flush()
-
-    def _with_labels(self, source: Source, limit: int | None, late: Late, pacer: Pacer) -> int:
-        if late.scans:
-            late.scan(limited(source.preview(), limit))
-        taken = 0
-        for found in late.merge(limited(source.items(), limit)):
-            if self._stop.is_set():
-                break
-            if found is None:
-                self._flush()
-                continue
-            taken += not found.label
-            self._take_sent(found, pacer)
-        return taken
-
-    def _take(self, item: Item | None, pacer: Pacer) -> None:
-        if item is None:
-            self._flush()
-        else:
-            self._take_sent(Sent(item, False), pacer)
-
-    def _take_sent(self, sent: Sent, pacer: Pacer) -> None:
-        item = sent.item
-        due_s = pacer.due_s(item.time_s)
+    def _add(self, scheduled: ScheduledRecord, pacer: Pacer) -> None:
+        """Add a record to its batch when it is due."""
+        row = scheduled.record.row
+        due_s = pacer.due_s(scheduled.record.time_s)
         if due_s is not None:
             if due_s > time.monotonic():
                 self._flush()
@@ -151,23 +171,15 @@ class Producer:
                 if self._stop.is_set():  # it is not due yet, and now it never will be
                     return
             self._due.append(due_s)
-        batch = self._batches[sent.label]
-        row = item.row
-        if self._late is not None:
+        self._batch_bytes += len(row.key or b"") + len(row.value or b"")
+        if self._topics.labels:
             self._order_us = max(self._order_us + 1, time.time_ns() // 1000)
             row = row._replace(headers=(*row.headers, (ORDER_HEADER, b"%d" % self._order_us)))
-        batch += self._placed([row], self._topics[sent.label])
-        self._batch_bytes += len(item.row.key or b"") + len(item.row.value or b"")
+        if row.partition is not None and row.partition >= self._partitions[self._topics[scheduled.is_label]]:
+            row = row._replace(partition=None)
+        self._batches[scheduled.is_label].append(row)
         if sum(map(len, self._batches)) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
             self._flush()
-
-    def _placed(self, rows: Sequence[Row], topic: str) -> Sequence[Row]:
-        """The rows, without partitions that the topic does not have."""
-        count = self._partitions[topic]
-        return [
-            row if row.partition is None or row.partition < count else row._replace(partition=None)
-            for row in rows
-        ]
 
     def _wait_until(self, due_s: float) -> None:
         while (left_s := due_s - time.monotonic()) > 0 and not self._stop.is_set():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from streamlearn.core.presets import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
 from streamlearn.replay import coats, mapping, rehearsal
-from streamlearn.replay.mapping import Meaning
+from streamlearn.replay.mapping import ColumnMapping
 from streamlearn.replay.profile import Field, fields_of
 from streamlearn.replay.roles import Roles, describe, is_category, is_named_as_time, roles_of
 from streamlearn.replay.sampling import Sample
@@ -67,16 +67,16 @@ def _table(sample: Sample) -> Proposal:
     why = {"model.use": reason} | {f"replay.{role}": text for role, text in roles.why.items()}
     notes = [*sample.notes, *_time_notes(fields, roles), *_coat_notes(fields, "--types")]
     notes += [f"{path} is left out of the features: {poor}" for path, poor in gone.items()]
-    if sample.how is not None:
+    if sample.read_options is not None:
         ident, when, key, label = (
             f.path if f else "" for f in (roles.id, roles.time, roles.key, roles.label)
         )
         features = tuple(field.path for field in kept) if gone else ()
-        columns = mapping.Roles(ident, when, key, label, features)
+        roles_by_column = mapping.ColumnRoles(ident, when, key, label, features)
         cells = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
-        meaning = sample.how.meaning
-        meaning = Meaning(columns, cells, meaning.missing | set(missing), meaning.decimal)
-        notes += rehearsal.of_table(sample, meaning, is_class(roles.label))
+        told = sample.read_options.columns
+        columns = ColumnMapping(roles_by_column, cells, told.missing | set(missing), told.decimal)
+        notes += rehearsal.of_table(sample, columns, is_class(roles.label))
     return Proposal("table", sample.size, fields, {}, model, why, options, notes, _named(roles))
 
 

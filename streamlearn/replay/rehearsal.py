@@ -19,7 +19,7 @@ from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.errors import ConfigError, NeedSchema
 from streamlearn.replay import sources
-from streamlearn.replay.mapping import Meaning
+from streamlearn.replay.mapping import ColumnMapping
 from streamlearn.replay.sampling import Sample
 from streamlearn.service.eras import event_rules
 from streamlearn.settings import EventSection
@@ -74,12 +74,12 @@ def of_records(event: dict[str, Any], records: Sequence[Record], classes: bool) 
     return refusals(event_rules(EventSection(**event)), undated, classes)
 
 
-def of_table(sample: Sample, meaning: Meaning, classes: bool) -> list[str]:
+def of_table(sample: Sample, columns: ColumnMapping, classes: bool) -> list[str]:
     """What would be refused of the rows of a table, read as proposed, or where it could not be read."""
-    assert sample.how is not None
-    how = sample.how._replace(meaning=meaning)
+    assert sample.read_options is not None
+    options = sample.read_options._replace(columns=columns)
     try:
-        items = sources.limited(sources.open_source(sample.name, how).items(), sample.size)
+        items = sources.limited(sources.open_source(sample.name, options).items(), sample.size)
         rows = [
             Record("look", 0, item.number, UNDATED_MS, item.row.key, item.row.value) for item in items if item
         ]

@@ -14,17 +14,17 @@ from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay import columnar, delimited, iterables, lines, reading, sources
-from streamlearn.replay.files import shown, suffix_of
+from streamlearn.replay.files import file_suffix, shown
 from streamlearn.replay.json_texts import texts
-from streamlearn.replay.mapping import Meaning, Roles, addresses
-from streamlearn.replay.sources import How
+from streamlearn.replay.mapping import ColumnMapping, ColumnRoles, addresses
+from streamlearn.replay.sources import ReadOptions
 
 Row = Mapping[str, Any]
 
 
 class Sample(NamedTuple):
     """A sample: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
-    which reach a service as they stand. `whole`: there is no more than this. `how`: the table can be read
+    which reach a service as they stand. `whole`: there is no more than this. `options`: the table can be read
     again, with what was said or found out about its cells. `nameless`: columns that the header does not name.
     `notes`: what a person should know of the file.
     """
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     records: Sequence[Record] = ()
     options: tuple[str, ...] = ()
     whole: bool = False
-    how: How | None = None
+    read_options: ReadOptions | None = None
     nameless: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -44,21 +44,21 @@ class Sample(NamedTuple):
         return len(self.rows) or len(self.records)
 
 
-def of_source(name: str, how: How, limit: int, admin: Admin | None = None) -> Sample:
+def of_source(name: str, options: ReadOptions, limit: int, admin: Admin | None = None) -> Sample:
     """The first rows of a SOURCE. Raises `ConfigError` as `sources.open_source` does."""
     if name.startswith("topic:"):
-        source = sources.open_source(name, how, admin)
+        source = sources.open_source(name, options, admin)
         rows = (item.row for item in source.items() if item)
         records = [Record("", 0, n, 0, row.key, row.value, row.headers) for n, row in enumerate(rows)]
         return Sample(name, records=records[:limit], whole=len(records) <= limit)
-    kind = sources.kind_of(name, how.format)
+    kind = sources.source_format(name, options.format)
     if kind == "python":
         return _python(name, limit)
     if kind == "csv":
-        return _csv(name, how, limit)
+        return _csv(name, options, limit)
     if kind in ("parquet", "arrow"):
-        return _table(name, how, columnar.names_of(name, kind), limit)
-    found = _lines(name) if kind == "jsonl" else _valued(name, how)
+        return _table(name, options, columnar.column_names(name, kind), limit)
+    found = _lines(name) if kind == "jsonl" else _valued(name, options)
     records = list(itertools.islice(found, limit))
     return Sample(name, records=records, whole=next(found, None) is None)
 
@@ -72,25 +72,24 @@ def of_topic(admin: Admin, topic: str, limit: int) -> Sample:
     return Sample(topic, records=records, whole=info.start == first)
 
 
-def _csv(name: str, how: How, limit: int) -> Sample:
+def _csv(name: str, options: ReadOptions, limit: int) -> Sample:
     if name == "-":
         raise ConfigError("CSV on standard input cannot be looked at: save it into a file first")
-    names = delimited.head_of(name, how.dialect).names
+    names = delimited.read_head(name, options.dialect).names
     try:
-        return _table(name, how, names, limit)
+        return _table(name, options, names, limit)
     except ConfigError as error:
-        if "say --decimal ," not in str(error) or how.meaning.decimal != ".":
+        if "say --decimal ," not in str(error) or options.columns.decimal != ".":
             raise
-    told = how._replace(meaning=how.meaning._replace(decimal=","))
-    return _table(name, told, names, limit)._replace(options=("--decimal ,",))
+    with_commas = options._replace(columns=options.columns._replace(decimal=","))
+    return _table(name, with_commas, names, limit)._replace(options=("--decimal ,",))
 
 
-def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
+def _table(name: str, options: ReadOptions, names: tuple[str, ...], limit: int) -> Sample:
     """A table whose columns are all taken for features, so that each cell is read as an undeclared one."""
-    roles = Roles(features=tuple(addresses(names)))
-    # `timed` keeps a large file from being read by a process of its own, for the sake of a few rows.
-    meaning = Meaning(roles, {}, how.meaning.missing, how.meaning.decimal, timed=True)
-    source = sources.open_source(name, how._replace(meaning=meaning))
+    roles = ColumnRoles(features=tuple(addresses(names)))
+    columns = ColumnMapping(roles, {}, options.columns.missing, options.columns.decimal)
+    source = sources.open_source(name, options._replace(columns=columns))
     items = source.items()
     rows = [
         orjson.loads(item.row.value or b"{}")["features"] for item in itertools.islice(items, limit) if item
@@ -100,9 +99,9 @@ def _table(name: str, how: How, names: tuple[str, ...], limit: int) -> Sample:
         name,
         rows=rows,
         whole=next(items, None) is None,
-        how=how,
+        read_options=options,
         nameless=nameless,
-        notes=tuple(source.found()),
+        notes=tuple(source.remarks()),
     )
 
 
@@ -110,8 +109,7 @@ def _python(name: str, limit: int) -> Sample:
     items = list(itertools.islice(iterables.iterated(name, iterables.imported(name)), limit))
     if items and isinstance(items[0], Mapping) and not iterables.is_event(items[0]):
         return Sample(name, rows=[_plain(name, n, item) for n, item in enumerate(items, 1)])
-    batches = iterables.batches(name, items, Meaning(), 0)
-    rows = itertools.chain.from_iterable(batch.rows for batch in batches)
+    rows = (item.row for item in iterables.records(name, items, ColumnMapping(), 0) if item)
     return Sample(name, records=[Record("", 0, n, 0, row.key, row.value) for n, row in enumerate(rows)])
 
 
@@ -132,8 +130,8 @@ def _lines(name: str) -> Iterator[Record]:
         yield lines.parse(text) or Record(shown(name), 0, number, 0, None, text)
 
 
-def _valued(name: str, how: How) -> Iterator[Record]:
-    items = (item for item in sources.open_source(name, how).items() if item)
+def _valued(name: str, options: ReadOptions) -> Iterator[Record]:
+    items = (item for item in sources.open_source(name, options).items() if item)
     for number, item in enumerate(items):
         yield Record(shown(name), 0, number, 0, item.row.key, item.row.value)
 
@@ -141,7 +139,7 @@ def _valued(name: str, how: How) -> Iterator[Record]:
 def is_topic(name: str) -> bool:
     """True if this is rather a topic's name than a SOURCE."""
     known = name == "-" or ":" in name or "/" in name or Path(name).exists()
-    suffix = suffix_of(name)
+    suffix = file_suffix(name)
     return not known and suffix not in (
         ".csv",
         ".tsv",

@@ -15,19 +15,20 @@ Invariants:
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
-from streamlearn.log.port import Admin, Row
-from streamlearn.replay import ahead, coats, columnar, delimited, iterables, jsonlines, reading
+from streamlearn.log.port import Admin
+from streamlearn.replay import coats, columnar, delimited, iterables, jsonlines, reading
 from streamlearn.replay.delimited import Dialect
-from streamlearn.replay.files import PACKED, shown, suffix_of
+from streamlearn.replay.files import PACKED, file_suffix, shown
 from streamlearn.replay.json_texts import texts
-from streamlearn.replay.jsonlines import Members
-from streamlearn.replay.mapping import Batch, Meaning
+from streamlearn.replay.jsonlines import EventPaths
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord
 
 ACCEPTED = (
     "a source is a file (.csv .tsv .jsonl .json, also .gz .zst .bz2 .xz .zip; .parquet .arrow), - for"
@@ -38,26 +39,19 @@ _REMOTE = re.compile(r"[a-z0-9]+://")
 _PYTHON = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-class How(NamedTuple):
-    """Options of reading a source: members of whole events, columns of tables, the dialect of CSV, and the
+class ReadOptions(NamedTuple):
+    """Options of reading a source: paths into whole events, columns of tables, the dialect of CSV, and the
     format ("" = by the file's name).
     """
 
-    members: Members = Members("key", "ts", "auto")
-    meaning: Meaning = Meaning()
+    paths: EventPaths = EventPaths("key", "ts", "auto")
+    columns: ColumnMapping = ColumnMapping()
     dialect: Dialect = Dialect()
     format: str = ""
 
 
-class Item(NamedTuple):
-    """One record to send; `time_s` is its event time, None when it has none. `place`: for messages;
-    `number`: of the row or line there, a record's offset in a topic.
-    """
-
-    row: Row
-    time_s: float | None
-    place: str = ""
-    number: int = 0
+ReadSource = Callable[[int, Counter[str]], Iterator[SourceRecord | None]]
+"""Reads a source once through. Takes the id of the first row without one, and a tally of rows left out."""
 
 
 class Source:
@@ -69,7 +63,7 @@ class Source:
     def __init__(
         self,
         name: str,
-        read: Callable[[int], Iterator[Batch]],
+        read: ReadSource,
         total: int | None = None,
         notes: tuple[str, ...] = (),
         once: bool = False,
@@ -80,122 +74,117 @@ class Source:
         self.tabular = tabular
         self.total = total
         self.notes = notes
-        self.headers = 0
         self._read = read
         self._numbered = 0
+        self._left_out: Counter[str] = Counter()
 
-    def batches(self) -> Iterator[Batch]:
-        """The rows, once through, in batches of bounded size. Rows without an id are numbered on from
-        where the pass before ended.
+    def items(self) -> Iterator[SourceRecord | None]:
+        """The rows, once through; None where nothing more has arrived yet. Rows without an id are numbered on
+        from where the pass before ended.
         """
-        for batch in self._read(self._numbered):
-            self._numbered += len(batch.rows)
-            self.headers += batch.headers
-            yield batch
+        for record in self._read(self._numbered, self._left_out):
+            self._numbered += record is not None
+            yield record
 
-    def found(self) -> list[str]:
-        """What a person should know of the rows that were read."""
-        if not self.headers:
-            return []
-        rows = "row repeats" if self.headers == 1 else "rows repeat"
-        return [f"{shown(self.name)}: {self.headers:,} {rows} the header, and no event was made of it"]
-
-    def items(self) -> Iterator[Item | None]:
-        """The rows one by one; None where nothing more has arrived yet."""
-        for batch in self.batches():
-            yield from self._items(batch)
-
-    def preview(self) -> Iterator[Item | None]:
+    def preview(self) -> Iterator[SourceRecord | None]:
         """The items of the next pass, without beginning it."""
-        for batch in self._read(self._numbered):
-            yield from self._items(batch)
+        return self._read(self._numbered, Counter())
 
-    def _items(self, batch: Batch) -> Iterator[Item | None]:
-        name = shown(self.name)
-        for at, row in enumerate(batch.rows):
-            time_s = batch.times_s[at] if batch.times_s is not None else None
-            yield Item(row, time_s, f"{name} row {batch.places[at]}", batch.places[at])
-        if batch.pause:
-            yield None
+    def remarks(self) -> list[str]:
+        """What a person should know of the rows that were read."""
+        headers = self._left_out[delimited.HEADERS]
+        if not headers:
+            return []
+        rows = "row repeats" if headers == 1 else "rows repeat"
+        return [f"{shown(self.name)}: {headers:,} {rows} the header, and no event was made of it"]
 
 
-def open_source(name: str, how: How | None = None, admin: Admin | None = None) -> Source:
+def open_source(name: str, options: ReadOptions | None = None, admin: Admin | None = None) -> Source:
     """The source called `name`; `admin` is where `topic:` looks. Raises `ConfigError` saying what is
     accepted, or what is wrong with the file or the columns.
     """
-    how = how or How()
-    if how.format not in ("", *FORMATS):
-        raise ConfigError(f"--format {how.format}: the formats are {', '.join(FORMATS)}")
-    if name.startswith("river:"):
-        return _river(name, how.meaning)
+    options = options or ReadOptions()
+    if options.format not in ("", *FORMATS):
+        raise ConfigError(f"--format {options.format}: the formats are {', '.join(FORMATS)}")
     if name.startswith("topic:"):
-        return _topic(name, how, admin)
-    if _PYTHON.fullmatch(name) and not Path(name).exists():
-        found = iterables.imported(name)
+        return _topic(name, options, admin)
+    kind = source_format(name, options.format)
+    open_kind = {"river": _river, "python": _python, "csv": _csv, "jsonl": _json_lines}.get(kind, _columnar)
+    return open_kind(name, options)
+
+
+def _python(name: str, options: ReadOptions) -> Source:
+    iterable, columns = iterables.imported(name), options.columns
+    return Source(
+        name,
+        lambda numbered, _: iterables.records(name, iterables.iterated(name, iterable), columns, numbered),
+        once=hasattr(iterable, "__next__"),
+        tabular=columns.is_given,
+    )
+
+
+def _river(name: str, options: ReadOptions) -> Source:
+    data_set, columns = iterables.data_set(name), options.columns
+    return Source(
+        name,
+        lambda numbered, _: iterables.records(name, data_set, columns, numbered),
+        int(data_set.n_samples),
+        tabular=columns.is_given,
+    )
+
+
+def _csv(name: str, options: ReadOptions) -> Source:
+    once, dialect, columns = name == "-", options.dialect, options.columns
+    notes: tuple[str, ...] = ()
+    if not once:
+        head = delimited.read_head(name, dialect)
+        delimited.encoder_for(name, head, columns)
+        notes = (*delimited.unnamed(name, head, columns), *_coats(name, options))
+    return Source(
+        name,
+        lambda numbered, left_out: delimited.records(name, dialect, columns, numbered, left_out),
+        notes=notes,
+        once=once,
+        tabular=True,
+    )
+
+
+def _columnar(name: str, options: ReadOptions) -> Source:
+    kind, columns = source_format(name, options.format), options.columns
+    if name == "-" or Path(name).suffix.lower() in PACKED:
+        raise ConfigError(f"{shown(name)}: {kind} is read from a file only; save it unpacked under a name")
+    total = columnar.row_count(name, kind, columns)
+    return Source(
+        name, lambda numbered, _: columnar.records(name, kind, columns, numbered), total, tabular=True
+    )
+
+
+def _json_lines(name: str, options: ReadOptions) -> Source:
+    once, paths, columns = name == "-", options.paths, options.columns
+    if columns.is_given:
         return Source(
             name,
-            lambda numbered: iterables.batches(name, iterables.iterated(name, found), how.meaning, numbered),
-            once=hasattr(found, "__next__"),
-            tabular=how.meaning.given,
+            lambda numbered, _: jsonlines.table(name, jsonlines.objects(name), columns, numbered, once),
+            once=once,
+            tabular=True,
         )
-    if name != "-":
-        _check_file(name)
-    return _file(name, how)
+    notes = [] if once else coats.notes((line for group in texts(name) for _, line in group), paths.features)
+    return Source(name, lambda _numbered, _: jsonlines.records(name, paths), None, tuple(notes), once)
 
 
-def _file(name: str, how: How) -> Source:
-    kind, meaning, once = _format(name, how.format), how.meaning, name == "-"
-    if kind == "csv":
-        notes: tuple[str, ...] = ()
-        if not once:
-            head = delimited.head_of(name, how.dialect)
-            delimited.layout_of(name, head, meaning)
-            notes = (*delimited.unnamed(name, head, meaning), *_coats(name, how))
-
-        # Only what goes out at full speed, and is worth the start of a process, is read ahead.
-        early = not once and not meaning.timed and Path(name).stat().st_size >= ahead.WORTH_BYTES
-        read = ahead.batches if early else delimited.batches
-
-        def rows(numbered: int) -> Iterator[Batch]:
-            return read(name, how.dialect, meaning, numbered)
-
-        return Source(name, rows, None, notes, once, tabular=True)
-    if kind in ("parquet", "arrow"):
-        if once or Path(name).suffix.lower() in PACKED:
-            raise ConfigError(
-                f"{shown(name)}: {kind} is read from a file only; save it unpacked under a name"
-            )
-        total = columnar.head_of(name, kind, meaning)
-        return Source(
-            name, lambda numbered: columnar.batches(name, kind, meaning, numbered), total, tabular=True
-        )
-    if not meaning.given:
-        notes = () if once else tuple(coats.notes(_first(name), how.members.features, ()))
-        return Source(name, lambda _numbered: jsonlines.batches(name, how.members), None, notes, once)
-
-    def objects(numbered: int) -> Iterator[Batch]:
-        return jsonlines.table(name, jsonlines.objects(name), meaning, numbered, once)
-
-    return Source(name, objects, once=once, tabular=True)
-
-
-def _coats(name: str, how: How) -> list[str]:
+def _coats(name: str, options: ReadOptions) -> list[str]:
     """Notes about numbers that are written as text. An error of the file comes when it is read."""
-    found = delimited.encoded(name, how.dialect, how.meaning._replace(timed=False), 0)
-    lines = (line for encoded, _ in found for line in encoded.lines.splitlines())
+    records = delimited.records(name, options.dialect, options.columns, 0, Counter())
     try:
-        return coats.notes(lines, "features", how.meaning.types)
+        lines = (record.row.value or b"" for record in records if record)
+        return coats.notes(lines, "features", options.columns.types)
     except ConfigError:
         return []
 
 
-def _first(name: str) -> Iterator[bytes]:
-    return (text for some in texts(name) for _, text in some)
-
-
-def kind_of(name: str, told: str = "") -> str:
-    """The kind of a source: a format of `FORMATS`, `river` or `python`. `told`: the format, "" = by its name.
-    Raises `ConfigError` when it is none of them.
+def source_format(name: str, form: str = "") -> str:
+    """The format of a source: one of `FORMATS`, `river` or `python`. `form`: the format of a file, "" = by
+    its name. Raises `ConfigError` when it is none of them.
     """
     if name.startswith("river:"):
         return "river"
@@ -203,13 +192,9 @@ def kind_of(name: str, told: str = "") -> str:
         return "python"
     if name != "-":
         _check_file(name)
-    return _format(name, told)
-
-
-def _format(name: str, told: str) -> str:
-    if told:
-        return told
-    suffix = suffix_of(name)
+    if form:
+        return form
+    suffix = file_suffix(name)
     if suffix in (".csv", ".tsv"):
         return "csv"
     if suffix in columnar.PARQUET:
@@ -234,18 +219,8 @@ def like_it(name: str) -> str:
     with contextlib.suppress(OSError):
         near = get_close_matches(path.name, [file.name for file in path.parent.iterdir()], n=2)
         if near:
-            return f" (did you mean {' or '.join(str(path.with_name(one)) for one in near)}?)"
+            return f" (did you mean {' or '.join(str(path.with_name(file)) for file in near)}?)"
     return ""
-
-
-def _river(name: str, meaning: Meaning) -> Source:
-    found = iterables.data_set(name)
-    return Source(
-        name,
-        lambda numbered: iterables.batches(name, found, meaning, numbered),
-        int(found.n_samples),
-        tabular=meaning.given,
-    )
 
 
 def topic_range(name: str, admin: Admin) -> tuple[str, reading.Offsets, reading.Offsets]:
@@ -259,26 +234,28 @@ def topic_range(name: str, admin: Admin) -> tuple[str, reading.Offsets, reading.
     )
 
 
-def _topic(name: str, how: How, admin: Admin | None) -> Source:
+def _topic(name: str, options: ReadOptions, admin: Admin | None) -> Source:
     if admin is None or name == "topic:":
         raise ConfigError(f"{name} cannot be read: write topic:NAME@FROM..TO, and say where the log is")
     topic, *ends = topic_range(name, admin)
+    columns = options.columns
 
-    def read(numbered: int) -> Iterator[Batch]:
+    def read(numbered: int, _: Counter[str]) -> Iterator[SourceRecord | None]:
         records = reading.between(admin, topic, *ends)
-        if not how.meaning.given:
-            return jsonlines.recorded(records, how.members)
-        groups = jsonlines.record_objects(name, records)
-        return jsonlines.table(name, groups, how.meaning, numbered)
+        if not columns.is_given:
+            return jsonlines.topic_records(name, records, options.paths)
+        return jsonlines.table(name, jsonlines.record_objects(name, records), columns, numbered)
 
-    return Source(name, read, tabular=how.meaning.given)
+    return Source(name, read, tabular=columns.is_given)
 
 
-def limited(items: Iterator[Item | None], limit: int | None) -> Iterator[Item | None]:
-    """The first `limit` items, None not counted."""
-    taken = 0
-    for item in items:
-        if taken == limit:
+def limited(records: Iterator[SourceRecord | None], limit: int | None) -> Iterator[SourceRecord | None]:
+    """The first `limit` records, None not counted; nothing is read after them."""
+    count = 0
+    while count != limit:
+        try:
+            record = next(records)
+        except StopIteration:
             return
-        taken += item is not None
-        yield item
+        count += record is not None
+        yield record

@@ -22,7 +22,7 @@ from streamlearn.replay.contender import Contender
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.late import Delay
 from streamlearn.replay.recorded import Recorded
-from streamlearn.replay.sources import How, open_source, topic_range
+from streamlearn.replay.sources import ReadOptions, open_source, topic_range
 from streamlearn.replay.train import era_of
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel, configured_model, fresh_model
@@ -45,7 +45,7 @@ class Trial:
         self,
         config: Config,
         source: str,
-        how: How,
+        options: ReadOptions,
         delay: tuple[str, Delay | None],
         limit: int | None,
         admin: Admin | None,
@@ -57,7 +57,7 @@ class Trial:
         self._recorded: Recorded | None = None
         topic = source.removeprefix("topic:").partition("@")[0]
         own = source.startswith("topic:") and topic in config.topics.input
-        if own and admin is not None and late is None and not how.meaning.given:
+        if own and admin is not None and late is None and not options.columns.is_given:
             recorded = self._recorded = Recorded(admin, config, *topic_range(source, admin))
             others = {config.topics.labels, config.topics.control}
             self.records: Iterator[Record | None] = _limited(recorded.records(), others, limit)
@@ -66,7 +66,9 @@ class Trial:
             when = f"on {config.topics.labels}" if config.topics.labels else ""
             self.setting = Setting(source, when, config.topics.labels, recorded.order)
             return
-        feed = self._feed = Feed(open_source(source, how, admin), how, late, limit, undated_ms=UNDATED_MS)
+        feed = self._feed = Feed(
+            open_source(source, options, admin), options, late, limit, undated_ms=UNDATED_MS
+        )
         self.records = feed.records()
         self.notes = feed.source.notes
         self.total = feed.total
@@ -94,7 +96,7 @@ class Trial:
 
     def found(self) -> list[str]:
         """What a person should know of the rows that were read."""
-        return [] if self._feed is None else self._feed.source.found()
+        return [] if self._feed is None else self._feed.source.remarks()
 
     def _spec(self, fresh: FreshModel) -> ShardSpec:
         scores = self._config.scores
