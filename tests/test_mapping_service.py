@@ -17,9 +17,9 @@ from streamlearn.core.records import Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import NeedSchema, Stop, Unreachable
 from streamlearn.service import schemas as schemas_module
-from streamlearn.service.schemas import Schemas
 from tests.service_process import App, Apps, apps
 from tests.test_mapping import Keeps
 from tests.test_presets_mapping import REGISTRY

@@ -24,11 +24,11 @@ from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace,
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.log.port import Reader
 from streamlearn.replay.reading import between, topic_info
 from streamlearn.service.eras import spec_of, stated_spec
 from streamlearn.service.models import FreshModel
-from streamlearn.service.schemas import Schemas
 from streamlearn.service.standing import in_order
 
 _AT_ONCE: Final = 1_000

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from streamlearn.core.facts import Predicted
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.snapshot import Header, load_model, unseal
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
 from streamlearn.log.port import Reader, Store
 from streamlearn.replay.joins import Joins
 from streamlearn.replay.lookup import Place
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
-from streamlearn.service.schemas import Schemas
 from streamlearn.service.standing import Standing, in_order
 
 Tell = Callable[[str], None]

@@ -18,6 +18,7 @@ import msgspec
 
 from streamlearn.core.records import SHARD, Entry, Era, chain
 from streamlearn.env import Env
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
@@ -25,7 +26,6 @@ from streamlearn.service.eras import check_app, era_now, start_of
 from streamlearn.service.journal_end import JournalEnd, read_end
 from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.recovery import Candidate, Recovery
-from streamlearn.service.schemas import Schemas
 from streamlearn.service.standing import Standing, positions_under
 from streamlearn.settings import Config
 

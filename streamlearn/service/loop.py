@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from streamlearn.core.records import SHARD, Entry, chain
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import Fenced, Gone, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
@@ -26,7 +27,6 @@ from streamlearn.service.learning_watch import LearningWatch
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Recovery
-from streamlearn.service.schemas import Schemas
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import within
 from streamlearn.service.stepping import Stepper

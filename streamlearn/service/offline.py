@@ -13,8 +13,8 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.core.state import ShardSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
-from streamlearn.service.schemas import Schemas
 
 SNAPSHOT_RECORDS = 10_000
 """A snapshot costs milliseconds and is of use only when a model raises; after that there is one at once, so

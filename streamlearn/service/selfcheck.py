@@ -14,10 +14,10 @@ from streamlearn.core.records import Era, Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised, NeedSchema
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
-from streamlearn.service.schemas import Schemas
 
 ENOUGH_RECORDS = 1000
 BUDGET_S = 2.0

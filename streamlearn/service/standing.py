@@ -17,12 +17,12 @@ from streamlearn.core.records import Entry, Era, Output, Positions, Range, Recor
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.work import LabelWork
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import ModelRaised, Stop
 from streamlearn.log.port import History
 from streamlearn.service.eras import restored_state, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.parts import parts
-from streamlearn.service.schemas import Schemas
 
 Alive = Callable[[], None]
 """Called at every record of long work, so it is quick: keeps the membership, raises `NotOwner` without it."""

@@ -15,11 +15,11 @@ from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.state import BROKEN
 from streamlearn.core.trials import NOT_FINITE
 from streamlearn.core.work import LabelWork
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, NeedSchema, Stop
 from streamlearn.service.batch import Batch
 from streamlearn.service.held import Held
 from streamlearn.service.parts import parts
-from streamlearn.service.schemas import Schemas
 from streamlearn.settings import TransactionSection
 
 log = structlog.get_logger()

@@ -16,12 +16,12 @@ from streamlearn.core.presets import look_like_decimals
 from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
+from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import Stop
 from streamlearn.log.port import Log, Store
 from streamlearn.service.checkpoints import newest_header
 from streamlearn.service.eras import era_now
 from streamlearn.service.models import FreshModel
-from streamlearn.service.schemas import Schemas
 from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
 from streamlearn.service.standing import Standing
 from streamlearn.service.topic_watch import TopicWatch
