@@ -20,13 +20,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 
 NEVER_IMPORTED_BY = {
-    "core": ("cli", "config", "features", "log", "observe", "replay", "service"),
-    "log": ("cli", "replay", "service"),
+    "core": ("cli", "config", "engine", "features", "log", "observe", "replay", "service"),
+    "engine": ("cli", "features", "observe", "replay", "service"),
+    "log": ("cli", "engine", "replay", "service"),
     "observe": ("cli", "replay", "service"),
     "service": ("cli",),
     "config": ("cli", "replay", "service"),
-    "errors": ("cli", "config", "core", "features", "log", "observe", "replay", "service"),
-    "env": ("cli", "config", "core", "errors", "features", "log", "observe", "replay", "service"),
+    "errors": ("cli", "config", "core", "engine", "features", "log", "observe", "replay", "service"),
+    "env": ("cli", "config", "core", "engine", "errors", "features", "log", "observe", "replay", "service"),
 }
 CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "fastavro", "streamlearn"}
 IMPURE_MODULES = """
@@ -82,6 +83,60 @@ def test_the_arrows_point_inward() -> None:
         for line, name in imports(module)
         for forbidden in NEVER_IMPORTED_BY.get(room(module), ())
         if f"{name}.".startswith(f"streamlearn.{forbidden}.")
+    ]
+    assert wrong == []
+
+
+def test_the_engine_knows_the_log_by_its_port_alone() -> None:
+    wrong = [
+        place(module, line, name)
+        for module in MODULES
+        if room(module) == "engine"
+        for line, name in imports(module)
+        if f"{name}.".startswith("streamlearn.log.") and not f"{name}.".startswith("streamlearn.log.port.")
+    ]
+    assert wrong == []
+
+
+STEPS_A_SHARD = {"step", "begin", "work_on", "skip", "give_up", "peek"}
+DRIVER = PACKAGE / "engine" / "driver.py"
+
+
+def test_one_file_steps_shards() -> None:
+    wrong = [
+        place(module, node.lineno, ast.unparse(node))
+        for module in MODULES
+        if module not in {DRIVER, PACKAGE / "core" / "shard.py"}
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in STEPS_A_SHARD
+        if re.search(r"\b_?shard(\(\))?$", ast.unparse(node.value)) or node.attr in {"work_on", "peek"}
+        if not ast.unparse(node.value).endswith("driver")
+    ]
+    assert wrong == []
+
+
+def test_one_file_catches_what_a_step_raises() -> None:
+    raised = {"ModelRaised", "NeedSchema"}
+    catchers = {
+        place(module, node.lineno, "except")
+        for module in MODULES
+        if module != DRIVER and room(module) != "core"  # there it is raised again, with its stage
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.ExceptHandler) and node.type is not None
+        if raised & {one.id for one in ast.walk(node.type) if isinstance(one, ast.Name)}
+    }
+    assert catchers == set()
+
+
+def test_only_the_driver_says_that_a_state_is_ahead() -> None:
+    wrong = [
+        place(module, node.lineno, ast.unparse(target))
+        for module in MODULES
+        if room(module) in {"service", "replay", "engine"} and module != DRIVER
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and target.attr == "ahead"
     ]
     assert wrong == []
 
@@ -407,7 +462,7 @@ WORLDLY_NAMES = re.compile(
 )
 WORLDLY_CALLS = {"random.Random()", "np.random.default_rng()"}
 WORLDLY_STILL = (
-    *("cli/checkpoints.py", "cli/common.py", "demo/", "log/kafka/store.py", "observe/", "replay/"),
+    *("cli/checkpoints.py", "cli/common.py", "demo/", "engine/", "log/kafka/store.py", "observe/", "replay/"),
     "service/",
 )
 """Where the world is still asked without an `Env`. This list only shrinks."""

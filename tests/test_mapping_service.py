@@ -17,9 +17,10 @@ from streamlearn.core.records import Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine import schemas as schemas_module
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import NeedSchema, Stop, Unreachable
-from streamlearn.service import schemas as schemas_module
 from tests.service_process import App, Apps, apps
 from tests.test_mapping import Keeps
 from tests.test_presets_mapping import REGISTRY
@@ -285,6 +286,8 @@ def test_a_registry_that_does_not_answer_is_waited_for_and_then_named(
 
 def test_a_schema_that_was_there_before_must_be_there_in_redo(registry: Registry) -> None:
     with pytest.raises(Stop, match=r"no longer has the schema 1.*record 4 of t-0"):
-        schemas(registry.url).step(shard(), Record("t", 0, 4, 0, None, framed(1, rows(1)[0])))
+        ShardDriver(shard(), schemas(registry.url)).again(
+            Record("t", 0, 4, 0, None, framed(1, rows(1)[0])), None
+        )
     with pytest.raises(Stop, match=r"set \[event\] schema_registry again"):
-        schemas("").step(shard(), Record("t", 0, 4, 0, None, framed(1, rows(1)[0])))
+        ShardDriver(shard(), schemas("")).again(Record("t", 0, 4, 0, None, framed(1, rows(1)[0])), None)

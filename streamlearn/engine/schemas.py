@@ -17,13 +17,10 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from streamlearn.core.events import Event
-from streamlearn.core.facts import Facts
-from streamlearn.core.pending import ALL
-from streamlearn.core.records import Record, Skip
+from streamlearn.core.records import Record
 from streamlearn.core.schemas import MAX_SCHEMAS, Schema
 from streamlearn.core.shard import Shard
-from streamlearn.errors import NeedSchema, Stop, Unreachable
+from streamlearn.errors import Stop, Unreachable
 
 log = structlog.get_logger()
 
@@ -56,38 +53,13 @@ class Schemas:
         self._known: dict[str, Schema] = {}
         self._unknown_since_s: dict[str, float] = {}
 
-    def step(self, shard: Shard, record: Record, units: int = ALL) -> Facts:
-        """`shard.begin` of a record that was stepped before: there must be a schema for it.
-
-        Raises what `step` raises, and `Stop` when the registry has the schema no more.
-        """
-        while True:
-            try:
-                return shard.begin(record, units)
-            except NeedSchema as need:
-                if not self.supply(shard, need.ident):
-                    raise Stop(
-                        f"the schema registry {self._url} no longer has the schema {need.ident}, with which "
-                        f"record {record.offset} of {record.topic}-{record.partition} was read before. "
-                        "Restore it there: without it the state cannot be made again."
-                    ) from None
-
-    def peek(self, shard: Shard, record: Record) -> Event | None:
-        """`shard.peek`: the event in a record; None also where the registry has no schema for it."""
-        while True:
-            try:
-                return shard.peek(record)
-            except NeedSchema as need:
-                if not self.supply(shard, need.ident):
-                    return None
-
-    def missing(self, shard: Shard, record: Record, ident: str) -> Skip | None:
-        """None when the shard now has the schema and can step `record` again. Else how the entry notes the
-        record: in redo it stays a dead letter even if the registry knows more by then.
-        """
-        if self.supply(shard, ident):
-            return None
-        return Skip(record.topic, record.partition, record.offset, "decode", "schema_unknown")
+    def lost(self, ident: str, record: Record) -> Stop:
+        """A schema with which a record was read before, and which the registry has no more."""
+        return Stop(
+            f"the schema registry {self._url} no longer has the schema {ident}, with which "
+            f"record {record.offset} of {record.topic}-{record.partition} was read before. "
+            "Restore it there: without it the state cannot be made again."
+        )
 
     def supply(self, shard: Shard, ident: str) -> bool:
         """Give the shard the schema `ident`. False when the registry says that there is none.

@@ -117,7 +117,7 @@ class Contender(Offline):
             unit = self.shard.memory.time_unit
             told = None if record.value is None else late.read(record, unit, unit, inf)
             return told.y if isinstance(told, Told) else None
-        event = self._schemas.peek(self.shard, record)
+        event = self.driver.peek(record)
         return None if event is None else event.y
 
     def _count_events(self, records: Sequence[Record]) -> int:

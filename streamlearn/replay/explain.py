@@ -13,7 +13,8 @@ import orjson
 from streamlearn.core.events import Event
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Entry, Record
-from streamlearn.errors import Gone, NeedSchema, Stop, StreamlearnError
+from streamlearn.engine.driver import event_in
+from streamlearn.errors import Gone, Stop, StreamlearnError
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.contributions import contributions
 from streamlearn.replay.lookup import (
@@ -117,11 +118,7 @@ def _refused(config: Config, admin: Admin, ident: str, place: Place | None, look
 
 def _event_in(config: Config, record: Record) -> Event | None:
     """The event in a record, by today's `[event]`; None where that needs a registry, or there is none."""
-    try:
-        event = compile_decoder(event_spec(config), {})(record)
-    except NeedSchema:
-        return None
-    return event if isinstance(event, Event) else None
+    return event_in(record, compile_decoder(event_spec(config), {}))
 
 
 def _labels(

@@ -24,6 +24,7 @@ from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace,
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.log.port import Reader
 from streamlearn.replay.reading import between, topic_info
@@ -31,7 +32,6 @@ from streamlearn.service.eras import spec_of, stated_spec
 from streamlearn.service.models import FreshModel
 from streamlearn.service.standing import in_order
 
-_AT_ONCE: Final = 1_000
 _UNASKED: Final = Answer(None, "", None, True)
 _BACKSLASH: Final = b"\\"
 
@@ -141,14 +141,13 @@ class Joins:
     ) -> None:
         """Raises `BadCheckpoint`."""
         self._asked = record
-        self._schemas = schemas
         self._reader = reader
         spec = _unscored(stated_spec(header.under))
         self._model = load_learner(sections, fresh.trusted, spec.horizon).model
         learner = _Unasked(self._model, spec.horizon)
-        self._shard = assembled(spec, learner, load_memory(sections), sections)
-        self._notes = _Notes(_place(record), *self._names(self._shard))
-        self._work_on()
+        self._driver = ShardDriver(assembled(spec, learner, load_memory(sections), sections), schemas)
+        self._notes = _Notes(_place(record), *self._names())
+        self._take(self._driver.finish())
         late = self._shard.late
         self.labelled = late is not None
         """Whether labels come on a topic of their own."""
@@ -245,21 +244,13 @@ class Joins:
         return any(place == self._notes.asked for *_, place in events)
 
     def _step(self, record: Record, skip: Skip | None) -> None:
-        shard = self._shard
         label = self._label_in(record)
         if label is not None:
             self._notes.labels[_place(record)] = label
-        if skip is not None:
-            self._take(shard.skip(record, skip.stage, skip.reason))
-        else:
-            self._take(self._schemas.step(shard, record, _AT_ONCE))
-        self._work_on()
+        self._take(self._driver.again(record, skip))
 
-    def _work_on(self) -> None:
-        while self._shard.work is not None:
-            self._take(self._shard.work_on(_AT_ONCE))
-
-    def _take(self, facts: Facts) -> None:
+    def _take(self, facts: Facts | Failure) -> None:
+        assert not isinstance(facts, Failure), "a model that is neither asked nor taught raises nothing"
         labels = self._shard.spec.labels
         if labels is not None:
             for fact in facts:
@@ -287,14 +278,18 @@ class Joins:
             shard = assembled(spec, learner, before.memory, side_parts(before))
         if shard.guard is not None:
             shard.guard.settle(era.kinds)
+        self._driver.load(shard)
         if self._notes.asked not in self._notes.events:
-            self._notes.calls(*self._names(shard))
-        self._shard = shard
+            self._notes.calls(*self._names())
 
-    def _names(self, shard: Shard) -> tuple[str, str]:
+    @property
+    def _shard(self) -> Shard:
+        return self._driver.shard
+
+    def _names(self) -> tuple[str, str]:
         """What labels call the event by: as it is remembered, and in their bytes; "" where none can."""
-        spec = shard.spec
-        event = self._schemas.peek(shard, self._asked)
+        spec = self._shard.spec
+        event = self._driver.peek(self._asked)
         if spec.labels is None or event is None:
             return "", ""
         kind = spec.labels.join

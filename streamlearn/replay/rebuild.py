@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from streamlearn.core.facts import Predicted
+from streamlearn.core.facts import Facts, Predicted
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
-from streamlearn.core.snapshot import Header, load_model, unseal
+from streamlearn.core.snapshot import Header, dump_model, load_model, unseal
+from streamlearn.engine.driver import Failure
 from streamlearn.engine.schemas import Schemas
-from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, StreamlearnError
+from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
 from streamlearn.log.port import Reader, Store
 from streamlearn.replay.joins import Joins
 from streamlearn.replay.lookup import Place
@@ -70,11 +71,11 @@ class Rebuild:
                 continue
             try:
                 return self._redone(standing, header, record, published, entry)
-            except (Gone, ModelRaised, StreamlearnError) as error:
-                why = str(error) or "the model raised"
+            except (Gone, StreamlearnError) as error:
+                why = str(error)
             standing = Standing(self._fresh, header, sections, self._schemas)  # the other one was stepped
             shard = standing.shard
-            event = self._schemas.peek(shard, record)
+            event = standing.driver.peek(record)
             if event is None:
                 return None
             learned = shard.memory.learned
@@ -146,16 +147,12 @@ class Rebuild:
         """Step the entry up to the record, and the record itself."""
         skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
         place = Place(record.topic, record.partition, record.offset)
-        shard = standing.shard
-        standing.carry_on(entry, lambda: None)
+        _need(standing.carry_on(entry, lambda: None))
         for one in in_order(entry, self._reader):
             if Place(one.topic, one.partition, one.offset) == place:
                 return self._answered(standing, one, published, seq, redone)
             redone += 1
-            if skip := skips.get((one.topic, one.partition, one.offset)):
-                shard.skip(one, skip.stage, skip.reason)
-            else:
-                self._schemas.step(shard, one)
+            _need(standing.driver.again(one, skips.get((one.topic, one.partition, one.offset))))
         raise Gone("the record is not in the entry that covers it")
 
     def _answered(
@@ -163,9 +160,8 @@ class Rebuild:
     ) -> Rebuilt:
         """Step the record; the model is kept as it was before it learned."""
         learned = standing.shard.memory.learned
-        champion = standing.take_snapshot()["champion"]
-        assert isinstance(champion, bytes), "a model is one piece"
-        for fact in self._schemas.step(standing.shard, record):
+        champion = dump_model(standing.shard.learner.model)
+        for fact in _need(standing.driver.again(record, None)):
             if isinstance(fact, Predicted) and fact.output.value == published:
                 model = load_model(champion, self._fresh.trusted)
                 return Rebuilt(model, fact.event.x, True, learned, seq, redone)
@@ -174,6 +170,13 @@ class Rebuild:
 
 class _Differs(StreamlearnError):
     """What was redone is not what was published."""
+
+
+def _need(facts: Facts | Failure) -> Facts:
+    """The facts of a record that was stepped before. Raises `_Differs` when the model fails at it now."""
+    if isinstance(facts, Failure):
+        raise _Differs("the model raised")
+    return facts
 
 
 def _same_revision(change: Era, era: Era) -> None:

@@ -17,7 +17,8 @@ from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.errors import ConfigError, NeedSchema
+from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.errors import ConfigError
 from streamlearn.replay import sources
 from streamlearn.replay.mapping import ColumnMapping
 from streamlearn.replay.sampling import Sample
@@ -33,15 +34,14 @@ _SHOWN_BYTES = 60
 def refusals(spec: EventSpec, records: Iterable[Record], classes: bool) -> list[str]:
     """A sentence for each kind of refusal, the commonest first. `classes`: labels are classes."""
     model = dummy.NoChangeClassifier() if classes else dummy.StatisticRegressor(stats.Mean())
-    shard = Shard(ShardSpec("look", "", 1, event=spec), Learner(model), Memory())
+    driver = ShardDriver(Shard(ShardSpec("look", "", 1, event=spec), Learner(model), Memory()))
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], Record] = {}
     total = 0
     for record in records:
         total += 1
-        try:
-            facts = shard.step(record)
-        except NeedSchema:
+        facts = driver.step(record)
+        if isinstance(facts, Failure):  # no registry is asked
             continue
         for fact in facts:
             if isinstance(fact, Refused):

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.core.records import SHARD, Entry, Era, chain
-from streamlearn.env import Env
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo

@@ -76,7 +76,7 @@ class Loop:
         self._published_s = 0.0
         self._stepped_s = 0.0
         self.stopping = False
-        self._stepper = Stepper(config.transaction, self._schemas, self._beat, lambda: self.stopping)
+        self._stepper = Stepper(config.transaction, self._beat, lambda: self.stopping)
         self._settling = Settling(service_log, SHARD, self._alive, lambda: self.stopping)
 
     def stop(self) -> None:

@@ -9,12 +9,13 @@ Invariants:
 import msgspec
 
 from streamlearn.core.facts import Facts
-from streamlearn.core.records import Record
+from streamlearn.core.records import Record, Skip
 from streamlearn.core.shard import FAILING_LIMIT, Shard
 from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.core.state import ShardSpec
+from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
-from streamlearn.errors import ModelRaised, NeedSchema, Stop
+from streamlearn.errors import Stop
 
 SNAPSHOT_RECORDS = 10_000
 """A snapshot costs milliseconds and is of use only when a model raises; after that there is one at once, so
@@ -38,26 +39,33 @@ class Offline:
         self._static = static
         self._spec = spec
         self._trusted = trusted
-        self._schemas = Schemas(registry, lambda: None)
         self._sections = sections
         self._since: list[Record] = []
-        self._skipped: dict[int, tuple[str, str]] = {}
+        self._skipped: dict[int, Skip] = {}
         self.first_failure = ""
-        """What the model raised first, in words; "" while it has not."""
-        self.shard = self._loaded()
+        """The first failure of the model, in words; "" while there is none."""
+        self.driver = ShardDriver(self._loaded(), Schemas(registry, lambda: None))
+
+    @property
+    def shard(self) -> Shard:
+        """The state."""
+        return self.driver.shard
 
     def step(self, record: Record) -> Facts:
         """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
         if len(self._since) >= SNAPSHOT_RECORDS:
             self._take_snapshot()
-        try:
-            facts = self._step(record)
-        except ModelRaised as raised:
-            facts = self._without(record, raised)
-            self._take_snapshot()
+        facts = self.driver.step(record)
+        if not isinstance(facts, Failure):
+            self._since.append(record)
             return facts
+        if facts.undoes:
+            letter = self._without(record, facts)
+            self._take_snapshot()
+            return letter
+        self._skipped[len(self._since)] = facts.skip
         self._since.append(record)
-        return facts
+        return self.driver.leave_out(record, facts.skip)
 
     def _take_snapshot(self) -> None:
         self._sections = self.sections()
@@ -77,46 +85,28 @@ class Offline:
                 "lambdas, open files, locks and clients out of it"
             ) from error
 
-    def _without(self, record: Record, raised: ModelRaised) -> Facts:
+    def _without(self, record: Record, failure: Failure) -> Facts:
         """The state without what the model did at `record`, and its dead letter."""
+        cause = failure.cause
         if not self.first_failure:
-            cause = raised.__cause__
             what = "gave NaN or infinity" if cause is None else f"raised {type(cause).__name__}: {cause}"
-            self.first_failure = f"{raised.stage} {what}"[:300]
-        self.shard = self._loaded()
-        try:
-            for at, past in enumerate(self._since):
-                self._again(at, past)
-        except ModelRaised as error:
-            raise Stop(
-                "undoing a failed step gave another failure: the model is not deterministic. Give every part"
-                " a seed, and keep all state in attributes that pickle"
-            ) from error
-        self._skipped[len(self._since)] = (raised.stage, raised.reason)
-        facts = self.shard.skip(record, raised.stage, raised.reason)
+            self.first_failure = f"{failure.skip.stage} {what}"[:300]
+        self.driver.load(self._loaded())
+        for at, past in enumerate(self._since):
+            again = self.driver.again(past, self._skipped.get(at))
+            if isinstance(again, Failure):
+                raise Stop(
+                    "undoing a failed step gave another failure: the model is not deterministic. Give every"
+                    " part a seed, and keep all state in attributes that pickle"
+                ) from again.cause
+        facts = self.driver.leave_out(record, failure.skip)
         if self.shard.memory.failing >= FAILING_LIMIT:
-            cause = raised.__cause__
             why = "an answer of NaN or infinity" if cause is None else f"{type(cause).__name__}: {cause}"
             raise Stop(
                 f"the model failed to predict {FAILING_LIMIT} events in a row, the last one with"
                 f" {why}. Are these events of the kind that it is made for?"
             )
         return facts
-
-    def _again(self, at: int, record: Record) -> None:
-        if at in self._skipped:
-            self.shard.skip(record, *self._skipped[at])
-        else:
-            self._step(record)
-
-    def _step(self, record: Record) -> Facts:
-        while True:
-            try:
-                return self.shard.step(record)
-            except NeedSchema as need:
-                if skip := self._schemas.missing(self.shard, record, need.ident):
-                    self._skipped[len(self._since)] = (skip.stage, skip.reason)
-                    return self.shard.skip(record, skip.stage, skip.reason)
 
     def _loaded(self) -> Shard:
         return load_state(self._spec, self._sections, self._trusted)

@@ -19,6 +19,7 @@ import structlog
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
+from streamlearn.engine.driver import Alive
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
@@ -28,7 +29,7 @@ from streamlearn.service.eras import check_app, check_journal, check_topics, era
 from streamlearn.service.journal_end import JournalEnd, birth_of, entries, read_end
 from streamlearn.service.models import FreshModel
 from streamlearn.service.selfcheck import check_model, events_of
-from streamlearn.service.standing import Alive, Standing, positions_under
+from streamlearn.service.standing import Standing, positions_under
 from streamlearn.service.witnesses import Source, check_witnesses, newest_predictions, predictions_now
 from streamlearn.settings import Config
 

@@ -14,8 +14,9 @@ from streamlearn.core.records import Era, Output, Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory
+from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
-from streamlearn.errors import BadCheckpoint, ConfigError, ModelRaised, NeedSchema
+from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
 
@@ -73,28 +74,28 @@ def _shard(fresh: FreshModel, era: Era) -> Shard:
     return Shard(spec_of(era), fresh.learner(), Memory())
 
 
-def _stepped(shard: Shard, record: Record, schemas: Schemas | None) -> tuple[Output, ...]:
-    """`shard.step`; nothing for a record whose schema there is not, which no model gets to see."""
-    while True:
-        try:
-            return published(shard.step(record))
-        except NeedSchema as need:
-            if schemas is None or not schemas.supply(shard, need.ident):
-                return ()
+def _stepped(driver: ShardDriver, record: Record) -> tuple[Output, ...] | None:
+    """The outputs of a record, none where its schema is unknown: no model gets to see it. None when the model
+    raised: the loop's undo deals with that, and there is nothing to compare from here on.
+    """
+    facts = driver.step(record)
+    if isinstance(facts, Failure):
+        return None if facts.undoes else ()
+    return published(facts)
 
 
 def _straight(
     fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
 ) -> list[tuple[Output, ...]]:
     """Outputs record by record, until the model raises or the time for the check is up."""
-    shard = _shard(fresh, era)
+    driver = ShardDriver(_shard(fresh, era), schemas)
     outputs: list[tuple[Output, ...]] = []
     deadline_s = time.monotonic() + BUDGET_S
     for record in records:
-        try:
-            outputs.append(_stepped(shard, record, schemas))
-        except ModelRaised:  # the loop's undo deals with it; there is nothing to compare from here on
+        found = _stepped(driver, record)
+        if found is None:
             break
+        outputs.append(found)
         if time.monotonic() > deadline_s:
             break
     return outputs
@@ -103,16 +104,16 @@ def _straight(
 def _through_checkpoints(
     fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
 ) -> list[tuple[Output, ...]]:
-    shard = _shard(fresh, era)
+    driver = ShardDriver(_shard(fresh, era), schemas)
     outputs: list[tuple[Output, ...]] = []
     every = max(1, len(records) // _CHECKPOINTS)
     for n, record in enumerate(records):
         if n % every == every - 1:
-            shard = _reloaded(fresh, shard)
-        try:
-            outputs.append(_stepped(shard, record, schemas))
-        except ModelRaised:
+            driver.load(_reloaded(fresh, driver.shard))
+        found = _stepped(driver, record)
+        if found is None:
             break
+        outputs.append(found)
     return outputs
 
 

@@ -1,32 +1,28 @@
-"""Where an owned shard stands: its state, its place in the journal, and how to get back to either.
+"""The place of an owned shard: its state, where that is in the journal, and how to get back to either.
 
 Invariants:
-- `positions`, `seq`, `digest` and the shard's state belong together, except while `ahead`: from the first
-  step of a batch until `advance` the state is ahead by that batch. Nothing of it can be saved then.
+- `positions`, `seq`, `digest` and the shard's state belong together, except while `driver.ahead`: from the
+  first step of a batch until `advance` the state is ahead by that batch. Nothing of it can be saved then.
 - The snapshot plus the entries in `since` give the state at `seq`, always.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from streamlearn.core.facts import published
+from streamlearn.core.facts import Facts, published
 from streamlearn.core.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.work import LabelWork
+from streamlearn.engine.driver import Alive, Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
-from streamlearn.errors import ModelRaised, Stop
+from streamlearn.errors import Stop
 from streamlearn.log.port import History
 from streamlearn.service.eras import restored_state, spec_of
 from streamlearn.service.models import FreshModel
-from streamlearn.service.parts import parts
-
-Alive = Callable[[], None]
-"""Called at every record of long work, so it is quick: keeps the membership, raises `NotOwner` without it."""
-
 
 Skips = dict[tuple[str, int, int], Skip]
 
@@ -70,7 +66,6 @@ class Standing:
     def __init__(self, fresh: FreshModel, header: Header, sections: Sections, schemas: Schemas) -> None:
         """Stand where a checkpoint stands. Raises `BadCheckpoint` when its state cannot be loaded."""
         self.fresh = fresh
-        self._schemas = schemas
         self.era_number = header.era
         self.era = header.under
         self.seq = header.seq
@@ -83,13 +78,16 @@ class Standing:
         """The positions of the checkpoint that this state came from; None when it came from none."""
         self.saved_seq: int | None = header.seq
         """The entry of that checkpoint."""
-        self.ahead = False
-        """Whether the state has gone on from the entry `seq`: whoever steps the shard sets it."""
         self.era_began = False
-        """Whether this process wrote the era's entry: a checkpoint of it is then due at once."""
+        """True when this process wrote the era's entry: a checkpoint of it is then due at once."""
         self._snapshot = sections
         self._snapshot_digest = header.digest
-        self.shard = self._loaded()
+        self.driver = ShardDriver(self._loaded(), schemas)
+
+    @property
+    def shard(self) -> Shard:
+        """The state."""
+        return self.driver.shard
 
     @classmethod
     def at_genesis(cls, fresh: FreshModel, entry: Entry, schemas: Schemas, sections: Sections) -> "Standing":
@@ -109,7 +107,7 @@ class Standing:
 
     def header(self) -> Header:
         """The header of a checkpoint taken now."""
-        assert not self.ahead, "a checkpoint says that its state is the one at its entry"
+        assert not self.driver.ahead, "a checkpoint says that its state is the one at its entry"
         positions = [(topic, partition, offset) for (topic, partition), offset in self.positions.items()]
         learned = self.shard.memory.learned
         return Header(
@@ -118,7 +116,7 @@ class Standing:
 
     def take_snapshot(self) -> Sections:
         """The state as sections; later undos start from here. Raises `Stop` if the model does not pickle."""
-        assert not self.ahead, "a snapshot is the state at an entry"
+        assert not self.driver.ahead, "a snapshot is the state at an entry"
         try:
             self._snapshot = dump_state(self.shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
@@ -136,7 +134,7 @@ class Standing:
             self.positions[run.topic, run.partition] = run.next
         self.seq = entry.seq
         self.digest = entry.digest
-        self.ahead = False
+        self.driver.advance()
         self.since.append(entry)
 
     def begin_era(self, entry: Entry) -> None:
@@ -144,7 +142,7 @@ class Standing:
         era = entry.change
         assert era is not None
         assert era.revision == self.era.revision, "another model begins with at_genesis"
-        self.shard = carried(self.shard, spec_of(era))
+        self.driver.load(carried(self.shard, spec_of(era)))
         if self.shard.guard is not None:
             self.shard.guard.settle(era.kinds)
         self.positions = positions_under(era, self.positions, self.ids)
@@ -187,11 +185,16 @@ class Standing:
         if not self._back_at_entry(shard_log, alive):
             return None
         known = _by_place(skips)
-        try:
-            outputs = self._worked(carried, alive)
-            return outputs + [output for record in batch for output in self._step(record, known, alive)]
-        except ModelRaised:
+        facts: Facts | Failure = self.driver.finish(carried, alive)
+        if isinstance(facts, Failure):
             return None
+        outputs = [*published(facts)]
+        for record in batch:
+            facts = self._again(record, known, alive)
+            if isinstance(facts, Failure):
+                return None
+            outputs += published(facts)
+        return outputs
 
     def broken_by(
         self,
@@ -207,66 +210,59 @@ class Standing:
         if not self._back_at_entry(shard_log, alive):
             return None
         known = _by_place(skips)
-        try:
-            self._worked(carried, alive)
-            for at, record in enumerate(batch):
-                if self.shard.teacher.is_broken():
-                    return at - 1 if at else None
-                self._step(record, known, alive)
-        except ModelRaised:
-            pass  # asking once more did that: the state stays as it was found
+        if isinstance(self.driver.finish(carried, alive), Failure):
+            return None
+        for at, record in enumerate(batch):
+            broken = self.driver.is_broken()
+            if broken:
+                return at - 1 if at else None
+            if broken is None or isinstance(self._again(record, known, alive), Failure):
+                return None  # asking once more did that: the state stays as it was found
         return None
 
     def _back_at_entry(self, shard_log: History, alive: Alive) -> bool:
         """Make the state at `seq` again. False when it came out other than the journal has it."""
-        self.shard = self._loaded()
+        self.driver.load(self._loaded())
         digest = self._snapshot_digest
         for entry in self.since:
             if not self._restep(entry, digest, shard_log, alive):
                 return False
             digest = entry.digest
+        self.driver.advance()
         return True
 
     def _loaded(self) -> Shard:
         return restored_state(self.era, self._snapshot, self.fresh.trusted)
 
-    def _step(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Sequence[Output]:
+    def _again(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Facts | Failure:
         skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
-        if skip:
-            return published(self.shard.skip(record, skip.stage, skip.reason))
-        outputs = published(self._schemas.step(self.shard, record, 1))
-        return outputs if self.shard.work is None else [*outputs, *self._worked(units - 1, alive)]
+        return self.driver.again(record, skip, units, alive)
 
-    def _worked(self, units: int, alive: Alive) -> list[Output]:
-        outputs: list[Output] = []
-        for some in parts(self.shard, units):
-            alive()
-            outputs += published(some)
-        return outputs
-
-    def carry_on(self, entry: Entry, alive: Alive) -> list[Output]:
+    def carry_on(self, entry: Entry, alive: Alive) -> Facts | Failure:
         """Do again what `entry` did for the last record of those before it."""
         work = self.shard.work
         if isinstance(work, LabelWork):
             for skip in entry.skips:
                 if skip[:3] == (work.record.topic, work.record.partition, work.record.offset):
-                    return [*published(self.shard.give_up(skip.stage, skip.reason))]
-        return self._worked(entry.carried, alive)
+                    return self.driver.give_up(skip)
+        return self.driver.finish(entry.carried, alive)
 
     def _restep(self, entry: Entry, digest: str, shard_log: History, alive: Alive) -> bool:
         skips = _by_place(entry.skips)
-        self.ahead = True
         last = entry.ranges[-1] if entry.begun else None
-        try:
-            outputs = self.carry_on(entry, alive)
-            if entry.ranges and self.shard.work is not None:
-                return False
-            for record in in_order(entry, shard_log):
-                alive()
-                ends = last is not None and _ends_with(last, record)
-                outputs += self._step(record, skips, alive, entry.begun if ends else ALL)
-        except ModelRaised:
+        facts = self.carry_on(entry, alive)
+        if isinstance(facts, Failure):
             return False
+        if entry.ranges and self.shard.work is not None:
+            return False
+        outputs = [*published(facts)]
+        for record in in_order(entry, shard_log):
+            alive()
+            ends = last is not None and _ends_with(last, record)
+            facts = self._again(record, skips, alive, entry.begun if ends else ALL)
+            if isinstance(facts, Failure):
+                return False
+            outputs += published(facts)
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
 
 

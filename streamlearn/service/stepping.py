@@ -11,15 +11,14 @@ import structlog
 
 from streamlearn.core.facts import published
 from streamlearn.core.records import Output, Record, Skip
-from streamlearn.core.shard import FAILING_LIMIT, Shard
+from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.state import BROKEN
 from streamlearn.core.trials import NOT_FINITE
 from streamlearn.core.work import LabelWork
-from streamlearn.engine.schemas import Schemas
-from streamlearn.errors import BadCheckpoint, Gone, ModelRaised, NeedSchema, Stop
+from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.errors import BadCheckpoint, Gone, Stop
 from streamlearn.service.batch import Batch
 from streamlearn.service.held import Held
-from streamlearn.service.parts import parts
 from streamlearn.settings import TransactionSection
 
 log = structlog.get_logger()
@@ -38,12 +37,10 @@ class Stepper:
     def __init__(
         self,
         limits: TransactionSection,
-        schemas: Schemas,
         beat: Callable[[], None],
         stopping: Callable[[], bool],
     ) -> None:
         self._limits = limits
-        self._schemas = schemas
         self._beat = beat
         self._stopping = stopping
 
@@ -51,51 +48,47 @@ class Stepper:
         """Do first what an earlier transaction had left of its last record; how long that took. The batch is
         full when time is up before its end.
         """
-        work = held.standing.shard.work
+        driver = held.standing.driver
+        work = driver.shard.work
         if work is None:
             return 0.0
         began_s = time.monotonic()
-        held.standing.ahead = True
         before = work.done
-        try:
-            batch.outputs += self._worked(
-                held.standing.shard, max(until_s, began_s + self._limits.max_ms / 1e3)
-            )
+        outputs = self._worked(driver, max(until_s, began_s + self._limits.max_ms / 1e3))
+        if isinstance(outputs, Failure):
+            self._undo(held, batch, work.record, outputs)
+        else:
+            batch.outputs += outputs
             batch.carried = max(1, work.done - before)  # its end alone counts as one
-            batch.full = held.standing.shard.work is not None
-        except ModelRaised as raised:
-            self._undo(held, batch, work.record, raised)
+            batch.full = driver.shard.work is not None
         return time.monotonic() - began_s
 
     def step(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
-        standing = held.standing
-        standing.ahead = True
-        shard = standing.shard
-        begin = shard.begin
+        driver = held.standing.driver
+        begin = driver.begin
         clock = time.monotonic
+        shard = driver.shard
         memory = shard.memory
         outputs = batch.outputs
         size_bytes = batch.size_bytes
         done = 0
         back: list[Record] = []
         for record in run:
-            try:
-                outputs += [fact.output for fact in begin(record, 1) if fact.output is not None]
+            found = begin(record)
+            if not isinstance(found, Failure):
+                outputs += [fact.output for fact in found if fact.output is not None]
                 if shard.work is not None:
-                    outputs += self._worked(shard, until_s)
-            except ModelRaised as raised:
-                batch.covers(run[:done])
-                self._undo(held, batch, record, raised)
-                done += 1
-                break
-            except NeedSchema as need:
-                batch.covers(run[:done])
-                if skip := self._schemas.missing(shard, record, need.ident):
-                    batch.leaves_out(record, skip, published(shard.skip(record, skip.stage, skip.reason)))
-                    done += 1
-                break
+                    rest = self._worked(driver, until_s)
+                    if isinstance(rest, Failure):
+                        found = rest
+                    else:
+                        outputs += rest
             done += 1
+            if isinstance(found, Failure):
+                batch.covers(run[: done - 1])
+                self._leave_out(held, batch, record, found)
+                break
             size_bytes += len(record.value or b"")
             if memory.frozen == BROKEN and memory.frozen_at == memory.records:
                 batch.covers(run[:done])
@@ -114,20 +107,28 @@ class Stepper:
             batch.covers(run)
             batch.full = batch.full or len(batch.records) >= self._limits.max_records
         batch.size_bytes = size_bytes
-        standing.ahead = not batch.empty
         held.merge.put_back([*back, *run[done:]])
 
-    def _worked(self, shard: Shard, until_s: float) -> list[Output]:
+    def _worked(self, driver: ShardDriver, until_s: float) -> list[Output] | Failure:
         """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
         outputs: list[Output] = []
-        for some in parts(shard):
+        for some in driver.work():
+            if isinstance(some, Failure):
+                return some
             outputs += published(some)
             self._beat()
-            if isinstance(shard.work, LabelWork) and (time.monotonic() >= until_s or self._stopping()):
+            if isinstance(driver.shard.work, LabelWork) and (time.monotonic() >= until_s or self._stopping()):
                 break
         return outputs
 
-    def _undo(self, held: Held, batch: Batch, record: Record, raised: ModelRaised) -> None:
+    def _leave_out(self, held: Held, batch: Batch, record: Record, failure: Failure) -> None:
+        """A record of a run cannot be stepped: it becomes a dead letter."""
+        if failure.undoes:
+            self._undo(held, batch, record, failure)
+        else:
+            batch.leaves_out(record, failure.skip, self._dead_letter(held, record, failure.skip))
+
+    def _undo(self, held: Held, batch: Batch, record: Record, failure: Failure) -> None:
         """The model raised on `record`, or has no good answer after it: make the state again without it, and
         let it be a dead letter.
 
@@ -135,23 +136,26 @@ class Stepper:
         """
         log.warning(
             "model.raised",
-            stage=raised.stage,
+            stage=failure.skip.stage,
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            reason=raised.reason,
-            error="" if raised.__cause__ is None else type(raised.__cause__).__name__,
+            reason=failure.skip.reason,
+            error="" if failure.cause is None else type(failure.cause).__name__,
             action="undone; the record becomes a dead letter",
         )
         standing = held.standing
         if self._restored(held, batch, batch.records) != batch.outputs:
             raise Stop(_OTHERWISE)
-        skip = Skip(record.topic, record.partition, record.offset, raised.stage, raised.reason)
         if standing.shard.work is not None:
-            batch.gives_up(skip, published(standing.shard.give_up(skip.stage, skip.reason)))
+            batch.gives_up(failure.skip, published(standing.driver.give_up(failure.skip)))
         else:
-            batch.leaves_out(record, skip, published(standing.shard.skip(record, skip.stage, skip.reason)))
+            batch.leaves_out(record, failure.skip, self._dead_letter(held, record, failure.skip))
         batch.full = True
+
+    @staticmethod
+    def _dead_letter(held: Held, record: Record, skip: Skip) -> tuple[Output, ...]:
+        return published(held.standing.driver.leave_out(record, skip))
 
     def _mend(self, held: Held, batch: Batch) -> list[Record]:
         """The state has no good answer any more to what it answered before. If a record of this batch broke
@@ -175,7 +179,7 @@ class Stepper:
             action="what it learned there is undone; the record becomes a dead letter",
         )
         skip = Skip(record.topic, record.partition, record.offset, "learn", NOT_FINITE)
-        batch.leaves_out(record, skip, published(standing.shard.skip(record, skip.stage, skip.reason)))
+        batch.leaves_out(record, skip, self._dead_letter(held, record, skip))
         return back
 
     def _restored(self, held: Held, batch: Batch, records: list[Record]) -> list[Output] | None:
