@@ -19,7 +19,7 @@ from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
-from streamlearn.replay import lines, reading, tables
+from streamlearn.replay import lines, reading, sinks
 from streamlearn.replay.jsonlines import EventPaths
 from streamlearn.replay.late import schedule
 from streamlearn.replay.produce import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
@@ -41,7 +41,9 @@ def admin(tmp_path: Path) -> Iterator[EmbeddedAdmin]:
 
 def contents(admin: Admin, topic: str) -> list[Record]:
     return list(
-        reading.between(admin, topic, *(reading.offsets_of(admin, topic, at) for at in ("beginning", "end")))
+        reading.between(
+            admin, topic, *(reading.resolve_offsets(admin, topic, at) for at in ("beginning", "end"))
+        )
     )
 
 
@@ -314,13 +316,13 @@ def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tm
 )
 def test_places_in_a_topic(admin: EmbeddedAdmin, where: str, offsets: tuple[int, ...]) -> None:
     admin.append("one", [Row(None, b"x")] * 5)
-    assert reading.offsets_of(admin, "one", where) == offsets
+    assert reading.resolve_offsets(admin, "one", where) == offsets
 
 
 @pytest.mark.parametrize("where", ["middle", "2026-01-01T00:00:00", "1.5"])
 def test_no_place_in_a_topic(admin: EmbeddedAdmin, where: str) -> None:
     with pytest.raises(ConfigError, match="is no place in a topic"):
-        reading.offsets_of(admin, "one", where)
+        reading.resolve_offsets(admin, "one", where)
 
 
 class Scripted(Admin):
@@ -470,6 +472,6 @@ def test_a_value_with_two_members_of_one_path_is_no_row_of_a_table() -> None:
     """The second one's value stood for both."""
     record = Record("t", 1, 2, 3, None, b'{"a.b":1,"a":{"b":2}}')
     with pytest.raises(CheckFailed, match=r"t-1 offset 2 has two members with the path 'a\.b'"):
-        tables.columns_of([record])
+        sinks.csv_columns([record])
     refusal = compile_decoder(EventSpec(features="*"))(record)
     assert isinstance(refusal, Refusal) and refusal.reason == "same_path"

@@ -39,14 +39,14 @@ def record(
     under its name only when it is whole.
     """
     from streamlearn.config import load
-    from streamlearn.replay import lines, reading, tables
+    from streamlearn.replay import lines, reading, sinks
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     with common.admin_of(settings) as admin:
-        ends = [reading.offsets_of(admin, topic, where) for where in (first, upto)]
+        ends = [reading.resolve_offsets(admin, topic, where) for where in (first, upto)]
         if out and out.suffix.lower() == ".csv":
-            columns = tables.columns_of(reading.between(admin, topic, *ends))
-            texts = tables.csv_lines(reading.between(admin, topic, *ends), columns)
+            columns = sinks.csv_columns(reading.between(admin, topic, *ends))
+            texts = sinks.csv_lines(reading.between(admin, topic, *ends), columns)
             count = _write_whole(out, texts) - 1  # the header is none
         else:
             count = _write_whole(out, map(lines.line, reading.between(admin, topic, *ends)))
@@ -104,11 +104,11 @@ def tail(
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     with common.admin_of(settings) as admin, common.stop_on_signal() as stop:
-        first = reading.offsets_of(admin, topic, where)
+        first = reading.resolve_offsets(admin, topic, where)
         if follow:
             records = reading.arriving(admin, topic, first, stop)
         else:
-            records = reading.between(admin, topic, first, reading.offsets_of(admin, topic, "end"))
+            records = reading.between(admin, topic, first, reading.resolve_offsets(admin, topic, "end"))
         out = sys.stdout.buffer
         try:
             for one in itertools.islice(records, count):

@@ -199,7 +199,7 @@ def _letters(
     from streamlearn.replay.letters import letter_of
 
     topic = settings.topics.dlq
-    ends = [reading.offsets_of(admin, topic, where) for where in (first, upto)]
+    ends = [reading.resolve_offsets(admin, topic, where) for where in (first, upto)]
     for record in reading.between(admin, topic, *ends):
         letter = letter_of(record)
         if letter is not None and wanted.takes(letter):

@@ -102,7 +102,7 @@ def _score(
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
     from streamlearn.replay.score import Batch
     from streamlearn.replay.score import score as run
-    from streamlearn.replay.sinks import Letters, sink_of
+    from streamlearn.replay.sinks import Letters, open_sink
     from streamlearn.service.loading import preset_of
     from streamlearn.service.models import configured_model
     from streamlearn.service.saved import model_in, read_saved
@@ -120,10 +120,10 @@ def _score(
             replay.need_topic(admin, settings, out.removeprefix("topic:"))
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("score", feed.total))
-        sink = stack.enter_context(sink_of(out, admin))
+        sink = stack.enter_context(open_sink(out, admin))
         letters = None
         if dead_letters:
-            letters = Letters(stack.enter_context(sink_of(dead_letters, None)))
+            letters = Letters(stack.enter_context(open_sink(dead_letters, None)))
         batch = Batch(feed, saved, trusted, settings.event.schema_registry, window)
         try:
             return run(batch, sink, letters, stop, advance)

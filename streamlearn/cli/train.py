@@ -106,7 +106,7 @@ def _train(
     delay: "Delay | None",
     limit: int | None,
 ) -> "Training":
-    from streamlearn.replay.sinks import Letters, sink_of
+    from streamlearn.replay.sinks import Letters, open_sink
     from streamlearn.replay.train import train as run
     from streamlearn.service.models import configured_model
     from streamlearn.service.saved import folder_of
@@ -118,5 +118,5 @@ def _train(
         feed, _ = stack.enter_context(feeding.feed_of(settings, source, how, delay, limit))
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("train", feed.total))
-        letters = Letters(stack.enter_context(sink_of(dead_letters, None))) if dead_letters else None
+        letters = Letters(stack.enter_context(open_sink(dead_letters, None))) if dead_letters else None
         return run(common.ENV, settings, fresh, feed, out, stop, advance, letters)

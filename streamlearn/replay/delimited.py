@@ -63,6 +63,8 @@ def records(
     encoder = encoder_for(name, head, mapping)
     for rows in _rows(name, head, text, row, texts):
         for number, cells in rows:
+            if not cells:
+                continue
             if cells[0].strip() == head.names[0] and tuple(map(str.strip, cells)) == head.names:
                 tally[HEADERS] += 1
                 continue
@@ -238,7 +240,7 @@ def _rows(name: str, head: Head, text: str, row: int, texts: Iterator[str]) -> I
         end = len(rest) if more is None else rest.rfind("\n") + 1
         rows = _parsed(name, head, rest[:end], row, final=more is None) if end else None
         if rows is not None:
-            yield [(number, cells) for number, cells in enumerate(rows, row) if cells]
+            yield list(enumerate(rows, row))
             row += len(rows)
             rest, enough = rest[end:], 0
         elif len(rest) > MAX_LINE_BYTES:
@@ -258,15 +260,11 @@ def _parsed(name: str, head: Head, text: str, row: int, final: bool) -> list[lis
     rows: list[list[str]] = []
     try:
         for cells in _reader(text, head.delimiter, skip_blanks=head.spaced):
-            if "\0" in text and any("\0" in cell for cell in cells):
-                raise ConfigError(
-                    f"{shown(name)} row {row + len(rows)} holds NUL bytes, as a file does that was being"
-                    " written when the power failed: take the row out, or all such bytes with"
-                    f" tr -d '\\000' < {name} > new.csv"
-                )
+            if "\0" in text and "\0" in "".join(cells):
+                raise _damaged(name, row + len(rows))
             if len(cells) == width:
                 rows.append(cells)
-            elif not cells or (len(cells) == 1 and cells[0].isspace()):
+            elif _is_blank(cells):
                 rows.append([])
             else:
                 raise _ragged(name, row + len(rows), head, cells)
@@ -278,6 +276,17 @@ def _parsed(name: str, head: Head, text: str, row: int, final: bool) -> list[lis
             " and never closed, or not doubled inside a quoted cell"
         ) from None
     return rows
+
+
+def _is_blank(cells: list[str]) -> bool:
+    return not cells or (len(cells) == 1 and cells[0].isspace())
+
+
+def _damaged(name: str, row: int) -> ConfigError:
+    return ConfigError(
+        f"{shown(name)} row {row} holds NUL bytes, as a file does that was being written when the power"
+        f" failed: take the row out, or all such bytes with tr -d '\\000' < {name} > new.csv"
+    )
 
 
 def _ragged(name: str, row: int, head: Head, cells: list[str]) -> ConfigError:

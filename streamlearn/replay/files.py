@@ -31,6 +31,7 @@ _MAGIC = (
     (b"SQLite format 3", "SQLite", ".db"),
 )
 _OFFICE = b"[Content_Types].xml"
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _LOOKED_AT_BYTES = 4096
 
@@ -162,28 +163,31 @@ def _opened(name: str) -> zipfile.ZipFile:
 
 def _member(name: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     """The one file in an archive; what a Mac adds is none. Raises `ConfigError`."""
-    found = [
-        one
-        for one in archive.infolist()
-        if not one.is_dir()
-        and not one.filename.startswith("__MACOSX/")
-        and Path(one.filename).name[:1] != "."
-    ]
-    if len(found) != 1:
-        names = ", ".join(one.filename for one in found[:10]) + (", ..." if len(found) > 10 else "")
-        inside = (
-            f"holds {len(found)} files ({names}): take one out" if found else "holds no file: look into it"
-        )
-        first = found[0].filename if found else "FILE"
-        raise ConfigError(f"{name} {inside}, like unzip -p {name} {first} > {Path(first).name}")
-    (member,) = found
-    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    if member.flag_bits & 1 or member.compress_type not in known:
+    members = [member for member in archive.infolist() if _is_file(member)]
+    if len(members) != 1:
+        raise ConfigError(_not_one_file(name, [member.filename for member in members]))
+    (member,) = members
+    if member.flag_bits & 1 or member.compress_type not in _ZIP_METHODS:
         why = "encrypted" if member.flag_bits & 1 else f"packed by method {member.compress_type}"
         raise ConfigError(
             f"{name}: {member.filename} is {why}, which cannot be read here: unpack it before (7z x {name})"
         )
     return member
+
+
+def _not_one_file(name: str, files: list[str]) -> str:
+    if not files:
+        return f"{name} holds no file: look into it, like unzip -p {name} FILE > FILE"
+    names = ", ".join(files[:10]) + (", ..." if len(files) > 10 else "")
+    return (
+        f"{name} holds {len(files)} files ({names}): take one out, like unzip -p {name} {files[0]} >"
+        f" {Path(files[0]).name}"
+    )
+
+
+def _is_file(member: zipfile.ZipInfo) -> bool:
+    hidden = member.filename.startswith("__MACOSX/") or Path(member.filename).name[:1] == "."
+    return not member.is_dir() and not hidden
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
@@ -198,8 +202,8 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
                 chunk = frame.decompress(packed)
             except zstandard.ZstdError as error:
                 raise EOFError(str(error)) from error
-            for at in range(0, len(chunk), CHUNK_BYTES):
-                yield chunk[at : at + CHUNK_BYTES]
+            for first in range(0, len(chunk), CHUNK_BYTES):
+                yield chunk[first : first + CHUNK_BYTES]
             packed = b"" if frame.eof else file.read(CHUNK_BYTES)
             if not frame.eof and not packed:
                 raise EOFError("the last frame is not complete")

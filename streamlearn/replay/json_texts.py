@@ -65,8 +65,8 @@ def _is_a_line(line: bytes, rest: bytes) -> bool:
 def _lines(name: str, pieces: Iterator[bytes]) -> Iterator[Texts]:
     number = 0
     for text in whole_lines(name, pieces):
-        found = (line.removeprefix(_MARK) for line in text.split(b"\n"))
-        yield [(at, line) for at, line in enumerate(found, number + 1) if line and not line.isspace()]
+        lines = enumerate((line.removeprefix(_MARK) for line in text.split(b"\n")), number + 1)
+        yield [(line_number, line) for line_number, line in lines if line and not line.isspace()]
         number += text.count(b"\n")
 
 
@@ -74,73 +74,82 @@ def _lines(name: str, pieces: Iterator[bytes]) -> Iterator[Texts]:
 
 
 class _Scan:
-    """Where the reading of elements is: `text` from the last boundary on, of which `read` bytes were looked
-    at, to this `depth`. `shut`: the element has ended, and a comma or the end must follow. `done`: after the
-    array.
+    """Position in the reading of elements: `_text` from the last boundary on, of which `_read` bytes were
+    looked at, to this `_depth`. `_complete`: the element has ended, and a comma or the end must follow.
+    `_closed`: the array has ended.
     """
 
     def __init__(self, name: str, array: bool) -> None:
-        self.name = name
-        self.array = array
-        self.text = b""
-        self.read = 0
-        self.depth = 0
-        self.shut = False
-        self.done = False
-        self.count = 0
+        self._name = name
+        self._array = array
+        self._text = b""
+        self._read = 0
+        self._depth = 0
+        self._complete = False
+        self._closed = False
+        self._count = 0
 
     def feed(self, piece: bytes) -> Texts:
         """The elements that end in what has arrived. Raises `ConfigError`."""
-        self.text += piece
-        found: Texts = []
-        cut, end = 0, len(self.text)
-        for token in _TOKEN.finditer(self.text, self.read):
-            sign = token[0]
-            if sign == b'"':  # a text that goes on
+        self._text += piece
+        elements: Texts = []
+        cut, end = 0, len(self._text)
+        for token in _TOKEN.finditer(self._text, self._read):
+            if token[0] == b'"':  # a text that goes on
                 end = token.start()
                 break
-            if self.done:
+            if self._closed:
                 self._fail("goes on after the end of its array")
-            if sign in b"{[":
-                if self.array and self.shut and not self.depth:
-                    self._fail(f"has {sign!r} where a comma should stand, or its end")
-                self.depth += 1
-            elif sign in b"}]" and self.depth:
-                self.depth -= 1
-                if not self.depth:
-                    self._give(found, self.text[cut : token.end()])
-                    cut, self.shut = token.end(), True
-            elif not self.depth and sign in b",]}":
-                between = self.text[cut : token.start()].strip()
-                if not self.array or sign == b"}" or (self.shut and between):
-                    self._fail(f"has {(between or sign)[:20]!r} where a comma should stand, or its end")
-                if between:
-                    self._give(found, between)
-                cut, self.shut, self.done = token.end(), False, sign == b"]"
-        self.text = self.text[cut:]
-        self.read = end - cut
-        if len(self.text) > MAX_LINE_BYTES:
+            text = self._element(token, cut)
+            if text is None:
+                continue
+            cut = token.end()
+            if text:
+                self._count += 1
+                elements.append((self._count, _FOLD.sub(b"", text)))
+        self._text = self._text[cut:]
+        self._read = end - cut
+        if len(self._text) > MAX_LINE_BYTES:
             self._fail(
                 f"has an element of more than {MAX_LINE_BYTES:,} bytes: is the array inside an object?"
             )
-        return found
+        return elements
+
+    def _element(self, token: re.Match[bytes], cut: int) -> bytes | None:
+        """The text since `cut` up to a boundary, empty where no element ends there; None for no boundary."""
+        sign = token[0]
+        if sign in b"{[":
+            if self._array and self._complete and not self._depth:
+                self._fail(f"has {sign!r} where a comma should stand, or its end")
+            self._depth += 1
+        elif sign in b"}]" and self._depth:
+            self._depth -= 1
+            if not self._depth:
+                self._complete = True
+                return self._text[cut : token.end()].strip()
+        elif not self._depth and sign in b",]}":
+            return self._before_separator(sign, self._text[cut : token.start()].strip())
+        return None
+
+    def _before_separator(self, sign: bytes, text: bytes) -> bytes:
+        """The element before a comma or the end of the array, which is no object and no array."""
+        if not self._array or sign == b"}" or (self._complete and text):
+            self._fail(f"has {(text or sign)[:20]!r} where a comma should stand, or its end")
+        self._complete, self._closed = False, sign == b"]"
+        return text
 
     def finish(self) -> None:
         """Raises `ConfigError` where the file ends too soon."""
-        if self.depth or (self.array and not self.done):
+        if self._depth or (self._array and not self._closed):
             self._fail("ends inside of it: it was cut short, or is no JSON")
-        if self.text.strip():
-            self._fail(f"has {self.text.strip()[:20]!r} after its end")
+        if self._text.strip():
+            self._fail(f"has {self._text.strip()[:20]!r} after its end")
 
-    def _give(self, found: Texts, text: bytes) -> None:
-        self.count += 1
-        found.append((self.count, _FOLD.sub(b"", text.strip())))
-
-    def _fail(self, what: str) -> None:
-        kind = "a JSON array" if self.array else "JSON objects over several lines"
+    def _fail(self, problem: str) -> None:
+        kind = "a JSON array" if self._array else "JSON objects over several lines"
         raise ConfigError(
-            f"{shown(self.name)} is {kind}, and after element {self.count:,} it {what}; write one object a"
-            f" line with jq -c '{'.[]' if self.array else '.'}' {self.name}"
+            f"{shown(self._name)} is {kind}, and after element {self._count:,} it {problem}; write one object"
+            f" a line with jq -c '{'.[]' if self._array else '.'}' {self._name}"
         )
 
 
@@ -148,10 +157,10 @@ def _elements(name: str, pieces: Iterator[bytes], array: bool) -> Iterator[Texts
     scan = _Scan(name, array)
     first = next(pieces)
     for piece in itertools.chain([first[1:] if array else first], pieces):
-        if found := scan.feed(piece):
-            if found[0][0] == 1:
-                _check_first(name, found[0][1], array)
-            yield found
+        if group := scan.feed(piece):
+            if group[0][0] == 1:
+                _check_first(name, group[0][1], array)
+            yield group
     scan.finish()
 
 
@@ -163,10 +172,10 @@ def _check_first(name: str, text: bytes, array: bool) -> None:
         return
     if array or not isinstance(doc, dict):
         return
-    for member, part in doc.items():
-        if isinstance(part, list) and len(part) > 1 and all(isinstance(one, dict) for one in part):
+    for member, value in doc.items():
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(item, dict) for item in value):
             quoted = orjson.dumps(member).decode()
             raise ConfigError(
-                f"{shown(name)} is one JSON object, and its member {member!r} holds {len(part):,} objects: if"
-                f" those are the records, write them one a line: jq -c '.[{quoted}][]' {name} > rows.jsonl"
+                f"{shown(name)} is one JSON object, and its member {member!r} holds {len(value):,} objects:"
+                f" if those are the records, write them one a line: jq -c '.[{quoted}][]' {name} > rows.jsonl"
             )

@@ -133,27 +133,27 @@ def table(
     """
     named = [*mapping.roles.named(), *mapping.types]
     dotted = [name for name in named if "." in name]
-    names: tuple[str, ...] = ()
-    encoder: TableEncoder | None = None
+    encoders: dict[tuple[str, ...], TableEncoder] = {}
     for group in groups:
         rows = [_flat(row, dotted) for _, row in group]
-        present = list(dict.fromkeys(name for row in rows for name in row))
-        if encoder is None:
-            optional_label = mapping.roles.label if pause else ""
-            _check_columns(source, rows, present, [name for name in named if name != optional_label])
-        columns = tuple(dict.fromkeys([*present, *named]))
-        if encoder is None or columns != names:
-            names, encoder = columns, TableEncoder(shown(source), columns, mapping, text=False)
+        present = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+        if not encoders:
+            _check_columns(source, rows, present, named, mapping.roles.label if pause else "")
+        names = tuple(dict.fromkeys([*present, *named]))
+        if names not in encoders:
+            encoders = {names: TableEncoder(shown(source), names, mapping, text=False)}
         for (number, _), row in zip(group, rows, strict=True):
-            yield encoder.record([row.get(name) for name in names], number, numbered)
+            yield encoders[names].record([row.get(name) for name in names], number, numbered)
             numbered += 1
         if pause:
             yield None
 
 
-def _check_columns(source: str, rows: list[Mapping[str, Any]], present: list[str], named: list[str]) -> None:
+def _check_columns(
+    source: str, rows: list[Mapping[str, Any]], present: list[str], named: list[str], optional_column: str
+) -> None:
     for name in named:
-        if name not in present:
+        if name not in present and name != optional_column:
             hint = _inside(rows, name) or listed(present, name)
             raise ConfigError(f"{shown(source)} has no column {name!r}; {hint}")
 

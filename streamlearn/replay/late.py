@@ -126,7 +126,7 @@ class LabelDelayer:
         waiting: list[tuple[float, int, SourceRecord]] = []
         clock_s = -math.inf
         number = 0
-        events = self._ends_of_groups(records) if self._delay.group else map(self._event, records)
+        events = self._by_group(records) if self._delay.group else map(self._event, records)
         for event in events:
             if event is None:
                 yield None
@@ -196,34 +196,55 @@ class LabelDelayer:
             due = later(ts, self._paths.time_unit, self._delay.seconds)
         return _Event(event, {"id": self._id(record, doc), "label": label, "ts": due}, due_s)
 
-    def _ends_of_groups(self, records: Iterable[SourceRecord | None]) -> Iterator[_Event | None]:
-        """With a scan, the label comes with the group's last event; without one, when the next begins."""
-        last: _Event | None = None
-        last_group: Any = None
+    def _by_group(self, records: Iterable[SourceRecord | None]) -> Iterator[_Event | None]:
+        return self._ends_by_scan(records) if self._scans else self._ends_by_next(records)
+
+    def _ends_by_scan(self, records: Iterable[SourceRecord | None]) -> Iterator[_Event | None]:
+        """After a scan, the label comes with the group's last event."""
         number = -1
         for record in records:
-            doc = None if record is None else _object(record)
-            number += record is not None
-            if record is None or doc is None:
+            if record is None:
+                yield None
+                continue
+            number += 1
+            member = self._group_member(record)
+            if member is None:
+                yield _Event(record)
+                continue
+            event, group, _ = member
+            label = self._labels.get(group) if self._last[group] == number else None
+            yield _labelled(event, group, label)
+
+    def _ends_by_next(self, records: Iterable[SourceRecord | None]) -> Iterator[_Event | None]:
+        """Without a scan, the label comes when the next group begins."""
+        last: _Event | None = None
+        last_group: Any = None
+        for record in records:
+            member = None if record is None else self._group_member(record)
+            if record is None or member is None:
                 yield None if record is None else _Event(record)
                 continue
-            group, label = self._group(record, doc), take(doc, self._paths.label)
-            ts, time_s = self._time(record, doc)
-            event = _Event(_with(record, _dumped(doc)), {"ts": ts}, time_s)
-            if self._scans:
-                label = self._labels.get(group) if self._last[group] == number else None
-                yield _labelled(event, group, label)
-                continue
-            ended = last is not None and last_group != group
-            if last is not None and ended:
+            event, group, label = member
+            if last is not None and last_group != group:
                 self._close(record, group, last_group)
                 yield _labelled(last, last_group, self._labels.pop(last_group, None))
+                last = None
             self._keep_label(record, group, label)
-            if last is not None and not ended:
+            if last is not None:
                 yield _Event(last.record)
             last, last_group = event, group
         if last is not None:
             yield _labelled(last, last_group, self._labels.pop(last_group, None))
+
+    def _group_member(self, record: SourceRecord) -> tuple[_Event, Any, Any] | None:
+        """The event without its label, its group, and its own label; None for what is no object."""
+        doc = _object(record)
+        if doc is None:
+            return None
+        group, label = self._group(record, doc), take(doc, self._paths.label)
+        event = _with(record, _dumped(doc))
+        ts, time_s = self._time(record, doc)
+        return _Event(event, {"ts": ts}, time_s), group, label
 
     def _close(self, record: SourceRecord, group: Any, before: Any) -> None:
         self._closed.add(before)

@@ -43,17 +43,17 @@ def parse(text: bytes) -> Record | None:
     if not text.startswith(_HEAD):
         return None
     try:
-        found = orjson.loads(text)
-        if found.keys() not in _SHAPES:
+        members = orjson.loads(text)
+        if members.keys() not in _SHAPES:
             return None
-        headers: Headers = tuple((_name(header), _read("value", header)) for header in found["headers"])
+        headers: Headers = tuple((_name(header), _read("value", header)) for header in members["headers"])
         record = Record(
-            found["topic"],
-            found["partition"],
-            found["offset"],
-            found["timestamp"],
-            _read("key", found),
-            _read("value", found),
+            members["topic"],
+            members["partition"],
+            members["offset"],
+            members["timestamp"],
+            _read("key", members),
+            _read("value", members),
             headers,
         )
     except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, AttributeError):
@@ -89,8 +89,8 @@ def _written(name: str, data: bytes | None) -> dict[str, str | None]:
         return {f"{name}_base64": _base64(data)}
 
 
-def _read(name: str, found: dict[str, Any]) -> bytes | None:
-    if name not in found:
-        return base64.b64decode(found[f"{name}_base64"], validate=True)
-    text: str | None = found[name]
+def _read(name: str, members: dict[str, Any]) -> bytes | None:
+    if name not in members:
+        return base64.b64decode(members[f"{name}_base64"], validate=True)
+    text: str | None = members[name]
     return None if text is None else text.encode()

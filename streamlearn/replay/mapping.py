@@ -111,11 +111,10 @@ class TableEncoder:
                 raise ConfigError(f"{self._source} has no column {name!r}; {listed(self._names, name)}")
         named = self._mapping.roles._asdict()
         features = named.pop("features")
-        by_default = {
-            role: name for role, name in _DEFAULTS.items() if not named[role] and name not in features
-        }
-        chosen = {role: name or by_default.get(role, "") for role, name in named.items()}
-        return {role: indexes[name] for role, name in chosen.items() if name in indexes and name}
+        for role, name in _DEFAULTS.items():
+            if not named[role] and name in indexes and name not in features:
+                named[role] = name
+        return {role: indexes[name] for role, name in named.items() if name}
 
     def _features(self, names: Sequence[str]) -> list[int]:
         chosen = self._mapping.roles.features
@@ -135,22 +134,11 @@ class TableEncoder:
 
     def record(self, cells: Sequence[Any], row: int, number: int) -> SourceRecord:
         """The event of a row. `row`: its number in messages; `number`: its id where no column is the id."""
-        texts: dict[int, JsonText] = {}
-        for index, encode in self._encoders.items():
-            try:
-                texts[index] = encode(cells[index])
-            except ValueError as error:
-                raise ConfigError(
-                    f"{self._source} row {row}, column {self._names[index]!r}: {error}"
-                ) from None
+        texts = self._texts(cells, row)
         by_role = {role: texts[index] for role, index in self._columns.items()}
-        members = [f"{head}{text}" for head, index in self._members if (text := texts[index]) is not None]
-        if "id" not in by_role:
-            members.insert(0, f'"id":"{number}"')
-        features = [
-            f"{head}{text}" for head, index in self._feature_members if (text := texts[index]) is not None
-        ]
-        members.append(f'"features":{{{",".join(features)}}}')
+        members = [] if "id" in by_role else [f'"id":"{number}"']
+        members += _present(self._members, texts)
+        members.append(f'"features":{{{",".join(_present(self._feature_members, texts))}}}')
         if (label := by_role.get("label")) is not None:
             members.append(f'"label":{label}')
         value = f"{{{','.join(members)}}}".encode()
@@ -159,6 +147,22 @@ class TableEncoder:
             time_s = time_of(orjson.loads(by_role.get("time") or "null"), self._mapping.time_unit)
         key = _key(by_role.get("key"))
         return SourceRecord(Row(key, value), time_s, f"{self._source} row {row}", row)
+
+    def _texts(self, cells: Sequence[Any], row: int) -> dict[int, JsonText]:
+        texts: dict[int, JsonText] = {}
+        for index, encode in self._encoders.items():
+            try:
+                texts[index] = encode(cells[index])
+            except ValueError as error:
+                raise ConfigError(
+                    f"{self._source} row {row}, column {self._names[index]!r}: {error}"
+                ) from None
+        return texts
+
+
+def _present(members: list[tuple[str, int]], texts: dict[int, JsonText]) -> list[str]:
+    """The members of an object, without those whose cell is absent."""
+    return [f"{head}{text}" for head, index in members if (text := texts[index]) is not None]
 
 
 def _head(name: str) -> str:

@@ -20,7 +20,7 @@ from streamlearn.core.scores import Scores
 from streamlearn.core.snapshot import Header, load_memory, unseal
 from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Admin, Store
-from streamlearn.replay.reading import between, offsets_of
+from streamlearn.replay.reading import between, resolve_offsets
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.eras import stated_spec
 
@@ -61,9 +61,9 @@ def _unread(admin: Admin, topics: Sequence[str], positions: Positions) -> int:
 def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
     if topic not in admin.topics([topic]):
         return None
-    end = offsets_of(admin, topic, "end")
+    end = resolve_offsets(admin, topic, "end")
     for where in (*(f"-{back}" for back in _BACK), "beginning"):
-        newest = deque(between(admin, topic, offsets_of(admin, topic, where), end), maxlen=1)
+        newest = deque(between(admin, topic, resolve_offsets(admin, topic, where), end), maxlen=1)
         if newest:
             message: dict[str, Any] = orjson.loads(newest[0].value or b"{}")
             return message

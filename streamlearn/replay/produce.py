@@ -171,13 +171,16 @@ class Sender:
                 if self._stop.is_set():  # it is not due yet, and now it never will be
                     return
             self._due.append(due_s)
-        self._batch_bytes += len(row.key or b"") + len(row.value or b"")
         if self._topics.labels:
             self._order_us = max(self._order_us + 1, time.time_ns() // 1000)
             row = row._replace(headers=(*row.headers, (ORDER_HEADER, b"%d" % self._order_us)))
         if row.partition is not None and row.partition >= self._partitions[self._topics[scheduled.is_label]]:
             row = row._replace(partition=None)
-        self._batches[scheduled.is_label].append(row)
+        self._append(row, self._batches[scheduled.is_label])
+
+    def _append(self, row: Row, batch: list[Row]) -> None:
+        batch.append(row)
+        self._batch_bytes += len(row.key or b"") + len(row.value or b"")
         if sum(map(len, self._batches)) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:
             self._flush()
 

@@ -31,15 +31,15 @@ def topic_info(admin: Reader, topic: str) -> TopicInfo:
     """The topic, or a `ConfigError` that names those there are."""
     info = admin.topics([topic]).get(topic)
     if info is None:
-        found = admin.topic_names()
-        near = difflib.get_close_matches(topic, found, _SHOWN) or sorted(found)[:_SHOWN]
-        more = f" and {len(found) - len(near):,} more" if len(found) > len(near) else ""
+        existing = admin.topic_names()
+        near = difflib.get_close_matches(topic, existing, _SHOWN) or sorted(existing)[:_SHOWN]
+        more = f" and {len(existing) - len(near):,} more" if len(existing) > len(near) else ""
         names = ", ".join(near) or "none"
         raise ConfigError(f"there is no topic {topic!r}; the topics are: {names}{more}")
     return info
 
 
-def offsets_of(admin: Reader, topic: str, where: str) -> Offsets:
+def resolve_offsets(admin: Reader, topic: str, where: str) -> Offsets:
     """The offsets that `where` means, within what is retained.
 
     `beginning`, `end`, an offset, `-N` (N before the end), or an RFC 3339 time (arrival), each for every
@@ -52,17 +52,17 @@ def offsets_of(admin: Reader, topic: str, where: str) -> Offsets:
         return info.end
     if re.fullmatch(r"-?\d+", where):
         number = int(where)
-        wanted = tuple(end + number for end in info.end) if where[0] == "-" else (number,) * len(info.end)
+        offsets = tuple(end + number for end in info.end) if where[0] == "-" else (number,) * len(info.end)
     else:
         try:
-            wanted = admin.offsets_at(topic, rfc3339_ms(where))
+            offsets = admin.offsets_at(topic, rfc3339_ms(where))
         except ValueError:
             raise ConfigError(
                 f"{where!r} is no place in a topic: give beginning, end, an offset, -N for N before the end,"
                 " or an RFC 3339 time with a zone, like 2026-01-31T08:00:00Z"
             ) from None
     return tuple(
-        min(max(offset, first), end) for offset, first, end in zip(wanted, info.start, info.end, strict=True)
+        min(max(offset, first), end) for offset, first, end in zip(offsets, info.start, info.end, strict=True)
     )
 
 
@@ -76,25 +76,25 @@ def between(admin: Reader, topic: str, first: Offsets, upto: Offsets) -> Iterato
 
 def run(admin: Reader, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
     """The records of one partition with `position <= offset < upto`, in order."""
-    at = (topic, partition)
+    source = (topic, partition)
     silent_since_s: float | None = None
     at_end = False
     while position < upto:
-        records, behind = _poll(admin, {at: position})
-        if at in records:
+        records, behind = _poll(admin, {source: position})
+        if source in records:
             silent_since_s, at_end = None, False
-            for record in records[at]:
+            for record in records[source]:
                 if record.offset >= upto:
                     return
                 yield record
-            position = records[at][-1].offset + 1
+            position = records[source][-1].offset + 1
             continue
         # What is left may be the marks of transactions, which never come as records: then a second look,
         # after the log was seen to answer, finds the end again.
         topic_info(admin, topic)
-        if at_end and at not in behind:
+        if at_end and source not in behind:
             return
-        at_end = at not in behind
+        at_end = source not in behind
         silent_since_s = silent_since_s or time.monotonic()
         if time.monotonic() - silent_since_s > _SILENCE_S:
             raise Unreachable(
@@ -108,8 +108,8 @@ def arriving(admin: Reader, topic: str, first: Offsets, stop: threading.Event) -
     positions = {(topic, partition): offset for partition, offset in enumerate(first)}
     while not stop.is_set():
         arrived, _ = _poll(admin, positions)
-        for at, records in arrived.items():
-            positions[at] = records[-1].offset + 1
+        for source, records in arrived.items():
+            positions[source] = records[-1].offset + 1
         yield from sorted(
             (record for records in arrived.values() for record in records),
             key=lambda record: (record.timestamp_ms, record.partition, record.offset),
@@ -121,4 +121,4 @@ def _poll(admin: Reader, positions: Positions) -> Polled:
         polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
     except Gone as error:
         raise CheckFailed(f"{error}; retention took it meanwhile: start from a later offset") from error
-    return polled._replace(records={at: some for at, some in polled.records.items() if some})
+    return polled._replace(records={source: batch for source, batch in polled.records.items() if batch})

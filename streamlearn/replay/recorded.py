@@ -41,44 +41,53 @@ class Recorded:
         self, admin: Admin, config: Config, topic: str, first: reading.Offsets, upto: reading.Offsets
     ) -> None:
         self._admin = admin
-        self._control = config.topics.control
-        self._spans: dict[TopicPartition, Span] = {}
-        there = admin.topics([*config.names().sources, config.topics.journal])
-        for name in config.names().sources:
-            if name in there:
-                ends = (first, upto) if name == topic else (there[name].start, there[name].end)
-                for partition, (start, end) in enumerate(zip(*ends, strict=True)):
-                    self._spans[name, partition] = Span(start, end)
-        entries = list(self._entries(config.topics.journal)) if config.topics.journal in there else []
+        self._spans = self._spans_of_sources(config, topic, (first, upto))
+        journal = config.topics.journal
+        entries = list(self._entries(journal)) if journal in admin.topics([journal]) else []
         self._runs = [run for entry in entries for run in entry.ranges if run[:2] in self._spans]
         eras = [entry.change for entry in entries if entry.change is not None]
         self.order = BY_JOURNAL if self._runs else BY_ARRIVAL
         self.revision = eras[0].revision if eras else 1
+
+    def _spans_of_sources(
+        self, config: Config, topic: str, chosen: tuple[reading.Offsets, reading.Offsets]
+    ) -> dict[TopicPartition, Span]:
+        sources = config.names().sources
+        spans = {}
+        for name, info in self._admin.topics(sources).items():
+            ends = chosen if name == topic else (info.start, info.end)
+            for partition, (start, end) in enumerate(zip(*ends, strict=True)):
+                spans[name, partition] = Span(start, end)
+        return spans
 
     def records(self) -> Iterator[Record]:
         """All of them, in order."""
         began: dict[TopicPartition, int] = {}
         for run in self._runs:
             began.setdefault((run.topic, run.partition), run.first)
-        yield from self._by_arrival({at: self._cut(at, upto=first) for at, first in began.items()})
-        streams = {at: _Stream(self._read(at, self._cut(at, first=first))) for at, first in began.items()}
+        yield from _merged(
+            [self._read(partition, self._cut(partition, upto=first)) for partition, first in began.items()]
+        )
+        streams = {
+            partition: _Stream(self._read(partition, self._cut(partition, first=first)))
+            for partition, first in began.items()
+        }
         for run in self._runs:
-            at = (run.topic, run.partition)
-            yield from streams[at].before(min(run.next, self._spans[at].upto))
+            partition = (run.topic, run.partition)
+            yield from streams[partition].before(min(run.next, self._spans[partition].upto))
         rest = [stream.rest() for stream in streams.values()]
-        rest += [self._read(at, span) for at, span in self._spans.items() if at not in began]
+        rest += [
+            self._read(partition, span) for partition, span in self._spans.items() if partition not in began
+        ]
         yield from _merged(rest)
 
-    def _cut(self, at: TopicPartition, first: int = 0, upto: int | None = None) -> Span:
-        span = self._spans[at]
+    def _cut(self, partition: TopicPartition, first: int = 0, upto: int | None = None) -> Span:
+        span = self._spans[partition]
         upto = span.upto if upto is None else min(upto, span.upto)
         return Span(max(first, span.first), upto)
 
-    def _by_arrival(self, spans: dict[TopicPartition, Span]) -> Iterator[Record]:
-        return _merged([self._read(at, span) for at, span in spans.items()])
-
-    def _read(self, at: TopicPartition, span: Span) -> Iterator[Record]:
-        return reading.run(self._admin, *at, *span)
+    def _read(self, partition: TopicPartition, span: Span) -> Iterator[Record]:
+        return reading.run(self._admin, *partition, *span)
 
     def _entries(self, journal: str) -> Iterator[Entry]:
         info = reading.topic_info(self._admin, journal)

@@ -1,25 +1,35 @@
-"""Where a batch's results go: a file, standard output or a topic.
+"""Sinks of records: a file (JSON lines, or CSV with a column for each path), standard output or a topic.
 
 Invariants:
+- The header of a CSV file holds every path that occurs, in the order in which they first do; a row leaves
+  out nothing. Numbers stand as JSON writes them, true and false as words; null and what is absent is an
+  empty cell.
 - A file appears under its name only when it is whole; what ends early leaves nothing.
 - A topic's rows are durable when `write` of a later one, or the end, returns; at most `BATCH` rows wait.
 """
 
 import contextlib
+import csv
+import io
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+import orjson
 
 from streamlearn.core.facts import Facts, Refused
+from streamlearn.core.paths import leaves
 from streamlearn.core.records import Output, Record
+from streamlearn.errors import CheckFailed
 from streamlearn.log.port import Admin, Row
-from streamlearn.replay import tables
 from streamlearn.replay.lines import line
 from streamlearn.replay.whole_file import whole_file
 
 BATCH = 2_000
+MAX_COLUMNS = 10_000
 
 
 class Sink(Protocol):
@@ -53,7 +63,8 @@ class Rows:
     def write(self, outputs: Sequence[Output]) -> None:
         """As `Sink.write`."""
         self._waiting += [
-            Row(one.key, one.value, one.headers, one.partition % self._partitions) for one in outputs
+            Row(output.key, output.value, output.headers, output.partition % self._partitions)
+            for output in outputs
         ]
         if len(self._waiting) >= BATCH:
             self.flush()
@@ -94,7 +105,7 @@ class Letters:
 
 
 @contextlib.contextmanager
-def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
+def open_sink(out: str, admin: Admin | None) -> Iterator[Sink]:
     """The sink called `out`: a file (`.csv` is a table, else JSON lines), "" for standard output, or
     `topic:NAME`. What was written counts only when the block ends well.
     """
@@ -109,8 +120,8 @@ def sink_of(out: str, admin: Admin | None) -> Iterator[Sink]:
     elif Path(out).suffix.lower() == ".csv":
         with tempfile.TemporaryFile() as lines, whole_file(Path(out)) as file:
             yield Lines(lines)
-            columns = tables.columns_of(_read_back(lines))
-            for text in tables.csv_lines(_read_back(lines), columns):
+            columns = csv_columns(_read_back(lines))
+            for text in csv_lines(_read_back(lines), columns):
                 file.write(text + b"\n")
     else:
         with whole_file(Path(out)) as file:
@@ -121,3 +132,63 @@ def _read_back(lines: BinaryIO) -> Iterator[Record]:
     lines.seek(0)
     for number, text in enumerate(lines):
         yield Record("predictions", 0, number, 0, None, text)
+
+
+# --- CSV ----------------------------------------------------------------------------------------------
+
+
+def csv_columns(records: Iterable[Record]) -> list[str]:
+    """The paths of all values. Raises `CheckFailed` at a value that is no row."""
+    columns: dict[str, None] = {}
+    for record in records:
+        for path, _ in _cells(record):
+            columns[path] = None
+        if len(columns) > MAX_COLUMNS:
+            raise CheckFailed(
+                f"{record.topic} has over {MAX_COLUMNS:,} different members up to offset {record.offset}:"
+                " that is no table; write JSON lines instead (a file name without .csv)"
+            )
+    return list(columns)
+
+
+def csv_lines(records: Iterable[Record], columns: Sequence[str]) -> Iterator[bytes]:
+    """The header, and a row per record; tombstones are left out."""
+    yield _row(columns)
+    for record in records:
+        if record.value is not None:
+            cells = dict(_cells(record))
+            yield _row([_text(cells.get(column)) for column in columns])
+
+
+def _cells(record: Record) -> list[tuple[str, Any]]:
+    if record.value is None:
+        return []
+    try:
+        value = orjson.loads(record.value)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise CheckFailed(
+            f"{record.topic}-{record.partition} offset {record.offset} is not a JSON object, so it is no row"
+            " of a table: write JSON lines instead (a file name without .csv), or end before it with --to"
+        )
+    cells = [(path, leaf) for path, leaf in leaves(value) if leaf not in ({}, [])]
+    if len(dict(cells)) < len(cells):
+        ((path, _),) = Counter(path for path, _ in cells).most_common(1)
+        raise CheckFailed(
+            f"{record.topic}-{record.partition} offset {record.offset} has two members with the path"
+            f" {path!r}, and a row holds one of them: write JSON lines instead (a file name without .csv)"
+        )
+    return cells
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _row(cells: Sequence[str]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue().encode()

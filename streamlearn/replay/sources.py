@@ -229,8 +229,8 @@ def topic_range(name: str, admin: Admin) -> tuple[str, reading.Offsets, reading.
     first, _, upto = span.partition("..")
     return (
         topic,
-        reading.offsets_of(admin, topic, first or "beginning"),
-        reading.offsets_of(admin, topic, upto or "end"),
+        reading.resolve_offsets(admin, topic, first or "beginning"),
+        reading.resolve_offsets(admin, topic, upto or "end"),
     )
 
 

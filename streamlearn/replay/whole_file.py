@@ -32,18 +32,8 @@ def whole_file(path: Path, new: bool = False, mode: int = 0o666) -> Iterator[Bin
     Raises `ConfigError` for a folder, or a file that must not be replaced; `Unreachable` when the disk or the
     permissions do not let it be written; `BrokenPipeError` when the reader of a pipe has left.
     """
-    with _told(path):
-        found = _standing(path)
-        if found is not None and stat.S_ISDIR(found.st_mode):
-            raise ConfigError(f"{path} is a folder: name a file in it with -o")
-    if (found is not None and not stat.S_ISREG(found.st_mode)) or _descriptor(path) is not None:
-        writing = _straight(path)
-    elif found is not None and new:
-        raise ConfigError(f"{path} exists already: choose another file with -o, or remove it")
-    else:
-        writing = _replacing(path, found, mode)
     try:
-        with writing as file:
+        with _writing(path, new, mode) as file:
             yield file
     except OSError as error:
         # What else fails in the block, as reading its source, has the name of that file, or words of its own.
@@ -52,8 +42,20 @@ def whole_file(path: Path, new: bool = False, mode: int = 0o666) -> Iterator[Bin
         raise
 
 
+def _writing(path: Path, new: bool, mode: int) -> contextlib.AbstractContextManager[BinaryIO]:
+    with _named_errors(path):
+        old = _standing(path)
+    if old is not None and stat.S_ISDIR(old.st_mode):
+        raise ConfigError(f"{path} is a folder: name a file in it with -o")
+    if (old is not None and not stat.S_ISREG(old.st_mode)) or _descriptor(path) is not None:
+        return _straight(path)
+    if old is not None and new:
+        raise ConfigError(f"{path} exists already: choose another file with -o, or remove it")
+    return _replacing(path, old, mode)
+
+
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -84,10 +86,12 @@ def _descriptor(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def _straight(path: Path) -> Iterator[BinaryIO]:
-    """What is no regular file. A descriptor is used as it stands: opened anew it would begin at its start."""
+    """A file that is no regular one. A descriptor is used as it stands: opened anew it would begin at its
+    start.
+    """
     number = _descriptor(path)
     sys.stdout.flush()
-    with _told(path):
+    with _named_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY) if number is None else os.dup(number)
     with os.fdopen(handle, "wb") as file:
         yield file
@@ -100,14 +104,14 @@ def _replacing(path: Path, old: os.stat_result | None, mode: int) -> Iterator[Bi
     """
     target = Path(os.path.realpath(path))
     beside = old is None or os.access(target.parent, os.W_OK)
-    with _told(path):
+    with _named_errors(path):
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name[:100]}.", dir=target.parent if beside else None
         )
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
-            with _told(path):
+            with _named_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
                 _place(file, Path(name), target, old, mode)
