@@ -194,9 +194,10 @@ class Harness:
         """Serve until the stream is silent or a fault ends it. Raises what `Loop.run` does, or `Killed`."""
         config = load(None, {**self.flags, **flags}) if flags else self.config
         ordered = Faults(self, *faults)
-        inner = EmbeddedLog(RealEnv(), config.names(), config.log.path, 7 * 86400)
-        log, store = FaultyLog(inner, ordered), FaultyStore(open_store(RealEnv(), config, 0), ordered)
-        ordered.loop = Loop(config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
+        env = RealEnv()
+        inner = EmbeddedLog(env, config.names(), config.log.path, 7 * 86400)
+        log, store = FaultyLog(inner, ordered), FaultyStore(open_store(env, config, 0), ordered)
+        ordered.loop = Loop(env, config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
         try:
             ordered.loop.run()
         finally:

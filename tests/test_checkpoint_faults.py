@@ -12,6 +12,7 @@ from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.checkpoint_age import CheckpointAge
+from tests.fake_env import FakeEnv
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over
 from tests.test_faults import audit, events, logistic
 
@@ -97,13 +98,12 @@ def test_a_checkpoint_older_than_half_of_the_inputs_retention_is_an_alert_and_no
     app.run()
     before = len(app.journal())
     log = EmbeddedLog(RealEnv(), app.config.names(), app.config.log.path, 100)
-    now_s = time.time()
-    clock = [now_s]
-    age = CheckpointAge(log, lambda: clock[0])
+    env = FakeEnv(now_s := time.time())
+    age = CheckpointAge(env, log)
     newest, done = {("events", 0): 20}, {("events", 0): 50}
     told = []
     for seconds, saved in ((10, newest), (45, newest), (60, newest), (70, newest), (80, done)):
-        clock[0] = now_s + seconds
+        env.now_s = now_s + seconds
         age.look(saved, done, "the disk is full")
         told.append([orjson.loads(r.value or b"") for r in app.records(app.config.topics.alerts)])
     log.close()
@@ -161,10 +161,10 @@ def test_an_alert_that_cannot_be_told_costs_nothing_and_is_told_later(app: Harne
         told.append(value)
 
     log.tell = tell  # type: ignore[method-assign]
-    clock = [time.time() + 60]
-    age = CheckpointAge(log, lambda: clock[0])
+    env = FakeEnv(time.time() + 60)
+    age = CheckpointAge(env, log)
     for _ in range(5):
-        clock[0] += 6
+        env.sleep(6)
         age.look({("events", 0): 20}, {("events", 0): 50}, "")
     log.close()
     assert len(told) == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Era
 from streamlearn.core.snapshot import Header, open_header, unseal
+from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, Unreachable
 from streamlearn.service.checkpoints import REDO_S, WORK_PER_COST, Checkpointer, name_of, to_drop
 
@@ -46,7 +47,7 @@ def header(seq: int, position: int = 0) -> Header:
 
 
 def checkpointer(shelf: Shelf, keep: int = 2, interval_s: float = 0.0, key: bytes = b"") -> Checkpointer:
-    return Checkpointer(shelf, interval_s, keep, key)
+    return Checkpointer(RealEnv(), shelf, interval_s, keep, key)
 
 
 def write(subject: Checkpointer, seq: int, position: int = 0, start: int = 0) -> list[Any]:

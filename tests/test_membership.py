@@ -31,7 +31,7 @@ def test_heartbeats_go_on_while_a_transaction_waits_for_its_interval(
     config = harness.config
     harness.produce([{"id": f"e{n}", "features": {"x": n % 7}, "label": n % 2 == 0} for n in range(60)])
     log = EmbeddedLog(RealEnv(), config.names(), config.log.path, 3600)
-    loop = Loop(config, harness.fresh(), log, open_store(RealEnv(), config, 0), "", False)
+    loop = Loop(RealEnv(), config, harness.fresh(), log, open_store(RealEnv(), config, 0), "", False)
     timer = Timer(INTERVAL_S + 2.0, loop.stop)
     timer.start()
     loop.run()

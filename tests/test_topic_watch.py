@@ -13,6 +13,7 @@ from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Names, TopicInfo, TopicSpec
 from streamlearn.service.topic_watch import LOOK_S, Change, TopicWatch, changes, still_hidden
+from tests.fake_env import FakeEnv
 from tests.service_process import App, Apps, apps
 
 __all__ = ["apps"]
@@ -42,11 +43,11 @@ class Log:
 
 def watched(log: Any) -> Callable[[], list[Any]]:
     """A function that looks once more, when it is time, and returns what was said."""
-    clock_s = [0.0]
-    watch = TopicWatch(Names("a", "", ("in",), ROLES), log, lambda: clock_s[0])
+    env = FakeEnv()
+    watch = TopicWatch(env, Names("a", "", ("in",), ROLES), log)
 
     def look() -> list[Any]:
-        clock_s[0] += LOOK_S
+        env.sleep(LOOK_S)
         with capture_logs() as said:
             watch.after_commit()
         return [(line["event"], line.get("topic"), line.get("state", line.get("holder"))) for line in said]

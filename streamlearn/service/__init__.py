@@ -4,10 +4,10 @@
 checkpoints, models, selfcheck.
 """
 
+import contextlib
 import gc
 import os
 import signal
-import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.loop: Loop | None = None
-        if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(ValueError):  # handlers are for the main thread: another one does without
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
@@ -62,7 +62,7 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     # What was imported lives as long as the process: the collector need not look at it again.
     gc.freeze()
     log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)
-    signals.loop = loop = Loop(config, fresh, service_log, store, model_change, begin)
+    signals.loop = loop = Loop(env, config, fresh, service_log, store, model_change, begin)
     try:
         loop.run()
     finally:

@@ -85,8 +85,8 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
             ) from error
         try:
             schemas = Schemas(config.event.schema_registry, lambda: None)
-            recovery = Recovery(config, fresh, log, store, shard_log, lambda: None, schemas)
-            yield _looked_at(config, fresh, log, shard_log, recovery)
+            recovery = Recovery(env, config, fresh, log, store, shard_log, lambda: None, schemas)
+            yield _looked_at(env, config, fresh, log, shard_log, recovery)
         finally:
             shard_log.close()
     finally:
@@ -94,7 +94,9 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
         log.close()
 
 
-def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog, recovery: Recovery) -> Moved:
+def _looked_at(
+    env: Env, config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog, recovery: Recovery
+) -> Moved:
     """Compare; change nothing."""
     if shard_log.end is None:
         raise ConfigError(
@@ -128,7 +130,8 @@ def _looked_at(config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog,
         kinds=before.kinds,
         resets=standing.shard.memory.resets,
     )
-    now = start_of(log, config, now, topics, standing.positions)  # partitions and topics that are new here
+    # Partitions and topics that are new here begin somewhere:
+    now = start_of(env, log, config, now, topics, standing.positions)
     return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)
 
 

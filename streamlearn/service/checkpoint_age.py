@@ -8,14 +8,13 @@ digest, and goes to the topic of alerts by itself, outside of any transaction.
 """
 
 import math
-import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 import structlog
 
 from streamlearn.core.records import Positions
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.port import Log
 
@@ -27,11 +26,11 @@ _LOOKS: Final = 20
 
 
 class CheckpointAge:
-    """Looks now and then. `now_s` is a clock in seconds since 1970."""
+    """Looks now and then."""
 
-    def __init__(self, log_: Log, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, env: Env, log_: Log) -> None:
+        self._env = env
         self._log = log_
-        self._now_s = now_s
         self._look_s = 0.0
         self._raised = False
 
@@ -39,7 +38,7 @@ class CheckpointAge:
         """`newest`: the positions of the newest checkpoint; `done`: those of the shard; `failure`: why the
         last try to write one failed, "" if it did not.
         """
-        now_s = self._now_s()
+        now_s = self._env.now()
         if now_s < self._look_s:
             return
         try:

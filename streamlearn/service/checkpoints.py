@@ -9,15 +9,15 @@ Invariants:
 """
 
 import re
-import threading
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 
 from streamlearn.core.records import Positions
 from streamlearn.core.snapshot import Header, Sections, open_header, seal
+from streamlearn.env import Env, Task
 from streamlearn.errors import BadCheckpoint, Fenced
 from streamlearn.log.port import Store, TopicInfo
 
@@ -96,15 +96,16 @@ class Written(NamedTuple):
 class Checkpointer:
     """Writes one shard's checkpoints. All methods are for the loop's thread."""
 
-    def __init__(self, store: Store, interval_s: float, keep: int, key: bytes) -> None:
+    def __init__(self, env: Env, store: Store, interval_s: float, keep: int, key: bytes) -> None:
+        self._env = env
         self._store = store
         self._interval_s = interval_s
         self._keep = keep
         self._key = key
-        self._last_s = time.monotonic()
+        self._last_s = self._env.monotonic()
         self._last_seq = -1
         self._cost_s = 0.0
-        self._thread: threading.Thread | None = None
+        self._task: Task[None] | None = None
         self._written: list[Written] = []
         self._failed: Exception | None = None
         self._positions: dict[str, Positions] = {}
@@ -124,9 +125,9 @@ class Checkpointer:
         By the clock every `interval_s`; under a backlog also as soon as redoing would take longer than a
         second, but never so often that checkpoints cost more than a twentieth of the work.
         """
-        if seq <= self._last_seq or (self._thread is not None and self._thread.is_alive()):
+        if seq <= self._last_seq or (self._task is not None and not self._task.is_done):
             return False
-        if time.monotonic() - self._last_s >= self._interval_s:
+        if self._env.monotonic() - self._last_s >= self._interval_s:
             return True
         return stepped_s >= max(REDO_S, WORK_PER_COST * self._cost_s)
 
@@ -136,21 +137,18 @@ class Checkpointer:
         """
         self.wait()
         self._cost_s = dumped_s
-        self._last_s = time.monotonic()
+        self._last_s = self._env.monotonic()
         self._last_seq = header.seq
-        self._thread = threading.Thread(
-            target=self._write, args=(header, sections, starts), name="checkpoint", daemon=True
-        )
-        self._thread.start()
+        self._task = self._env.spawn("checkpoint", partial(self._write, header, sections, starts))
 
     def wait(self) -> None:
         """Return when nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
+        if self._task is not None:
+            self._task.wait()
 
     def collect(self) -> list[Written]:
         """What was written since the last call. A failure is logged once; the next interval tries again."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._task is not None and not self._task.is_done:
             return []
         if self._failed is not None:
             failed, self._failed = self._failed, None
@@ -165,10 +163,10 @@ class Checkpointer:
         log.error("checkpoint.failed", reason=reason, next_try_s=self._interval_s)
         self.failure = reason
         self._last_seq = -1
-        self._last_s = time.monotonic()
+        self._last_s = self._env.monotonic()
 
     def _write(self, header: Header, sections: Sections, starts: Positions) -> None:
-        began_s = time.monotonic()
+        began_s = self._env.monotonic()
         try:
             data = seal(header, sections, self._key)
             name = name_of(header.seq)
@@ -178,7 +176,7 @@ class Checkpointer:
             drop = self._obsolete(names, header, starts)
             self._store.write(name, data, drop)
             kept = [n for n in names if n not in set(drop)]
-            wrote_s = time.monotonic() - began_s
+            wrote_s = self._env.monotonic() - began_s
             self._cost_s += wrote_s
             self._written.append(
                 Written(header.seq, len(data), round(wrote_s, 4), int(kept[0]), header.next_offsets())

@@ -9,7 +9,6 @@ Invariants:
 import hashlib
 import platform
 import re
-import time
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
@@ -28,6 +27,7 @@ from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Sections, load_state
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
@@ -273,7 +273,9 @@ def what_changed(before: Era, now: Era) -> str:
     return ", ".join(changed)
 
 
-def start_of(log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo], known: Positions) -> Era:
+def start_of(
+    env: Env, log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo], known: Positions
+) -> Era:
     """`era` with the starting offset of each partition that `known` does not have yet.
 
     In the genesis, `[topics] start` is resolved, once; partitions and topics that come later begin at
@@ -282,7 +284,8 @@ def start_of(log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo]
     start: list[tuple[str, int, int]] = []
     for name in era.topics:
         all_of_it = bool(known) or name == config.topics.control
-        offsets = topics[name].start if all_of_it else _resolved(log, config.topics.start, name, topics[name])
+        info = topics[name]
+        offsets = info.start if all_of_it else _resolved(env, log, config.topics.start, name, info)
         start.extend(
             (name, partition, offset)
             for partition, offset in enumerate(offsets)
@@ -305,7 +308,7 @@ def at_places(places: Mapping[tuple[str, int], int], topic: str, info: TopicInfo
     return tuple(found)
 
 
-def _resolved(log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, ...]:
+def _resolved(env: Env, log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, ...]:
     if start == "earliest":
         return info.start
     if start == "latest":
@@ -313,5 +316,5 @@ def _resolved(log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, .
     if "@" in start:
         return at_places(start_places(start), topic, info)
     if re.fullmatch(r"-.+", start):
-        return log.offsets_at(topic, int((time.time() - duration_s(start[1:])) * 1e3))
+        return log.offsets_at(topic, int((env.now() - duration_s(start[1:])) * 1e3))
     return log.offsets_at(topic, rfc3339_ms(start))

@@ -6,8 +6,6 @@ Invariants:
 - Whatever was concluded from the log or the store counts only while nobody newer has opened the shard.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -15,6 +13,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from streamlearn.core.records import Entry, Output, Positions
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog
 from streamlearn.service.order import Merge
@@ -57,8 +56,9 @@ class Settling:
     """
 
     def __init__(
-        self, log_: Log, shard: int, alive: Callable[[], None], stopping: Callable[[], bool]
+        self, env: Env, log_: Log, shard: int, alive: Callable[[], None], stopping: Callable[[], bool]
     ) -> None:
+        self._env = env
         self._log = log_
         self._shard = shard
         self._alive = alive
@@ -71,7 +71,7 @@ class Settling:
         `NotOwner`, `Stopping` or `Unreachable`; the journal says then whether it was.
         """
         for attempt in range(SETTLE_TRIES):
-            time.sleep(random.uniform(0, min(5.0, 0.05 * 2**attempt)))
+            self._env.sleep(self._env.jitter(min(5.0, 0.05 * 2**attempt)))
             if self._stopping() and attempt > 2:
                 raise Stopping
             try:

@@ -7,8 +7,6 @@ Invariants:
 - Work that is not a shard's own (ownership, checkpoints, signals) happens between transactions.
 """
 
-import random
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +15,7 @@ import structlog
 
 from streamlearn.core.records import SHARD, Entry, chain
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
 from streamlearn.errors import Fenced, Gone, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
@@ -50,6 +49,7 @@ class Loop:
 
     def __init__(
         self,
+        env: Env,
         config: Config,
         fresh: FreshModel,
         service_log: Log,
@@ -57,6 +57,7 @@ class Loop:
         model_change: str,
         begin: bool = False,
     ) -> None:
+        self._env = env
         self._config = config
         self._fresh = fresh
         self._log = service_log
@@ -64,10 +65,10 @@ class Loop:
         self._model_change = model_change
         self._begin = begin
         self._checkpointer = Checkpointer(
-            store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
+            env, store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
         self._schemas = Schemas(config.event.schema_registry, self._waiting)
-        self._age = CheckpointAge(service_log)
+        self._age = CheckpointAge(env, service_log)
         self._learning = LearningWatch(service_log)
         self._held: Held | None = None
         self._beat_s = 0.0
@@ -75,19 +76,24 @@ class Loop:
         self._away = 0
         self._published_s = 0.0
         self._stepped_s = 0.0
-        self.stopping = False
-        self._stepper = Stepper(config.transaction, self._beat, lambda: self.stopping)
-        self._settling = Settling(service_log, SHARD, self._alive, lambda: self.stopping)
+        self._stop = env.flag()
+        self._stepper = Stepper(config.transaction, self._beat, self._stop.is_set)
+        self._settling = Settling(env, service_log, SHARD, self._alive, self._stop.is_set)
+
+    @property
+    def stopping(self) -> bool:
+        """True once it was asked to stop."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Finish the transaction in hand, checkpoint, and leave. Safe to call from a signal handler."""
-        self.stopping = True
+        self._stop.set()
 
     def run(self) -> None:
         """Serve until `stop`. Raises `StreamlearnError` when it cannot go on."""
         try:
-            let_others_go_first(self._config, self._fresh, self._log, self._store, lambda: self.stopping)
-            while not self.stopping:
+            let_others_go_first(self._config, self._fresh, self._log, self._store, self._stop)
+            while not self._stop.is_set():
                 self._survive(self._round)
             if self._held is not None:
                 self._survive(self._finish)
@@ -102,8 +108,7 @@ class Loop:
             self._drop()
             event = "shard.fenced" if isinstance(lost, Fenced) else "shard.not_owned"
             log.warning(event, shard=SHARD, reason=str(lost), action="dropped; asking the election again")
-            if not self.stopping:
-                time.sleep(random.uniform(0.05, 0.5))
+            self._stop.wait(0.05 + self._env.jitter(0.45))
         except Stopping:
             self._drop()
         except (Unknown, Reopen) as error:
@@ -121,7 +126,7 @@ class Loop:
             raise error
         log.warning("log.away", reason=str(error), tries=self._away)
         self._drop()
-        time.sleep(random.uniform(0.2, 1.0))
+        self._stop.wait(0.2 + self._env.jitter(0.8))
 
     def _round(self) -> None:
         held = self._held
@@ -130,7 +135,7 @@ class Loop:
         elif SHARD in self._log.owned(POLL_S):
             self._open()
         else:
-            time.sleep(POLL_S)
+            self._stop.wait(POLL_S)
 
     def _transact(self, held: Held) -> None:
         self._alive()
@@ -149,37 +154,37 @@ class Loop:
 
     def _alive(self) -> None:
         """Heartbeat: raise `NotOwner` or `Fenced` when the shard is no longer ours to hold."""
-        self._beat_s = time.monotonic()
+        self._beat_s = self._env.monotonic()
         if SHARD not in self._log.owned(0):
             raise self._log.lost()
 
     def _opening(self) -> None:
         """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
-        if self.stopping:
+        if self._stop.is_set():
             raise Stopping
         self._beat()
 
     def _waiting(self) -> None:
         """Heartbeat while somebody outside is waited for, which a stop may interrupt."""
-        if self.stopping:
+        if self._stop.is_set():
             raise Stopping
         self._alive()
 
     def _beat(self) -> None:
         """A heartbeat when one is due: what long work calls at every record."""
-        if time.monotonic() - self._beat_s > BEAT_S:
+        if self._env.monotonic() - self._beat_s > BEAT_S:
             self._alive()
 
     # --- opening and closing --------------------------------------------------------------------------
 
     def _open(self) -> None:
-        began_s = time.monotonic()
+        began_s = self._env.monotonic()
         shard_log = self._log.open(SHARD)
         try:
             with as_owner(lambda: shard_log):
                 self._held = held = self._recovered(shard_log)
                 standing = held.standing
-                self._stepped_s = time.monotonic() - began_s  # recovery took it, the next one need not again
+                self._stepped_s = self._env.monotonic() - began_s  # the next recovery need not take it again
                 self._checkpointer.begins(standing.saved_at)
                 if standing.era_began or standing.saved_at is None:
                     self._first_checkpoint(held)
@@ -196,18 +201,26 @@ class Loop:
             shard=SHARD,
             seq=standing.seq,
             learned=standing.shard.memory.learned,
-            duration_s=round(time.monotonic() - began_s, 3),
+            duration_s=round(self._env.monotonic() - began_s, 3),
         )
 
     def _recovered(self, shard_log: ShardLog) -> Held:
-        topics = TopicWatch(self._config.names(), self._log)  # their ids first: recovery may take long
+        # The ids of topics come first: recovery may take long.
+        topics = TopicWatch(self._env, self._config.names(), self._log)
         recovery = Recovery(
-            self._config, self._fresh, self._log, self._store, shard_log, self._opening, self._schemas
+            self._env,
+            self._config,
+            self._fresh,
+            self._log,
+            self._store,
+            shard_log,
+            self._opening,
+            self._schemas,
         )
         standing = recovery.run(self._model_change, self._begin)
         merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
-        watch = Watch(self._config, self._fresh, standing, self._schemas, topics)
-        return Held(shard_log, standing, merge, watch, SourceWatch(standing.era))
+        watch = Watch(self._env, self._config, self._fresh, standing, self._schemas, topics)
+        return Held(shard_log, standing, merge, watch, SourceWatch(self._env, standing.era))
 
     def _drop(self) -> None:
         if self._held is not None:
@@ -255,11 +268,11 @@ class Loop:
         self._stepped_s += stepping_s
         while not batch.full and not (batch.records and held.watch.storm()):
             self._beat()
-            began_s = time.monotonic()
+            began_s = self._env.monotonic()
             run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
                 self._stepper.step(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
-                stepped_s = time.monotonic() - began_s
+                stepped_s = self._env.monotonic() - began_s
                 stepping_s += stepped_s
                 self._stepped_s += stepped_s
             elif not self._polled(held, batch, until_s):
@@ -269,8 +282,8 @@ class Loop:
     def _polled(self, held: Held, batch: Batch, until_s: float) -> bool:
         """Fetch more. False when the transaction should end with what it has."""
         limits = self._config.transaction
-        wait_s = POLL_S if not batch.records else min(POLL_S, until_s - time.monotonic())
-        if wait_s <= 0 or self.stopping:
+        wait_s = POLL_S if not batch.records else min(POLL_S, until_s - self._env.monotonic())
+        if wait_s <= 0 or self._stop.is_set():
             return False
         if not held.merge.idle:
             wait_s = min(wait_s, 0.01)
@@ -287,11 +300,11 @@ class Loop:
                 "only aborted transactions, records were deleted before they were read. Keep more "
                 "(retention), and begin a new journal: `streamlearn reset`."
             ) from error
-        held.merge.add(polled, time.monotonic())
+        held.merge.add(polled, self._env.monotonic())
         if any(polled.records.values()):
             held.sources.fetched(held.log)
             return True
-        return bool(batch.records) and time.monotonic() < until_s
+        return bool(batch.records) and self._env.monotonic() < until_s
 
     def _published(self, held: Held, batch: Batch) -> Held:
         """Commit the batch; what is held then, whose log is another one if the answer was lost."""
@@ -316,7 +329,7 @@ class Loop:
             self._drop()
             settled = self._settling.settle(standing, entry, batch.outputs, positions)
             held = self._held = held._replace(log=settled)
-        self._published_s = time.monotonic()
+        self._published_s = self._env.monotonic()
         standing.advance(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
         if undone or len(standing.since) > SINCE_LIMIT:
@@ -352,9 +365,9 @@ class Loop:
         except Unreachable as error:
             checkpointer.put_off(str(error))
             return
-        began_s = time.monotonic()
+        began_s = self._env.monotonic()
         sections = standing.take_snapshot()
-        dumped_s = time.monotonic() - began_s
+        dumped_s = self._env.monotonic() - began_s
         standing.positions.update(shard_log.reached(held.merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
         checkpointer.write(header, sections, starts_of(topics), dumped_s)

@@ -3,7 +3,6 @@
 For notebooks, tests and first looks. Nothing is kept: no journal, no checkpoint on disk.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from streamlearn.core.events import EventSpec
 from streamlearn.core.facts import Predicted, Refused
 from streamlearn.core.records import Record
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.env import RealEnv
 from streamlearn.service.models import fresh_model
 from streamlearn.service.offline import Offline
 
@@ -36,13 +36,14 @@ def run(
     True None
     None {'stage': 'guard', 'reason': 'no_features'}
     """
+    env = RealEnv()
     fresh = fresh_model("memory", "", {}, [], model, horizon)
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     offline = Offline(spec, sections, fresh.trusted)
     for offset, one in enumerate(events):
         value = one if isinstance(one, bytes) else orjson.dumps(one)
-        record = Record("events", 0, offset, time.time_ns() // 1_000_000, None, value)
+        record = Record("events", 0, offset, round(env.now() * 1000), None, value)
         for fact in offline.step(record):
             if isinstance(fact, Predicted):
                 yield offline.shard.encoder.document(fact)

@@ -21,6 +21,7 @@ from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, unseal
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.beginning import Beginning
@@ -49,6 +50,7 @@ class Recovery:
 
     def __init__(
         self,
+        env: Env,
         config: Config,
         fresh: FreshModel,
         service_log: Log,
@@ -57,6 +59,7 @@ class Recovery:
         alive: Alive,
         schemas: Schemas,
     ) -> None:
+        self._env = env
         self._config = config
         self._fresh = fresh
         self._log = service_log
@@ -142,7 +145,7 @@ class Recovery:
             now, why=why, revision=era.revision, began_from=era.began_from, resets=resets
         )
         known = positions_under(now, standing.positions, standing.ids)
-        now = start_of(self._log, self._config, now, self._topics, known)
+        now = start_of(self._env, self._log, self._config, now, self._topics, known)
         entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=now)
         self._shard_log.publish(entry, (), positions_under(now, standing.positions, standing.ids))
         standing.begin_era(entry)
@@ -152,7 +155,7 @@ class Recovery:
     def _genesis(self, begin: bool) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
         era = era_now(self._config, self._fresh, self._topics, "genesis", self._prediction_bytes)
-        era = start_of(self._log, self._config, era, self._topics, {})
+        era = start_of(self._env, self._log, self._config, era, self._topics, {})
         self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
@@ -229,7 +232,7 @@ class Recovery:
         before = end.era.model_version
         now = msgspec.structs.replace(now, why="model", revision=end.era.revision + 1)
         known = positions_under(now, end.positions, end.ids)
-        now = start_of(self._log, self._config, now, self._topics, known)
+        now = start_of(self._env, self._log, self._config, now, self._topics, known)
         kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
         began_from = self._beginning.sha256
         left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}

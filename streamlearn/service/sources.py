@@ -6,13 +6,13 @@ Invariants:
 - An idle stream is looked at every `LOOK_S`, so that a topic that was deleted or has grown is noticed.
 """
 
-import time
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from streamlearn.core.records import Era
+from streamlearn.env import Env
 from streamlearn.errors import Reopen, Stop
 from streamlearn.log.port import ShardLog
 from streamlearn.service.eras import check_topics
@@ -23,9 +23,10 @@ LOOK_S: Final = 10.0
 class SourceWatch:
     """The looks of one ownership."""
 
-    def __init__(self, era: Era) -> None:
+    def __init__(self, env: Env, era: Era) -> None:
+        self._env = env
         self._asked = False
-        self._looked_s = time.monotonic()
+        self._looked_s = self._env.monotonic()
         self._now: Mapping[str, tuple[str, int]] = era.topics
 
     def fetched(self, shard_log: ShardLog) -> None:
@@ -35,12 +36,12 @@ class SourceWatch:
 
     def compare(self, shard_log: ShardLog, era: Era) -> None:
         """Before a commit and between transactions. Raises `Stop` when an input is another topic or none."""
-        if not self._asked and time.monotonic() - self._looked_s <= LOOK_S:
+        if not self._asked and self._env.monotonic() - self._looked_s <= LOOK_S:
             return
         if not self._asked:
             shard_log.ask_sources()
         self._asked = False
-        self._looked_s = time.monotonic()
+        self._looked_s = self._env.monotonic()
         self._now = shard_log.sources()
         check_live(era, self._now)
 

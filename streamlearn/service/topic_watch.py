@@ -9,13 +9,13 @@ Invariants:
 - A journal that was made again stops the service. Everything else is said, once for each state.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import structlog
 
 from streamlearn.core.records import TopicPartition
+from streamlearn.env import Env
 from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.port import Log, Names
 
@@ -40,13 +40,13 @@ class Change(NamedTuple):
 
 
 class TopicWatch:
-    """Of one opened shard. `now` is a clock in seconds."""
+    """Of one opened shard."""
 
-    def __init__(self, names: Names, log_: Log, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, env: Env, names: Names, log_: Log) -> None:
+        self._env = env
         self._roles = dict(names.roles)
         self._log = log_
-        self._now = now
-        self._looked_s = now()
+        self._looked_s = env.monotonic()
         self._ids = _ids(log_)
         self._told: set[Change] = set()
         self._hidden: dict[TopicPartition, int] = {}
@@ -54,9 +54,9 @@ class TopicWatch:
 
     def after_commit(self) -> None:
         """Look, when it is time. Raises `Stop` when the journal is another one."""
-        if self._now() - self._looked_s < LOOK_S:
+        if self._env.monotonic() - self._looked_s < LOOK_S:
             return
-        self._looked_s = self._now()
+        self._looked_s = self._env.monotonic()
         try:
             ids, hidden = _ids(self._log), self._log.hidden_outputs()
         except Unreachable as error:

@@ -3,8 +3,6 @@
 Invariant: nothing here changes the state; it reads the shard's memory, logs, and raises `Stop`.
 """
 
-import time
-from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -17,6 +15,7 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.storm import storm
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
 from streamlearn.log.port import Log, Store
 from streamlearn.service.checkpoints import newest_header
@@ -49,12 +48,14 @@ class Watch:
 
     def __init__(
         self,
+        env: Env,
         config: Config,
         fresh: FreshModel,
         standing: Standing,
         schemas: Schemas,
         topics: TopicWatch,
     ) -> None:
+        self._env = env
         self._config = config
         self._topics = topics
         self._fresh = fresh
@@ -62,7 +63,7 @@ class Watch:
         self._schemas = schemas
         memory = standing.shard.memory
         self._opened_at = memory.records
-        self._reported = (time.monotonic(), memory.records)
+        self._reported = (self._env.monotonic(), memory.records)
         self._withheld: set[str] = set()
         self._coated: set[str] = set()
         self._probation: list[Record] | None = [] if memory.records < ENOUGH_RECORDS else None
@@ -113,7 +114,7 @@ class Watch:
         """Say now and then how fast it goes."""
         memory = self._standing.shard.memory
         since_s, records = self._reported
-        now_s = time.monotonic()
+        now_s = self._env.monotonic()
         if now_s - since_s >= REPORT_S:
             rate = round((memory.records - records) / (now_s - since_s), 1)
             log.info("loop.progress", records=memory.records, records_per_s=rate, learned=memory.learned)
@@ -157,9 +158,7 @@ class Watch:
             )
 
 
-def let_others_go_first(
-    config: Config, fresh: FreshModel, log_: Log, store: Store, stopping: Callable[[], bool]
-) -> None:
+def let_others_go_first(config: Config, fresh: FreshModel, log_: Log, store: Store, stop: Flag) -> None:
     """A process whose configuration differs from the running service's waits until that has ended: a
     laptop must not take over production.
     """
@@ -171,7 +170,7 @@ def let_others_go_first(
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return
     told = False
-    while not stopping() and (others := log_.others()):
+    while not stop.is_set() and (others := log_.others()):
         if not told:
             log.warning(
                 "config.differs",
@@ -180,4 +179,4 @@ def let_others_go_first(
                 action="waiting until no process of this app with the other configuration is left",
             )
             told = True
-        time.sleep(WAIT_S)
+        stop.wait(WAIT_S)
