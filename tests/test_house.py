@@ -462,7 +462,7 @@ WORLDLY_NAMES = re.compile(
 )
 WORLDLY_CALLS = {"random.Random()", "np.random.default_rng()"}
 WORLDLY_STILL = (
-    *("cli/checkpoints.py", "cli/common.py", "demo/", "engine/", "log/kafka/store.py", "observe/", "replay/"),
+    *("cli/checkpoints.py", "cli/common.py", "demo/", "engine/", "log/kafka/store.py", "replay/"),
     "service/",
 )
 """Where the world is still asked without an `Env`. This list only shrinks."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError
 from streamlearn.observe import logs
 
@@ -29,7 +30,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_one_json_object(stream: io.StringIO) -> None:
-    logs.setup(stream)
+    logs.setup(RealEnv(), stream)
     structlog.get_logger().info("checkpoint.written", size_bytes=3)
     (line,) = lines(stream)
     assert list(line) == ["timestamp", "level", "event", "size_bytes"]
@@ -38,7 +39,7 @@ def test_an_event_is_one_json_object(stream: io.StringIO) -> None:
 
 
 def test_the_clients_logs_have_the_same_form_and_are_quiet(stream: io.StringIO) -> None:
-    logs.setup(stream)
+    logs.setup(RealEnv(), stream)
     client = logging.getLogger("kafka.net")
     client.warning("no route to %s", "host")
     client.info("connected")
@@ -48,7 +49,7 @@ def test_the_clients_logs_have_the_same_form_and_are_quiet(stream: io.StringIO) 
 
 def test_the_kafka_client_never_logs_at_debug(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMLEARN_LOG_LEVEL", "debug")
-    logs.setup(stream)
+    logs.setup(RealEnv(), stream)
     client = logging.getLogger("kafka.net")
     client.debug("sending the password")
     client.info("connected")
@@ -57,7 +58,7 @@ def test_the_kafka_client_never_logs_at_debug(stream: io.StringIO, monkeypatch: 
 
 
 def test_no_secret_is_written(stream: io.StringIO) -> None:
-    logs.setup(stream)
+    logs.setup(RealEnv(), stream)
     log = structlog.get_logger()
     log.info(
         "a.b", password="hunter2", api_key="hunter2", options={"sasl.password": "hunter2"}, key=b"hunter2"
@@ -78,7 +79,7 @@ def test_a_terminal_gets_readable_lines_without_local_variables(
 ) -> None:
     monkeypatch.setattr(stream, "isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
-    logs.setup(stream)
+    logs.setup(RealEnv(), stream)
     hidden = "hunter" + "2"
     try:
         raise ValueError(f"not shown: {len(hidden)}")
@@ -94,4 +95,4 @@ def test_a_terminal_gets_readable_lines_without_local_variables(
 def test_a_level_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMLEARN_LOG_LEVEL", "loud")
     with pytest.raises(ConfigError, match="STREAMLEARN_LOG_LEVEL is 'LOUD': set it to one of DEBUG"):
-        logs.setup()
+        logs.setup(RealEnv())

@@ -11,27 +11,19 @@ import structlog
 
 from streamlearn.observe import logs, repeats
 from streamlearn.observe.repeats import CAUSES_MAX, QUIET_S, Repeats, is_away
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.fake_env import FakeEnv
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(logs, "Repeats", lambda: Repeats(made))
-    return made
+def clock() -> FakeEnv:
+    return FakeEnv()
 
 
 @pytest.fixture
-def out(clock: Clock) -> Iterator[io.StringIO]:
+def out(clock: FakeEnv) -> Iterator[io.StringIO]:
     stream, root = io.StringIO(), logging.getLogger()
     handlers, level, kafka = root.handlers[:], root.level, logging.getLogger("kafka").level
-    logs.setup(stream)
+    logs.setup(clock, stream)
     yield stream
     root.handlers, root.level = handlers, level
     logging.getLogger("kafka").setLevel(kafka)
@@ -42,7 +34,7 @@ def lines(out: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_a_cause_is_told_at_once_then_once_a_minute_with_what_was_held_back(clock: Clock) -> None:
+def test_a_cause_is_told_at_once_then_once_a_minute_with_what_was_held_back(clock: FakeEnv) -> None:
     seen = Repeats(clock)
     assert [seen.since("a") for _ in range(3)] == [0, None, None]
     assert seen.since("b") == 0
@@ -52,7 +44,7 @@ def test_a_cause_is_told_at_once_then_once_a_minute_with_what_was_held_back(cloc
     assert [seen.since("a"), seen.since("a")] == [3, None]
 
 
-def test_no_more_causes_are_remembered_than_the_bound(clock: Clock) -> None:
+def test_no_more_causes_are_remembered_than_the_bound(clock: FakeEnv) -> None:
     seen = Repeats(clock)
     for number in range(CAUSES_MAX * 2):
         seen.since(number)
@@ -60,7 +52,7 @@ def test_no_more_causes_are_remembered_than_the_bound(clock: Clock) -> None:
     assert seen.since(0) == 0, "it was forgotten, and is told again"
 
 
-def test_all_that_the_client_says_of_an_outage_is_one_line_of_ours(out: io.StringIO, clock: Clock) -> None:
+def test_all_that_the_client_says_of_an_outage_is_one_line_of_ours(out: io.StringIO, clock: FakeEnv) -> None:
     for number in range(20):
         logging.getLogger("kafka.cluster").warning("No node available for metadata refresh - backoff/retry")
         logging.getLogger("kafka.net.manager").error("Connection failed: %s", f"111 ECONNREFUSED {number}")
@@ -87,7 +79,7 @@ def test_what_the_broker_refuses_is_no_outage_and_each_kind_is_told(out: io.Stri
     assert not is_away("SSL handshake failed: certificate expired, disconnecting")
 
 
-def test_our_own_lines_are_held_back_by_reason_and_a_change_is_told(out: io.StringIO, clock: Clock) -> None:
+def test_our_own_lines_are_held_back_by_reason_and_a_change_is_told(out: io.StringIO, clock: FakeEnv) -> None:
     log = structlog.get_logger()
     for attempt in range(5):
         log.warning("log.away", reason=f"no answer in {attempt} s", tries=attempt)
@@ -111,7 +103,7 @@ def test_facts_are_never_held_back(out: io.StringIO) -> None:
 
 
 def test_at_debug_the_slow_tasks_are_told(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    clock: FakeEnv, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("STREAMLEARN_LOG_LEVEL", "DEBUG")
     out = request.getfixturevalue("out")

@@ -42,7 +42,7 @@ def adopt(
     from streamlearn.observe import logs
     from streamlearn.service.adopt import moved
 
-    logs.setup()
+    logs.setup(common.ENV)
     refuse_while_served(settings)
     with moved(common.ENV, settings) as found:
         _show(found)

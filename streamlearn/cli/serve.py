@@ -88,7 +88,7 @@ def _serve(settings: "Config", app_dir: Path | None, model_change: str, begin: b
 
     from streamlearn.observe import logs
 
-    logs.setup()
+    logs.setup(common.ENV)
     if settings.log.backend == "embedded":
         topics.make_in_file(settings)
     common.look_for_broker(settings)

@@ -15,12 +15,15 @@ import logging
 import os
 import re
 import sys
+from datetime import UTC, datetime
+from functools import partial
 from typing import TextIO
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.observe.repeats import CLIENTS, ClientLines, OurLines, Repeats, name_client_events
 
@@ -32,7 +35,7 @@ _PAIR = re.compile(
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-def setup(stream: TextIO | None = None) -> None:
+def setup(env: Env, stream: TextIO | None = None) -> None:
     """Send all logs to `stream` (standard error), from `STREAMLEARN_LOG_LEVEL` (INFO) on.
 
     Call it once, at the edge of a process. Raises `ConfigError` for a level that does not exist.
@@ -44,9 +47,9 @@ def setup(stream: TextIO | None = None) -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        partial(_stamp, env),
     ]
-    repeats = Repeats()
+    repeats = Repeats(env)
     handler = logging.StreamHandler(stream)
     handler.addFilter(ClientLines(repeats, debug=level == "DEBUG"))
     handler.setFormatter(
@@ -79,6 +82,12 @@ def setup(stream: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _stamp(env: Env, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    moment = datetime.fromtimestamp(env.now(), UTC)
+    event["timestamp"] = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return event
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

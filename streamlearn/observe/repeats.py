@@ -8,12 +8,13 @@ Invariants:
 
 import logging
 import re
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Final
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+from streamlearn.env import Env
 
 QUIET_S: Final = 60.0
 CAUSES_MAX: Final = 500
@@ -44,15 +45,15 @@ _SLOW_TASK: Final = "ran for"
 
 
 class Repeats:
-    """Remembers when each cause was told last. `now` is a clock in seconds."""
+    """Remembers when each cause was told last."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self, env: Env) -> None:
+        self._env = env
         self._told: dict[Hashable, tuple[float, int]] = {}
 
     def since(self, cause: Hashable) -> int | None:
         """The number of lines of `cause` held back before this one; None when this one is to be held back."""
-        now_s = self._now()
+        now_s = self._env.monotonic()
         told_s, held = self._told.get(cause, (now_s - QUIET_S, 0))
         if now_s - told_s < QUIET_S:
             self._told[cause] = (told_s, held + 1)
