@@ -39,7 +39,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -267,7 +266,7 @@ def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
         read_us.append((time.process_time() - began_s) / n * 1e6)
         app = App(folder, backend, f"bench-{os.getpid()}-{pair}")
         app.admin.create([TopicSpec(app.input, 1)])
-        sender = Sender(app.admin, SendTopics(app.input), Pace(), threading.Event(), lambda _: None)
+        sender = Sender(RealEnv(), app.admin, SendTopics(app.input), Pace(), RealEnv().flag(), lambda _: None)
         began_s = time.perf_counter()
         sender.run(partial(schedule, open_source(str(path)), ReadOptions(), None), None, loop=False)
         sent_us.append((time.perf_counter() - began_s) / n * 1e6)

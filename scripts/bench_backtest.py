@@ -3,7 +3,6 @@
 import importlib
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import orjson
 from river import dummy, evaluate, metrics
 
 from streamlearn.config import load
+from streamlearn.env import RealEnv
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.late import parse_delay
 from streamlearn.replay.sources import ReadOptions
@@ -22,9 +22,9 @@ def ours_us(file: Path, delay: str) -> float:
     """CPU time per event of a backtest, from the opening of the file to the last score."""
     began_s = time.process_time()
     when = (delay, parse_delay(delay) if delay else None)
-    trial = Trial(load(None, {}, need_input=False), str(file), ReadOptions(), when, None, None)
-    run = Backtest(trial.contenders(["bench_model:build"]))
-    run.run(trial.records, trial.setting.labels_topic, threading.Event(), lambda _count: None)
+    trial = Trial(RealEnv(), load(None, {}, need_input=False), str(file), ReadOptions(), when, None, None)
+    run = Backtest(RealEnv(), trial.contenders(["bench_model:build"]))
+    run.run(trial.records, trial.setting.labels_topic, RealEnv().flag(), lambda _count: None)
     run.result(trial.setting)
     return (time.process_time() - began_s) / run.events * 1e6
 

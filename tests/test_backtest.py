@@ -4,7 +4,6 @@ import json
 import math
 import re
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,13 @@ def lines(path: Path, rows: list[tuple[dict[str, Any], Any]], step_s: int = 1) -
 def backtest(source: Path | str, *uses: str, delay: str = "", **flags: Any) -> dict[str, Any]:
     how = ReadOptions()
     late = (delay, parse_delay(delay) if delay else None)
-    trial = Trial(load(None, flags, need_input=False), str(source), how, late, None, None)
+    trial = Trial(RealEnv(), load(None, flags, need_input=False), str(source), how, late, None, None)
     return result_of(trial, list(uses))
 
 
 def result_of(trial: Trial, uses: list[str]) -> dict[str, Any]:
-    run = Backtest(trial.contenders(uses))
-    run.run(trial.records, trial.setting.labels_topic, threading.Event(), lambda _count: None)
+    run = Backtest(RealEnv(), trial.contenders(uses))
+    run.run(trial.records, trial.setting.labels_topic, RealEnv().flag(), lambda _count: None)
     return run.result(trial.setting)
 
 
@@ -232,7 +231,7 @@ def test_backtest_over_the_recorded_stream_is_the_live_service_byte_for_byte(
     app.stop(process)
 
     source = f"topic:{app.inputs[0]}"
-    trial = Trial(app.config, source, ReadOptions(), ("", None), None, app.admin)
+    trial = Trial(RealEnv(), app.config, source, ReadOptions(), ("", None), None, app.admin)
     found = result_of(trial, [TREE, LOGISTIC])
     assert found["order"] == "journal"
     assert found["events"] == len(rows)

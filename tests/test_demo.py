@@ -22,6 +22,7 @@ from streamlearn.demo import run, screen
 from streamlearn.demo import worker as worker_module
 from streamlearn.demo.score import Referee, Score
 from streamlearn.demo.worker import Worker
+from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.service.presets import preset
 
@@ -115,7 +116,7 @@ def test_the_referee_sees_a_single_bit() -> None:
 
 
 def test_a_worker_that_ends_by_itself_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
-    worker = Worker(tmp_path, tmp_path / "demo.db", tmp_path / "there-is-none.toml")
+    worker = Worker(RealEnv(), tmp_path, tmp_path / "demo.db", tmp_path / "there-is-none.toml")
     worker.start()
     with pytest.raises(Stop, match=r"code 2; the end of its log:\n  error: .*there-is-none.toml"):
         while True:
@@ -136,7 +137,7 @@ def killed_inside(folder: Path, hold: bool) -> bool:
     db = folder / "some.db"
     holder = sqlite3.connect(db, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE" if hold else "SELECT 1")
-    worker = Idle(folder, db, folder)
+    worker = Idle(RealEnv(), folder, db, folder)
     worker.start()
     process = worker._process
     assert process is not None
@@ -192,7 +193,7 @@ def test_a_terminal_shows_model_and_baselines_side_by_side(monkeypatch: pytest.M
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with screen.Screen() as shown:
+    with screen.Screen(RealEnv()) as shown:
         assert shown.due()
         shown.show(screen.Progress(3000, 6000, 2000, 1234.5, 1500, SCORES))
         shown.note("killed it")

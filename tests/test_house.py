@@ -461,14 +461,11 @@ WORLDLY_NAMES = re.compile(
     r"|\b(datetime|date)\.(now|utcnow|today)\b|\bsignal\.(alarm|pause|setitimer|sigtimedwait)\b"
 )
 WORLDLY_CALLS = {"random.Random()", "np.random.default_rng()"}
-WORLDLY_STILL = (
-    *("cli/checkpoints.py", "cli/common.py", "demo/", "engine/", "log/kafka/store.py", "replay/"),
-    "service/",
-)
+WORLDLY_STILL = ("engine/", "log/kafka/store.py", "service/")
 """Where the world is still asked without an `Env`. This list only shrinks."""
 
-ENTRANCES = {"cli/common.py", "service/__init__.py", "service/loading.py"}
-"""The command line, `serve` and `load`: they make the real environment, and hand it on."""
+ENTRANCES = {"cli/common.py", "service/__init__.py", "service/loading.py", "service/memory.py"}
+"""The command line, `serve`, `load` and `run`: they make the real environment, and hand it on."""
 
 
 def worldly(module: Path) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from streamlearn.replay.jsonlines import EventPaths
 from streamlearn.replay.late import schedule
 from streamlearn.replay.produce import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
 from streamlearn.replay.sources import ReadOptions, SourceRecord, open_source
+from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
 
@@ -48,8 +48,8 @@ def contents(admin: Admin, topic: str) -> list[Record]:
 
 
 def send(admin: Admin, name: str, topic: str = "one", **options: int | bool) -> dict[str, float]:
-    stop, limit, loop = threading.Event(), options.get("limit"), bool(options.get("loop"))
-    return Sender(admin, SendTopics(topic), Pace(), stop, lambda _: None).run(
+    stop, limit, loop = RealEnv().flag(), options.get("limit"), bool(options.get("loop"))
+    return Sender(RealEnv(), admin, SendTopics(topic), Pace(), stop, lambda _: None).run(
         partial(schedule, open_source(name, HOW), HOW, None), limit, loop
     )
 
@@ -247,27 +247,10 @@ def test_lateness_percentiles_are_within_five_percent() -> None:
     assert Lateness().summary() == {}
 
 
-class FakeTime:
-    """A clock that only waiting moves, so that a paced replay can be watched without waiting for it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 1000.0
-        monkeypatch.setattr("streamlearn.replay.produce.time.monotonic", lambda: self.now_s)
-
-    def stop(self) -> threading.Event:
-        event = threading.Event()
-        event.wait = self._wait  # type: ignore[method-assign, assignment]
-        return event
-
-    def _wait(self, seconds: float) -> bool:
-        self.now_s += seconds
-        return False
-
-
 def test_records_go_out_when_they_are_due(
     admin: EmbeddedAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = FakeTime(monkeypatch)
+    env = FakeEnv(1000.0)
     path = tmp_path / "events.jsonl"
     times = [1700000000, 1700000060, 1700000030, None, 1700000120]
     path.write_text("".join(json.dumps({"id": str(n), "ts": ts}) + "\n" for n, ts in enumerate(times)))
@@ -275,11 +258,11 @@ def test_records_go_out_when_they_are_due(
     append = admin.append
 
     def watch(topic: str, rows: Sequence[Row]) -> None:
-        sent.append((clock.now_s - 1000, [json.loads(row.value or b"")["id"] for row in rows]))
+        sent.append((env.now_s - 1000, [json.loads(row.value or b"")["id"] for row in rows]))
         append(topic, rows)
 
     monkeypatch.setattr(admin, "append", watch)
-    report = Sender(admin, SendTopics("one"), Pace(speed=60), clock.stop(), lambda _: None).run(
+    report = Sender(env, admin, SendTopics("one"), Pace(speed=60), env.flag(), lambda _: None).run(
         partial(schedule, open_source(str(path), HOW), HOW, None), None, False
     )
     assert sent == [(0, ["0"]), (1, ["1", "2", "3"]), (2, ["4"])]
@@ -294,8 +277,8 @@ def test_records_go_out_when_they_are_due(
 def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"ts": 1700000000}\n{"ts": 1800000000}\n{"ts": 1800000001}\n')
-    stop = threading.Event()
-    sender = Sender(admin, SendTopics("one"), Pace(speed=1), stop, lambda _: stop.set())
+    stop = RealEnv().flag()
+    sender = Sender(RealEnv(), admin, SendTopics("one"), Pace(speed=1), stop, lambda _: stop.set())
     report = sender.run(partial(schedule, open_source(str(path), HOW), HOW, None), None, False)
     assert report["sent"] == 1
     assert len(contents(admin, "one")) == 1

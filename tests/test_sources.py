@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import random
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from streamlearn.replay.late import parse_delay, schedule
 from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
 from streamlearn.replay.produce import Pace, Sender, SendTopics
 from streamlearn.replay.sources import ReadOptions, Source, open_source
+from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
 
@@ -538,7 +538,7 @@ class World:
         meant = parse_delay(delay)
         roles = told.columns.roles._replace(group=meant.group, due=meant.field)
         source = open_source(name, told._replace(columns=told.columns._replace(roles=roles)))
-        sender = Sender(self.admin, SendTopics("e", "l"), Pace(), threading.Event(), lambda _: None)
+        sender = Sender(RealEnv(), self.admin, SendTopics("e", "l"), Pace(), RealEnv().flag(), lambda _: None)
         return sender.run(partial(schedule, source, told, meant), limit, loop=False)
 
     @property
@@ -679,18 +679,15 @@ def test_labels_that_cannot_be_sent_apart_say_why(world: World, text: str, delay
 
 
 def test_the_pace_holds_for_both(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("streamlearn.replay.produce.time.monotonic", lambda: now[0])
-    stop = threading.Event()
-    stop.wait = lambda seconds: now.__setitem__(0, now[0] + seconds) or False  # type: ignore[method-assign, assignment]
+    env = FakeEnv(1000.0)
     append, sent = world.admin.append, []
     monkeypatch.setattr(
         world.admin,
         "append",
-        lambda topic, rows: (sent.append((now[0] - 1000, topic, len(rows))), append(topic, rows)),
+        lambda topic, rows: (sent.append((env.now_s - 1000, topic, len(rows))), append(topic, rows)),
     )
     source = open_source(write("a.csv", TABLE), how(features="x"))
-    report = Sender(world.admin, SendTopics("e", "l"), Pace(speed=60), stop, lambda _: None).run(
+    report = Sender(env, world.admin, SendTopics("e", "l"), Pace(speed=60), env.flag(), lambda _: None).run(
         partial(schedule, source, ReadOptions(), parse_delay("2m")), None, False
     )
     assert [(round(at_s), topic, count) for at_s, topic, count in sent] == [

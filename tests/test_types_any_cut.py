@@ -18,6 +18,7 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.env import RealEnv
 from streamlearn.log.port import Admin
 from streamlearn.replay.sources import ReadOptions
 from streamlearn.replay.trial import Trial
@@ -73,7 +74,7 @@ def written(file: Path, stream: list[Doc]) -> Path:
 
 
 def backtested(config: Config, source: object, admin: Admin | None = None) -> dict[str, Any]:
-    trial = Trial(config, str(source), ReadOptions(), ("", None), None, admin)
+    trial = Trial(RealEnv(), config, str(source), ReadOptions(), ("", None), None, admin)
     found: dict[str, Any] = result_of(trial, [PRESET])["models"][0]
     return found
 

@@ -116,10 +116,10 @@ def _result(
 
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
-        trial = Trial(settings, source, how, delay, limit, admin)
+        trial = Trial(common.ENV, settings, source, how, delay, limit, admin)
         for text in trial.notes:
             common.note(text)
-        run = Backtest(trial.contenders(uses))
+        run = Backtest(common.ENV, trial.contenders(uses))
         for metric, _ in bars:
             if metric not in run.metrics:
                 known = ", ".join(run.metrics)

@@ -1,6 +1,5 @@
 """`streamlearn checkpoints`: which states are saved, what one holds, whether all are whole, and their key."""
 
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +103,7 @@ def key(
     ] = None,
 ) -> None:
     """Make a key that signs checkpoints: without one the seal tells accidents, and no attacker."""
-    made = secrets.token_urlsafe(KEY_BYTES)
+    made = common.ENV.token(KEY_BYTES)
     if out is None:
         print(made)
         place: str | Path = "/run/secrets/FILE"

@@ -5,7 +5,6 @@ import json
 import logging
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import orjson
 import typer
 
-from streamlearn.env import RealEnv
+from streamlearn.env import Flag, RealEnv
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
@@ -108,9 +107,9 @@ def look_for_broker(config: "Config") -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts."""
-    stop = threading.Event()
+def stop_on_signal() -> Iterator[Flag]:
+    """A flag that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts."""
+    stop = ENV.flag()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():

@@ -68,7 +68,7 @@ def feed_of(
         stream = open_source(source, how, admin)
         for text in stream.notes:
             common.note(text)
-        yield Feed(stream, how, delay, limit), admin
+        yield Feed(stream, how, delay, limit, round(common.ENV.now() * 1000)), admin
         for text in stream.remarks():
             common.note(text)
 

@@ -116,7 +116,7 @@ def _send(
             need_topic(admin, settings, name)
         total = limit if stream.total is None or loop else min(limit or stream.total, stream.total)
         with progress.bar("replay", total) as advance:
-            sender = Sender(admin, SendTopics(*topics), pace, stop, advance)
+            sender = Sender(common.ENV, admin, SendTopics(*topics), pace, stop, advance)
             try:
                 report = sender.run(partial(schedule, stream, how, delay), limit, loop)
             except StreamlearnError:

@@ -126,7 +126,7 @@ def _score(
             letters = Letters(stack.enter_context(open_sink(dead_letters, None)))
         batch = Batch(feed, saved, trusted, settings.event.schema_registry, window)
         try:
-            return run(batch, sink, letters, stop, advance)
+            return run(common.ENV, batch, sink, letters, stop, advance)
         except Stop as error:
             left = (
                 f"part of the predictions is in {out}" if to_topic else f"{out or 'the rest'} was not written"

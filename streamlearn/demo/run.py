@@ -8,10 +8,7 @@ Invariants:
 """
 
 import itertools
-import random
 import tempfile
-import threading
-import time
 import tomllib
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +20,7 @@ import orjson
 from streamlearn.core.records import Record
 from streamlearn.demo.screen import Progress, Screen
 from streamlearn.demo.worker import Worker
-from streamlearn.env import Env
+from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.internal_topics import wanted_topics
@@ -83,12 +80,12 @@ class Interrupted(Exception):
     """The user ended the demo before its end."""
 
 
-def run(env: Env, limit: int | None, stop: threading.Event) -> Report:
+def run(env: Env, limit: int | None, stop: Flag) -> Report:
     """Run the demo on the first `limit` events, or on all of them.
 
     Raises `Stop` when the worker fails, and `Interrupted` soon after `stop` is set.
     """
-    with tempfile.TemporaryDirectory(prefix="streamlearn-demo-") as name, Screen() as screen:
+    with tempfile.TemporaryDirectory(prefix="streamlearn-demo-") as name, Screen(env) as screen:
         stage = _Stage(env, Path(name), screen, stop)
         try:
             return stage.play(limit)
@@ -103,8 +100,9 @@ def run(env: Env, limit: int | None, stop: threading.Event) -> Report:
 class _Stage:
     """The log, the worker and the referee of one demo. `_end` is the number of predictions in the log."""
 
-    def __init__(self, env: Env, folder: Path, screen: Screen, stop: threading.Event) -> None:
-        self._began_s = time.monotonic()
+    def __init__(self, env: Env, folder: Path, screen: Screen, stop: Flag) -> None:
+        self._env = env
+        self._began_s = env.monotonic()
         self._screen = screen
         self._stop = stop
         self._db = folder / "demo.db"
@@ -114,7 +112,7 @@ class _Stage:
         self._input, self._output = names.inputs[0], names.roles["predictions"]
         self._admin = EmbeddedAdmin(env, self._db)
         self._admin.create([TopicSpec(self._input, 1), *wanted_topics(names, 1)])
-        self._worker = Worker(folder, self._db, config)
+        self._worker = Worker(env, folder, self._db, config)
         self._worker.start()
         # Importing river takes a second or two: the worker does it at the same time.
         from streamlearn.demo import score
@@ -140,16 +138,17 @@ class _Stage:
         total = len(self._events)
         self._screen.note(f"a worker learns from {total:,} readings of nine sensors of a space shuttle")
         self._append(int(total * FIRST_SHARE))
-        kill_at = int(total * random.uniform(*KILL_BETWEEN))
+        first, last = KILL_BETWEEN
+        kill_at = int(total * (first + self._env.jitter(last - first)))
         self._must(lambda: self._end >= kill_at, "made too few predictions")
         inside = self._killed()
-        killed_s, killed_at = time.monotonic(), self._predictions()
+        killed_s, killed_at = self._env.monotonic(), self._predictions()
         where = "inside its open transaction" if inside else "between two transactions"
         self._screen.note(f"killed it with SIGKILL after {killed_at:,} predictions, {where}")
         self._worker.start()
         self._append(total)
         self._must(lambda: self._end > killed_at, "made no prediction after the kill")
-        recovery_s = time.monotonic() - killed_s
+        recovery_s = self._env.monotonic() - killed_s
         self._screen.note(f"a new worker went on after {recovery_s:.1f} s")
         self._pump(lambda: self._end >= total)
         self._worker.stop()
@@ -164,7 +163,7 @@ class _Stage:
             killed_in_transaction=inside,
             killed_at=killed_at,
             scores=self._referee.scores(),
-            seconds=round(time.monotonic() - self._began_s, 3),
+            seconds=round(self._env.monotonic() - self._began_s, 3),
         )
 
     def _append(self, upto: int) -> None:
@@ -183,14 +182,14 @@ class _Stage:
         """Kill the worker; whether its transaction was open."""
         total = len(self._events)
         few = max(1, total // 20)
-        deadline_s = time.monotonic() + HUNT_S
+        deadline_s = self._env.monotonic() + HUNT_S
 
         def feed() -> bool:
             """Keep the worker busy; False when it has nothing left to do or the time is up."""
             self._look()
             if self._end >= self._appended:
                 self._append(min(self._appended + few, int(total * MOST_BEFORE_KILL)))
-            return self._end < self._appended and time.monotonic() < deadline_s
+            return self._end < self._appended and self._env.monotonic() < deadline_s
 
         return self._worker.kill_inside(self._db, feed)
 
@@ -200,14 +199,14 @@ class _Stage:
 
     def _pump(self, done: Callable[[], bool]) -> bool:
         """Watch and check until `done`; False when no prediction has come for too long."""
-        moved_s, before = time.monotonic(), self._end
+        moved_s, before = self._env.monotonic(), self._end
         while not done():
             self._worker.check()
             self._look()
             self._check_some()
             if self._end > before:
-                moved_s, before = time.monotonic(), self._end
-            elif time.monotonic() - moved_s > PATIENCE_S:
+                moved_s, before = self._env.monotonic(), self._end
+            elif self._env.monotonic() - moved_s > PATIENCE_S:
                 return False
         return True
 
@@ -216,7 +215,7 @@ class _Stage:
         if self._stop.is_set():
             raise Interrupted
         self._end = self._predictions()
-        now_s = time.monotonic()
+        now_s = self._env.monotonic()
         self._pace.append((now_s, self._end))
         if self._screen.due():
             self._screen.show(self._progress(now_s))
@@ -237,10 +236,10 @@ class _Stage:
 
     def _check_some(self) -> None:
         """Check predictions for a short while; rest when there are none."""
-        until_s = time.monotonic() + _SLICE_S
-        while time.monotonic() < until_s:
+        until_s = self._env.monotonic() + _SLICE_S
+        while self._env.monotonic() < until_s:
             if not self._waiting and not self._fetch():
-                time.sleep(_SLICE_S / 2)
+                self._env.sleep(_SLICE_S / 2)
                 return
             self._referee.take(self._waiting.popleft())
 

@@ -1,8 +1,9 @@
 """The demo's progress on standard error: a live table on a terminal, else a few lines."""
 
 import sys
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from streamlearn.env import Env
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -29,7 +30,8 @@ class Progress(NamedTuple):
 class Screen:
     """Use it as a context. On anything but a terminal it prints a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Env) -> None:
+        self._env = env
         self._live: Live | None = None
         self._shown_s = 0.0
         if sys.stderr.isatty():
@@ -49,11 +51,11 @@ class Screen:
 
     def due(self) -> bool:
         """True when it is time for new numbers."""
-        return time.monotonic() - self._shown_s >= (_PLAIN_S if self._live is None else _LIVE_S)
+        return self._env.monotonic() - self._shown_s >= (_PLAIN_S if self._live is None else _LIVE_S)
 
     def show(self, progress: Progress) -> None:
         """Show new numbers."""
-        self._shown_s = time.monotonic()
+        self._shown_s = self._env.monotonic()
         if self._live is not None:
             self._live.update(self._table(progress), refresh=True)
         elif progress.scored > 1:

@@ -10,11 +10,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from streamlearn.env import Env
 from streamlearn.errors import Stop
 
 STOP_S: Final = 20.0
@@ -27,7 +27,8 @@ _LOG_LINES: Final = 15
 class Worker:
     """One worker process after another, all of them on the log file at `db`."""
 
-    def __init__(self, folder: Path, db: Path, config: Path) -> None:
+    def __init__(self, env: Env, folder: Path, db: Path, config: Path) -> None:
+        self._env = env
         self._log = folder / "worker.log"
         self._command = [sys.executable, "-m", "streamlearn", "serve", "--config", str(config),
                          "--db", str(db), "--app-dir", str(folder)]  # fmt: skip
@@ -70,16 +71,16 @@ class Worker:
                 self.check()
                 if lock.is_taken():
                     process.send_signal(signal.SIGSTOP)
-                    time.sleep(_FREEZE_S)
+                    self._env.sleep(_FREEZE_S)
                     inside = lock.is_taken()
                     if not inside:
                         process.send_signal(signal.SIGCONT)
-                elif time.monotonic() - fed_s > _FEED_S:
+                elif self._env.monotonic() - fed_s > _FEED_S:
                     if not feed():
                         break
-                    fed_s = time.monotonic()
+                    fed_s = self._env.monotonic()
                 else:
-                    time.sleep(_PROBE_S)
+                    self._env.sleep(_PROBE_S)
         self.close()
         return inside
 

@@ -11,8 +11,6 @@ Invariants:
 """
 
 import itertools
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +19,7 @@ import numpy as np
 from streamlearn.core.events import Label
 from streamlearn.core.metrics import judges
 from streamlearn.core.records import Record
+from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_why, warnings_of
 from streamlearn.replay.compare import Difference, Floats, verdict
@@ -111,7 +110,8 @@ def _matched(mine: Losses, theirs: Losses) -> tuple[Floats, Floats]:
 class Backtest:
     """Several models over one stream; `run` it once, then take `result`. All models are of one task."""
 
-    def __init__(self, models: Sequence[Contender]) -> None:
+    def __init__(self, env: Env, models: Sequence[Contender]) -> None:
+        self._env = env
         tasks = {model.shard.learner.task for model in models}
         if len(tasks) > 1:
             names = ", ".join(f"{model.name} ({model.shard.learner.task})" for model in models)
@@ -150,13 +150,13 @@ class Backtest:
         self,
         records: Iterator[Record | None],
         labels_topic: str,
-        stop: threading.Event,
+        stop: Flag,
         progress: Callable[[int], None],
     ) -> None:
         """Step all of `records`; `progress` is told how many events are done. Raises `Stop` when `stop` was
         set, and when a model cannot go on.
         """
-        began_s = time.perf_counter()
+        began_s = self._env.monotonic()
         while run := list(itertools.islice(records, min(RUN_RECORDS, self._curves.every))):
             there = [record for record in run if record is not None]
             if self._label is None:
@@ -173,7 +173,7 @@ class Backtest:
             if stop.is_set():
                 raise Stop(f"interrupted after {self.events:,} events")
         self._curves.end(self.events)
-        self.seconds = time.perf_counter() - began_s
+        self.seconds = self._env.monotonic() - began_s
 
     def result(self, setting: Setting) -> dict[str, Any]:
         """All there is to tell; see the module's docstring."""

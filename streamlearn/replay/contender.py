@@ -7,7 +7,6 @@ Invariants:
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from math import inf
 from typing import Any
@@ -24,6 +23,7 @@ from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.scores import Scores
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.env import Env
 from streamlearn.replay.losses import EventNumbers, Loss, as_arrays
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
@@ -47,8 +47,11 @@ class Digest:
 class Contender(Offline):
     """A model under its name in the tables. `losses`: those of the last run, in the order of the labels."""
 
-    def __init__(self, name: str, use: str, fresh: FreshModel, spec: ShardSpec, registry: str) -> None:
+    def __init__(
+        self, env: Env, name: str, use: str, fresh: FreshModel, spec: ShardSpec, registry: str
+    ) -> None:
         """Raises `BadCheckpoint` when the fresh model cannot be loaded."""
+        self._env = env
         self.name = name
         self.use = use
         self.version = fresh.version
@@ -72,10 +75,10 @@ class Contender(Offline):
         """Step records, against the clock."""
         step = self.step
         done: list[Facts] = []
-        began_s = time.perf_counter()
+        began_s = self._env.monotonic()
         for record in records:
             done.append(step(record))
-        self.seconds += time.perf_counter() - began_s
+        self.seconds += self._env.monotonic() - began_s
         outputs: list[Output] = []
         losses: list[Loss] = []
         for at, (record, facts) in enumerate(zip(records, done, strict=True), 1):

@@ -7,7 +7,6 @@ Invariants:
   label now, so that none seems to come before the time at which it says it was known.
 """
 
-import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,14 +22,14 @@ from streamlearn.replay.sources import ReadOptions, Source, source_format
 
 class Feed(NamedTuple):
     """Records to read: the source, when its labels follow (None: they are inside the events), at most how
-    many events, and when those without a time have arrived (None: now).
+    many events, and when those without a time have arrived.
     """
 
     source: Source
     options: ReadOptions
-    delay: Delay | None = None
-    limit: int | None = None
-    undated_ms: int | None = None
+    delay: Delay | None
+    limit: int | None
+    undated_ms: int
 
     @property
     def topic(self) -> str:
@@ -72,7 +71,7 @@ class Feed(NamedTuple):
 
     def records(self) -> Iterator[Record | None]:
         """The records in order; None where nothing more has arrived yet, as on a slow pipe."""
-        now_ms = time.time_ns() // 1_000_000 if self.undated_ms is None else self.undated_ms
+        now_ms = self.undated_ms
         from_topic = self.source.name.startswith("topic:")
         next_offsets: dict[TopicPartition, int] = {}
         for scheduled in schedule(self.source, self.options, self.delay, self.limit):

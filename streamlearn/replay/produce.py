@@ -11,13 +11,12 @@ Invariants:
 """
 
 import math
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from streamlearn.core.label_counts import Durations
 from streamlearn.core.records import ORDER_HEADER
+from streamlearn.env import Env, Flag
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay.late import ScheduledRecord
 
@@ -104,12 +103,14 @@ class Sender:
 
     def __init__(
         self,
+        env: Env,
         admin: Admin,
         topics: SendTopics,
         pace: Pace,
-        stop: threading.Event,
+        stop: Flag,
         progress: Callable[[int], None],
     ) -> None:
+        self._env = env
         self._admin = admin
         self._topics = topics
         existing = admin.topics(topic for topic in topics if topic)
@@ -134,18 +135,18 @@ class Sender:
         """Send, and report: `sent` (with `labels` among them), `bytes`, `seconds`, and when paced how late
         and how odd it was. `read`: begins a pass of at most so many events. `limit` counts events.
         """
-        start_s = time.monotonic()
+        start_s = self._env.monotonic()
         events = 0
         while True:
             in_pass = self._pass(read(None if limit is None else limit - events))
             events += in_pass
             if not loop or not in_pass or events == limit or self._stop.is_set():
                 break
-        return self._report(time.monotonic() - start_s)
+        return self._report(self._env.monotonic() - start_s)
 
     def _pass(self, records: Iterator[ScheduledRecord | None]) -> int:
         """One pass through the stream; the number of its events."""
-        pacer = Pacer(self._pace, time.monotonic())
+        pacer = Pacer(self._pace, self._env.monotonic())
         events = 0
         for scheduled in records:
             if self._stop.is_set():
@@ -165,14 +166,14 @@ class Sender:
         row = scheduled.record.row
         due_s = pacer.due_s(scheduled.record.time_s)
         if due_s is not None:
-            if due_s > time.monotonic():
+            if due_s > self._env.monotonic():
                 self._flush()
                 self._wait_until(due_s)
                 if self._stop.is_set():  # it is not due yet, and now it never will be
                     return
             self._due.append(due_s)
         if self._topics.labels:
-            self._order_us = max(self._order_us + 1, time.time_ns() // 1000)
+            self._order_us = max(self._order_us + 1, int(self._env.now() * 1e6))
             row = row._replace(headers=(*row.headers, (ORDER_HEADER, b"%d" % self._order_us)))
         if row.partition is not None and row.partition >= self._partitions[self._topics[scheduled.is_label]]:
             row = row._replace(partition=None)
@@ -185,11 +186,11 @@ class Sender:
             self._flush()
 
     def _wait_until(self, due_s: float) -> None:
-        while (left_s := due_s - time.monotonic()) > 0 and not self._stop.is_set():
-            self._stop.wait(min(left_s, threading.TIMEOUT_MAX))
+        while (left_s := due_s - self._env.monotonic()) > 0 and not self._stop.is_set():
+            self._stop.wait(left_s)
 
     def _flush(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._env.monotonic()
         for due_s in self._due:
             self._lateness.add(now_s - due_s)
         for topic, batch in zip(self._topics, self._batches, strict=True):

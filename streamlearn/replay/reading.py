@@ -8,12 +8,11 @@ Invariants:
 import difflib
 import heapq
 import re
-import threading
-import time
 from collections.abc import Iterator
 
 from streamlearn.config import rfc3339_ms
 from streamlearn.core.records import Positions, Record
+from streamlearn.env import Flag
 from streamlearn.errors import CheckFailed, ConfigError, Gone, Unreachable
 from streamlearn.log.port import Polled, Reader, TopicInfo
 
@@ -77,12 +76,12 @@ def between(admin: Reader, topic: str, first: Offsets, upto: Offsets) -> Iterato
 def run(admin: Reader, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
     """The records of one partition with `position <= offset < upto`, in order."""
     source = (topic, partition)
-    silent_since_s: float | None = None
+    silent_s = 0.0
     at_end = False
     while position < upto:
         records, behind = _poll(admin, {source: position})
         if source in records:
-            silent_since_s, at_end = None, False
+            silent_s, at_end = 0.0, False
             for record in records[source]:
                 if record.offset >= upto:
                     return
@@ -95,15 +94,15 @@ def run(admin: Reader, topic: str, partition: int, position: int, upto: int) -> 
         if at_end and source not in behind:
             return
         at_end = source not in behind
-        silent_since_s = silent_since_s or time.monotonic()
-        if time.monotonic() - silent_since_s > _SILENCE_S:
+        silent_s += _POLL_S  # so long each poll waits where there is nothing
+        if silent_s > _SILENCE_S:
             raise Unreachable(
                 f"{topic}-{partition} gives nothing from offset {position} on for {_SILENCE_S:.0f} s, and is"
                 f" wanted up to {upto}: check its leader, and for a producer that holds a transaction open"
             )
 
 
-def arriving(admin: Reader, topic: str, first: Offsets, stop: threading.Event) -> Iterator[Record]:
+def arriving(admin: Reader, topic: str, first: Offsets, stop: Flag) -> Iterator[Record]:
     """The records from `first` on, and those that arrive, until `stop` is set."""
     positions = {(topic, partition): offset for partition, offset in enumerate(first)}
     while not stop.is_set():

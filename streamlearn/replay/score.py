@@ -6,8 +6,6 @@ Invariants:
 - Memory is bounded: the source is read, and the results are written, as they come.
 """
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ import msgspec
 from streamlearn.core.facts import Predicted
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
+from streamlearn.env import Env, Flag
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
@@ -45,14 +44,19 @@ class Batch(NamedTuple):
 
 
 def score(
-    batch: Batch, out: Sink, letters: Letters | None, stop: threading.Event, progress: Callable[[int], None]
+    env: Env,
+    batch: Batch,
+    out: Sink,
+    letters: Letters | None,
+    stop: Flag,
+    progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Answer every event of the feed into `out`; the report.
 
     `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`, and
     `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
     """
-    began_s = time.monotonic()
+    began_s = env.monotonic()
     spec, sections = _static(batch)
     try:
         offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
@@ -83,7 +87,7 @@ def score(
             progress(records - told)
             told = records
     progress(records - told)
-    took_s = time.monotonic() - began_s
+    took_s = env.monotonic() - began_s
     return {
         "records": records,
         "predictions": predictions,

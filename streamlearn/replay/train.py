@@ -6,7 +6,6 @@ Invariants:
 - The checkpoint is written once, at the end, whole.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.snapshot import Header
 from streamlearn.core.state import BROKEN, Memory
-from streamlearn.env import Env
+from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed
@@ -52,7 +51,7 @@ def train(
     fresh: FreshModel,
     feed: Feed,
     out: str,
-    stop: threading.Event,
+    stop: Flag,
     progress: Callable[[int], None],
     letters: Letters | None = None,
 ) -> Training:

@@ -15,6 +15,7 @@ import msgspec
 from streamlearn.core.records import Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay.backtest import Setting
@@ -43,6 +44,7 @@ class Trial:
 
     def __init__(
         self,
+        env: Env,
         config: Config,
         source: str,
         options: ReadOptions,
@@ -51,6 +53,7 @@ class Trial:
         admin: Admin | None,
     ) -> None:
         text, late = delay
+        self._env = env
         self._config = config
         self._source = source
         self._feed: Feed | None = None
@@ -85,7 +88,7 @@ class Trial:
         for use in uses:
             fresh = self._fresh(use)
             name = _unique(_short(use), [one.name for one in found])
-            found.append(Contender(name, use, fresh, self._spec(fresh), registry))
+            found.append(Contender(self._env, name, use, fresh, self._spec(fresh), registry))
         return found
 
     def _fresh(self, use: str) -> FreshModel:
