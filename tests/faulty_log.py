@@ -21,7 +21,7 @@ import orjson
 from streamlearn.config import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.snapshot import load_memory, unseal
-from streamlearn.env import RealEnv
+from streamlearn.env import Env, RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
@@ -180,6 +180,8 @@ class Harness:
         self.config = load(None, self.flags)
         self.model = model
         self.begin = False
+        self.env: Env = RealEnv()
+        """Of the services; the oracle has the real one."""
         self.admin = EmbeddedAdmin(RealEnv(), self.config.log.path)
         self.admin.create([TopicSpec(topic, 1) for topic in self.config.topics.input])
         self.admin.create(wanted_topics(self.config.names(), 1))
@@ -194,7 +196,7 @@ class Harness:
         """Serve until the stream is silent or a fault ends it. Raises what `Loop.run` does, or `Killed`."""
         config = load(None, {**self.flags, **flags}) if flags else self.config
         ordered = Faults(self, *faults)
-        env = RealEnv()
+        env = self.env
         inner = EmbeddedLog(env, config.names(), config.log.path, 7 * 86400)
         log, store = FaultyLog(inner, ordered), FaultyStore(open_store(env, config, 0), ordered)
         ordered.loop = Loop(env, config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
