@@ -15,17 +15,19 @@ from streamlearn.env import RealEnv
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.late import parse_delay
 from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import Trial
+from streamlearn.replay.trial import BacktestSetup
 
 
 def ours_us(file: Path, delay: str) -> float:
     """CPU time per event of a backtest, from the opening of the file to the last score."""
     began_s = time.process_time()
     when = (delay, parse_delay(delay) if delay else None)
-    trial = Trial(RealEnv(), load(None, {}, need_input=False), str(file), ReadOptions(), when, None, None)
-    run = Backtest(RealEnv(), trial.contenders(["bench_model:build"]))
-    run.run(trial.records, trial.setting.labels_topic, RealEnv().flag(), lambda _count: None)
-    run.result(trial.setting)
+    trial = BacktestSetup(
+        RealEnv(), load(None, {}, need_input=False), str(file), ReadOptions(), when, None, None
+    )
+    run = Backtest(RealEnv(), trial.candidates(["bench_model:build"]))
+    run.run(trial.records, trial.stream.labels_topic, RealEnv().flag(), lambda _count: None)
+    run.result(trial.stream)
     return (time.process_time() - began_s) / run.events * 1e6
 
 

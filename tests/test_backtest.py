@@ -22,7 +22,7 @@ from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.contender import Digest
 from streamlearn.replay.late import parse_delay
 from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import Trial
+from streamlearn.replay.trial import BacktestSetup
 from tests.command import Command, command
 from tests.service_process import MODELS, App, Apps, apps, backend
 from tests.test_late_service import drifting, produced, settled, told
@@ -62,14 +62,14 @@ def lines(path: Path, rows: list[tuple[dict[str, Any], Any]], step_s: int = 1) -
 def backtest(source: Path | str, *uses: str, delay: str = "", **flags: Any) -> dict[str, Any]:
     how = ReadOptions()
     late = (delay, parse_delay(delay) if delay else None)
-    trial = Trial(RealEnv(), load(None, flags, need_input=False), str(source), how, late, None, None)
+    trial = BacktestSetup(RealEnv(), load(None, flags, need_input=False), str(source), how, late, None, None)
     return result_of(trial, list(uses))
 
 
-def result_of(trial: Trial, uses: list[str]) -> dict[str, Any]:
-    run = Backtest(RealEnv(), trial.contenders(uses))
-    run.run(trial.records, trial.setting.labels_topic, RealEnv().flag(), lambda _count: None)
-    return run.result(trial.setting)
+def result_of(trial: BacktestSetup, uses: list[str]) -> dict[str, Any]:
+    run = Backtest(RealEnv(), trial.candidates(uses))
+    run.run(trial.records, trial.stream.labels_topic, RealEnv().flag(), lambda _count: None)
+    return run.result(trial.stream)
 
 
 def phishing() -> list[tuple[dict[str, Any], Any]]:
@@ -231,7 +231,7 @@ def test_backtest_over_the_recorded_stream_is_the_live_service_byte_for_byte(
     app.stop(process)
 
     source = f"topic:{app.inputs[0]}"
-    trial = Trial(RealEnv(), app.config, source, ReadOptions(), ("", None), None, app.admin)
+    trial = BacktestSetup(RealEnv(), app.config, source, ReadOptions(), ("", None), None, app.admin)
     found = result_of(trial, [TREE, LOGISTIC])
     assert found["order"] == "journal"
     assert found["events"] == len(rows)

@@ -21,7 +21,7 @@ from streamlearn.core.state import Memory, ShardSpec
 from streamlearn.env import RealEnv
 from streamlearn.log.port import Admin
 from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import Trial
+from streamlearn.replay.trial import BacktestSetup
 from streamlearn.service.models import fresh_model
 from streamlearn.settings import Config
 from tests.command import Command, command
@@ -74,7 +74,7 @@ def written(file: Path, stream: list[Doc]) -> Path:
 
 
 def backtested(config: Config, source: object, admin: Admin | None = None) -> dict[str, Any]:
-    trial = Trial(RealEnv(), config, str(source), ReadOptions(), ("", None), None, admin)
+    trial = BacktestSetup(RealEnv(), config, str(source), ReadOptions(), ("", None), None, admin)
     found: dict[str, Any] = result_of(trial, [PRESET])["models"][0]
     return found
 

@@ -112,24 +112,24 @@ def _result(
 ) -> dict[str, Any]:
     """Open the source, make the models, and run."""
     from streamlearn.replay.backtest import Backtest
-    from streamlearn.replay.trial import Trial
+    from streamlearn.replay.trial import BacktestSetup
 
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
-        trial = Trial(common.ENV, settings, source, how, delay, limit, admin)
+        trial = BacktestSetup(common.ENV, settings, source, how, delay, limit, admin)
         for text in trial.notes:
             common.note(text)
-        run = Backtest(common.ENV, trial.contenders(uses))
+        run = Backtest(common.ENV, trial.candidates(uses))
         for metric, _ in bars:
             if metric not in run.metrics:
                 known = ", ".join(run.metrics)
                 raise ConfigError(f"--fail-under {metric}: a model for {run.task} has these scores: {known}")
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("backtest", trial.total))
-        run.run(trial.records, trial.setting.labels_topic, stop, advance)
-        for text in trial.found():
+        run.run(trial.records, trial.stream.labels_topic, stop, advance)
+        for text in trial.remarks():
             common.note(text)
-        return run.result(trial.setting)
+        return run.result(trial.stream)
 
 
 def _bar(text: str) -> tuple[str, float]:
@@ -156,7 +156,7 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
     from streamlearn.core.metrics import is_better
-    from streamlearn.replay.report import misleading
+    from streamlearn.replay.words import misleading
 
     if result["unscored"]:
         raise CheckFailed(result["unscored"])

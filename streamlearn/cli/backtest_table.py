@@ -9,18 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from streamlearn.core.metrics import LOWER_IS_BETTER
-from streamlearn.replay.report import (
+from streamlearn.replay.words import (
     ABSTAINS,
-    best_of,
+    best_value,
     best_words,
     count,
     in_bytes,
     labels_words,
-    metrics_of,
+    metric_names,
+    metric_title,
     misleading,
-    rows_of,
     shown,
-    title_of,
+    table_rows,
 )
 
 _WIDTH = 110
@@ -54,22 +54,22 @@ def show(result: dict[str, Any]) -> None:
 
 def _scores(result: dict[str, Any]) -> Table:
     """A row per score, so that many scores of few models fit; a column per model and baseline."""
-    rows = rows_of(result)
+    rows = table_rows(result)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
     table.add_column("")
     for model, one in rows:
         name = f"{one['name']}\n({why})" if (why := misleading(one)) else one["name"]
         table.add_column(Text(name), justify="right", style="" if model else "dim", overflow="fold")
-    for metric in metrics_of(result):
+    for metric in metric_names(result):
         values = [one["scores"].get(metric) for _, one in rows]
         fair = [not misleading(one) for _, one in rows]
-        best = best_of(itertools.compress(values, fair), metric)
+        best = best_value(itertools.compress(values, fair), metric)
         cells = [
             Text(shown(value), style="bold" if is_fair and value is not None and value == best else "")
             for value, is_fair in zip(values, fair, strict=True)
         ]
         arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
-        table.add_row(Text(f"{title_of(metric)} {arrow}"), *cells)
+        table.add_row(Text(f"{metric_title(metric)} {arrow}"), *cells)
     table.add_section()
     models = [one for model, one in rows if model]
     shares = [one.get("answered") for one in models]

@@ -100,7 +100,7 @@ def _score(
     window: int,
 ) -> dict[str, Any]:
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
-    from streamlearn.replay.score import Batch
+    from streamlearn.replay.score import ScoringJob
     from streamlearn.replay.score import score as run
     from streamlearn.replay.sinks import Letters, open_sink
     from streamlearn.service.loading import preset_of
@@ -124,7 +124,7 @@ def _score(
         letters = None
         if dead_letters:
             letters = Letters(stack.enter_context(open_sink(dead_letters, None)))
-        batch = Batch(feed, saved, trusted, settings.event.schema_registry, window)
+        batch = ScoringJob(feed, saved, trusted, settings.event.schema_registry, window)
         try:
             return run(common.ENV, batch, sink, letters, stop, advance)
         except Stop as error:
@@ -176,7 +176,7 @@ def _tell_decay(decay: dict[str, Any]) -> None:
 
 
 def _verdict(decay: dict[str, Any]) -> str:
-    from streamlearn.replay.report import ABSTAINS
+    from streamlearn.replay.words import ABSTAINS
 
     rows, since, share = decay["windows"], decay["worse_since"], decay["answered"]
     if share is not None and share < ABSTAINS:

@@ -64,7 +64,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     from rich.text import Text
 
     from streamlearn.core.metrics import LOWER_IS_BETTER
-    from streamlearn.replay.report import count, shown, title_of
+    from streamlearn.replay.words import count, metric_title, shown
 
     out = Console(highlight=False, soft_wrap=True)
     if not out.is_terminal:
@@ -94,7 +94,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     for metric in metrics:
         arrow = "" if metric == "answered" else " ↓" if metric in LOWER_IS_BETTER else " ↑"
         cells = [count(one[metric]) if metric == "answered" else shown(one.get(metric)) for one in columns]
-        table.add_row(f"{title_of(metric)}{arrow}", *cells)
+        table.add_row(f"{metric_title(metric)}{arrow}", *cells)
     out.print(table, soft_wrap=False)
     verdicts = [] if cautions and message["labels"] else _verdicts(message)
     for line in (*verdicts, *_lost(message), *_joined(message)):
@@ -110,7 +110,7 @@ def _source(source: dict[str, Any]) -> str:
 
 def _cautions(message: dict[str, Any]) -> list[str]:
     """List the conditions that change what the model's numbers mean; with any there is no verdict."""
-    from streamlearn.replay.report import ABSTAINS, answered_share, count
+    from streamlearn.replay.words import ABSTAINS, answered_share, count
 
     lines = []
     if frozen := message.get("frozen"):
@@ -131,7 +131,7 @@ def _cautions(message: dict[str, Any]) -> list[str]:
 def _verdicts(message: dict[str, Any]) -> list[str]:
     """Say which baselines the model beats, and which not."""
     from streamlearn.core.metrics import is_better, judges
-    from streamlearn.replay.report import shown, title_of
+    from streamlearn.replay.words import metric_title, shown
 
     if not message["labels"]:
         return [f"{_no_labels(message)}: nothing is known of how good the model is (proxies are no scores)"]
@@ -145,13 +145,13 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
         if isinstance(numbers, dict) and who != "model" and (theirs := numbers.get(metric)) is not None:
             said = "beats" if is_better(mine, theirs, metric) else "does NOT beat"
             values = f"{shown(mine)} against {shown(theirs)}"
-            lines.append(f"the model {said} {who} in {title_of(metric)} of the newest labels: {values}")
+            lines.append(f"the model {said} {who} in {metric_title(metric)} of the newest labels: {values}")
     return lines
 
 
 def _no_labels(message: dict[str, Any]) -> str:
     """Explain why no label was scored."""
-    from streamlearn.replay.report import count
+    from streamlearn.replay.words import count
 
     lost, join = message.get("labels_lost", {}), message.get("join")
     came = sum(lost.values()) + (0 if join is None else join["records"])
@@ -172,7 +172,7 @@ def _no_labels(message: dict[str, Any]) -> str:
 
 def _lost(message: dict[str, Any]) -> list[str]:
     """Labels of which nothing was learned or scored, though they came."""
-    from streamlearn.replay.report import count
+    from streamlearn.replay.words import count
 
     lost = message.get("labels_lost", {})
     if not lost or not message["labels"]:
@@ -183,7 +183,7 @@ def _lost(message: dict[str, Any]) -> list[str]:
 
 def _joined(message: dict[str, Any]) -> list[str]:
     """Count the outcomes of labels that come on a topic of their own."""
-    from streamlearn.replay.report import count, shown
+    from streamlearn.replay.words import count, shown
 
     join = message.get("join")
     if join is None:

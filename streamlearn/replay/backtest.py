@@ -21,12 +21,12 @@ from streamlearn.core.metrics import judges
 from streamlearn.core.records import Record
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_why, warnings_of
+from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_reason, warnings
 from streamlearn.replay.compare import Difference, Floats, verdict
-from streamlearn.replay.contender import Contender, size_of
+from streamlearn.replay.contender import Candidate, state_bytes
 from streamlearn.replay.curves import Curves
 from streamlearn.replay.losses import Losses
-from streamlearn.replay.report import shown, title_of
+from streamlearn.replay.words import metric_title, shown
 from streamlearn.service.eras import versions
 
 RUN_RECORDS: Final = 200
@@ -34,9 +34,9 @@ RUN_RECORDS: Final = 200
 curves need points."""
 
 
-class Setting(NamedTuple):
-    """What the result says of the run: the source's name, when labels come ("" = inside their events), the
-    topic of labels, and in what order records were taken.
+class StreamDescription(NamedTuple):
+    """The stream of a run, for its result: the source's name, when labels come ("" = inside their events),
+    the topic of labels, and in what order records were taken.
     """
 
     source: str
@@ -46,14 +46,14 @@ class Setting(NamedTuple):
 
 
 class Pair:
-    """A model and what it is compared with: another model (`other`), or the baseline at place `at`."""
+    """A model and what it is compared with: another model (`rival`), or the forecaster at `index`."""
 
-    def __init__(self, a: Contender, b: str, metric: str, other: Contender | None, at: int) -> None:
+    def __init__(self, a: Candidate, b: str, metric: str, rival: Candidate | None, index: int) -> None:
         self.a = a
         self.b = b
         self.metric = metric
-        self._other = other
-        self._at = at
+        self._rival = rival
+        self._index = index
         self.difference = Difference(bounded=metric == "accuracy")
 
     def names(self) -> set[str]:
@@ -62,8 +62,8 @@ class Pair:
 
     def update(self) -> None:
         """Take in the labels of the last run. A difference above 0 is in favour of `a`."""
-        mine, theirs = _matched(self.a.losses, self._other.losses if self._other else self.a.losses)
-        values = theirs[:, self._at] - mine[:, 0]
+        mine, theirs = _matched(self.a.losses, self._rival.losses if self._rival else self.a.losses)
+        values = theirs[:, self._index] - mine[:, 0]
         self.difference.add(values[~np.isnan(values)])
 
     def result(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Pair:
         }
 
     def _words(self) -> str:
-        interval, mean, metric = self.difference.interval(), self.difference.mean, title_of(self.metric)
+        interval, mean, metric = self.difference.interval(), self.difference.mean, metric_title(self.metric)
         if interval is None:
             return f"{self.a.name} and {self.b} cannot be told apart: too few labels"
         low, high = interval
@@ -110,7 +110,7 @@ def _matched(mine: Losses, theirs: Losses) -> tuple[Floats, Floats]:
 class Backtest:
     """Several models over one stream; `run` it once, then take `result`. All models are of one task."""
 
-    def __init__(self, env: Env, models: Sequence[Contender]) -> None:
+    def __init__(self, env: Env, models: Sequence[Candidate]) -> None:
         self._env = env
         tasks = {model.shard.learner.task for model in models}
         if len(tasks) > 1:
@@ -120,15 +120,13 @@ class Backtest:
         self.task = tasks.pop()
         whole = models[0].report()["all"]
         self.forecasters = [name for name, scores in whole.items() if isinstance(scores, dict)]
-        self.metrics = [*filter(_is_one_number, whole["model"])]
+        self.metrics = _metrics(whole["model"])
         """Those there may be; which of them there are for classes depends on how many classes come."""
-        if "f1" in self.metrics:
-            self.metrics.append("macro_f1")
-        found = [name for name in judges(self.task).headline if name in self.metrics]
-        self.metric = found[0] if found else self.metrics[0]
+        headlines = [name for name in judges(self.task).headline if name in self.metrics]
+        self.metric = (headlines or self.metrics)[0]
         labels = models[0].shard.spec.labels
         self.dependent = labels is not None and labels.join in DEPENDENT
-        """Whether labels are of many events each, so that no interval that counts events means anything."""
+        """True if labels are of many events each, so that no interval that counts events means anything."""
         self.pairs = self._pairs()
         self._label: Label | None = None
         self.events = self.labels = 0
@@ -141,10 +139,9 @@ class Backtest:
         if not metric or self.dependent:
             return []
         models = [model for model in self.models if model.gives_verdicts()]
-        found = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(models, 2)]
-        for model in models:
-            found += [Pair(model, name, metric, None, at) for at, name in enumerate(self.forecasters) if at]
-        return found
+        pairs = [Pair(a, b.name, metric, b, 0) for a, b in itertools.combinations(models, 2)]
+        baselines = list(enumerate(self.forecasters))[1:]
+        return pairs + [Pair(model, name, metric, None, n) for model in models for n, name in baselines]
 
     def run(
         self,
@@ -158,41 +155,41 @@ class Backtest:
         """
         began_s = self._env.monotonic()
         while run := list(itertools.islice(records, min(RUN_RECORDS, self._curves.every))):
-            there = [record for record in run if record is not None]
-            if self._label is None:
-                found = map(self.models[0].label_in, there)
-                self._label = next((label for label in found if label is not None), None)
-            for model in self.models:
-                model.run(there)
-            for pair in self.pairs:
-                pair.update()
-            events = sum(record.topic != labels_topic for record in there)
-            self.events += events
-            self._curves.after(self.events)
+            events = self._step([record for record in run if record is not None], labels_topic)
             progress(events)
             if stop.is_set():
                 raise Stop(f"interrupted after {self.events:,} events")
         self._curves.end(self.events)
         self.seconds = self._env.monotonic() - began_s
 
-    def result(self, setting: Setting) -> dict[str, Any]:
+    def _step(self, records: Sequence[Record], labels_topic: str) -> int:
+        """Step a run of records by every model; the number of events among them."""
+        if self._label is None:
+            labels = map(self.models[0].label_in, records)
+            self._label = next((label for label in labels if label is not None), None)
+        for model in self.models:
+            model.run(records)
+        for pair in self.pairs:
+            pair.update()
+        events = sum(record.topic != labels_topic for record in records)
+        self.events += events
+        self._curves.after(self.events)
+        return events
+
+    def result(self, stream: StreamDescription) -> dict[str, Any]:
         """All there is to tell; see the module's docstring."""
         reports = [model.report() for model in self.models]
-        first = reports[0]
-        models = [self._model(one, report) for one, report in zip(self.models, reports, strict=True)]
+        models = [self._model(model, report) for model, report in zip(self.models, reports, strict=True)]
         labels = max(report["labels"] for report in reports)
         learner = self.models[0].shard.learner
-        unscored = "" if labels else unscored_why(self.events, models[0], learner, self._label)
+        unscored = "" if labels else unscored_reason(self.events, models[0], learner, self._label)
         lines, withheld = no_verdict(models, self.dependent and bool(judges(self.task).loss))
-        baselines = [
-            {"name": name, "scores": self._scores(first["all"][name]), "window": first["window"][name]}
-            for name in self.forecasters[1:]
-        ]
+        baselines = self._baselines(reports[0])
         curves = self._curves.result()
-        bands = zip(self.pairs, curves["pairs"], strict=True)
-        curves["pairs"] = [band for pair, band in bands if not pair.names() & withheld]
+        judged = [not pair.names() & withheld for pair in self.pairs]
+        curves["pairs"] = list(itertools.compress(curves["pairs"], judged))
         return {
-            **setting._asdict(),
+            **stream._asdict(),
             "task": self.task,
             "metric": self.metric,
             "events": self.events,
@@ -202,19 +199,25 @@ class Backtest:
             "seconds": self.seconds,
             "models": models,
             "baselines": baselines,
-            "pairs": [pair.result() for pair in self.pairs if not pair.names() & withheld],
+            "pairs": [pair.result() for pair in itertools.compress(self.pairs, judged)],
             "no_verdict": lines,
-            "warnings": warnings_of(self.metric, self.events, unscored, models, baselines),
+            "warnings": warnings(self.metric, self.events, unscored, models, baselines),
             "versions": versions(),
             "curves": curves,
         }
 
-    def _scores(self, found: dict[str, Any]) -> dict[str, float | None]:
-        return {metric: value for metric, value in found.items() if _is_one_number(metric)}
+    def _baselines(self, report: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "scores": self._scores(report["all"][name]), "window": report["window"][name]}
+            for name in self.forecasters[1:]
+        ]
 
-    def _model(self, model: Contender, report: dict[str, Any]) -> dict[str, Any]:
+    def _scores(self, scores: dict[str, Any]) -> dict[str, float | None]:
+        return {metric: value for metric, value in scores.items() if _is_one_number(metric)}
+
+    def _model(self, model: Candidate, report: dict[str, Any]) -> dict[str, Any]:
         sections = model.sections()
-        model_bytes = size_of({"champion": sections["champion"]})
+        model_bytes = state_bytes({"champion": sections["champion"]})
         return {
             "name": model.name,
             "use": model.use,
@@ -230,7 +233,7 @@ class Backtest:
             "us_per_event": model.seconds / max(1, self.events) * 1e6,
             "model_bytes": model_bytes,
             "growth_bytes_per_event": (model_bytes - model.born_bytes) / max(1, self.events),
-            "state_bytes": size_of(sections),
+            "state_bytes": state_bytes(sections),
             "outcomes": dict(model.shard.memory.outcomes),
             "join": None if model.shard.late is None else model.shard.late.report(),
             "digests": {role: digest.hexdigest() for role, digest in model.digests.items()},
@@ -239,3 +242,8 @@ class Backtest:
 
 def _is_one_number(metric: str) -> bool:
     return metric != "answered" and "_by_" not in metric
+
+
+def _metrics(scores: dict[str, Any]) -> list[str]:
+    metrics = [*filter(_is_one_number, scores)]
+    return [*metrics, "macro_f1"] if "f1" in metrics else metrics

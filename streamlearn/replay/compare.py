@@ -139,10 +139,10 @@ def asymptotic_radius(labels: int, spread: float) -> float:
 
 def bounded_radius(spread: float) -> float:
     """Greatest distance of the *sum* of differences from that of conditional means, at this `spread`."""
-    wanted = math.log(2 / ALPHA)
+    evidence = math.log(2 / ALPHA)
 
     def above(distance: float) -> float:
-        return float(log_evidence(distance, spread)) - wanted
+        return float(log_evidence(distance, spread)) - evidence
 
     high = _SCALE
     while above(high) < 0:

@@ -44,7 +44,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-class Contender(Offline):
+class Candidate(Offline):
     """A model under its name in the tables. `losses`: those of the last run, in the order of the labels."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Contender(Offline):
         self.stopped_at: int | None = None
         """The number of the event at which it stopped learning first."""
         self._events = 0
-        self._asked = self._answered = 0
+        self._answerable = self._answered = 0
         self.losses = as_arrays([])
         self._numbers = EventNumbers()
         sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
@@ -74,26 +74,26 @@ class Contender(Offline):
     def run(self, records: Sequence[Record]) -> None:
         """Step records, against the clock."""
         step = self.step
-        done: list[Facts] = []
+        results: list[Facts] = []
         began_s = self._env.monotonic()
         for record in records:
-            done.append(step(record))
+            results.append(step(record))
         self.seconds += self._env.monotonic() - began_s
         outputs: list[Output] = []
         losses: list[Loss] = []
-        for at, (record, facts) in enumerate(zip(records, done, strict=True), 1):
+        for number, (record, facts) in enumerate(zip(records, results, strict=True), 1):
             self._numbers.meet(record)
             outputs += published(facts)
             losses += self._numbers.losses(facts, self._scores)
             if self.stopped_at is None and any(isinstance(fact, Frozen) for fact in facts):
-                self.stopped_at = self._events + self._count_events(records[:at])
+                self.stopped_at = self._events + self._count_events(records[:number])
         self._events += self._count_events(records)
         for role, digest in self.digests.items():
             digest.add([output for output in outputs if output.role == role])
         self.losses = as_arrays(losses)
-        asked = ~np.isnan(self.losses.values[:, 1])
-        self._asked += int(asked.sum())
-        self._answered += int((asked & ~np.isnan(self.losses.values[:, 0])).sum())
+        answerable = ~np.isnan(self.losses.values[:, 1])
+        self._answerable += int(answerable.sum())
+        self._answered += int((answerable & ~np.isnan(self.losses.values[:, 0])).sum())
         self._window = np.concatenate((self._window, self.losses.values))[-self.window :]
 
     def report(self) -> dict[str, Any]:
@@ -104,10 +104,10 @@ class Contender(Offline):
         """The share of labels whose event got an answer, of those whose event came when a label was known:
         before that nobody can know anything. None where there is no such label, or an answer is not for one.
         """
-        return self._answered / self._asked if self._asked and self.gives_verdicts() else None
+        return self._answered / self._answerable if self._answerable and self.gives_verdicts() else None
 
     def gives_verdicts(self) -> bool:
-        """Whether a single answer is right or wrong, or has an error. A detector needs a filter for that."""
+        """True if a single answer is right or wrong, or has an error. A detector needs a filter for that."""
         learner = self.shard.learner
         if learner.task == "anomaly":
             return hasattr(final_step(learner.model), "classify")
@@ -118,8 +118,8 @@ class Contender(Offline):
         late = self.shard.late
         if late is not None and record.topic == late.spec.topic:
             unit = self.shard.memory.time_unit
-            told = None if record.value is None else late.read(record, unit, unit, inf)
-            return told.y if isinstance(told, Told) else None
+            label = None if record.value is None else late.read(record, unit, unit, inf)
+            return label.y if isinstance(label, Told) else None
         event = self.driver.peek(record)
         return None if event is None else event.y
 
@@ -130,9 +130,9 @@ class Contender(Offline):
 
     def window_losses(self) -> list[float | None]:
         """The mean loss of each forecaster over the window, None where it gave no answer there."""
-        known = ~np.isnan(self._window)
-        counts = known.sum(axis=0)
-        totals = np.where(known, self._window, 0.0).sum(axis=0)
+        answered = ~np.isnan(self._window)
+        counts = answered.sum(axis=0)
+        totals = np.where(answered, self._window, 0.0).sum(axis=0)
         return [float(t / n) if n else None for t, n in zip(totals, counts, strict=True)]
 
     @property
@@ -142,6 +142,7 @@ class Contender(Offline):
         return scores
 
 
-def size_of(sections: Sections) -> int:
-    """The bytes of a state."""
-    return sum(len(part) if isinstance(part, bytes) else sum(map(len, part)) for part in sections.values())
+def state_bytes(sections: Sections) -> int:
+    """The size of a state."""
+    pieces = ([data] if isinstance(data, bytes) else data for data in sections.values())
+    return sum(len(piece) for data in pieces for piece in data)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from streamlearn.replay.compare import Difference, Moment
-from streamlearn.replay.contender import Contender
+from streamlearn.replay.contender import Candidate
 
 POINTS: Final = 120
 _FIRST_EVENTS: Final = 50
@@ -28,7 +28,7 @@ class Curves:
 
     def __init__(
         self,
-        models: Sequence[Contender],
+        models: Sequence[Candidate],
         forecasters: Sequence[str],
         metric: str,
         by_loss: bool,
@@ -90,20 +90,20 @@ class Curves:
         """Scores of each model, then of the baselines, which are those of the first model."""
         if not self._by_loss:
             reports = [model.report()["window"] for model in self._models]
-            found = [report["model"].get(self._metric) for report in reports]
-            return found + [reports[0][name].get(self._metric) for name in self._forecasters[1:]]
+            values = [report["model"].get(self._metric) for report in reports]
+            return values + [reports[0][name].get(self._metric) for name in self._forecasters[1:]]
         windows = [model.window_losses() for model in self._models]
         losses = [window[0] for window in windows] + windows[0][1:]
         return [1 - loss if loss is not None and self._metric == "accuracy" else loss for loss in losses]
 
     def _costs(self, events: int) -> list[float | None]:
         """Microseconds per event since the point before."""
-        found: list[float | None] = []
+        costs: list[float | None] = []
         for n, model in enumerate(self._models):
             before, seconds = self._before[n]
-            found.append((model.seconds - seconds) / max(1, events - before) * 1e6)
+            costs.append((model.seconds - seconds) / max(1, events - before) * 1e6)
             self._before[n] = (events, model.seconds)
-        return found
+        return costs
 
 
 def _band(moments: Sequence[Moment]) -> dict[str, list[float | None]]:

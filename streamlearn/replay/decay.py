@@ -1,4 +1,4 @@
-"""How good a fixed model's answers were, window by window beside the baselines, and since when they were not.
+"""Decay: a fixed model's scores window by window beside the baselines, and since when it does not beat them.
 
 The numbers are those of `core.scores`: the baselines knew no more than the model at each moment, and go on
 learning from the labels, as a fixed model does not.
@@ -12,7 +12,7 @@ from typing import Any, Final
 from streamlearn.core.facts import Facts, Learned
 from streamlearn.core.metrics import LOWER_IS_BETTER, is_better, judges
 from streamlearn.core.shard import Shard
-from streamlearn.replay.report import answered_share
+from streamlearn.replay.words import answered_share
 
 _UNDEFINED: Final = {
     "cohen_kappa": "all labels and all answers are one class",
@@ -48,7 +48,7 @@ class Decay:
 
     def report(self, shard: Shard) -> dict[str, Any] | None:
         """None without labels. `metric`, `more_is_better`, `labels`, `all` (over all labels), `answered` (see
-        `report.answered_share`; None for detectors), `window` (labels in each), `windows`, and `worse_since`:
+        `words.answered_share`; None for detectors), `window` (labels in each), `windows`, and `worse_since`:
         the first window from which on the model was better than the best baseline in none; None when it was
         in the last one.
         """
@@ -79,7 +79,7 @@ def _main(span: dict[str, Any], metric: str) -> dict[str, float | None]:
 
 
 def _why(window: dict[str, Any], metric: str) -> str:
-    """Why a window cannot be compared."""
+    """The reason why a window cannot be compared."""
     model = window["model"]
     if not model.get("answered", 1):
         return "the model gave no answer"
@@ -87,7 +87,7 @@ def _why(window: dict[str, Any], metric: str) -> str:
 
 
 def _is_best(row: dict[str, float | None], metric: str) -> bool | None:
-    """Whether the model beats every baseline; None where its number is not defined."""
+    """True if the model beats every baseline; None where its number is not defined."""
     model = row["model"]
     rivals = [number for name, number in row.items() if name != "model" and number is not None]
     if model is None or not rivals:

@@ -24,7 +24,7 @@ scores' report; None for no answer."""
 
 
 class Losses(NamedTuple):
-    """Of labels in their order: the numbers of their events, shape (n,), and the losses, shape
+    """Labels in their order: the numbers of their events, shape (n,), and the losses, shape
     (n, `FORECASTERS`), NaN for no answer.
     """
 
@@ -32,10 +32,10 @@ class Losses(NamedTuple):
     values: NDArray[np.float64]
 
 
-def as_arrays(found: list[Loss]) -> Losses:
-    """Those losses."""
-    numbers = np.array([loss[0] for loss in found], np.int64)
-    values = np.array([loss[1] for loss in found], np.float64)
+def as_arrays(losses: list[Loss]) -> Losses:
+    """The same losses as arrays."""
+    numbers = np.array([number for number, _ in losses], np.int64)
+    values = np.array([values for _, values in losses], np.float64)
     return Losses(numbers, values.reshape(-1, FORECASTERS))
 
 
@@ -53,13 +53,13 @@ class EventNumbers:
 
     def losses(self, facts: Facts, scores: Scores) -> list[Loss]:
         """The losses that the labels among facts bring."""
-        found: list[Loss] = []
+        labelled: list[Loss] = []
         for fact in facts:
             if isinstance(fact, Learned) and fact.guess is not None:
                 losses = _losses(fact.y, scores.answers(fact.guess), scores.task == "regression")
                 if losses:
-                    found.append((self._partitions[fact.place[:2]] + fact.place[2], losses))
-        return found
+                    labelled.append((self._partitions[fact.place[:2]] + fact.place[2], losses))
+        return labelled
 
 
 def _losses(

@@ -13,7 +13,6 @@ import msgspec
 
 from streamlearn.core.facts import Predicted
 from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.state import ShardSpec
 from streamlearn.env import Env, Flag
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
@@ -31,9 +30,10 @@ PROGRESS_RECORDS = 1_000
 _NEVER = 1 << 62
 
 
-class Batch(NamedTuple):
-    """What to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river (see
-    `core.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of the report.
+class ScoringJob(NamedTuple):
+    """A batch to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river
+    (see `core.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of the
+    report.
     """
 
     feed: Feed
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 def score(
     env: Env,
-    batch: Batch,
+    batch: ScoringJob,
     out: Sink,
     letters: Letters | None,
     stop: Flag,
@@ -57,18 +57,10 @@ def score(
     `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
     """
     began_s = env.monotonic()
-    spec, sections = _static(batch)
-    try:
-        offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
-    except BadCheckpoint as reason:
-        raise ConfigError(f"the checkpoint {batch.saved.name} must not be loaded: {reason}") from reason
-    if offline.shard.learner.task == "forecasting":
-        raise ConfigError(
-            "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"
-            " same for every event: serve it, or see how good it is with `streamlearn backtest`"
-        )
+    offline = _static(batch)
+    spec = offline.shard.spec
     decay = Decay(batch.window)
-    records = told = predictions = 0
+    records = predictions = 0
     for record in batch.feed.records():
         if stop.is_set():
             raise Stop(f"interrupted after {records:,} records")
@@ -83,10 +75,9 @@ def score(
                 predictions += 1
         if letters is not None:
             letters.take(facts)
-        if records - told == PROGRESS_RECORDS:
-            progress(records - told)
-            told = records
-    progress(records - told)
+        if records % PROGRESS_RECORDS == 0:
+            progress(PROGRESS_RECORDS)
+    progress(records % PROGRESS_RECORDS)
     took_s = env.monotonic() - began_s
     return {
         "records": records,
@@ -105,9 +96,9 @@ def score(
     }
 
 
-def _static(batch: Batch) -> tuple[ShardSpec, dict[str, bytes]]:
-    """The rules and the state of a shard that answers and does not learn. Every row has its answer, so ids
-    that come twice are answered twice.
+def _static(batch: ScoringJob) -> Offline:
+    """A shard that answers and does not learn. Every row has its answer, so ids that come twice are answered
+    twice. Raises `ConfigError` when the checkpoint's model cannot do that.
     """
     spec = batch.feed.spec(spec_of(batch.saved.header.under))
     event = msgspec.structs.replace(spec.event, duplicates=0)
@@ -115,4 +106,14 @@ def _static(batch: Batch) -> tuple[ShardSpec, dict[str, bytes]]:
     memory.frozen = STATIC
     sections = {"champion": batch.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
     scores = ScoresSpec(every=_NEVER, window=batch.window)
-    return msgspec.structs.replace(spec, event=event, scores=scores), sections
+    spec = msgspec.structs.replace(spec, event=event, scores=scores)
+    try:
+        offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
+    except BadCheckpoint as reason:
+        raise ConfigError(f"the checkpoint {batch.saved.name} must not be loaded: {reason}") from reason
+    if offline.shard.learner.task == "forecasting":
+        raise ConfigError(
+            "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"
+            " same for every event: serve it, or see how good it is with `streamlearn backtest`"
+        )
+    return offline

@@ -91,7 +91,7 @@ class Source:
         return self._read(self._numbered, Counter())
 
     def remarks(self) -> list[str]:
-        """What a person should know of the rows that were read."""
+        """Remarks for a person on the rows that were read."""
         headers = self._left_out[delimited.HEADERS]
         if not headers:
             return []

@@ -31,7 +31,7 @@ PROGRESS_RECORDS = 500
 
 
 class Training(NamedTuple):
-    """What training came to. `checkpoint`: how to name it; `records`: all that were read, of which `events`
+    """The result of training. `checkpoint`: how to name it; `records`: all that were read, of which `events`
     are no labels; `outcomes`: records by outcome; `withheld`: features that the model does without.
     """
 
@@ -60,11 +60,11 @@ def train(
     Raises `ConfigError` when nothing was learned, and `Stop` when the model cannot be trained, or when `stop`
     was set.
     """
-    era = era_of(config, fresh, feed.source.name)
+    era = offline_era(config, fresh, feed.source.name)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
     offline = Offline(spec, sections, fresh.trusted, config.event.schema_registry)
-    records = told = events = 0
+    records = events = 0
     for record in feed.records():
         if stop.is_set():
             raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
@@ -75,17 +75,16 @@ def train(
             letters.take(facts)
         records += 1
         events += record.topic != feed.labels
-        if records - told == PROGRESS_RECORDS:
-            progress(records - told)
-            told = records
-    progress(records - told)
+        if records % PROGRESS_RECORDS == 0:
+            progress(PROGRESS_RECORDS)
+    progress(records % PROGRESS_RECORDS)
     memory = offline.shard.memory
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)
-    state = {part: data for part, data in offline.sections().items() if part in ("champion", "memory")}
-    name = write_trained(env, out, header, state, config.checkpoint.key)
+    state = {name: data for name, data in offline.sections().items() if name in ("champion", "memory")}
+    checkpoint = write_trained(env, out, header, state, config.checkpoint.key)
     return Training(
-        name,
+        checkpoint,
         fresh.name,
         fresh.version,
         records,
@@ -96,12 +95,12 @@ def train(
     )
 
 
-def era_of(config: Config, fresh: FreshModel, source: str) -> Era:
-    """What the checkpoint stands under: the era that `serve` would make, without a journal's topics."""
+def offline_era(config: Config, fresh: FreshModel, source: str) -> Era:
+    """The era of the checkpoint: that which `serve` would make, without a journal's topics."""
     nowhere = TopicInfo("", (0,), (0,))
     era = era_now(config, fresh, dict.fromkeys(config.names().sources, nowhere), TRAINED)
-    inside: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
-    return msgspec.structs.replace(era, config=inside, topics={})
+    rules: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
+    return msgspec.structs.replace(era, config=rules, topics={})
 
 
 def _need_learning(memory: Memory, records: int, name: str) -> None:
@@ -112,8 +111,8 @@ def _need_learning(memory: Memory, records: int, name: str) -> None:
             " model or the data"
         )
     if not memory.learned:
-        refused = {what: count for what, count in memory.outcomes.items() if what.startswith("dlq.")}
-        worst = max(refused, key=lambda what: refused[what], default="")
+        refused = {name: count for name, count in memory.outcomes.items() if name.startswith("dlq.")}
+        worst = max(refused, key=lambda outcome: refused[outcome], default="")
         advice = "Name the column that holds the label with --label"
         if worst:
             reason = worst.rpartition(".")[2]

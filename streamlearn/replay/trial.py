@@ -18,13 +18,13 @@ from streamlearn.core.state import ShardSpec
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
-from streamlearn.replay.backtest import Setting
-from streamlearn.replay.contender import Contender
+from streamlearn.replay.backtest import StreamDescription
+from streamlearn.replay.contender import Candidate
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.late import Delay
 from streamlearn.replay.recorded import Recorded
 from streamlearn.replay.sources import ReadOptions, open_source, topic_range
-from streamlearn.replay.train import era_of
+from streamlearn.replay.train import offline_era
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel, configured_model, fresh_model
 from streamlearn.settings import Config
@@ -37,8 +37,8 @@ _NEVER: Final = 1 << 62
 _BY_SOURCE: Final = "source"
 
 
-class Trial:
-    """`records`, to be read once, after `contenders`; `total`: the number of events, where it is known;
+class BacktestSetup:
+    """`records`, to be read once, after `candidates`; `total`: the number of events, where it is known;
     `notes`: what a person should know about how the source is read. Raises `ConfigError`.
     """
 
@@ -67,7 +67,7 @@ class Trial:
             self.notes: tuple[str, ...] = ()
             self.total = limit
             when = f"on {config.topics.labels}" if config.topics.labels else ""
-            self.setting = Setting(source, when, config.topics.labels, recorded.order)
+            self.stream = StreamDescription(source, when, config.topics.labels, recorded.order)
             return
         feed = self._feed = Feed(
             open_source(source, options, admin), options, late, limit, undated_ms=UNDATED_MS
@@ -75,21 +75,21 @@ class Trial:
         self.records = feed.records()
         self.notes = feed.source.notes
         self.total = feed.total
-        self.setting = Setting(source, _when(text, late), feed.labels, _BY_SOURCE)
+        self.stream = StreamDescription(source, _when(text, late), feed.labels, _BY_SOURCE)
 
-    def contenders(self, uses: list[str]) -> list[Contender]:
+    def candidates(self, uses: list[str]) -> list[Candidate]:
         """The models, fresh, each under a name of its own. Raises `ConfigError`."""
         if len(uses) > MAX_MODELS:
             raise ConfigError(
                 f"{len(uses)} models are too many to look at side by side: at most {MAX_MODELS}"
             )
         registry = self._config.event.schema_registry
-        found: list[Contender] = []
+        candidates: list[Candidate] = []
         for use in uses:
             fresh = self._fresh(use)
-            name = _unique(_short(use), [one.name for one in found])
-            found.append(Contender(self._env, name, use, fresh, self._spec(fresh), registry))
-        return found
+            name = _unique(_short(use), [candidate.name for candidate in candidates])
+            candidates.append(Candidate(self._env, name, use, fresh, self._spec(fresh), registry))
+        return candidates
 
     def _fresh(self, use: str) -> FreshModel:
         section = self._config.model
@@ -97,13 +97,13 @@ class Trial:
             return configured_model(self._config)
         return fresh_model(self._config.app.name, use, {}, [], horizon=section.horizon)
 
-    def found(self) -> list[str]:
-        """What a person should know of the rows that were read."""
+    def remarks(self) -> list[str]:
+        """Remarks for a person on the rows that were read."""
         return [] if self._feed is None else self._feed.source.remarks()
 
     def _spec(self, fresh: FreshModel) -> ShardSpec:
         scores = self._config.scores
-        spec = spec_of(era_of(self._config, fresh, self._source))
+        spec = spec_of(offline_era(self._config, fresh, self._source))
         spec = msgspec.structs.replace(spec, scores=ScoresSpec(scores.every or _NEVER, scores.window, True))
         if self._feed is not None:
             return self._feed.spec(spec)
@@ -138,6 +138,6 @@ def _short(use: str) -> str:
     return use if use.startswith("preset:") else use.rpartition(":")[2]
 
 
-def _unique(name: str, taken: list[str]) -> str:
-    n = sum(one == name or one.startswith(f"{name} (") for one in taken)
+def _unique(name: str, others: list[str]) -> str:
+    n = sum(earlier == name or earlier.startswith(f"{name} (") for earlier in others)
     return f"{name} ({n + 1})" if n else name
