@@ -227,7 +227,7 @@ def test_a_checkpoint_with_another_digest_than_the_journals_stops_the_service(ap
 def test_a_commit_without_an_answer_is_asked_for_and_never_repeated_blindly(app: Harness, when: str) -> None:
     stream = events(500)
     app.produce(stream)
-    app.run(*(Fault("publish", call, fails(Unknown("no answer")), when) for call in (2, 5, 6, 7)))
+    app.run(*(Fault("publish", call, fails(Unknown(f"no answer to {call}")), when) for call in (2, 5, 6, 7)))
     audit(app, stream)
 
 

@@ -25,7 +25,7 @@ AWAY: Final = "kafka.away"
 
 _OURS: Final = frozenset(
     (
-        *("log.away", "publish.unknown", "publish.unsettled", "shard.fenced", "shard.not_owned"),
+        *("log.away", "publish.unknown", "shard.fenced", "shard.not_owned"),
         *("shard.reopening", "checkpoint.failed", "checkpoint.postponed", "journal.not_trimmed"),
         *("schema.waiting", "election.not_left"),
     )

@@ -6,16 +6,15 @@ Invariants:
 - Whatever was concluded from the log or the store counts only while nobody newer has opened the shard.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import structlog
 
-from streamlearn.core.records import Entry, Output, Positions
-from streamlearn.env import Env
-from streamlearn.errors import ConfigError, Fenced, Stop, Stopping, Unknown, Unreachable
-from streamlearn.log.port import Log, ShardLog
+from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
+from streamlearn.log.port import ShardLog
 from streamlearn.service.order import Merge
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import Standing
@@ -23,7 +22,7 @@ from streamlearn.service.watch import Watch
 
 log = structlog.get_logger()
 
-SETTLE_TRIES: Final = 20
+SAME_FAILURES: Final = 3
 
 
 class Held(NamedTuple):
@@ -37,77 +36,37 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def as_owner(shard_log: Callable[[], ShardLog]) -> Iterator[None]:
+def as_owner(shard_log: ShardLog) -> Iterator[None]:
     """Let only a proven owner stop the service: for one that was overtaken, what looks like damage is the
-    new owner's work, and the answer is `Fenced`. `shard_log` gives the log that is held by then.
+    new owner's work, and the answer is `Fenced`.
     """
     try:
         yield
     except (Stop, ConfigError) as error:
-        if newer := shard_log().newer_owner():
+        if newer := shard_log.newer_owner():
             raise Fenced(f"a newer owner has it ({newer}); of no account then: {error}") from error
         raise
 
 
-class Settling:
-    """Finds out whether an entry whose outcome is unknown was committed; if not, publishes it again.
-
-    Only the holder of a live membership may ask, because asking fences everybody else.
+class Failures:
+    """Counts how often one entry failed in one way, over all ownerships of a process: what fails every time
+    will not go well by itself.
     """
 
-    def __init__(
-        self, env: Env, log_: Log, shard: int, alive: Callable[[], None], stopping: Callable[[], bool]
-    ) -> None:
-        self._env = env
-        self._log = log_
-        self._shard = shard
-        self._alive = alive
-        self._stopping = stopping
+    def __init__(self) -> None:
+        self._seq = -1
+        self._times: Counter[str] = Counter()
 
-    def settle(
-        self, before: Standing, entry: Entry, outputs: Sequence[Output], positions: Positions
-    ) -> ShardLog:
-        """The shard, opened again, with `entry` committed after where `before` stands. Raises `Fenced`,
-        `NotOwner`, `Stopping` or `Unreachable`; the journal says then whether it was.
-        """
-        for attempt in range(SETTLE_TRIES):
-            self._env.sleep(self._env.jitter(min(5.0, 0.05 * 2**attempt)))
-            if self._stopping() and attempt > 2:
-                raise Stopping
-            try:
-                self._alive()
-                shard_log = self._log.open(self._shard)
-            except (Unknown, Unreachable) as error:
-                log.warning("publish.unsettled", seq=entry.seq, reason=str(error), attempt=attempt + 1)
-                continue
-            try:
-                self._commit(shard_log, before, entry, outputs, positions)
-                return shard_log
-            except (Unknown, Unreachable) as error:
-                shard_log.close()
-                log.warning("publish.unsettled", seq=entry.seq, reason=str(error), attempt=attempt + 1)
-            except BaseException:
-                shard_log.close()
-                raise
-        raise Unreachable(
-            f"entry {entry.seq} could not be settled in {SETTLE_TRIES} tries: the log does not answer. "
-            "Nothing is lost; start again when it does."
-        )
-
-    def _commit(
-        self,
-        shard_log: ShardLog,
-        before: Standing,
-        entry: Entry,
-        outputs: Sequence[Output],
-        positions: Positions,
-    ) -> None:
-        """Leave `entry` committed at the end of the journal, by whatever it takes."""
-        end = shard_log.end
-        if end == entry:  # whole: without outputs another entry has the same digest
-            log.info("publish.settled", seq=entry.seq, outcome="it was committed")
-            return
-        if end is None or (end.seq, end.digest) != (before.seq, before.digest):
-            raise Fenced("another process has written to the journal since")
-        shard_log.publish(entry, outputs, positions)
-        log.info("publish.settled", seq=entry.seq, outcome="published again")
+    def add(self, seq: int, error: Unknown) -> None:
+        """Count a commit of entry `seq` without an answer. Raises `Stop` when that happened too often."""
+        log.warning("publish.unknown", seq=seq, reason=str(error), action="the journal will tell")
+        if seq != self._seq:  # the one before was committed, or the journal went on otherwise
+            self._seq = seq
+            self._times.clear()
+        self._times[str(error)] += 1
+        if self._times[str(error)] >= SAME_FAILURES:
+            raise Stop(
+                f"entry {seq} was sent {SAME_FAILURES} times, each time to a log that had just been opened,"
+                f" and each time its commit failed in the same way: {error}. Nothing is lost: mend that and"
+                " start again, and the journal says whether the last one was committed."
+            ) from error

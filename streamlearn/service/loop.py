@@ -7,13 +7,14 @@ Invariants:
 - Work that is not a shard's own (ownership, checkpoints, signals) happens between transactions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
-from streamlearn.core.records import SHARD, Entry, chain
+from streamlearn.core.records import SHARD, Entry, Output, Positions, chain
+from streamlearn.core.snapshot import Sections
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Gone, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
@@ -21,13 +22,13 @@ from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoint_age import CheckpointAge
 from streamlearn.service.checkpoints import Checkpointer, starts_of
-from streamlearn.service.held import Held, Settling, as_owner
+from streamlearn.service.held import Failures, Held, as_owner
 from streamlearn.service.learning_watch import LearningWatch
 from streamlearn.service.models import FreshModel
 from streamlearn.service.order import Merge
-from streamlearn.service.recovery import Recovery
+from streamlearn.service.recovery import Candidate, Recovery
 from streamlearn.service.sources import SourceWatch
-from streamlearn.service.standing import within
+from streamlearn.service.standing import Standing, within
 from streamlearn.service.stepping import Stepper
 from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import Watch, let_others_go_first
@@ -40,6 +41,12 @@ BEAT_S: Final = 0.5
 
 AWAY_TRIES: Final = 60
 SINCE_LIMIT: Final = 10_000
+SNAPSHOT_S: Final = 0.75
+"""So much stepping may have to be redone after an ownership that ended, for whatever reason."""
+
+WORK_PER_SNAPSHOT: Final = 10
+"""No snapshot costs more than such a part of the work since the one before."""
+
 RUN_RECORDS: Final = 500
 """Stepped at once at most; between two runs a storm of dead letters ends the transaction."""
 
@@ -67,7 +74,7 @@ class Loop:
         self._checkpointer = Checkpointer(
             env, store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
-        self._schemas = Schemas(config.event.schema_registry, self._waiting)
+        self._schemas = Schemas(config.event.schema_registry, self._opening)
         self._age = CheckpointAge(env, service_log)
         self._learning = LearningWatch(service_log)
         self._held: Held | None = None
@@ -76,9 +83,13 @@ class Loop:
         self._away = 0
         self._published_s = 0.0
         self._stepped_s = 0.0
+        self._behind_s = 0.0
+        self._dump_s = 0.0
         self._stop = env.flag()
         self._stepper = Stepper(config.transaction, self._beat, self._stop.is_set)
-        self._settling = Settling(env, service_log, SHARD, self._alive, self._stop.is_set)
+        self._failures = Failures()
+        self._last: Candidate | None = None
+        """The last snapshot of the ownership before, while there is no other: recovery tries it first."""
 
     @property
     def stopping(self) -> bool:
@@ -114,6 +125,7 @@ class Loop:
         except (Unknown, Reopen) as error:
             log.warning("shard.reopening", shard=SHARD, reason=str(error))
             self._drop()
+            self._stop.wait(self._env.jitter(0.1))
         except Unreachable as error:
             self._wait_for_log(error)
 
@@ -139,11 +151,11 @@ class Loop:
 
     def _transact(self, held: Held) -> None:
         self._alive()
-        with as_owner(lambda: (self._held or held).log):
+        with as_owner(held.log):
             batch = self._gathered(held)
             held.sources.compare(held.log, held.standing.era)
             if not batch.empty:
-                held = self._published(held, batch)
+                self._publish(held, batch)
                 self._begin_reset_era(held)
                 self._learning.look(held.standing.shard.memory)
             self._checkpoint(held, now=False)
@@ -159,16 +171,10 @@ class Loop:
             raise self._log.lost()
 
     def _opening(self) -> None:
-        """Heartbeat during recovery, which a stop may interrupt: nothing was published yet."""
+        """Heartbeat during recovery, or while somebody is waited for: a stop may interrupt both."""
         if self._stop.is_set():
             raise Stopping
         self._beat()
-
-    def _waiting(self) -> None:
-        """Heartbeat while somebody outside is waited for, which a stop may interrupt."""
-        if self._stop.is_set():
-            raise Stopping
-        self._alive()
 
     def _beat(self) -> None:
         """A heartbeat when one is due: what long work calls at every record."""
@@ -181,10 +187,11 @@ class Loop:
         began_s = self._env.monotonic()
         shard_log = self._log.open(SHARD)
         try:
-            with as_owner(lambda: shard_log):
+            with as_owner(shard_log):
                 self._held = held = self._recovered(shard_log)
                 standing = held.standing
-                self._stepped_s = self._env.monotonic() - began_s  # the next recovery need not take it again
+                # Recovery took it, the next one need not again.
+                self._stepped_s = self._behind_s = self._env.monotonic() - began_s
                 self._checkpointer.begins(standing.saved_at)
                 if standing.era_began or standing.saved_at is None:
                     self._first_checkpoint(held)
@@ -216,6 +223,7 @@ class Loop:
             shard_log,
             self._opening,
             self._schemas,
+            self._last,
         )
         standing = recovery.run(self._model_change, self._begin)
         merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
@@ -226,6 +234,7 @@ class Loop:
         if self._held is not None:
             held, self._held = self._held, None
             held.log.close()
+            self._last = Candidate("the last snapshot", *held.standing.snapshot(), self._checkpointer.newest)
 
     def _first_checkpoint(self, held: Held) -> None:
         """Save a state that no checkpoint leads to: without one nothing is trimmed, and nothing survives a
@@ -243,7 +252,7 @@ class Loop:
         """A graceful end: with a checkpoint at the end, so that the next start redoes nothing."""
         held = self._held
         assert held is not None, "who lost the shard has nothing to finish"
-        with as_owner(lambda: held.log):
+        with as_owner(held.log):
             held.watch.close()
             try:
                 self._checkpoint(held, now=True)
@@ -265,18 +274,17 @@ class Loop:
         batch = Batch()
         until_s = self._published_s + limits.min_interval_ms / 1e3
         stepping_s = self._stepper.carry_on(held, batch, until_s)
-        self._stepped_s += stepping_s
         while not batch.full and not (batch.records and held.watch.storm()):
             self._beat()
             began_s = self._env.monotonic()
             run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
             if run:
                 self._stepper.step(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
-                stepped_s = self._env.monotonic() - began_s
-                stepping_s += stepped_s
-                self._stepped_s += stepped_s
+                stepping_s += self._env.monotonic() - began_s
             elif not self._polled(held, batch, until_s):
                 break
+        self._stepped_s += stepping_s
+        self._behind_s += stepping_s
         return batch
 
     def _polled(self, held: Held, batch: Batch, until_s: float) -> bool:
@@ -306,8 +314,8 @@ class Loop:
             return True
         return bool(batch.records) and self._env.monotonic() < until_s
 
-    def _published(self, held: Held, batch: Batch) -> Held:
-        """Commit the batch; what is held then, whose log is another one if the answer was lost."""
+    def _publish(self, held: Held, batch: Batch) -> None:
+        """Commit the batch, and stand after it."""
         standing = held.standing
         work = standing.shard.work
         entry = Entry(
@@ -322,20 +330,29 @@ class Loop:
         )
         positions = dict(standing.positions)
         positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
-        try:
-            held.log.publish(entry, batch.outputs, positions)
-        except Unknown as error:
-            log.warning("publish.unknown", seq=entry.seq, reason=str(error))
-            self._drop()
-            settled = self._settling.settle(standing, entry, batch.outputs, positions)
-            held = self._held = held._replace(log=settled)
+        self._commit(held, entry, batch.outputs, positions)
         self._published_s = self._env.monotonic()
         standing.advance(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
-        if undone or len(standing.since) > SINCE_LIMIT:
-            standing.take_snapshot()
+        long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
+        if undone or long or len(standing.since) > SINCE_LIMIT:
+            self._take_snapshot(standing)
         held.watch.after(batch.records)
-        return held
+
+    def _commit(self, held: Held, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
+        try:
+            held.log.publish(entry, outputs, positions)
+        except Unknown as error:
+            self._failures.add(entry.seq, error)
+            raise
+
+    def _take_snapshot(self, standing: Standing) -> Sections:
+        """Note the state, for the next undo and the next recovery."""
+        began_s = self._env.monotonic()
+        sections = standing.take_snapshot()
+        self._dump_s = self._env.monotonic() - began_s
+        self._behind_s = 0.0
+        return sections
 
     def _begin_reset_era(self, held: Held) -> None:
         """Mark in the journal where the state forgot what it had settled. The command has done it already: an
@@ -344,7 +361,7 @@ class Loop:
         standing = held.standing
         entry = standing.reset_era()
         if entry is not None:
-            held.log.publish(entry, (), standing.positions)
+            self._commit(held, entry, (), standing.positions)
             standing.begin_era(entry)
             log.info("era.began", era=entry.era, why="reset")
 
@@ -365,12 +382,10 @@ class Loop:
         except Unreachable as error:
             checkpointer.put_off(str(error))
             return
-        began_s = self._env.monotonic()
-        sections = standing.take_snapshot()
-        dumped_s = self._env.monotonic() - began_s
+        sections = self._take_snapshot(standing)
         standing.positions.update(shard_log.reached(held.merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
-        checkpointer.write(header, sections, starts_of(topics), dumped_s)
+        checkpointer.write(header, sections, starts_of(topics), self._dump_s)
         self._stepped_s = 0.0
         if now:
             checkpointer.wait()

@@ -18,7 +18,7 @@ import structlog
 
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.core.snapshot import Header, unseal
+from streamlearn.core.snapshot import Header, Sections, unseal
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
@@ -38,11 +38,13 @@ log = structlog.get_logger()
 
 
 class Candidate(NamedTuple):
-    """A checkpoint that is whole and that the journal confirms."""
+    """A state to begin from: a checkpoint that is whole, or the last snapshot of an ownership that ended."""
 
     name: str
     header: Header
-    sections: dict[str, bytes]
+    sections: Sections
+    saved_at: Positions | None
+    """The positions of the newest checkpoint that is known: its own, if it is one."""
 
 
 class Recovery:
@@ -58,7 +60,9 @@ class Recovery:
         shard_log: ShardLog,
         alive: Alive,
         schemas: Schemas,
+        last: Candidate | None = None,
     ) -> None:
+        """`last`: what this process itself last knew to be committed, None at its first start."""
         self._env = env
         self._config = config
         self._fresh = fresh
@@ -67,6 +71,7 @@ class Recovery:
         self._shard_log = shard_log
         self._alive = alive
         self._schemas = schemas
+        self._last = last
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()
         self._prediction_bytes = service_log.record_limit("predictions")
@@ -253,23 +258,40 @@ class Recovery:
     # --- checkpoints and redo -------------------------------------------------------------------------
 
     def candidates(self, end: Entry) -> Iterator[Candidate]:
-        """The checkpoints that can be used, newest first; the others are logged with their reason."""
+        """The states that can be used, newest first; the others are logged with their reason."""
+        last = self._last
+        if last is not None and not self._confirms_last(last, end):
+            last = None
         for name in reversed(stored(self._store)):
+            if last is not None and last.header.seq >= int(name):
+                yield last  # no bytes to read, and less to redo
+                last = None
             try:
                 header, sections = unseal(self._store.read(name), self._config.checkpoint.key.encode())
-                self._confirm(name, header, end)
+                if header.app != self._config.app.name:
+                    raise BadCheckpoint(f"it belongs to the app {header.app!r}")
+                self._confirm(f"checkpoint {name}", header, end)
             except BadCheckpoint as reason:
                 log.warning("checkpoint.refused", name=name, reason=str(reason), action="the one before it")
                 continue
-            yield Candidate(name, header, sections)
+            yield Candidate(name, header, sections, header.next_offsets())
+        if last is not None:
+            yield last
+
+    def _confirms_last(self, last: Candidate, end: Entry) -> bool:
+        """True when the journal still holds the entry of the process' own snapshot, with its digest."""
+        try:
+            self._confirm(last.name, last.header, end)
+        except BadCheckpoint as reason:
+            log.info("snapshot.refused", seq=last.header.seq, reason=str(reason))
+            return False
+        return True
 
     def _confirm(self, name: str, header: Header, end: Entry) -> None:
-        """Whether the journal holds the checkpoint's entry with its digest."""
-        if header.app != self._config.app.name:
-            raise BadCheckpoint(f"it belongs to the app {header.app!r}")
+        """Raise when the journal does not hold the entry of a state with its digest."""
         if header.seq > end.seq:
             raise Stop(
-                f"checkpoint {name} stands at entry {header.seq}, but the journal {self._journal} ends at "
+                f"{name} stands at entry {header.seq}, but the journal {self._journal} ends at "
                 f"{end.seq}: the journal lost data. Restore it, or begin a new one where the predictions "
                 "end: `streamlearn reset --start predictions`."
             )
@@ -279,7 +301,7 @@ class Recovery:
             raise BadCheckpoint(f"the journal no longer holds its entry {header.seq}") from error
         if entry.digest != header.digest:
             raise Stop(
-                f"checkpoint {name} and the journal {self._journal} disagree about entry {header.seq} "
+                f"{name} and the journal {self._journal} disagree about entry {header.seq} "
                 "(another digest): one of them belongs to another history. Move the checkpoints away to "
                 "recover from the journal alone."
             )
@@ -347,7 +369,9 @@ class Recovery:
     def _loaded(self, candidate: Candidate) -> Standing | None:
         """Stand where a checkpoint stands; None when its state cannot be loaded."""
         try:
-            standing = Standing(self._fresh, candidate.header, candidate.sections, self._schemas)
+            standing = Standing(
+                self._fresh, candidate.header, candidate.sections, self._schemas, candidate.saved_at
+            )
         except BadCheckpoint as reason:
             log.warning(
                 "checkpoint.refused", name=candidate.name, reason=str(reason), action="the one before it"

@@ -63,8 +63,18 @@ def within(positions: Positions, era: Era) -> Positions:
 class Standing:
     """One shard's state at one entry of its journal."""
 
-    def __init__(self, fresh: FreshModel, header: Header, sections: Sections, schemas: Schemas) -> None:
-        """Stand where a checkpoint stands. Raises `BadCheckpoint` when its state cannot be loaded."""
+    def __init__(
+        self,
+        fresh: FreshModel,
+        header: Header,
+        sections: Sections,
+        schemas: Schemas,
+        saved_at: Positions | None = None,
+    ) -> None:
+        """Stand where a checkpoint or a snapshot stands; `saved_at`: the positions of the newest checkpoint.
+
+        Raises `BadCheckpoint` when its state cannot be loaded.
+        """
         self.fresh = fresh
         self.era_number = header.era
         self.era = header.under
@@ -74,14 +84,14 @@ class Standing:
         self.ids = header.topic_ids()
         """The ids of the topics that positions are in."""
         self.since: list[Entry] = []
-        self.saved_at: Positions | None = header.next_offsets()
-        """The positions of the checkpoint that this state came from; None when it came from none."""
+        self.saved_at = saved_at
+        """The positions of the newest checkpoint of this state; None when there is none."""
         self.saved_seq: int | None = header.seq
         """The entry of that checkpoint."""
         self.era_began = False
         """True when this process wrote the era's entry: a checkpoint of it is then due at once."""
         self._snapshot = sections
-        self._snapshot_digest = header.digest
+        self._snapshot_header = header
         self.driver = ShardDriver(self._loaded(), schemas)
 
     @property
@@ -124,9 +134,13 @@ class Standing:
                 f"the model can no longer be saved: {type(error).__name__}: {error}. Keep lambdas, open "
                 "files, locks and clients out of it. Nothing is lost: what was published stays published."
             ) from error
-        self._snapshot_digest = self.digest
+        self._snapshot_header = self.header()
         self.since = []
         return self._snapshot
+
+    def snapshot(self) -> tuple[Header, Sections]:
+        """The newest snapshot, and where in the journal it stands. Its entry is known to be committed."""
+        return self._snapshot_header, self._snapshot
 
     def advance(self, entry: Entry) -> None:
         """The state is the one after `entry`: move the place in the journal there too."""
@@ -223,7 +237,7 @@ class Standing:
     def _back_at_entry(self, shard_log: History, alive: Alive) -> bool:
         """Make the state at `seq` again. False when it came out other than the journal has it."""
         self.driver.load(self._loaded())
-        digest = self._snapshot_digest
+        digest = self._snapshot_header.digest
         for entry in self.since:
             if not self._restep(entry, digest, shard_log, alive):
                 return False
