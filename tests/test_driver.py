@@ -13,6 +13,7 @@ from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
 from streamlearn.core.state import Memory
 from streamlearn.engine.driver import Failure
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import RealEnv
 from streamlearn.log.port import TopicInfo
 from streamlearn.service.eras import era_now
 from streamlearn.service.models import fresh_model
@@ -43,7 +44,7 @@ def standing() -> Standing:
     )
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     return Standing.at_genesis(
-        fresh, Entry(0, 0, chain(GENESIS, ()), change=era), Schemas("", lambda: None), sections
+        fresh, Entry(0, 0, chain(GENESIS, ()), change=era), Schemas(RealEnv(), ""), sections
     )
 
 

@@ -21,6 +21,7 @@ from streamlearn.engine import schemas as schemas_module
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import NeedSchema, Stop, Unreachable
+from tests.fake_env import FakeEnv
 from tests.service_process import App, Apps, apps
 from tests.test_mapping import Keeps
 from tests.test_presets_mapping import REGISTRY
@@ -158,7 +159,7 @@ def shard() -> Shard:
 
 
 def schemas(url: str) -> Schemas:
-    return Schemas(url, lambda: None)
+    return Schemas(FakeEnv(), url)
 
 
 def test_records_of_an_unknown_schema_are_dead_letters_also_when_the_registry_learns_it_later(
@@ -275,13 +276,14 @@ def test_a_registry_that_refuses_stops_the_service_with_what_to_check(
 
 @pytest.mark.parametrize("answer", [(500, {}), (200, b"<html>"), (200, [1]), (429, {})])
 def test_a_registry_that_does_not_answer_is_waited_for_and_then_named(
-    registry: Registry, answer: tuple[int, object], monkeypatch: pytest.MonkeyPatch
+    registry: Registry, answer: tuple[int, object]
 ) -> None:
-    monkeypatch.setattr(schemas_module, "PATIENCE_S", 0.5)
+    env = FakeEnv()
     registry.answers["/schemas/ids/1"] = answer
     with pytest.raises(Unreachable, match=r"cannot be asked for /schemas/ids/1.*Nothing is lost"):
-        schemas(registry.url).supply(shard(), "1")
+        Schemas(env, registry.url).supply(shard(), "1")
     assert len(registry.asked) > 1
+    assert schemas_module.PATIENCE_S - 2.0 <= env.slept_s <= schemas_module.PATIENCE_S
 
 
 def test_a_schema_that_was_there_before_must_be_there_in_redo(registry: Registry) -> None:

@@ -17,6 +17,7 @@ from test_selfcheck import era  # the era of a default configuration
 from streamlearn.core.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.env import RealEnv
 from streamlearn.features import clip, forest, gaps, labels, rehearse, scale, target
 from streamlearn.features.gaps import LastKnown
 from streamlearn.features.rehearse import MAX_LABELS, Rehearsal
@@ -108,9 +109,12 @@ def test_a_preset_passes_the_self_check(name: str) -> None:
     fresh = fresh_model("app", f"preset:{name}", {}, [])
     values = [orjson.dumps({"features": x, "label": y}) for x, y in events(name, count=400)]
     check_model(
-        fresh, era(), [Record("events", 0, n, 1 << 50, None, value) for n, value in enumerate(values)]
+        RealEnv(),
+        fresh,
+        era(),
+        [Record("events", 0, n, 1 << 50, None, value) for n, value in enumerate(values)],
     )
-    check_model(fresh, era(), [])
+    check_model(RealEnv(), fresh, era(), [])
 
 
 @pytest.mark.parametrize("name", ALL)

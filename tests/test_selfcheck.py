@@ -11,6 +11,7 @@ import pytest
 from river import anomaly, base, forest, linear_model, preprocessing, tree
 
 from streamlearn.core.records import Era, Record
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError
 from streamlearn.service.models import fresh_model
 from streamlearn.service.selfcheck import check_model
@@ -93,7 +94,7 @@ def values(count: int) -> list[bytes]:
 
 def check(model: Any, given: list[bytes]) -> None:
     records = [Record("t", 0, n, 0, None, value) for n, value in enumerate(given)]
-    check_model(fresh_model("app", "", {}, [], model), era(), records)
+    check_model(RealEnv(), fresh_model("app", "", {}, [], model), era(), records)
 
 
 @pytest.mark.parametrize("given", [[], values(49), values(200)], ids=["none", "few", "enough"])

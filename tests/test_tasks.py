@@ -35,6 +35,7 @@ from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import dump_model, load_model
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import fresh_model
@@ -357,13 +358,13 @@ def test_a_threshold_filter_without_protection_does_never_learn_in_river() -> No
 )
 def test_forecasters_and_clusterers_pass_the_check_before_the_first_event(model: Any, horizon: int) -> None:
     era = Era("", {"event": {}, "model_name": "m", "horizon": horizon}, "h", "v", 1, {}, {}, [], "f")
-    check_model(fresh_model("app", "", {}, [], model(), horizon), era, [])
+    check_model(RealEnv(), fresh_model("app", "", {}, [], model(), horizon), era, [])
 
 
 def test_a_clusterer_that_draws_without_a_seed_while_it_learns_does_not() -> None:
     era = Era("", {"event": {}, "model_name": "m"}, "h", "v", 1, {}, {}, [], "f")
     with pytest.raises(ConfigError, match=r"answers twice.*a seed"):
-        check_model(fresh_model("app", "", {}, [], cluster.STREAMKMeans(5, 10)), era, [])
+        check_model(RealEnv(), fresh_model("app", "", {}, [], cluster.STREAMKMeans(5, 10)), era, [])
 
 
 def test_each_task_has_its_name() -> None:

@@ -21,6 +21,8 @@ from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.shard import Shard
 from streamlearn.core.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, Memory, ShardSpec
 from streamlearn.core.trials import WARM_UP
+from streamlearn.engine.schemas import Schemas
+from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.port import Row, TopicSpec
 from streamlearn.service.models import fresh_model
@@ -177,7 +179,7 @@ def offline(model: Any, delay: int = 0, **spec: Any) -> Offline:
         fresh.name, fresh.version, 1, labels=labels, scores=ScoresSpec(every=1 << 60), control="control"
     )
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
-    return Offline(shard_spec, sections, fresh.trusted)
+    return Offline(shard_spec, sections, fresh.trusted, Schemas(RealEnv(), ""))
 
 
 def record(n: int, topic: str, doc: Event | bytes) -> Record:

@@ -74,7 +74,7 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     with common.admin_of(settings) as admin:
         store = open_store(common.ENV, settings, SHARD)
         try:
-            return run(settings, fresh, admin, store, ident, place, common.note)
+            return run(common.ENV, settings, fresh, admin, store, ident, place, common.note)
         finally:
             store.close()
 

@@ -9,7 +9,6 @@ Invariants:
 - After a `Failure` whose `undoes` is true, nothing but `load` makes the state one of use again.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -54,12 +53,17 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class ShardDriver:
-    """One shard and the only hands on it. `schemas`: None where no registry may be asked."""
+    """One shard and the only hands on it. `schemas`: None where no registry may be asked; `clock`: measures
+    the parts of long work, in seconds, where somebody has heartbeats to send between them.
+    """
 
-    def __init__(self, shard: Shard, schemas: Schemas | None = None) -> None:
+    def __init__(
+        self, shard: Shard, schemas: Schemas | None = None, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.shard = shard
         """The state. Only `load` puts another in its place."""
         self._schemas = schemas
+        self._clock = clock
         self.ahead = False
         """True from the first step after `load` or `advance` until the next of them: the state has gone on
         from the place in the journal that it belongs to. Nothing of it may be saved then.
@@ -96,14 +100,14 @@ class ShardDriver:
         shard = self.shard
         while units > 0 and (work := shard.work) is not None:
             self.ahead = True
-            before, began_s = work.done, time.monotonic()
+            before, began_s = work.done, self._clock()
             try:
                 facts = shard.work_on(min(size, units))
             except ModelRaised as raised:
                 yield _failure(work.record, raised)
                 return
             units -= work.done - before
-            if time.monotonic() - began_s < PART_S:
+            if self._clock() - began_s < PART_S:
                 size = min(2 * size, _UNITS_MAX)
             yield facts
 

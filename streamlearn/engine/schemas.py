@@ -7,7 +7,6 @@ Invariants:
 """
 
 import base64
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +19,7 @@ import structlog
 from streamlearn.core.records import Record
 from streamlearn.core.schemas import MAX_SCHEMAS, Schema
 from streamlearn.core.shard import Shard
+from streamlearn.env import Env
 from streamlearn.errors import Stop, Unreachable
 
 log = structlog.get_logger()
@@ -38,9 +38,12 @@ Alive = Callable[[], None]
 
 
 class Schemas:
-    """The schemas of one registry. `url` is "" where the configuration names none."""
+    """The schemas of one registry. `url` is "" where the configuration names none; `alive` is called while
+    the registry is waited for, and may raise.
+    """
 
-    def __init__(self, url: str, alive: Alive) -> None:
+    def __init__(self, env: Env, url: str, alive: Alive = lambda: None) -> None:
+        self.env = env
         parts = urllib.parse.urlsplit(url)
         self._url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip(
             "/"
@@ -73,14 +76,14 @@ class Schemas:
             )
         schema = self._known.get(ident)
         if schema is None:
-            if time.monotonic() - self._unknown_since_s.get(ident, float("-inf")) < UNKNOWN_FOR_S:
+            if self.env.monotonic() - self._unknown_since_s.get(ident, float("-inf")) < UNKNOWN_FOR_S:
                 return False
             kind = "guids" if "-" in ident else "ids"
             answer = self._asked(f"/schemas/{kind}/{ident}")
             if answer is None:
                 if len(self._unknown_since_s) >= MAX_SCHEMAS:
                     self._unknown_since_s.clear()
-                self._unknown_since_s[ident] = time.monotonic()
+                self._unknown_since_s[ident] = self.env.monotonic()
                 log.warning("schema.unknown", id=ident, action="its records become dead letters")
                 return False
             references: dict[str, str] = {}
@@ -114,20 +117,20 @@ class Schemas:
 
     def _asked(self, path: str) -> dict[str, Any] | None:
         """The registry's answer; None when it says that there is no such thing."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = self.env.monotonic() + PATIENCE_S
         pause_s = 0.1
         while True:
             try:
                 return self._answer(path)
             except (OSError, ValueError) as error:  # URLError is an OSError; ValueError: it was no JSON
-                if time.monotonic() + pause_s > deadline_s:
+                if self.env.monotonic() + pause_s > deadline_s:
                     raise Unreachable(
                         f"the schema registry {self._url} cannot be asked for {path}: {error}. Nothing is "
                         "lost; start again when it answers."
                     ) from error
                 log.warning("schema.waiting", registry=self._url, reason=str(error))
             self._alive()
-            time.sleep(pause_s)
+            self.env.sleep(pause_s)
             pause_s = min(2.0, 2 * pause_s)
 
     def _answer(self, path: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.scores import Scores
 from streamlearn.core.snapshot import Sections
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
 from streamlearn.replay.losses import EventNumbers, Loss, as_arrays
 from streamlearn.service.models import FreshModel
@@ -63,7 +64,7 @@ class Candidate(Offline):
         self.losses = as_arrays([])
         self._numbers = EventNumbers()
         sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
-        super().__init__(spec, sections, fresh.trusted, registry)
+        super().__init__(spec, sections, fresh.trusted, Schemas(env, registry))
         self.born_bytes = len(fresh.pickled)
         """The size of the model before its first event."""
         self.digests = {"predictions": Digest(), "scores": Digest()}

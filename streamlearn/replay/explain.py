@@ -14,6 +14,8 @@ from streamlearn.core.events import Event
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Entry, Record
 from streamlearn.engine.driver import event_in
+from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, StreamlearnError
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.contributions import contributions
@@ -35,7 +37,14 @@ Tell = Callable[[str], None]
 
 
 def explain(
-    config: Config, fresh: FreshModel, admin: Admin, store: Store, ident: str, place: Place | None, tell: Tell
+    env: Env,
+    config: Config,
+    fresh: FreshModel,
+    admin: Admin,
+    store: Store,
+    ident: str,
+    place: Place | None,
+    tell: Tell,
 ) -> dict[str, Any]:
     """All that is known of the prediction for the event `ident`, or for the record at `place`.
 
@@ -59,15 +68,7 @@ def explain(
     way = None
     if record is not None:
         way = entry_covering(admin, config.topics.journal, source, found.timestamp_ms, looked)
-    rebuild = Rebuild(
-        admin,
-        store,
-        config.checkpoint.key.encode(),
-        fresh,
-        config.topics.journal,
-        config.event.schema_registry,
-        tell,
-    )
+    rebuild = Rebuild(config, fresh, admin, store, Schemas(env, config.event.schema_registry), tell)
     rebuilt = None
     if way is None and record is not None:
         tell(f"the journal {config.topics.journal} no longer holds the entry of this prediction")

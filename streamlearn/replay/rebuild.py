@@ -22,6 +22,7 @@ from streamlearn.replay.lookup import Place
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
 from streamlearn.service.standing import Standing, in_order
+from streamlearn.settings import Config
 
 Tell = Callable[[str], None]
 
@@ -44,21 +45,14 @@ class Rebuild:
     """For one service: a reader of its log, its checkpoints, the secret they are signed with, its journal."""
 
     def __init__(
-        self,
-        reader: Reader,
-        store: Store,
-        key: bytes,
-        fresh: FreshModel,
-        journal: str,
-        registry: str,
-        tell: Tell,
+        self, config: Config, fresh: FreshModel, reader: Reader, store: Store, schemas: Schemas, tell: Tell
     ) -> None:
         self._reader = reader
         self._store = store
-        self._key = key
+        self._key = config.checkpoint.key.encode()
         self._fresh = fresh
-        self._journal = (journal, SHARD)
-        self._schemas = Schemas(registry, lambda: None)
+        self._journal = (config.topics.journal, SHARD)
+        self._schemas = schemas
         self._tell = tell
 
     def at(self, record: Record, published: bytes, entry: Entry) -> Rebuilt | None:

@@ -13,6 +13,7 @@ import msgspec
 
 from streamlearn.core.facts import Predicted
 from streamlearn.core.scores import ScoresSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
@@ -57,7 +58,7 @@ def score(
     `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
     """
     began_s = env.monotonic()
-    offline = _static(batch)
+    offline = _static(env, batch)
     spec = offline.shard.spec
     decay = Decay(batch.window)
     records = predictions = 0
@@ -96,7 +97,7 @@ def score(
     }
 
 
-def _static(batch: ScoringJob) -> Offline:
+def _static(env: Env, batch: ScoringJob) -> Offline:
     """A shard that answers and does not learn. Every row has its answer, so ids that come twice are answered
     twice. Raises `ConfigError` when the checkpoint's model cannot do that.
     """
@@ -108,7 +109,7 @@ def _static(batch: ScoringJob) -> Offline:
     scores = ScoresSpec(every=_NEVER, window=batch.window)
     spec = msgspec.structs.replace(spec, event=event, scores=scores)
     try:
-        offline = Offline(spec, sections, batch.trusted, batch.registry, static=True)
+        offline = Offline(spec, sections, batch.trusted, Schemas(env, batch.registry), static=True)
     except BadCheckpoint as reason:
         raise ConfigError(f"the checkpoint {batch.saved.name} must not be loaded: {reason}") from reason
     if offline.shard.learner.task == "forecasting":

@@ -16,6 +16,7 @@ from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.snapshot import Header
 from streamlearn.core.state import BROKEN, Memory
+from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
@@ -63,7 +64,7 @@ def train(
     era = offline_era(config, fresh, feed.source.name)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
-    offline = Offline(spec, sections, fresh.trusted, config.event.schema_registry)
+    offline = Offline(spec, sections, fresh.trusted, Schemas(env, config.event.schema_registry))
     records = events = 0
     for record in feed.records():
         if stop.is_set():

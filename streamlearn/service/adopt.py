@@ -84,7 +84,7 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
                 f"another process took the shard meanwhile ({error}): stop it, and try again"
             ) from error
         try:
-            schemas = Schemas(config.event.schema_registry, lambda: None)
+            schemas = Schemas(env, config.event.schema_registry)
             recovery = Recovery(env, config, fresh, log, store, shard_log, lambda: None, schemas)
             yield _looked_at(env, config, fresh, log, shard_log, recovery)
         finally:

@@ -74,7 +74,7 @@ class Loop:
         self._checkpointer = Checkpointer(
             env, store, config.checkpoint.interval_s, config.checkpoint.keep, config.checkpoint.key.encode()
         )
-        self._schemas = Schemas(config.event.schema_registry, self._opening)
+        self._schemas = Schemas(env, config.event.schema_registry, self._opening)
         self._age = CheckpointAge(env, service_log)
         self._learning = LearningWatch(service_log)
         self._held: Held | None = None
@@ -86,7 +86,7 @@ class Loop:
         self._behind_s = 0.0
         self._dump_s = 0.0
         self._stop = env.flag()
-        self._stepper = Stepper(config.transaction, self._beat, self._stop.is_set)
+        self._stepper = Stepper(env, config.transaction, self._beat, self._stop.is_set)
         self._failures = Failures()
         self._last: Candidate | None = None
         """The last snapshot of the ownership before, while there is no other: recovery tries it first."""

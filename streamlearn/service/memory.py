@@ -13,6 +13,7 @@ from streamlearn.core.events import EventSpec
 from streamlearn.core.facts import Predicted, Refused
 from streamlearn.core.records import Record
 from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.engine.schemas import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.service.models import fresh_model
 from streamlearn.service.offline import Offline
@@ -40,7 +41,7 @@ def run(
     fresh = fresh_model("memory", "", {}, [], model, horizon)
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
-    offline = Offline(spec, sections, fresh.trusted)
+    offline = Offline(spec, sections, fresh.trusted, Schemas(env, ""))
     for offset, one in enumerate(events):
         value = one if isinstance(one, bytes) else orjson.dumps(one)
         record = Record("events", 0, offset, round(env.now() * 1000), None, value)

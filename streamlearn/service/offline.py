@@ -23,9 +23,8 @@ that the next undo is cheap."""
 
 
 class Offline:
-    """One state, from `sections` on. `trusted`: see `core.snapshot.trusted_by`; `registry`: the address of
-    the schema registry, "" for none; `static`: the model learns nothing, so that one pickle of it will do.
-    Raises `BadCheckpoint` when the sections cannot be loaded.
+    """One state, from `sections` on. `trusted`: see `core.snapshot.trusted_by`; `static`: the model learns
+    nothing, so that one pickle of it will do. Raises `BadCheckpoint` when the sections cannot be loaded.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Offline:
         spec: ShardSpec,
         sections: Sections,
         trusted: frozenset[str],
-        registry: str = "",
+        schemas: Schemas,
         static: bool = False,
     ) -> None:
         self._static = static
@@ -44,7 +43,7 @@ class Offline:
         self._skipped: dict[int, Skip] = {}
         self.first_failure = ""
         """The first failure of the model, in words; "" while there is none."""
-        self.driver = ShardDriver(self._loaded(), Schemas(registry, lambda: None))
+        self.driver = ShardDriver(self._loaded(), schemas)
 
     @property
     def shard(self) -> Shard:

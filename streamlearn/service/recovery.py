@@ -164,7 +164,7 @@ class Recovery:
         self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
-        check_model(self._fresh, era, self._first_records(era), self._schemas)
+        check_model(self._env, self._fresh, era, self._first_records(era), self._schemas)
         entry = Entry(0, 0, chain(GENESIS, ()), change=era)
         standing = self._standing_at(entry)
         self._shard_log.publish(entry, (), standing.positions)

@@ -4,7 +4,6 @@ Two shards step the same records, one of them through a checkpoint every few rec
 differ, no recovery could ever be right, and the service refuses to go on.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -16,6 +15,7 @@ from streamlearn.core.snapshot import dump_state, load_state
 from streamlearn.core.state import Memory
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel
@@ -31,7 +31,7 @@ def events_of(records: Iterable[Record], control: str) -> list[Record]:
 
 
 def check_model(
-    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None = None
+    env: Env, fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None = None
 ) -> None:
     """Check on `records` (the stream's own), or on made-up events when there are few.
 
@@ -53,11 +53,11 @@ def check_model(
         )
         for n, record in enumerate(records)
     ]
-    straight = _straight(fresh, era, records[:ENOUGH_RECORDS], schemas)
+    straight = _straight(env, fresh, era, records[:ENOUGH_RECORDS], schemas)
     n = len(straight)
     if _through_checkpoints(fresh, era, records[:n], schemas) == straight:
         return
-    again = _straight(fresh, era, records[:n], schemas)
+    again = _straight(env, fresh, era, records[:n], schemas)
     if again != straight[: len(again)]:  # a slow moment may cut the second run short
         raise ConfigError(
             f"the model {fresh.name} does not give the same answers twice for the same {n} events. Give "
@@ -85,18 +85,18 @@ def _stepped(driver: ShardDriver, record: Record) -> tuple[Output, ...] | None:
 
 
 def _straight(
-    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
+    env: Env, fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
 ) -> list[tuple[Output, ...]]:
     """Outputs record by record, until the model raises or the time for the check is up."""
     driver = ShardDriver(_shard(fresh, era), schemas)
     outputs: list[tuple[Output, ...]] = []
-    deadline_s = time.monotonic() + BUDGET_S
+    deadline_s = env.monotonic() + BUDGET_S
     for record in records:
         found = _stepped(driver, record)
         if found is None:
             break
         outputs.append(found)
-        if time.monotonic() > deadline_s:
+        if env.monotonic() > deadline_s:
             break
     return outputs
 

@@ -92,7 +92,7 @@ class Standing:
         """True when this process wrote the era's entry: a checkpoint of it is then due at once."""
         self._snapshot = sections
         self._snapshot_header = header
-        self.driver = ShardDriver(self._loaded(), schemas)
+        self.driver = ShardDriver(self._loaded(), schemas, schemas.env.monotonic)
 
     @property
     def shard(self) -> Shard:

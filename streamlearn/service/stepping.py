@@ -3,7 +3,6 @@
 Invariant: at each return the state is the one at the journal's end, gone on by exactly what the batch has.
 """
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +15,7 @@ from streamlearn.core.state import BROKEN
 from streamlearn.core.trials import NOT_FINITE
 from streamlearn.core.work import LabelWork
 from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Gone, Stop
 from streamlearn.service.batch import Batch
 from streamlearn.service.held import Held
@@ -36,10 +36,12 @@ class Stepper:
 
     def __init__(
         self,
+        env: Env,
         limits: TransactionSection,
         beat: Callable[[], None],
         stopping: Callable[[], bool],
     ) -> None:
+        self._env = env
         self._limits = limits
         self._beat = beat
         self._stopping = stopping
@@ -52,7 +54,7 @@ class Stepper:
         work = driver.shard.work
         if work is None:
             return 0.0
-        began_s = time.monotonic()
+        began_s = self._env.monotonic()
         before = work.done
         outputs = self._worked(driver, max(until_s, began_s + self._limits.max_ms / 1e3))
         if isinstance(outputs, Failure):
@@ -61,13 +63,13 @@ class Stepper:
             batch.outputs += outputs
             batch.carried = max(1, work.done - before)  # its end alone counts as one
             batch.full = driver.shard.work is not None
-        return time.monotonic() - began_s
+        return self._env.monotonic() - began_s
 
     def step(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
         driver = held.standing.driver
         begin = driver.begin
-        clock = time.monotonic
+        clock = self._env.monotonic
         shard = driver.shard
         memory = shard.memory
         outputs = batch.outputs
@@ -117,7 +119,8 @@ class Stepper:
                 return some
             outputs += published(some)
             self._beat()
-            if isinstance(driver.shard.work, LabelWork) and (time.monotonic() >= until_s or self._stopping()):
+            is_late = self._env.monotonic() >= until_s or self._stopping()
+            if is_late and isinstance(driver.shard.work, LabelWork):
                 break
         return outputs
 

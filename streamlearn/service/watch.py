@@ -87,7 +87,7 @@ class Watch:
 
     def _check(self) -> None:
         if self._probation:
-            check_model(self._fresh, self._standing.era, self._probation, self._schemas)
+            check_model(self._env, self._fresh, self._standing.era, self._probation, self._schemas)
         self._probation = None
 
     def storm(self) -> str:
