@@ -20,13 +20,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, header_name
+from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, Unfinished, header_name
 from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import ARRIVAL
 from streamlearn.log.port import Admin, Log, Names, Reader, Row, ShardLog, TopicSpec
+from tests.simulator.memory_log import Cluster, MemoryLog, MemoryReader
 
 DEADLINE_S = 60.0
 QUIET_S = 0.5
@@ -57,13 +58,33 @@ class Kafka(NamedTuple):
         return KafkaLog(RealEnv(), names, self.bootstrap_servers, {})
 
 
-Backend = Embedded | Kafka
+class RealClock:
+    """The clock of this process."""
+
+    now, sleep = staticmethod(time.time), staticmethod(time.sleep)
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+class Memory(NamedTuple):
+    """The stage of the simulator: no other process sees it."""
+
+    cluster: Cluster
+
+    def admin(self) -> Admin:
+        return MemoryReader(self.cluster, RealClock())
+
+    def log(self, names: Names) -> Log:
+        return MemoryLog(self.cluster, names, RealClock())
+
+
+Backend = Embedded | Kafka | Memory
+
+
+@pytest.fixture(params=["embedded", "memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     if request.param == "kafka":
         return Kafka(request.getfixturevalue("kafka"))
+    if request.param == "memory":
+        return Memory(Cluster())
     return Embedded(tmp_path / "log.db")
 
 
@@ -576,10 +597,63 @@ def test_closing_lets_a_standby_take_over_at_once(world: World, log: Log) -> Non
     standby.close()
 
 
+# Owners that ended without an entry
+
+
+def test_an_owner_is_told_how_many_came_before_it_and_wrote_no_entry(log: Log) -> None:
+    shards = []
+    for earlier in range(4):
+        shards.append(take(log))
+        assert shards[-1].unfinished == Unfinished(earlier)
+    shards[-1].publish(entry(0), [], {})
+    assert take(log).unfinished == Unfinished()
+    assert take(log).unfinished == Unfinished(1)
+
+
+def test_attempts_are_told_by_record_until_the_next_entry(world: World, log: Log) -> None:
+    one, other = (world.input, 0, 7), (world.input, 1, 2)
+    shard = take(log)
+    shard.publish(entry(0), [], {})
+    shard.attempt(one)
+    shard = take(log)
+    assert shard.unfinished == Unfinished(0, {one: 1})
+    shard.attempt(one)
+    shard.attempt(other)
+    shard = take(log)
+    assert shard.unfinished == Unfinished(1, {one: 2, other: 1})
+    assert entries(shard) == [entry(0)]
+    shard.publish(entry(1), [], {})
+    shard = take(log)
+    assert shard.unfinished == Unfinished()
+    assert shard.end == entry(1)
+
+
+def test_an_owner_that_ends_in_order_leaves_nothing_unfinished(world: World, log: Log) -> None:
+    take(log)
+    shard = take(log)
+    shard.attempt((world.input, 0, 7))
+    shard.release()
+    shard.close()
+    assert take(log).unfinished == Unfinished()
+
+
+def test_an_older_owner_attempts_and_releases_nothing(world: World, log: Log) -> None:
+    old = take(log)
+    new = log.open(0)
+    with pytest.raises(Fenced):
+        old.attempt((world.input, 0, 7))
+    with pytest.raises(Fenced):
+        old.release()
+    new.publish(entry(0), [], {})
+    assert entries(new) == [entry(0)]
+
+
 # Several processes
 
 
 def in_child(task: Callable[..., None], *args: object) -> BaseProcess:
+    if any(isinstance(arg, Memory) for arg in args):
+        pytest.skip("memory is not shared with another process")
     child = multiprocessing.get_context("spawn").Process(target=task, args=args, daemon=True)
     child.start()
     return child

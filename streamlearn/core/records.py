@@ -8,7 +8,7 @@ Invariants:
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -162,6 +162,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 _entry_encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _claim_encoder = msgspec.json.Encoder()
+_attempt_decoder = msgspec.json.Decoder(RecordPlace)
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -175,9 +176,16 @@ def decode_entry(data: bytes) -> Entry:
 
 
 CLAIM_KEY: Final = b"claim"
-"""The key of a record of the journal that is no entry: an owner's claim, written right after the fence.
-The last entry before one's own claim is the end; an entry has no key.
+"""The key of an owner's claim in the journal, written right after the fence. The last entry before one's own
+claim is the end.
 """
+ATTEMPT_KEY: Final = b"attempt"
+"""The key of an attempt: one record, by itself, is stepped next."""
+RELEASE_KEY: Final = b"release"
+"""The key of a release: an owner that wrote no entry has closed the shard in order."""
+
+NOTE_KEYS: Final = frozenset((CLAIM_KEY, ATTEMPT_KEY, RELEASE_KEY))
+"""The keys of what stands in a journal and is no entry. An entry has no key."""
 
 
 def encode_claim(lock: str, epoch: int) -> bytes:
@@ -185,11 +193,41 @@ def encode_claim(lock: str, epoch: int) -> bytes:
     return _claim_encoder.encode({"claim": lock, "epoch": epoch})
 
 
+def encode_attempt(place: RecordPlace) -> bytes:
+    """An attempt's value: the record that is stepped next."""
+    return _claim_encoder.encode(place)
+
+
 def journalled(record: Record) -> Entry | None:
-    """The entry in a record of the journal; None for a claim. Raises `msgspec.MsgspecError` for what is
+    """The entry in a record of the journal; None for a note. Raises `msgspec.MsgspecError` for what is
     neither.
     """
-    return None if record.key == CLAIM_KEY else _entry_decoder.decode(record.value or b"")
+    return None if record.key in NOTE_KEYS else _entry_decoder.decode(record.value or b"")
+
+
+class Unfinished(NamedTuple):
+    """What stands in a journal after its last entry: so many `claims` of owners that wrote no entry and did
+    not close the shard in order, and how often they tried each record alone.
+    """
+
+    claims: int = 0
+    attempts: Mapping[RecordPlace, int] = {}
+
+
+def unfinished(notes: Iterable[tuple[bytes | None, bytes | None]]) -> Unfinished:
+    """Fold the notes after the last entry, each its key and value, in their order."""
+    claims = 0
+    attempts: dict[RecordPlace, int] = {}
+    for key, value in notes:
+        if key == CLAIM_KEY:
+            claims += 1
+        elif key == RELEASE_KEY:
+            claims = 0
+            attempts.clear()
+        elif key == ATTEMPT_KEY:
+            place = _attempt_decoder.decode(value or b"")
+            attempts[place] = attempts.get(place, 0) + 1
+    return Unfinished(claims, attempts)
 
 
 def _prefixed(field: bytes | None) -> bytes:

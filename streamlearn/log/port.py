@@ -15,7 +15,17 @@ Invariants every adapter keeps:
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, TopicPartition
+from streamlearn.core.records import (
+    Entry,
+    Headers,
+    Output,
+    Positions,
+    Range,
+    Record,
+    RecordPlace,
+    TopicPartition,
+    Unfinished,
+)
 from streamlearn.errors import Fenced, NotOwner
 
 LOOK_BACK: Final = 10_000
@@ -142,11 +152,24 @@ class Writer(Protocol):
     seen: Positions
     """Input positions an owner once reported after a commit (group offsets): a witness only."""
 
+    unfinished: Unfinished
+    """What earlier owners began after `end`, as the journal tells it when the shard was opened."""
+
     def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
         """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`, or `Stop` when it is certain
         that nothing was written and trying again would not help (a full disk, a record over the limit).
 
         `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
+        """
+
+    def attempt(self, place: RecordPlace) -> None:
+        """Note in the journal that this record, by itself, is stepped next: if it kills the process, the next
+        owner finds it in `unfinished`. Durable when it returns. Raises as `publish` does.
+        """
+
+    def release(self) -> None:
+        """Note in the journal that this owner ends in order: `unfinished` of the next one begins anew. Call
+        it before `close` where no entry was published. Raises as `publish` does.
         """
 
     def newer_owner(self) -> str:

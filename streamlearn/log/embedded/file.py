@@ -41,6 +41,10 @@ CREATE TABLE owners(
   beat_ms INTEGER NOT NULL, positions TEXT NOT NULL, floor TEXT NOT NULL,
   syncs INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(app, shard)) WITHOUT ROWID;
 """
+_NOTES = """
+CREATE TABLE IF NOT EXISTS notes(
+  number INTEGER PRIMARY KEY, app TEXT NOT NULL, shard INTEGER NOT NULL, key BLOB NOT NULL, value BLOB)
+"""
 
 
 class LogFile:
@@ -95,6 +99,7 @@ class LogFile:
                     self.db.execute(statement)
                 self.db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self.db.execute(_NOTES)
 
     def _use_wal(self) -> None:
         deadline = self.env.monotonic() + BUSY_S

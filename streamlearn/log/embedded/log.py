@@ -19,12 +19,17 @@ from pathlib import Path
 import msgspec
 
 from streamlearn.core.records import (
+    ATTEMPT_KEY,
+    CLAIM_KEY,
     Entry,
     Output,
     Positions,
     Range,
     Record,
+    RecordPlace,
     TopicPartition,
+    Unfinished,
+    encode_attempt,
     encode_entry,
 )
 from streamlearn.env import Env
@@ -106,6 +111,8 @@ class EmbeddedLog:
             self._beat_at_ms = now_ms(self._env)
             self._epoch = owner.take(self._beat_at_ms)
             seen = owner.positions()
+            unfinished = owner.unfinished()
+            owner.note_unfinished(CLAIM_KEY, None)
             owner.note(floor=self._input_floor(owner.floor()))
         return EmbeddedShardLog(
             self._topics,
@@ -115,6 +122,7 @@ class EmbeddedLog:
             epoch=self._epoch,
             end=end,
             seen=seen,
+            unfinished=unfinished,
             retention_s=self._retention_s,
         )
 
@@ -204,11 +212,14 @@ class EmbeddedShardLog:
         epoch: int,
         end: Entry | None,
         seen: Positions,
+        unfinished: Unfinished,
         retention_s: float,
     ) -> None:
         self.claim = epoch
         self.end = end
         self.seen = seen
+        self.unfinished = unfinished
+        self._noted = True
         self._env = topics.file.env
         self._topics = topics
         self._file = topics.file
@@ -277,9 +288,12 @@ class EmbeddedShardLog:
             for (topic, partition), rows in self._placed(outputs).items():
                 self._topics.insert(topic, partition, rows)
             self._topics.insert(self._journal, self._shard, [Row(None, encode_entry(entry))])
+            if self._noted:
+                self._owner.finish()
             report = self._env.monotonic() - self._reported_s > _REPORT_S
             if report:
                 self._owner.note(positions=positions)
+        self._noted = False
         self._positions = positions
         if report:
             self._reported_s = self._env.monotonic()
@@ -297,6 +311,19 @@ class EmbeddedShardLog:
                 rows = by_source[source] = placed.setdefault(target, [])
             rows.append(output)
         return placed
+
+    def attempt(self, place: RecordPlace) -> None:
+        """As `ShardLog.attempt`; a crash of the process does not take it, a power cut may."""
+        with self._file.transaction(unclear=Unknown):
+            self._check_epoch()
+            self._owner.note_unfinished(ATTEMPT_KEY, encode_attempt(place))
+        self._noted = True
+
+    def release(self) -> None:
+        """As `ShardLog.release`."""
+        with self._file.transaction(unclear=Unknown):
+            self._check_epoch()
+            self._owner.finish()
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`: the file knows."""

@@ -4,6 +4,7 @@ Invariants:
 - The row is named by the journal, which is what the lock protects, and not by the app: two configurations
   that share a journal fence each other, whatever they are called.
 - Every call is one statement or two, made inside a scope (`snapshot`, `transaction`) of the caller.
+- What owners note after the journal's last entry stands in rows of its own, until the next entry.
 - Beside the epoch the row keeps what the owner wants its successor to know: the positions after its last
   reported commit, and the `floor` below which retention may delete input.
 """
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Positions
+from streamlearn.core.records import Positions, Unfinished, unfinished
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.port import Names
 
@@ -69,6 +70,21 @@ class Owner:
         if not self._file.db.execute(f"SELECT 1 FROM owners {_MINE}", self._mine).fetchone():
             shard = self._mine[1]
             self._file.db.execute(f"UPDATE owners SET app = ? {_MINE}", (self._mine[0], self._app, shard))
+
+    def note_unfinished(self, key: bytes, value: bytes | None) -> None:
+        """Keep a note of what is begun after the journal's last entry."""
+        self._file.db.execute(
+            "INSERT INTO notes(app, shard, key, value) VALUES(?, ?, ?, ?)", (*self._mine, key, value)
+        )
+
+    def unfinished(self) -> Unfinished:
+        """What was begun after the journal's last entry."""
+        notes = self._file.db.execute(f"SELECT key, value FROM notes {_MINE} ORDER BY number", self._mine)
+        return unfinished(notes.fetchall())
+
+    def finish(self) -> None:
+        """Forget the notes: there is an entry after them, or an owner ended in order."""
+        self._file.db.execute(f"DELETE FROM notes {_MINE}", self._mine)
 
     def held(self) -> Taken:
         """Who opened the shard last. There is such a row once it was ever opened."""

@@ -4,7 +4,7 @@ Invariants:
 - An owner has fenced every earlier writer and has written a claim since: the end is the last entry before
   it. A claim that cannot be read back has an open transaction before it, behind which committed
   entries may be hidden: of somebody foreign, as long as no newer owner has come.
-- Entries follow each other without a hole but for claims. What is neither, or not the next entry, stops the
+- Entries follow each other without a hole but for notes. What is neither, or not the next entry, stops the
   service.
 """
 
@@ -12,7 +12,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from streamlearn.core.records import CLAIM_KEY, Entry, Record, TopicPartition, journalled
+from streamlearn.core.records import (
+    NOTE_KEYS,
+    Entry,
+    Record,
+    TopicPartition,
+    Unfinished,
+    journalled,
+    unfinished,
+)
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.reader import RecordReader
@@ -34,7 +42,7 @@ class Journal:
         self._name = f"{place[0]}-{place[1]}"
         start, stable = reader.bounds(place) if claim is None else self._read_back(claim)
         self._end = stable
-        last = reader.last(place, start, stable, lambda record: record.key != CLAIM_KEY)
+        last = reader.last(place, start, stable, lambda record: record.key not in NOTE_KEYS)
         if last is None and start > 0:
             raise Stop(
                 f"The journal {self._name} is empty, but it was not: everything before offset {start} was "
@@ -44,6 +52,13 @@ class Journal:
         self._seq = -1 if self.last is None else self.last.seq
         self._offset = -1 if last is None else last.offset
         self._first: tuple[int, int] | None = None
+
+    def unfinished(self) -> Unfinished:
+        """What owners before this one began after the last entry."""
+        after = self._offset + 1
+        if self._end - after <= 1:  # the mark of its transaction, and nothing else
+            return Unfinished()
+        return unfinished((one.key, one.value) for one in self._reader.between(self._tp, after, self._end))
 
     def published(self, seq: int, offset: int) -> None:
         """Note an entry that this process has committed."""

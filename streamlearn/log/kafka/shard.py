@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import structlog
 
 from streamlearn.core.records import (
+    ATTEMPT_KEY,
+    RELEASE_KEY,
     Entry,
     Headers,
     Output,
     Positions,
     Range,
     Record,
+    RecordPlace,
     TopicPartition,
+    Unfinished,
+    encode_attempt,
     encode_entry,
 )
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
@@ -44,6 +49,7 @@ class KafkaShardLog:
     claim: int
     end: Entry | None
     seen: Positions
+    unfinished: Unfinished
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class KafkaShardLog:
             self.claim = self._writer.claim(journal)
             self._journal = Journal(cluster, self._past, journal, self.claim)
             self.end = self._journal.last
+            self.unfinished = self._journal.unfinished()
             self.seen = election.reported(inputs)
         except Unknown as error:
             self.close()
@@ -150,6 +157,21 @@ class KafkaShardLog:
             places = self._places[output.role]
             yield places[output.partition % len(places)], output.key, output.value, output.headers
         yield self._places["journal"][self._shard], None, data, ()
+
+    def attempt(self, place: RecordPlace) -> None:
+        """As `ShardLog.attempt`."""
+        self._note(ATTEMPT_KEY, encode_attempt(place))
+
+    def release(self) -> None:
+        """As `ShardLog.release`."""
+        self._note(RELEASE_KEY, None)
+
+    def _note(self, key: bytes, value: bytes | None) -> None:
+        try:
+            self._writer.note(self._places["journal"][self._shard], key, value)
+        except Fenced:
+            self._election.doubt()
+            raise
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`."""

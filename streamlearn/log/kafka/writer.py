@@ -82,8 +82,11 @@ class Transactions:
 
     def claim(self, journal: TopicPartition) -> int:
         """Commit this owner's claim, which is no entry; returns its offset. Raises as `commit` does."""
-        value = encode_claim(self._id, self._epoch[1])
-        return self.commit([(journal, CLAIM_KEY, value, ())])
+        return self.note(journal, CLAIM_KEY, encode_claim(self._id, self._epoch[1]))
+
+    def note(self, journal: TopicPartition, key: bytes, value: bytes | None) -> int:
+        """Commit what is no entry to the journal; returns its offset. Raises as `commit` does."""
+        return self.commit([(journal, key, value, ())])
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`. Kafka itself takes the lock away from a transaction that stays open for
