@@ -8,7 +8,8 @@ user's model does; a seed is a part of the model.) LevelDB's `Env` is the preced
 Invariants that whoever implements `Env` keeps:
 - Every method may be called from any thread.
 - A thread waits in four places only: `Env.sleep`, `Flag.wait`, `Task.wait` and `Task.result`, and in calls of
-  a port (`log.port`). No thread holds a lock, or anything that another one waits for, while it is in one.
+  a port (`log.port`). No thread of the service holds anything then that another one waits for; what an
+  adapter locks behind its port is its own affair.
 - `monotonic` never goes back; `now` may. No deadline is counted by `now`.
 """
 
