@@ -1,0 +1,139 @@
+"""Histories of two processes under faults, by seed: the outcome is that of the uninterrupted run.
+
+Each run of the suite plays `SEEDS` histories; `python -m tests.test_simulator 0 20000` plays more. A fault
+that is planted into the service is found: else the histories would prove nothing.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+import pytest
+
+from streamlearn.core.records import Entry
+from streamlearn.errors import Unknown
+from streamlearn.service import sources
+from streamlearn.service.loop import Loop
+from streamlearn.service.standing import Standing
+from tests.simulator.faults import ENDING, HEALING
+from tests.simulator.world import World
+
+SEEDS: Final = 200
+CHUNK: Final = 25
+
+Stage = Callable[[int], World]
+
+STAGES: Final[dict[str, Stage]] = {
+    "faults that heal": lambda seed: World(seed, HEALING),
+    "an input made again": lambda seed: World(seed, ENDING),
+    "machines of two kinds": lambda seed: World(seed, HEALING, odd=True),
+}
+
+
+def play(stage: Stage, seed: int) -> World:
+    """One history, checked."""
+    world = stage(seed)
+    try:
+        world.run()
+        world.check()
+    except AssertionError as error:
+        error.add_note("\n".join([f"seed {seed}", *world.happened]))
+        raise
+    return world
+
+
+def chunks(until: int) -> list[range]:
+    return [range(first, first + CHUNK) for first in range(0, until, CHUNK)]
+
+
+@pytest.mark.parametrize("seeds", chunks(SEEDS), ids=str)
+def test_a_history_with_faults_ends_as_one_without(seeds: range) -> None:
+    worlds = [play(STAGES["faults that heal"], seed) for seed in seeds]
+    assert all(world.covered() == world.produced for world in worlds)
+    happened = {told.split(": ")[1].partition(" at ")[0] for world in worlds for told in world.happened}
+    assert len(happened & HEALING.keys()) >= len(HEALING) - 2
+
+
+@pytest.mark.parametrize("stage", ["an input made again", "machines of two kinds"])
+@pytest.mark.parametrize("seeds", chunks(2 * CHUNK), ids=str)
+def test_what_cannot_heal_stops_the_service_and_spoils_nothing(stage: str, seeds: range) -> None:
+    stops = [play(STAGES[stage], seed).stops for seed in seeds]
+    assert any(stops)
+
+
+def test_a_seed_gives_the_same_history_each_time() -> None:
+    first, second = (play(STAGES["faults that heal"], 7) for _ in range(2))
+    assert first.happened == second.happened
+    assert first.journal() == second.journal()
+    assert first.scheduler.turns == second.scheduler.turns
+
+
+# Planted faults: each is found within the seeds of one run.
+
+
+def takes_unknown_for_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Loop._publish
+
+    def publish(self: Loop, held: Any, batch: Any) -> None:
+        def committed(*words: Any) -> None:
+            with suppress(Unknown):
+                inner(*words)
+
+        inner = held.log.publish
+        monkeypatch.setattr(held.log, "publish", committed, raising=False)
+        real(self, held, batch)
+
+    monkeypatch.setattr(Loop, "_publish", publish)
+
+
+def reads_a_recreated_topic_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "check_live", lambda era, topics: None)
+
+
+def compares_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Standing._restep
+
+    def restep(self: Standing, entry: Entry, *words: Any) -> bool:
+        real(self, entry, *words)
+        return True
+
+    monkeypatch.setattr(Standing, "_restep", restep)
+
+
+PLANTED: Final = {
+    takes_unknown_for_committed: "faults that heal",
+    reads_a_recreated_topic_on: "an input made again",
+    compares_no_digest: "machines of two kinds",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        for seed in range(SEEDS):
+            play(STAGES[PLANTED[plant]], seed)
+
+
+def main(seeds: Iterable[int]) -> int:
+    """Play histories of every stage; tell the seeds that went wrong."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    wrong = 0
+    for seed in seeds:
+        for name, stage in STAGES.items():
+            try:
+                play(stage, seed)
+            except AssertionError as error:
+                wrong += 1
+                print(f"{name}, seed {seed}: {error}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
+    print(f"{wrong} histories went wrong")
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(range(*map(int, sys.argv[1:]))))
