@@ -15,7 +15,7 @@ from streamlearn.core.storm import FEW, WINDOW, Letter, noted, storm
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row
-from streamlearn.replay.letters import letter_of, row_of
+from streamlearn.replay.letters import parse_letter, retry_row
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend
@@ -40,7 +40,7 @@ def refused(refusal: Refusal, value: bytes = b"v", headers: Headers = (), **wher
 
 
 def test_a_letter_is_read_back_as_it_was_written() -> None:
-    letter = letter_of(refused(TYPE, partition=3, offset=12))
+    letter = parse_letter(refused(TYPE, partition=3, offset=12))
     assert letter is not None
     assert (letter.topic, letter.partition, letter.offset) == ("events", 3, 7)
     assert (letter.stage, letter.reason, letter.feature) == ("guard", "feature_type", "temp")
@@ -48,25 +48,25 @@ def test_a_letter_is_read_back_as_it_was_written() -> None:
 
 
 def test_a_record_that_is_no_letter_is_none() -> None:
-    assert letter_of(Record("d", 0, 0, NOW_MS, None, b"x")) is None
+    assert parse_letter(Record("d", 0, 0, NOW_MS, None, b"x")) is None
     odd: Headers = tuple((name, b"x") for name, _ in refused(JSON).headers)
-    assert letter_of(Record("d", 0, 0, NOW_MS, None, b"x", odd)) is None
+    assert parse_letter(Record("d", 0, 0, NOW_MS, None, b"x", odd)) is None
 
 
 def test_a_retried_record_is_the_refused_one_with_two_marks() -> None:
     own: Headers = (("traceparent", b"00"), ("__connect.errors.topic", b"of another system"), ("n", None))
-    letter = letter_of(refused(TYPE, b"\x00\xff", own, offset=5))
+    letter = parse_letter(refused(TYPE, b"\x00\xff", own, offset=5))
     assert letter is not None
     marks = (("streamlearn.retries", b"1"), ("streamlearn.letter", b"streamlearn.dlq-0-5"))
-    assert row_of(letter, 1) == Row(b"k", b"\x00\xff", marks + own, 0)
+    assert retry_row(letter, 1) == Row(b"k", b"\x00\xff", marks + own, 0)
 
 
 def test_a_second_retry_counts_on_and_keeps_one_mark_of_each() -> None:
-    first = letter_of(refused(TYPE, headers=(("a", b"1"),)))
+    first = parse_letter(refused(TYPE, headers=(("a", b"1"),)))
     assert first is not None
-    again = letter_of(refused(TYPE, headers=row_of(first, 1).headers, offset=9))
+    again = parse_letter(refused(TYPE, headers=retry_row(first, 1).headers, offset=9))
     assert again is not None and again.retries == 1
-    headers = row_of(again, 1).headers
+    headers = retry_row(again, 1).headers
     assert headers == (
         ("streamlearn.retries", b"2"),
         ("streamlearn.letter", b"streamlearn.dlq-0-9"),
@@ -86,13 +86,13 @@ FOREIGN: Headers = (
 
 
 def test_headers_of_a_producer_that_are_named_like_ours_are_not_ours() -> None:
-    letter = letter_of(refused(JSON, headers=FOREIGN))
+    letter = parse_letter(refused(JSON, headers=FOREIGN))
     assert letter is not None
     assert (letter.topic, letter.partition, letter.stage, letter.feature) == ("events", 0, "decode", "")
     assert (letter.retries, letter.truncated) == (0, False)
-    again = letter_of(refused(JSON, headers=row_of(letter, 1).headers))
+    again = parse_letter(refused(JSON, headers=retry_row(letter, 1).headers))
     assert again is not None and again.retries == 1
-    assert row_of(again, 1).headers[2:] == FOREIGN
+    assert retry_row(again, 1).headers[2:] == FOREIGN
 
 
 def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -> None:
@@ -115,9 +115,9 @@ def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -
 
 
 def test_a_partition_that_is_gone_is_chosen_anew() -> None:
-    letter = letter_of(refused(TYPE, partition=3))
+    letter = parse_letter(refused(TYPE, partition=3))
     assert letter is not None
-    assert [row_of(letter, n).partition for n in (4, 3)] == [3, None]
+    assert [retry_row(letter, n).partition for n in (4, 3)] == [3, None]
 
 
 # --- the command line, on letters made by hand ----------------------------------------------------------

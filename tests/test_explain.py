@@ -14,7 +14,7 @@ from streamlearn.core.records import journalled
 from streamlearn.core.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.replay.contributions import contributions
-from streamlearn.replay.lookup import Place, place_of
+from streamlearn.replay.lookup import Place, parse_place
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import events, logistic
@@ -161,9 +161,9 @@ def test_contributions_add_up_to_what_the_model_makes_its_answer_of() -> None:
 
 
 def test_a_place_is_topic_partition_offset() -> None:
-    assert place_of("my-events-3-17") == Place("my-events", 3, 17)
+    assert parse_place("my-events-3-17") == Place("my-events", 3, 17)
     with pytest.raises(ConfigError, match="write TOPIC-PARTITION-OFFSET"):
-        place_of("events-17")
+        parse_place("events-17")
 
 
 def test_a_label_of_the_labels_topic_is_found_with_its_delay(

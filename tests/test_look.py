@@ -18,7 +18,7 @@ from streamlearn.config import load
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.replay.profile import fields_of
+from streamlearn.replay.profile import profile_fields
 
 __all__ = ["command"]
 
@@ -297,7 +297,7 @@ def test_names_of_columns_cannot_break_out_of_the_file(command: Command) -> None
 
 
 def test_facts_about_a_field() -> None:
-    (a, b) = fields_of([{"a": 1, "b": {"c": "x"}}, {"a": 2.5}, {"a": None}, {"a": -1}])
+    (a, b) = profile_fields([{"a": 1, "b": {"c": "x"}}, {"a": 2.5}, {"a": None}, {"a": -1}])
     assert (a.path, a.kind, a.low, a.high, a.distinct, a.missing) == ("a", "float", -1, 2.5, 3, 0.25)
     assert (b.path, b.kind, b.texts) == ("b.c", "str", ("x",))
 

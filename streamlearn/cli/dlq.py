@@ -13,7 +13,7 @@ from streamlearn.errors import ConfigError
 if TYPE_CHECKING:
     from streamlearn.config import Config
     from streamlearn.log.port import Admin, Row
-    from streamlearn.replay.letters import Letter, Plan, Wanted
+    from streamlearn.replay.letters import Letter, LetterFilter, Plan
 
 BATCH = 1000
 
@@ -55,11 +55,11 @@ def list_(
     """Dead letters by what is wrong with them, commonest first, with the place of the first of each kind."""
     import msgspec
 
-    from streamlearn.replay.letters import Wanted, groups
+    from streamlearn.replay.letters import LetterFilter, groups
 
     settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     with common.admin_of(settings) as admin:
-        found = groups(_letters(admin, settings, Wanted(reason, stage, feature), first, upto))
+        found = groups(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
     for group in found:
         if as_json:
             common.print_json(msgspec.structs.asdict(group))
@@ -126,10 +126,10 @@ def retry(
 
     Each letter is sent once, however often this is called; a record at most [dlq] retries_max times.
     """
-    from streamlearn.replay.letters import Plan, Wanted, sent_before
+    from streamlearn.replay.letters import LetterFilter, Plan, sent_before
 
     settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
-    wanted = Wanted(reason, stage, feature)
+    wanted = LetterFilter(reason, stage, feature)
     with common.admin_of(settings) as admin:
         letters = list(_letters(admin, settings, wanted, first, upto))
         existing = admin.topics({letter.topic for letter in letters})
@@ -165,8 +165,11 @@ def _append(admin: "Admin", topic: str, rows: "list[Row]", dry_run: bool) -> Non
 
 def _report(sent: dict[str, int], plan: "Plan", settings: "Config", dry_run: bool, as_json: bool) -> None:
     left = {
-        "already": plan.already, "tired": plan.tired, "truncated": plan.truncated, "homeless": plan.homeless
-    }  # fmt: skip
+        "already": plan.already,
+        "tired": plan.retries_exhausted,
+        "truncated": plan.truncated,
+        "homeless": plan.topic_missing,
+    }
     if as_json:
         common.print_json({"sent": sent, **left, "dry_run": dry_run})
         return
@@ -193,22 +196,22 @@ def _settings(config: Any, given: dict[str, object]) -> "Config":
 
 
 def _letters(
-    admin: "Admin", settings: "Config", wanted: "Wanted", first: str, upto: str
+    admin: "Admin", settings: "Config", wanted: "LetterFilter", first: str, upto: str
 ) -> "Iterator[Letter]":
     from streamlearn.replay import reading
-    from streamlearn.replay.letters import letter_of
+    from streamlearn.replay.letters import parse_letter
 
     topic = settings.topics.dlq
     ends = [reading.resolve_offsets(admin, topic, where) for where in (first, upto)]
     for record in reading.between(admin, topic, *ends):
-        letter = letter_of(record)
+        letter = parse_letter(record)
         if letter is not None and wanted.takes(letter):
             yield letter
 
 
 def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
     from streamlearn.replay import reading
-    from streamlearn.replay.letters import letter_of
+    from streamlearn.replay.letters import parse_letter
 
     info = reading.topic_info(admin, topic)
     match = re.fullmatch(r"(\d+):(\d+)", place)
@@ -219,7 +222,7 @@ def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
     first = tuple(offset if n == partition else none[n] for n in range(info.partitions))
     upto = tuple(min(offset + 1, info.end[n]) if n == partition else none[n] for n in range(info.partitions))
     found = next(reading.between(admin, topic, first, upto), None) if offset >= none[partition] else None
-    letter = letter_of(found) if found is not None else None
+    letter = parse_letter(found) if found is not None else None
     if letter is None:
         kept = f"{info.start[partition]} to {info.end[partition] - 1}"
         raise ConfigError(f"{topic} has no dead letter at {place}; offsets {kept} are retained there")

@@ -66,10 +66,10 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     from streamlearn.core.records import SHARD
     from streamlearn.log.backends import open_store
     from streamlearn.replay.explain import explain as run
-    from streamlearn.replay.lookup import place_of
+    from streamlearn.replay.lookup import parse_place
     from streamlearn.service.models import configured_model
 
-    place = place_of(at) if at else None
+    place = parse_place(at) if at else None
     fresh = configured_model(settings)
     with common.admin_of(settings) as admin:
         store = open_store(common.ENV, settings, SHARD)

@@ -106,12 +106,12 @@ def _sample(settings: "Config", source: str, how: "ReadOptions", limit: int) -> 
 
     ranged = source.startswith("topic:")
     if not ranged and not sampling.is_topic(source):
-        return sampling.of_source(source, how, limit), ""
+        return sampling.sample_source(source, how, limit), ""
     with _topics(settings, source) as admin:
         if ranged:
             topic = source.removeprefix("topic:").partition("@")[0]
-            return sampling.of_source(source, how, limit, admin), topic
-        return sampling.of_topic(admin, source, limit), source
+            return sampling.sample_source(source, how, limit, admin), topic
+        return sampling.sample_topic(admin, source, limit), source
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def reset(
         lines = {"journal": journal, "checkpoints": checkpoints, "start": where}
         load(config, {**given, **{f"topics.{key}": value for key, value in lines.items()}})  # are they right?
         second_life.check_places(admin, settings, where)
-        print(f"old  journal {settings.topics.journal}: {second_life.ending_of(life)}")
+        print(f"old  journal {settings.topics.journal}: {second_life.describe_end(life)}")
         print(f"     checkpoints {settings.topics.checkpoints}; both are left as they are")
         print(f"new  journal {journal}, checkpoints {checkpoints}; reading starts at: {where}")
         print("     the model begins untrained, or as [model] start_from (serve --from) says")

@@ -70,10 +70,10 @@ class Report(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """One flat object; a score is `{"accuracy", "kappa"}`."""
-        found = self._asdict()
-        scores = found.pop("scores")
-        seconds = found.pop("seconds")
-        return {**found, **{name: score._asdict() for name, score in scores.items()}, "seconds": seconds}
+        report = self._asdict()
+        scores = report.pop("scores")
+        seconds = report.pop("seconds")
+        return {**report, **{name: score._asdict() for name, score in scores.items()}, "seconds": seconds}
 
 
 class Interrupted(Exception):
@@ -141,9 +141,9 @@ class _Stage:
         first, last = KILL_BETWEEN
         kill_at = int(total * (first + self._env.jitter(last - first)))
         self._must(lambda: self._end >= kill_at, "made too few predictions")
-        inside = self._killed()
+        in_transaction = self._killed()
         killed_s, killed_at = self._env.monotonic(), self._predictions()
-        where = "inside its open transaction" if inside else "between two transactions"
+        where = "inside its open transaction" if in_transaction else "between two transactions"
         self._screen.note(f"killed it with SIGKILL after {killed_at:,} predictions, {where}")
         self._worker.start()
         self._append(total)
@@ -160,7 +160,7 @@ class _Stage:
             repeated=self._referee.repeated,
             different=self._referee.different,
             recovery_s=round(recovery_s, 3),
-            killed_in_transaction=inside,
+            killed_in_transaction=in_transaction,
             killed_at=killed_at,
             scores=self._referee.scores(),
             seconds=round(self._env.monotonic() - self._began_s, 3),
@@ -179,7 +179,7 @@ class _Stage:
             self._appended = first + len(rows)
 
     def _killed(self) -> bool:
-        """Kill the worker; whether its transaction was open."""
+        """Kill the worker; true if its transaction was open."""
         total = len(self._events)
         few = max(1, total // 20)
         deadline_s = self._env.monotonic() + HUNT_S
@@ -193,14 +193,14 @@ class _Stage:
 
         return self._worker.kill_inside(self._db, feed)
 
-    def _must(self, done: Callable[[], bool], failure: str) -> None:
-        if not self._pump(done):
+    def _must(self, is_done: Callable[[], bool], failure: str) -> None:
+        if not self._pump(is_done):
             raise Stop(f"the demo's worker {failure} for {PATIENCE_S:.0f} s; {self._worker.last_words()}")
 
-    def _pump(self, done: Callable[[], bool]) -> bool:
-        """Watch and check until `done`; False when no prediction has come for too long."""
+    def _pump(self, is_done: Callable[[], bool]) -> bool:
+        """Watch and check until `is_done`; False when no prediction has come for too long."""
         moved_s, before = self._env.monotonic(), self._end
-        while not done():
+        while not is_done():
             self._worker.check()
             self._look()
             self._check_some()

@@ -98,5 +98,5 @@ class Referee:
             if index > 0:
                 self._tallies[name].add(label, answer)
         best = max(probabilities, key=probabilities.get) if probabilities else None
-        named = {label_text(one): share for one, share in probabilities.items()}
+        named = {label_text(label): share for label, share in probabilities.items()}
         return orjson.dumps([best, dict(sorted(named.items()))])

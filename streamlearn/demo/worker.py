@@ -64,16 +64,16 @@ class Worker:
         when it returns False there is nothing left to wait for.
         """
         process = self._running()
-        inside = False
+        in_transaction = False
         fed_s = 0.0
         with _Lock(db) as lock:
-            while not inside:
+            while not in_transaction:
                 self.check()
                 if lock.is_taken():
                     process.send_signal(signal.SIGSTOP)
                     self._env.sleep(_FREEZE_S)
-                    inside = lock.is_taken()
-                    if not inside:
+                    in_transaction = lock.is_taken()
+                    if not in_transaction:
                         process.send_signal(signal.SIGCONT)
                 elif self._env.monotonic() - fed_s > _FEED_S:
                     if not feed():
@@ -82,7 +82,7 @@ class Worker:
                 else:
                     self._env.sleep(_PROBE_S)
         self.close()
-        return inside
+        return in_transaction
 
     def stop(self) -> None:
         """End the worker as an operator would, with SIGTERM. Raises `Stop` when it does not end well."""

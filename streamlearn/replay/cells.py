@@ -42,7 +42,7 @@ TYPES = ("float", "int", "bool", "str", "date", "datetime")
 
 
 class ColumnType(NamedTuple):
-    """How the cells of one column are read. `kind`: a type of `TYPES`, `time` (an event's time: a number,
+    """The way to read the cells of one column. `kind`: a type of `TYPES`, `time` (an event's time: a number,
     or text that becomes RFC 3339), `name` (an id or a key), or "" (numbers are numbers, the rest is text
     without the blanks around it). `pattern`: `strptime`'s, for dates. `missing`: texts that mean "absent".
     `decimal`: the decimal sign. `commas`: a comma may be meant as one, because it is not the delimiter.

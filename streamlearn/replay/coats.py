@@ -52,5 +52,5 @@ def _features(event: bytes, path: str) -> dict[str, Any]:
         return {}
     if not isinstance(doc, dict):
         return {}
-    found = optional(path)(doc)
-    return found if isinstance(found, dict) else doc
+    features = optional(path)(doc)
+    return features if isinstance(features, dict) else doc

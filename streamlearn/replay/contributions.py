@@ -44,15 +44,15 @@ def contributions(model: Any, x: Mapping[str, Any], predicted: Any) -> Contribut
     weights, intercept = getattr(inner, "weights", None), getattr(inner, "intercept", None)
     if not isinstance(weights, Mapping) or not isinstance(intercept, int | float):
         return None
-    parts = []
+    terms = []
     for name, value in values.items():
         weight = weights.get(name, 0.0)
         if not isinstance(weight, int | float) or not isinstance(value, int | float):
             return None
-        parts.append(Part(str(name), float(value), float(weight), float(value * weight)))
-    parts.sort(key=lambda part: (-abs(part.contribution), part.feature))
-    total = float(intercept) + sum(part.contribution for part in parts)
-    return Contributions(float(intercept), parts, total, predicted)
+        terms.append(Part(str(name), float(value), float(weight), float(value * weight)))
+    terms.sort(key=lambda term: (-abs(term.contribution), term.feature))
+    total = float(intercept) + sum(term.contribution for term in terms)
+    return Contributions(float(intercept), terms, total, predicted)
 
 
 def _final(model: Any, x: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""What was known when a prediction was made: event, answer, model, label, and what each feature added.
+"""A prediction explained: event, answer, model, label, and what each feature added.
 
 Invariant: nothing is made up. What is no longer retained is said to be gone; numbers of another model than
 the one that answered are said to be that.
@@ -20,15 +20,15 @@ from streamlearn.errors import Gone, Stop, StreamlearnError
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.contributions import contributions
 from streamlearn.replay.lookup import (
-    Looked,
     Place,
+    ScanCounter,
     entry_covering,
     letter_about,
+    newest_prediction,
     prediction_at,
-    prediction_of,
     record_at,
 )
-from streamlearn.replay.rebuild import Rebuild, Rebuilt
+from streamlearn.replay.rebuild import ReconstructedModel, Reconstructor
 from streamlearn.service.eras import event_spec
 from streamlearn.service.models import FreshModel
 from streamlearn.settings import Config
@@ -43,65 +43,75 @@ def explain(
     admin: Admin,
     store: Store,
     ident: str,
-    place: Place | None,
+    source: Place | None,
     tell: Tell,
 ) -> dict[str, Any]:
-    """All that is known of the prediction for the event `ident`, or for the record at `place`.
+    """All that is known of the prediction for the event `ident`, or for the record at `source`.
 
     Members: `prediction` (as published), `published`, `event`, `label`, `labels` (what the joiner of the
     service did: `Joins.result`), `model`, `contributions` and `looked_at`; for a record that was refused
     `dead_letter` instead. Raises `Stop` when there is neither.
     """
-    looked = Looked(tell)
-    topics = config.topics
-    found = (
-        prediction_at(admin, topics.predictions, place, looked)
-        if place
-        else prediction_of(admin, topics.predictions, ident, looked)
-    )
-    if found is None:
-        return _refused(config, admin, ident, place, looked)
-    prediction: dict[str, Any] = orjson.loads(found.value or b"")
-    source = Place(**prediction["source"])
-    record = record_at(admin, source)
+    counter = ScanCounter(tell)
+    topic = config.topics.predictions
+    if source:
+        published = prediction_at(admin, topic, source, counter)
+    else:
+        published = newest_prediction(admin, topic, ident, counter)
+    if published is None:
+        return _refused(config, admin, ident, source, counter)
+    prediction: dict[str, Any] = orjson.loads(published.value or b"")
+    schemas = Schemas(env, config.event.schema_registry)
+    reconstructor = Reconstructor(config, fresh, admin, store, schemas, tell)
+    record, entry = _source(config, admin, Place(**prediction["source"]), published, counter, tell)
     event = None if record is None else _event_in(config, record)
-    way = None
-    if record is not None:
-        way = entry_covering(admin, config.topics.journal, source, found.timestamp_ms, looked)
-    rebuild = Rebuild(config, fresh, admin, store, Schemas(env, config.event.schema_registry), tell)
-    rebuilt = None
-    if way is None and record is not None:
-        tell(f"the journal {config.topics.journal} no longer holds the entry of this prediction")
-    elif way is not None and record is not None:
-        rebuilt = rebuild.at(record, found.value or b"", way)
-    labels = _labels(rebuild, record, event, way)
+    model = None
+    if record is not None and entry is not None:
+        model = reconstructor.model_for(record, published.value or b"", entry)
+    labels = _labels(reconstructor, record, event, entry)
     return {
         "prediction": prediction,
         "published": {
-            "topic": found.topic,
-            "partition": found.partition,
-            "offset": found.offset,
-            "timestamp": found.timestamp_ms,
+            "topic": published.topic,
+            "partition": published.partition,
+            "offset": published.offset,
+            "timestamp": published.timestamp_ms,
         },
-        "event": _event(record, event, rebuilt),
+        "event": _event(record, event, model),
         "label": labels.pop("label"),
         "labels": labels,
-        "model": _model(rebuilt, record),
-        "contributions": _contributions(rebuilt, prediction["prediction"]),
-        "looked_at": looked.by_topic,
+        "model": _model(model, record),
+        "contributions": _contributions(model, prediction["prediction"]),
+        "looked_at": counter.by_topic,
     }
 
 
-def _refused(config: Config, admin: Admin, ident: str, place: Place | None, looked: Looked) -> dict[str, Any]:
+def _source(
+    config: Config, admin: Admin, source: Place, published: Record, counter: ScanCounter, tell: Tell
+) -> tuple[Record | None, Entry | None]:
+    """The record that a prediction answers, and the journal's entry that covers it, as far as retained."""
+    record = record_at(admin, source)
+    if record is None:
+        return None, None
+    journal = config.topics.journal
+    entry = entry_covering(admin, journal, source, published.timestamp_ms, counter)
+    if entry is None:
+        tell(f"the journal {journal} no longer holds the entry of this prediction")
+    return record, entry
+
+
+def _refused(
+    config: Config, admin: Admin, ident: str, source: Place | None, counter: ScanCounter
+) -> dict[str, Any]:
     """The dead letter instead of a prediction. Raises `Stop` when there is none either."""
-    letter = letter_about(admin, config.topics.dlq, place, ident, config.event.id, looked)
+    letter = letter_about(admin, config.topics.dlq, source, ident, config.event.id, counter)
     if letter is None:
-        wanted = (
-            f"the record at {place.topic}-{place.partition}-{place.offset}" if place else f"the id {ident!r}"
-        )
+        name = f"the id {ident!r}"
+        if source:
+            name = f"the record at {source.topic}-{source.partition}-{source.offset}"
         raise Stop(
-            f"there is neither a prediction nor a dead letter for {wanted} of the app {config.app.name};"
-            f" looked at {looked.summary()}. Is it the right app (-n), has the service come so far, and are"
+            f"there is neither a prediction nor a dead letter for {name} of the app {config.app.name};"
+            f" looked at {counter.summary()}. Is it the right app (-n), has the service come so far, and are"
             " the topics still retained?"
         )
     return {
@@ -113,7 +123,7 @@ def _refused(config: Config, admin: Admin, ident: str, place: Place | None, look
             "feature": letter.feature,
             "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
         },
-        "looked_at": looked.by_topic,
+        "looked_at": counter.by_topic,
     }
 
 
@@ -123,46 +133,50 @@ def _event_in(config: Config, record: Record) -> Event | None:
 
 
 def _labels(
-    rebuild: Rebuild, record: Record | None, event: Event | None, way: Entry | None
+    reconstructor: Reconstructor, record: Record | None, event: Event | None, entry: Entry | None
 ) -> dict[str, Any]:
-    """What became of the event's label: `Joins.result`; `why` says what keeps it from being known."""
-    if record is not None and way is not None:
-        try:
-            found = rebuild.joins(record, way.seq)
-        except (Gone, StreamlearnError) as error:
-            found = {"state": "unknown", "label": None, "records": [], "why": str(error)}
+    """The fate of the event's label: `Joins.result`; `why` says what keeps it from being known."""
+    fate: dict[str, Any] = {"state": "unknown", "label": None, "records": []}
+    if record is None:
+        fate["why"] = "the event's record is no longer retained"
+    elif entry is None:
+        fate["why"] = "the journal's entry of this prediction is no longer retained"
     else:
-        gone = "the event's record" if record is None else "the journal's entry of this prediction"
-        found = {"state": "unknown", "label": None, "records": [], "why": f"{gone} is no longer retained"}
+        try:
+            fate = reconstructor.joins(record, entry.seq)
+        except (Gone, StreamlearnError) as error:
+            fate["why"] = str(error)
     if event is not None and event.y is not None:
-        found |= {"state": "inside", "label": {"label": event.y, "where": "in the event", "delay_s": 0.0}}
-    return found
+        fate |= {"state": "inside", "label": {"label": event.y, "where": "in the event", "delay_s": 0.0}}
+    return fate
 
 
-def _event(record: Record | None, event: Event | None, rebuilt: Rebuilt | None) -> dict[str, Any] | None:
+def _event(
+    record: Record | None, event: Event | None, model: ReconstructedModel | None
+) -> dict[str, Any] | None:
     """The event as its model saw it, else as it was read; None when its record is no longer retained."""
     if record is None:
         return None
     arrived = {"timestamp": record.timestamp_ms}
-    if rebuilt is not None or event is not None:
-        return {**arrived, "features": rebuilt.x if rebuilt is not None else event and event.x}
+    if model is not None or event is not None:
+        return {**arrived, "features": model.x if model is not None else event and event.x}
     return {**arrived, "value": (record.value or b"").decode("utf-8", "backslashreplace")}
 
 
-def _model(rebuilt: Rebuilt | None, record: Record | None) -> dict[str, Any]:
-    """Which model the contributions are of."""
-    if rebuilt is None:
+def _model(model: ReconstructedModel | None, record: Record | None) -> dict[str, Any]:
+    """The model that the contributions are of."""
+    if model is None:
         gone = "its record is no longer retained" if record is None else "no older checkpoint leads to it"
         return {"exact": False, "why": f"the model cannot be made again: {gone}"}
     return {
-        "exact": rebuilt.exact,
-        "why": rebuilt.why,
-        "checkpoint": rebuilt.seq,
-        "redone": rebuilt.redone,
-        "learned": rebuilt.learned,
+        "exact": model.exact,
+        "why": model.why,
+        "checkpoint": model.seq,
+        "redone": model.redone,
+        "learned": model.learned,
     }
 
 
-def _contributions(rebuilt: Rebuilt | None, predicted: Any) -> dict[str, Any] | None:
-    found = None if rebuilt is None else contributions(rebuilt.model, rebuilt.x, predicted)
-    return None if found is None else msgspec.to_builtins(found)
+def _contributions(model: ReconstructedModel | None, predicted: Any) -> dict[str, Any] | None:
+    parts = None if model is None else contributions(model.model, model.x, predicted)
+    return None if parts is None else msgspec.to_builtins(parts)

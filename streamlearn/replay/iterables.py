@@ -17,7 +17,7 @@ from streamlearn.log.port import Row
 from streamlearn.named import attribute
 from streamlearn.replay import jsonlines
 from streamlearn.replay.cells import ColumnType, value_encoder, zoned
-from streamlearn.replay.mapping import ColumnMapping, SourceRecord, time_of
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord, event_time_s
 
 _ROWS = 1000
 _check = value_encoder(ColumnType("a value"))
@@ -124,7 +124,7 @@ def _odd(name: str, number: int, item: Any) -> ConfigError:
 def _event(name: str, number: int, ident: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
     if is_event(item):
         row = Row(jsonlines.key_bytes(item.get("key")), _dumped(name, number, item))
-        return row, time_of(item.get("ts"), time_unit)
+        return row, event_time_s(item.get("ts"), time_unit)
     if not _is_pair(item):
         raise _odd(name, number, item)
     return _pair(name, number, ident, *item)

@@ -1,4 +1,4 @@
-"""What became of an event's label: the service's own shard says it, stepping the journal's entries again.
+"""The fate of an event's label: the service's own shard says it, stepping the journal's entries again.
 
 Its model is not asked, because no join depends on an answer; everything else is the shard of `serve`: which
 records are refused, the time unit, `ttl`, defaults, and the one joiner, `core.labels`.
@@ -50,24 +50,24 @@ class _Named:
     `older`: how many of these events had waited since before the checkpoint where all this began.
     """
 
-    def __init__(self, record: Record, told: Told) -> None:
+    def __init__(self, record: Record, label: Told) -> None:
         self.record = record
-        self.told = told
+        self.label = label
         self.outcome = ""
         self.events: list[dict[str, Any]] = []
         self.older = 0
 
 
 class _Notes:
-    """Notes on what the facts say of one key, and of the event asked about, whose record is at `asked`.
+    """Notes on what the facts say of one key, and of the event asked about, whose record is at `event`.
 
     `state`: what that event does: `none` (nothing is known of it), `inside` (it brought its label), `unnamed`
     (no label can name it), `waiting`, `joined`, `expired`, `dropped`.
     """
 
-    def __init__(self, asked: RecordPlace, name: str, text: str) -> None:
+    def __init__(self, event: RecordPlace, name: str, text: str) -> None:
         self.calls(name, text)
-        self.asked = asked
+        self.event = event
         self.labels: dict[RecordPlace, _Named] = {}
         """The labels that name the key, by the places of their records."""
         self.events: dict[RecordPlace, tuple[dict[str, Any], float, int]] = {}
@@ -76,44 +76,48 @@ class _Notes:
         self.joined_by: tuple[Label, _Named | None] | None = None
 
     def calls(self, name: str, text: str) -> None:
-        """What labels call the event by, as it is remembered and in their bytes."""
+        """Take the name by which labels call the event, as it is remembered and as it is in their bytes."""
         self.name = name
         self._text = text.encode()
 
     def may_name(self, value: bytes) -> bool:
-        """Whether a label's record can name the key: JSON may write a name in its bytes, or with escapes."""
+        """True if a label's record can name the key: JSON may write a name in its bytes, or with escapes."""
         return self._text in value or _BACKSLASH in value
 
     def take(self, fact: Fact, join: str) -> None:
         """Note one fact of a shard whose labels are joined by `join`."""
         if isinstance(fact, Predicted):
             self._arrives(fact, join)
-        elif isinstance(fact, Learned):
-            if fact.label is not None:
-                self._joins(fact.place, fact.label, fact.y)
+        elif isinstance(fact, Learned) and fact.label is not None:
+            self._joins(fact.place, fact.label, fact.y)
         elif isinstance(fact, Labelled):
-            if (label := self.labels.get(fact.place)) is not None:
-                label.outcome = fact.outcome
+            self._ends(fact.place, fact.outcome)
         elif isinstance(fact, Refused):
-            if (label := self.labels.get(_place(fact.record))) is not None:
-                label.outcome = f"dlq.{fact.stage}.{fact.reason}"
+            self._ends(_place(fact.record), f"dlq.{fact.stage}.{fact.reason}")
         elif isinstance(fact, Expired):
-            if (label := self.labels.get(_place(fact.record))) is not None:
-                self._joins(fact.place, _place(fact.record), label.told.y)
-            elif fact.place == self.asked:
-                self.state = "dropped" if fact.dropped else "expired"
+            self._expires(fact)
+
+    def _ends(self, label: RecordPlace, outcome: str) -> None:
+        if (named := self.labels.get(label)) is not None:
+            named.outcome = outcome
+
+    def _expires(self, fact: Expired) -> None:
+        if (label := self.labels.get(_place(fact.record))) is not None:
+            self._joins(fact.place, _place(fact.record), label.label.y)
+        elif fact.place == self.event:
+            self.state = "dropped" if fact.dropped else "expired"
 
     def _arrives(self, fact: Predicted, join: str) -> None:
         """An event was predicted."""
-        event, place = fact.event, _place(fact.record)
+        event, source = fact.event, _place(fact.record)
         named = join_name(join, event) == self.name
-        if place == self.asked and (named or event.y is None):
+        if source == self.event and (named or event.y is None):
             self.state = ("waiting" if event.y is None else "inside") if named else "unnamed"
         elif not named:
             return
-        topic, partition, offset = place
-        what = {"id": event.id, "topic": topic, "partition": partition, "offset": offset}
-        self.events[place] = (what, event.time_ms, fact.record.timestamp_ms)
+        topic, partition, offset = source
+        name = {"id": event.id, "topic": topic, "partition": partition, "offset": offset}
+        self.events[source] = (name, event.time_ms, fact.record.timestamp_ms)
 
     def _joins(self, event: RecordPlace, label: RecordPlace, y: Label) -> None:
         """The label of one place found the event of the other; either may be older than all this."""
@@ -123,7 +127,7 @@ class _Notes:
                 named.events.append(self.events[event][0])
             else:
                 named.older += 1
-        if event == self.asked:
+        if event == self.event:
             self.state, self.joined_by = "joined", (y, named)
 
 
@@ -140,7 +144,7 @@ class Joins:
         record: Record,
     ) -> None:
         """Raises `BadCheckpoint`."""
-        self._asked = record
+        self._record = record
         self._reader = reader
         spec = _unscored(stated_spec(header.under))
         self._model = load_learner(sections, fresh.trusted, spec.horizon).model
@@ -150,13 +154,13 @@ class Joins:
         self._take(self._driver.finish())
         late = self._shard.late
         self.labelled = late is not None
-        """Whether labels come on a topic of their own."""
+        """True if labels come on a topic of their own."""
         self.tells_all = late is None or not late.knows(self._notes.name)
-        """Whether no label and no other event of the key waits: an older checkpoint tells of those."""
+        """True if no label and no other event of the key waits: an older checkpoint tells of those."""
 
     def first_labels(self, reader: Reader) -> Positions:
-        """Where the first record lies, in each partition of the labels topic, that names the event and came
-        at most `early_ttl` and `ttl` before it. A key of intervals is named all the time: then nowhere.
+        """The offset of the first record, in each partition of the labels topic, that names the event and
+        came at most `early_ttl` and `ttl` before it. A key of intervals is named all the time: then nowhere.
         """
         late = self._shard.late
         if late is None or late.spec.join == "interval" or not self._notes.name:
@@ -164,13 +168,13 @@ class Joins:
         topic, spec = late.spec.topic, late.spec
         if topic not in reader.topics([topic]):
             return {}
-        since_ms = self._asked.timestamp_ms - spec.early_ttl_ms - spec.ttl_ms
+        since_ms = self._record.timestamp_ms - spec.early_ttl_ms - spec.ttl_ms
         first = reader.offsets_at(topic, int(max(0.0, since_ms)))
-        found: Positions = {}
+        offsets: Positions = {}
         for record in between(reader, topic, first, topic_info(reader, topic).end):
             if self._label_in(record) is not None:
-                found.setdefault((topic, record.partition), record.offset)
-        return found
+                offsets.setdefault((topic, record.partition), record.offset)
+        return offsets
 
     def follow(self, entries: Sequence[Entry]) -> None:
         """Step the journal's next entries."""
@@ -179,8 +183,8 @@ class Joins:
                 self._begin_era(entry.change)
                 continue
             skips = {skip[:3]: skip for skip in entry.skips}
-            for place, label in self._notes.labels.items():
-                if (skip := skips.get(place)) is not None:  # given up in a later transaction
+            for source, label in self._notes.labels.items():
+                if (skip := skips.get(source)) is not None:  # given up in a later transaction
                     label.outcome = f"dlq.{skip.stage}.{skip.reason}"
             for record in in_order(entry, self._reader):
                 self._step(record, skips.get(_place(record)))
@@ -193,55 +197,63 @@ class Joins:
         late = shard.late
         if notes.state == "waiting" and (late is None or not self._still_waits(late)):
             notes.state = "dropped"
-        label: dict[str, Any] | None = None
-        default = None if late is None else late.spec.default
+        records = [self._shown(label) for label in self._about()]
+        return {"state": notes.state, "label": self._label(late), "records": records}
+
+    def _label(self, late: Late | None) -> dict[str, Any] | None:
+        """The label that joined, or the default one, as `explain` shows it."""
+        notes = self._notes
         if notes.joined_by is not None:
             y, named = notes.joined_by
-            label = {"label": y, "where": "a label from before the oldest checkpoint", "delay_s": None}
-            if named is not None:
-                label |= {"where": where(named.record), "delay_s": self._delay_s(named)}
-        elif (
-            notes.state == "expired" and default is not None and not shard.label_rules.refusal(default, True)
-        ):
-            label = {"label": default, "where": "[labels] default, as none came within ttl", "delay_s": None}
-        return {"state": notes.state, "label": label, "records": [self._told(one) for one in self._about()]}
+            if named is None:
+                return {"label": y, "where": "a label from before the oldest checkpoint", "delay_s": None}
+            return {"label": y, "where": where(named.record), "delay_s": self._delay_s(named)}
+        default = None if late is None else late.spec.default
+        if notes.state != "expired" or default is None or self._shard.label_rules.refusal(default, True):
+            return None
+        return {"label": default, "where": "[labels] default, as none came within ttl", "delay_s": None}
 
     def _about(self) -> list[_Named]:
         """The labels that are about the event itself, not about another moment of its key."""
         notes, late = self._notes, self._shard.late
         labels = list(notes.labels.values())
-        if late is None or late.spec.join != "interval" or notes.asked not in notes.events:
+        if late is None or late.spec.join != "interval" or notes.event not in notes.events:
             return labels
-        _, time_ms, _ = notes.events[notes.asked]
-        return [one for one in labels if one.told.holds_at(time_ms)]
+        _, time_ms, _ = notes.events[notes.event]
+        return [label for label in labels if label.label.holds_at(time_ms)]
 
-    def _told(self, label: _Named) -> dict[str, Any]:
+    def _shown(self, label: _Named) -> dict[str, Any]:
         outcome = label.outcome
         if outcome == "label.early" and (label.events or label.older):
             outcome = "label.joined"
         elif outcome == "label.early" and (
-            self._shard.late is None or not self._shard.late.is_early(label.told)
+            self._shard.late is None or not self._shard.late.is_early(label.label)
         ):
             outcome = "label.orphan"
-        told = {"label": label.told.y, "where": where(label.record), "outcome": outcome}
-        return {**told, "events": label.events, "older_events": label.older}
+        return {
+            "label": label.label.y,
+            "where": where(label.record),
+            "outcome": outcome,
+            "events": label.events,
+            "older_events": label.older,
+        }
 
     def _delay_s(self, label: _Named) -> float | None:
-        """How long the label took; None where neither times nor arrivals tell."""
-        _, time_ms, arrived_ms = self._notes.events[self._notes.asked]
-        told_ms, came_ms = label.told.time_ms, label.record.timestamp_ms
-        if time_ms == -NEVER if told_ms is not None else min(arrived_ms, came_ms) < KNOWN_FROM_MS:
+        """The delay of the label; None where neither times nor arrivals tell."""
+        _, time_ms, arrived_ms = self._notes.events[self._notes.event]
+        known_ms, came_ms = label.label.time_ms, label.record.timestamp_ms
+        if time_ms == -NEVER if known_ms is not None else min(arrived_ms, came_ms) < KNOWN_FROM_MS:
             return None
-        return label_delay_ms(told_ms, time_ms, came_ms - arrived_ms) / 1e3
+        return label_delay_ms(known_ms, time_ms, came_ms - arrived_ms) / 1e3
 
     def _still_waits(self, late: Late) -> bool:
-        """Whether the event asked about is still there: nobody needs this state any more."""
+        """True if the event asked about still waits; takes it out of a state that nobody needs any more."""
         pending, name = late.pending, self._notes.name
         if late.spec.join == "interval":
             events, _ = pending.take_between(name, float("-inf"), float("inf"))
         else:
             events, _ = pending.take(name)
-        return any(place == self._notes.asked for *_, place in events)
+        return any(source == self._notes.event for *_, source in events)
 
     def _step(self, record: Record, skip: Skip | None) -> None:
         label = self._label_in(record)
@@ -266,8 +278,8 @@ class Joins:
             or not self._notes.may_name(value)
         ):
             return None
-        told = self._shard.label_rules.read(late, record)
-        return _Named(record, told) if isinstance(told, Told) and told.join == self._notes.name else None
+        label = self._shard.label_rules.read(late, record)
+        return _Named(record, label) if isinstance(label, Told) and label.join == self._notes.name else None
 
     def _begin_era(self, era: Era) -> None:
         spec = _unscored(spec_of(era))
@@ -279,7 +291,7 @@ class Joins:
         if shard.guard is not None:
             shard.guard.settle(era.kinds)
         self._driver.load(shard)
-        if self._notes.asked not in self._notes.events:
+        if self._notes.event not in self._notes.events:
             self._notes.calls(*self._names())
 
     @property
@@ -287,9 +299,9 @@ class Joins:
         return self._driver.shard
 
     def _names(self) -> tuple[str, str]:
-        """What labels call the event by: as it is remembered, and in their bytes; "" where none can."""
+        """The name by which labels call the event: as remembered, and in their bytes; "" where none can."""
         spec = self._shard.spec
-        event = self._driver.peek(self._asked)
+        event = self._driver.peek(self._record)
         if spec.labels is None or event is None:
             return "", ""
         kind = spec.labels.join

@@ -19,7 +19,7 @@ from streamlearn.log.port import Row
 from streamlearn.replay import lines
 from streamlearn.replay.files import shown
 from streamlearn.replay.json_texts import texts
-from streamlearn.replay.mapping import ColumnMapping, SourceRecord, TableEncoder, listed, time_of
+from streamlearn.replay.mapping import ColumnMapping, SourceRecord, TableEncoder, event_time_s, listed
 
 _ROWS = 1000
 
@@ -75,7 +75,7 @@ def key_and_time(value: bytes, paths: EventPaths) -> tuple[bytes | None, float |
     if not isinstance(event, dict):
         return None, None
     key, ts = optional(paths.key)(event), optional(paths.time)(event)
-    return key_bytes(key), time_of(ts, paths.time_unit)
+    return key_bytes(key), event_time_s(ts, paths.time_unit)
 
 
 def key_bytes(key: Any) -> bytes | None:

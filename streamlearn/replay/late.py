@@ -24,7 +24,7 @@ from streamlearn.core.paths import optional, take
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.replay.jsonlines import EventPaths
-from streamlearn.replay.mapping import DUE, SourceRecord, time_of
+from streamlearn.replay.mapping import DUE, SourceRecord, event_time_s
 from streamlearn.replay.sources import ReadOptions, Source, limited
 from streamlearn.setting_kinds import duration_s
 
@@ -186,7 +186,7 @@ class LabelDelayer:
         if self._delay.field:
             if due is None:
                 return _Event(event)  # it never becomes known
-            due_s = time_of(due, self._paths.time_unit)
+            due_s = event_time_s(due, self._paths.time_unit)
             if due_s is None:
                 raise ConfigError(
                     f"{record.place}: {self._delay.field} is {due!r}, which is no time (--delay)"
@@ -294,7 +294,7 @@ class LabelDelayer:
 
     def _time(self, record: SourceRecord, doc: dict[str, Any]) -> tuple[Any, float]:
         ts = self._time_in(doc)
-        time_s = time_of(ts, self._paths.time_unit)
+        time_s = event_time_s(ts, self._paths.time_unit)
         if time_s is None:
             raise ConfigError(
                 f"{record.place} has no event time, and labels that come later need one: name the column that"

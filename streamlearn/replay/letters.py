@@ -56,25 +56,25 @@ class Letter(NamedTuple):
         return f"{self.record.topic}-{self.record.partition}-{self.record.offset}"
 
 
-def letter_of(record: Record) -> Letter | None:
+def parse_letter(record: Record) -> Letter | None:
     """The letter in a record of a dlq topic; None when streamlearn did not write it."""
     ours = record.headers[_ours_from(record.headers) :]
-    found = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in ours}
+    texts = {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in ours}
     try:
-        partition = int(found[f"{_PREFIX}partition"])
-        offset = int(found[f"{_PREFIX}offset"])
-        name = found[f"{_PREFIX}exception.class.name"]
+        partition = int(texts[f"{_PREFIX}partition"])
+        offset = int(texts[f"{_PREFIX}offset"])
+        name = texts[f"{_PREFIX}exception.class.name"]
         return Letter(
             record,
-            found[_FIRST],
+            texts[_FIRST],
             partition,
             offset,
-            found["streamlearn.stage"],
+            texts["streamlearn.stage"],
             name.removeprefix(_CLASS),
-            found[f"{_PREFIX}exception.message"],
-            found.get("streamlearn.feature", ""),
+            texts[f"{_PREFIX}exception.message"],
+            texts.get("streamlearn.feature", ""),
             _marks(record.headers)[0],
-            "streamlearn.truncated" in found or name == f"{_CLASS}unreadable",
+            "streamlearn.truncated" in texts or name == f"{_CLASS}unreadable",
         )
     except (KeyError, ValueError):
         return None
@@ -90,13 +90,13 @@ def _marks(headers: Headers) -> tuple[int, str]:
     the front; 0 and "" for a record that no retry has made.
     """
     match headers[:2]:
-        case ((name, count), (other, letter)) if name == RETRIES and other == MADE_FROM:
+        case ((name, count), (second, letter)) if name == RETRIES and second == MADE_FROM:
             if count and letter and count.isdigit() and len(count) <= _COUNT_DIGITS:
                 return int(count), letter.decode("utf-8", "backslashreplace")
     return 0, ""
 
 
-class Wanted(NamedTuple):
+class LetterFilter(NamedTuple):
     """A filter: "" takes everything. `reason` is that of the list, or `stage.reason`."""
 
     reason: str = ""
@@ -112,7 +112,7 @@ class Wanted(NamedTuple):
         )
 
 
-class Group(msgspec.Struct):
+class LetterGroup(msgspec.Struct):
     """The letters of one stage, reason, feature and topic: how many, and when the first and last came."""
 
     stage: str
@@ -126,22 +126,22 @@ class Group(msgspec.Struct):
     message: str
 
 
-def groups(letters: Iterable[Letter]) -> list[Group]:
+def groups(letters: Iterable[Letter]) -> list[LetterGroup]:
     """The letters counted by what is wrong with them, commonest first."""
-    found: dict[tuple[str, str, str, str], Group] = {}
+    by_key: dict[tuple[str, str, str, str], LetterGroup] = {}
     for letter in letters:
         key = (letter.stage, letter.reason, letter.feature, letter.topic)
         when_ms = letter.record.timestamp_ms
-        group = found.get(key)
+        group = by_key.get(key)
         if group is None:
-            group = found[key] = Group(*key, 0, when_ms, when_ms, letter.place, letter.message)
+            group = by_key[key] = LetterGroup(*key, 0, when_ms, when_ms, letter.place, letter.message)
         group.count += 1
         group.first_ms = min(group.first_ms, when_ms)
         group.last_ms = max(group.last_ms, when_ms)
-    return [group for _, group in sorted(found.items(), key=lambda one: (-one[1].count, one[0]))]
+    return [group for _, group in sorted(by_key.items(), key=lambda item: (-item[1].count, item[0]))]
 
 
-def row_of(letter: Letter, partitions: int) -> Row:
+def retry_row(letter: Letter, partitions: int) -> Row:
     """The refused record, to be appended to its topic again."""
     headers = letter.record.headers
     own = headers[2 if _marks(headers)[1] else 0 : _ours_from(headers)]
@@ -153,46 +153,46 @@ def row_of(letter: Letter, partitions: int) -> Row:
 
 def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
     """The names of letters that were sent again earlier: read from their topics, since the oldest letter."""
-    found: set[str] = set()
+    names: set[str] = set()
     existing = admin.topics({letter.topic for letter in letters})
     for topic in sorted(existing):
         oldest_ms = min(letter.record.timestamp_ms for letter in letters if letter.topic == topic)
         first, end = admin.offsets_at(topic, oldest_ms), existing[topic].end
         for record in reading.between(admin, topic, first, end):
-            found.add(_marks(record.headers)[1])
-    return found
+            names.add(_marks(record.headers)[1])
+    return names
 
 
 class Plan:
     """Sorts letters into what can be sent again and what cannot, and why; holds no letters."""
 
-    def __init__(self, retries_max: int, before: set[str], partitions_of: Callable[[str], int]) -> None:
+    def __init__(self, retries_max: int, before: set[str], partition_count: Callable[[str], int]) -> None:
         self._retries_max = retries_max
         self._before = before
-        self._partitions_of = partitions_of
+        self._partition_count = partition_count
         self.already = 0
         """Sent again by an earlier call."""
-        self.tired = 0
+        self.retries_exhausted = 0
         """Retried as often as allowed."""
         self.truncated = 0
         """Too large to have been kept."""
-        self.homeless = 0
+        self.topic_missing = 0
         """Their topic is gone."""
 
     def rows(self, letters: Iterable[Letter]) -> Iterator[tuple[str, Row]]:
         """Topic and row for each letter that can be sent again, in their order."""
         for letter in letters:
-            partitions = self._partitions_of(letter.topic)
+            partitions = self._partition_count(letter.topic)
             if letter.name in self._before:
                 self.already += 1
             elif letter.truncated:
                 self.truncated += 1
             elif letter.retries >= self._retries_max:
-                self.tired += 1
+                self.retries_exhausted += 1
             elif partitions == 0:
-                self.homeless += 1
+                self.topic_missing += 1
             else:
-                yield letter.topic, row_of(letter, partitions)
+                yield letter.topic, retry_row(letter, partitions)
 
 
 def described(letter: Letter) -> dict[str, Any]:

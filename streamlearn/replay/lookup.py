@@ -2,7 +2,7 @@
 
 Invariants:
 - Topics are read as anybody may read them, committed records only; nothing is fenced and nothing written.
-- Memory holds one block of records, however long the topic is; `Looked` counts what was looked at.
+- Memory holds one block of records, however long the topic is; `ScanCounter` counts the records read.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from streamlearn.core.records import Entry, Range, Record, journalled
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.port import Reader
 from streamlearn.replay import reading
-from streamlearn.replay.letters import Letter, letter_of
+from streamlearn.replay.letters import Letter, parse_letter
 
 BLOCK = 5_000
 TOLD_EVERY = 100_000
@@ -23,7 +23,7 @@ SLACK_MS = 60_000
 """A prediction and its entry are published together; their arrival times differ by less than this."""
 
 
-class Looked:
+class ScanCounter:
     """Counts of records read, in all and by topic. `tell` hears about it now and then."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -53,7 +53,7 @@ class Place(msgspec.Struct, frozen=True):
     offset: int
 
 
-def place_of(text: str) -> Place:
+def parse_place(text: str) -> Place:
     """The place in TOPIC-PARTITION-OFFSET. Raises `ConfigError`."""
     head, _, offset = text.rpartition("-")
     topic, _, partition = head.rpartition("-")
@@ -71,42 +71,43 @@ def backwards(admin: Reader, topic: str, upto: reading.Offsets) -> Iterator[Reco
         upto = first
 
 
-def prediction_of(admin: Reader, topic: str, ident: str, looked: Looked) -> Record | None:
+def newest_prediction(admin: Reader, topic: str, ident: str, counter: ScanCounter) -> Record | None:
     """The newest prediction for an event's id, which is a text or the text of an integer."""
-    begins = [b'{"id":' + orjson.dumps(ident) + b","]
-    if ident.removeprefix("-").isdigit():
-        begins.append(b'{"id":' + ident.encode() + b",")
-    wanted = tuple(begins)
+    spellings = {orjson.dumps(ident), ident.encode()} if _is_integer(ident) else {orjson.dumps(ident)}
+    heads = tuple(b'{"id":' + spelling + b"," for spelling in spellings)
     end = reading.topic_info(admin, topic).end
-    for record in looked(backwards(admin, topic, end)):
-        if (record.value or b"").startswith(wanted):
+    for record in counter(backwards(admin, topic, end)):
+        if (record.value or b"").startswith(heads):
             return record
     return None
 
 
-def prediction_at(admin: Reader, topic: str, place: Place, looked: Looked) -> Record | None:
-    """The prediction for the record at `place`."""
-    source = {"topic": place.topic, "partition": place.partition, "offset": place.offset}
-    ends = b',"source":' + orjson.dumps(source) + b"}"
-    for record in looked(backwards(admin, topic, reading.topic_info(admin, topic).end)):
-        if (record.value or b"").endswith(ends):
+def _is_integer(ident: str) -> bool:
+    return ident.removeprefix("-").isdigit()
+
+
+def prediction_at(admin: Reader, topic: str, source: Place, counter: ScanCounter) -> Record | None:
+    """The prediction for the record at `source`."""
+    end = b',"source":' + orjson.dumps(msgspec.to_builtins(source)) + b"}"
+    for record in counter(backwards(admin, topic, reading.topic_info(admin, topic).end)):
+        if (record.value or b"").endswith(end):
             return record
     return None
 
 
 def letter_about(
-    admin: Reader, topic: str, place: Place | None, ident: str, id_path: str, looked: Looked
+    admin: Reader, topic: str, source: Place | None, ident: str, id_path: str, counter: ScanCounter
 ) -> Letter | None:
-    """The newest dead letter of the record at `place`, or of an event that has this id."""
+    """The newest dead letter of the record at `source`, or of an event that has this id."""
     if topic not in admin.topics([topic]):
         return None
-    for record in looked(backwards(admin, topic, reading.topic_info(admin, topic).end)):
-        letter = letter_of(record)
+    for record in counter(backwards(admin, topic, reading.topic_info(admin, topic).end)):
+        letter = parse_letter(record)
         if letter is None:
             continue
-        if place == Place(letter.topic, letter.partition, letter.offset):
+        if source == Place(letter.topic, letter.partition, letter.offset):
             return letter
-        if place is None and _has_id(record.value, ident, id_path):
+        if source is None and _has_id(record.value, ident, id_path):
             return letter
     return None
 
@@ -116,35 +117,37 @@ def _has_id(value: bytes | None, ident: str, path: str) -> bool:
         doc = orjson.loads(value or b"")
     except orjson.JSONDecodeError:
         return False
-    found = optional(path)(doc) if isinstance(doc, dict) else None
-    return isinstance(found, str | int) and not isinstance(found, bool) and str(found) == ident
+    value = optional(path)(doc) if isinstance(doc, dict) else None
+    return isinstance(value, str | int) and not isinstance(value, bool) and str(value) == ident
 
 
-def record_at(admin: Reader, place: Place) -> Record | None:
+def record_at(admin: Reader, source: Place) -> Record | None:
     """The record there, None when it is no longer retained."""
-    if place.topic not in admin.topics([place.topic]):
+    if source.topic not in admin.topics([source.topic]):
         return None
     try:
-        return next(admin.read(Range(place.topic, place.partition, place.offset, place.offset + 1)), None)
+        return next(admin.read(Range(source.topic, source.partition, source.offset, source.offset + 1)), None)
     except (Gone, ConfigError):
         return None
 
 
-def entry_covering(admin: Reader, journal: str, place: Place, around_ms: int, looked: Looked) -> Entry | None:
+def entry_covering(
+    admin: Reader, journal: str, source: Place, around_ms: int, counter: ScanCounter
+) -> Entry | None:
     """The entry that covers a record. `around_ms`: when its prediction was published."""
     end = reading.topic_info(admin, journal).end
     near = admin.offsets_at(journal, around_ms - SLACK_MS)
     for first, upto in ((near, end), (reading.topic_info(admin, journal).start, near)):
-        for record in looked(reading.between(admin, journal, first, upto)):
+        for record in counter(reading.between(admin, journal, first, upto)):
             entry = journalled(record)
-            if entry is not None and any(covers(run, place) for run in entry.ranges):
+            if entry is not None and any(covers(run, source) for run in entry.ranges):
                 return entry
     return None
 
 
-def covers(run: Range, place: Place) -> bool:
-    """True if a run holds the place."""
+def covers(run: Range, source: Place) -> bool:
+    """True if a run holds the record."""
     return (run.topic, run.partition) == (
-        place.topic,
-        place.partition,
-    ) and run.first <= place.offset < run.next
+        source.topic,
+        source.partition,
+    ) and run.first <= source.offset < run.next

@@ -144,7 +144,7 @@ class TableEncoder:
         value = f"{{{','.join(members)}}}".encode()
         time_s = None
         if self._mapping.timed:
-            time_s = time_of(orjson.loads(by_role.get("time") or "null"), self._mapping.time_unit)
+            time_s = event_time_s(orjson.loads(by_role.get("time") or "null"), self._mapping.time_unit)
         key = _key(by_role.get("key"))
         return SourceRecord(Row(key, value), time_s, f"{self._source} row {row}", row)
 
@@ -169,7 +169,7 @@ def _head(name: str) -> str:
     return f"{orjson.dumps(name).decode()}:"
 
 
-def time_of(ts: object, time_unit: str) -> float | None:
+def event_time_s(ts: object, time_unit: str) -> float | None:
     """Seconds since 1970 of an event's time as it stands, None when it has none that can be understood."""
     if isinstance(ts, bool) or not isinstance(ts, str | int | float):
         return None

@@ -34,19 +34,23 @@ def newest_scores(admin: Admin, store: Store, key: bytes, topic: str) -> dict[st
     has `unread`, if there are records after it that may bring some: how many, at most.
     """
     message = _newest_message(admin, topic)
-    positions, labelled, found = _newest_saved(store, key) or ({}, [], message)
-    counts = ("events", "labels")
-    if found is not None and message is not None:
-        is_newer = _covers(message, positions) and any(message[name] != found[name] for name in counts)
-        found = found if is_newer else message
-    if found is not None and not found["labels"]:
-        source = found["source"]
-        if found is message:
-            place = (source["topic"], source["partition"])
-            positions = positions | {place: max(source["offset"] + 1, positions.get(place, 0))}
-        if unread := _unread(admin, labelled, positions):
-            source["unread"] = unread
-    return found
+    positions, labelled, scores = _newest_saved(store, key) or ({}, [], message)
+    if scores is not None and message is not None and not _is_newer(scores, message, positions):
+        scores = message
+    if scores is None or scores["labels"]:
+        return scores
+    source = scores["source"]
+    if scores is message:
+        partition = (source["topic"], source["partition"])
+        positions = positions | {partition: max(source["offset"] + 1, positions.get(partition, 0))}
+    if unread := _unread(admin, labelled, positions):
+        source["unread"] = unread
+    return scores
+
+
+def _is_newer(scores: dict[str, Any], message: dict[str, Any], positions: Positions) -> bool:
+    """True if scores of a checkpoint at `positions` count more than a message."""
+    return _covers(message, positions) and any(message[n] != scores[n] for n in ("events", "labels"))
 
 
 def _unread(admin: Admin, topics: Sequence[str], positions: Positions) -> int:
@@ -77,11 +81,11 @@ def _newest_saved(store: Store, key: bytes) -> tuple[Positions, list[str], dict[
     for name in reversed(stored(store)):
         try:
             header, sections = unseal(store.read(name), key)
-            found = _saved(header, sections)
+            scores = _saved(header, sections)
         except BadCheckpoint:  # an older one is whole
             continue
         labels = stated_spec(header.under).labels
-        return header.next_offsets(), [labels.topic] if labels else [*header.under.topics], found
+        return header.next_offsets(), [labels.topic] if labels else [*header.under.topics], scores
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the values of each field look like: types, range, share of absent ones, how many different ones.
+"""Profiles of fields: types, range, share of absent values, number of different ones.
 
 Pure: from documents to facts. A field is a path into a document, as in `[event]`: `temp`, `meta.id`,
 `values.0`.
@@ -70,11 +70,11 @@ class Field(NamedTuple):
 
     @property
     def unique(self) -> bool:
-        """Whether each value occurs once, in enough rows to tell."""
+        """True if each value occurs once, in enough rows to tell."""
         return self.present >= 10 and self.distinct == min(self.present, _MOST_DISTINCT)
 
 
-def fields_of(documents: Sequence[Mapping[str, Any]]) -> list[Field]:
+def profile_fields(documents: Sequence[Mapping[str, Any]]) -> list[Field]:
     """The fields of all documents, in the order in which they appear first."""
     columns: dict[str, list[Any]] = {}
     for document in documents:
@@ -84,16 +84,15 @@ def fields_of(documents: Sequence[Mapping[str, Any]]) -> list[Field]:
 
 
 def _field(path: str, values: list[Any], count: int) -> Field:
-    known, words = _without_words([value for value in values if value is not None])
-    numbers = [value for value in known if type(value) in (int, float)]
-    texts = [value for value in known if type(value) is str]
-    distinct = {repr(value) for value in known[:_MOST_DISTINCT]}
-    formats = _formats(path, numbers, texts, len(known))
+    present, words = _without_words([value for value in values if value is not None])
+    numbers, texts = _values_with_type(present, int, float), _values_with_type(present, str)
+    distinct = set(map(repr, present[:_MOST_DISTINCT]))
+    formats = _formats(path, numbers, texts, len(present))
     return Field(
         path,
-        len(known),
-        1 - len(known) / count,
-        Counter(_kind(value) for value in known),
+        len(present),
+        1 - len(present) / count,
+        Counter(map(_kind, present)),
         all(type(value) is int for value in numbers),
         min(numbers, default=None),
         max(numbers, default=None),
@@ -105,23 +104,32 @@ def _field(path: str, values: list[Any], count: int) -> Field:
         words,
         formats,
         bool(texts) and all(map(_CLOCK.fullmatch, texts)),
-        sum(map(is_coated, texts)) > _COATED * len(known) > 0,
+        sum(map(is_coated, texts)) > _COATED * len(present) > 0,
         all(float(value).is_integer() for value in numbers),
     )
 
 
-def _without_words(known: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
+def _values_with_type(values: list[Any], *types: type) -> list[Any]:
+    return [value for value in values if type(value) in types]
+
+
+def _without_words(values: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
     """The values without the words for none, and those words; all of them where a text may be a category."""
-    words = {value.strip() for value in known if type(value) is str and value.strip().lower() in NO_VALUE}
+    texts = _values_with_type(values, str)
+    words = {text.strip() for text in texts if text.strip().lower() in NO_VALUE}
     if not words:
-        return known, ()
-    rest = [value for value in known if type(value) is not str or value.strip() not in words]
-    texts = [value for value in rest if type(value) is str]
-    if not all(map(is_number, texts)) and not all(text.lower() in ("true", "false") for text in texts):
-        numbers = [value for value in rest if type(value) is not str]
-        if not _formats("", numbers, texts, len(rest)):
-            return known, ()
-    return rest, tuple(sorted(words))
+        return values, ()
+    rest = [value for value in values if type(value) is not str or value.strip() not in words]
+    return (rest, tuple(sorted(words))) if _have_one_meaning(rest) else (values, ())
+
+
+def _have_one_meaning(values: list[Any]) -> bool:
+    """True if all texts are numbers, all are truths, or all values are times."""
+    texts = _values_with_type(values, str)
+    if all(map(is_number, texts)) or all(text.lower() in ("true", "false") for text in texts):
+        return True
+    rest = [value for value in values if type(value) is not str]
+    return bool(_formats("", rest, texts, len(values)))
 
 
 def _kind(value: Any) -> str:
@@ -130,20 +138,28 @@ def _kind(value: Any) -> str:
 
 
 def _formats(path: str, numbers: list[Any], texts: list[str], count: int) -> tuple[str, ...]:
-    """What the values may be as times, the likeliest first."""
+    """The formats that the values may have as times, the likeliest first."""
     if len(numbers) >= _MOSTLY * count > 0:  # one that is broken does not hide the times
-        units = Counter(map(unit_of, numbers))
-        unit, _ = units.most_common(1)[0]
-        plausible = sum(_SINCE_MS <= n * MS_PER_UNIT[unit] < _UNTIL_MS for n in numbers)
-        if plausible >= _MOSTLY * count:
-            return (unit,)
-        days = re.search("date|datum|day", path.lower()) and all(_DAY.fullmatch(str(n)) for n in numbers)
-        return ("%Y%m%d",) if days else ()
-    if not texts or len(texts) != count or not all(any(sign.isdigit() for sign in text) for text in texts):
+        return _number_formats(path, numbers, count)
+    return _text_formats(texts) if texts and len(texts) == count else ()
+
+
+def _number_formats(path: str, numbers: list[Any], count: int) -> tuple[str, ...]:
+    units = Counter(map(unit_of, numbers))
+    unit, _ = units.most_common(1)[0]
+    plausible = sum(_SINCE_MS <= n * MS_PER_UNIT[unit] < _UNTIL_MS for n in numbers)
+    if plausible >= _MOSTLY * count:
+        return (unit,)
+    days = re.search("date|datum|day", path.lower()) and all(_DAY.fullmatch(str(n)) for n in numbers)
+    return ("%Y%m%d",) if days else ()
+
+
+def _text_formats(texts: list[str]) -> tuple[str, ...]:
+    if not all(any(map(str.isdigit, text)) for text in texts):
         return ()
-    moments = [_moment(text) for text in texts]
-    if None not in moments:
-        zones = all(moment is not None and moment.tzinfo is not None for moment in moments)
+    moments = [moment for text in texts if (moment := _moment(text)) is not None]
+    if len(moments) == len(texts):
+        zones = all(moment.tzinfo is not None for moment in moments)
         return ("rfc3339" if zones else "iso",)
     return tuple(form for form in DATE_FORMATS if all(patterned_time(text.strip(), form) for text in texts))
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from streamlearn.core.presets import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
-from streamlearn.replay import coats, mapping, rehearsal
-from streamlearn.replay.mapping import ColumnMapping
-from streamlearn.replay.profile import Field, fields_of
-from streamlearn.replay.roles import Roles, describe, is_category, is_named_as_time, roles_of
+from streamlearn.replay import coats, rehearsal
+from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
+from streamlearn.replay.profile import Field, profile_fields
+from streamlearn.replay.roles import FieldRoles, describe, guess_roles, is_category, is_named_as_time
 from streamlearn.replay.sampling import Sample
-from streamlearn.replay.shapes import PRESETS, Shape, shape_of
+from streamlearn.replay.shapes import PRESETS, Shape, recognise_shape
 from streamlearn.settings import EventSection
 
 _GAPS = 0.02
@@ -44,80 +44,98 @@ def propose(sample: Sample) -> Proposal:
 
 
 def _table(sample: Sample) -> Proposal:
-    fields = fields_of(sample.rows)
-    roles = roles_of(fields, sample.size, isos=True, whole=sample.whole)
-    nameless = [field for field in fields if field.path in sample.nameless and field is not roles.time]
-    fields = [field for field in fields if field not in nameless]
-    gone = {field.path: poor for field in _others(fields, roles) if (poor := _unusable(field))}
-    kept = [field for field in _others(fields, roles) if field.path not in gone]
-    options = list(sample.options)
-    for role in ("id", "time", "key", "label"):
-        field = getattr(roles, role)
-        if field:
-            options.append(f"--{role} {_quoted(field.path)}")
-    if gone:
-        options.append(f"--features {_quoted(','.join(_comma_safe(field.path) for field in kept))}")
+    fields = profile_fields(sample.rows)
+    roles = guess_roles(fields, sample.size, isos=True, whole=sample.whole)
+    fields = [field for field in fields if field.path not in sample.nameless or field is roles.time]
+    usable, unusable = _usable(fields, roles)
+    chosen = [field.path for field in usable] if unusable else []
     types, missing = _cell_types(fields, roles)
-    options += [f"--missing {_quoted(text)}" for text in missing]
-    if types:
-        options.append(
-            f"--types {_quoted(','.join(f'{_comma_safe(name)}={kind}' for name, kind in types.items()))}"
-        )
-    model, reason = _model(roles.label, kept)
+    options = [*sample.options, *_replay_options(roles, chosen, types, missing)]
+    model, reason = _model(roles.label, usable)
     why = {"model.use": reason} | {f"replay.{role}": text for role, text in roles.why.items()}
     notes = [*sample.notes, *_time_notes(fields, roles), *_coat_notes(fields, "--types")]
-    notes += [f"{path} is left out of the features: {poor}" for path, poor in gone.items()]
+    notes += [f"{path} is left out of the features: {why_not}" for path, why_not in unusable.items()]
     if sample.read_options is not None:
-        ident, when, key, label = (
-            f.path if f else "" for f in (roles.id, roles.time, roles.key, roles.label)
-        )
-        features = tuple(field.path for field in kept) if gone else ()
-        roles_by_column = mapping.ColumnRoles(ident, when, key, label, features)
-        cells = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
-        told = sample.read_options.columns
-        columns = ColumnMapping(roles_by_column, cells, told.missing | set(missing), told.decimal)
-        notes += rehearsal.of_table(sample, columns, is_class(roles.label))
+        columns = _mapping(sample.read_options.columns, roles, chosen, types, missing)
+        notes += rehearsal.rehearse_table(sample, columns, is_class(roles.label))
     return Proposal("table", sample.size, fields, {}, model, why, options, notes, _named(roles))
 
 
+def _replay_options(
+    roles: FieldRoles, features: list[str], types: dict[str, str], missing: list[str]
+) -> list[str]:
+    """The options of `replay` that read the table as proposed."""
+    named = {role: getattr(roles, role) for role in ("id", "time", "key", "label")}
+    options = [f"--{role} {_quoted(field.path)}" for role, field in named.items() if field]
+    if features:
+        options.append(f"--features {_quoted(','.join(map(_comma_safe, features)))}")
+    options += [f"--missing {_quoted(text)}" for text in missing]
+    if types:
+        declared = ",".join(f"{_comma_safe(name)}={kind}" for name, kind in types.items())
+        options.append(f"--types {_quoted(declared)}")
+    return options
+
+
+def _mapping(
+    columns: ColumnMapping, roles: FieldRoles, features: list[str], types: dict[str, str], missing: list[str]
+) -> ColumnMapping:
+    """The same as the reader of the table takes it."""
+    ident, time, key, label = (
+        field.path if field else "" for field in (roles.id, roles.time, roles.key, roles.label)
+    )
+    column_roles = ColumnRoles(ident, time, key, label, tuple(features))
+    cells = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
+    return ColumnMapping(column_roles, cells, columns.missing | set(missing), columns.decimal)
+
+
 def _records(sample: Sample) -> Proposal:
-    shape = shape_of(sample.records)
+    shape = recognise_shape(sample.records)
     if not shape.documents and shape.name != "registry":
         raise _nothing_known(sample)
-    fields = fields_of(shape.documents)
+    fields = profile_fields(shape.documents)
     event: dict[str, Any] = {}
     why: dict[str, str] = {}
     _say_format(shape, event, why)
-    default = EventSection(
-        **{key: part for key, part in event.items() if key in ("preset", "columns")}
-        | ({"format": "csv"} if shape.name == "csv" else {})
-    )
     searched = [field for field in fields if may_hold_part(shape.name, field.path)]
-    roles = roles_of(searched, len(shape.documents), isos=False, whole=sample.whole)
+    roles = guess_roles(searched, len(shape.documents), isos=False, whole=sample.whole)
     if shape.name == "envelope":
-        kept = [field for field in fields if field.path.startswith("features.")]
+        features = [field for field in fields if field.path.startswith("features.")]
         roles = roles._replace(label=next((field for field in fields if field.path == "label"), None))
     else:
-        features, kept, reason = _features(shape.name, fields, roles, str(default.features))
-        wanted = {
-            role: field.path for role in ("id", "key", "time", "label") if (field := getattr(roles, role))
-        }
-        for name, value in {**wanted, "features": features}.items():
-            if value != getattr(default, name):
-                event[name] = value
-                why[f"event.{name}"] = reason if name == "features" else roles.why.get(name, "")
+        features = _say_roles(shape, fields, roles, event, why)
+    _say_values(roles, features, event, why)
+    model, why["model.use"] = _model(roles.label, features)
+    notes = [*_notes(sample, shape), *_coat_notes(features, "[event] types"), *_decimal_notes(features)]
+    if shape.documents and "schema_registry" not in event:
+        notes += rehearsal.rehearse_records(event, sample.records, is_class(roles.label))
+    return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
+
+
+def _say_roles(
+    shape: Shape, fields: list[Field], roles: FieldRoles, event: dict[str, Any], why: dict[str, str]
+) -> list[Field]:
+    """Say in `event` where the parts of events are, as far as it is not the default; the features."""
+    rules: dict[str, Any] = {key: event[key] for key in ("preset", "columns") if key in event}
+    default = EventSection(**rules | ({"format": "csv"} if shape.name == "csv" else {}))
+    chosen, features, reason = _features(shape.name, fields, roles, str(default.features))
+    named = {role: getattr(roles, role) for role in ("id", "key", "time", "label")}
+    paths: dict[str, str | list[str]] = {role: field.path for role, field in named.items() if field}
+    for name, path in {**paths, "features": chosen}.items():
+        if path != getattr(default, name):
+            event[name] = path
+            why[f"event.{name}"] = reason if name == "features" else roles.why.get(name, "")
+    return features
+
+
+def _say_values(roles: FieldRoles, features: list[Field], event: dict[str, Any], why: dict[str, str]) -> None:
+    """Say in `event` how values are read: the unit of times, types, words for "absent"."""
     if roles.time and roles.time.time in ("s", "ms", "us", "ns"):
         event["time_unit"], why["event.time_unit"] = roles.time.time, f"e.g. {roles.time.high:.15g}"
-    types, missing = _types([*kept, *([roles.label] if roles.label else [])])
+    types, missing = _types([*features, *([roles.label] if roles.label else [])])
     if types:
         event["types"], why["event.types"] = types, "numbers that also come as text, or a mixture"
     if missing:
         event["missing"], why["event.missing"] = missing, "texts that say that there is no value"
-    model, why["model.use"] = _model(roles.label, kept)
-    notes = [*_notes(sample, shape), *_coat_notes(kept, "[event] types"), *_decimal_notes(kept)]
-    if shape.documents and "schema_registry" not in event:
-        notes += rehearsal.of_records(event, sample.records, is_class(roles.label))
-    return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
 
 
 def _say_format(shape: Shape, event: dict[str, Any], why: dict[str, str]) -> None:
@@ -140,29 +158,42 @@ def _say_format(shape: Shape, event: dict[str, Any], why: dict[str, str]) -> Non
 # --- features -----------------------------------------------------------------------------------------
 
 
-def _others(fields: Sequence[Field], roles: Roles) -> list[Field]:
-    taken = [roles.id, roles.key, roles.time, roles.label]
-    return [field for field in fields if all(field is not one for one in taken)]
+def _others(fields: Sequence[Field], roles: FieldRoles) -> list[Field]:
+    with_role = [roles.id, roles.key, roles.time, roles.label]
+    return [field for field in fields if all(field is not chosen for chosen in with_role)]
+
+
+def _usable(fields: Sequence[Field], roles: FieldRoles) -> tuple[list[Field], dict[str, str]]:
+    """The fields without a role that can be features, and the reasons why others cannot, by path."""
+    others = _others(fields, roles)
+    reasons = {field.path: _unusable(field) for field in others}
+    usable = [field for field in others if not reasons[field.path]]
+    return usable, {path: reason for path, reason in reasons.items() if reason}
 
 
 def _features(
-    shape: str, fields: list[Field], roles: Roles, default: str
+    shape: str, fields: list[Field], roles: FieldRoles, default: str
 ) -> tuple[str | list[str], list[Field], str]:
     """The key's value, the fields it stands for, and the reason."""
-    others = _others(fields, roles)
+    usable, unusable = _usable(fields, roles)
     if shape in PRESETS and default != "*":
-        return default, [field for field in others if field.path.startswith(f"{default}.")], ""
-    gone = [field for field in others if _unusable(field)]
-    kept = [field for field in others if field not in gone]
-    parent = {field.path.partition(".")[0] for field in kept if "." in field.path}
-    if len(parent) == 1 and all("." in field.path for field in kept):
-        (name,) = parent
-        if not any(field.path.startswith(f"{name}.") for field in gone):
-            return name, kept, "all features stand in it"
-    names = ", ".join(f"{field.path} ({_unusable(field)})" for field in gone)
-    if gone and kept and len(kept) <= _MOST_LISTED:
-        return [field.path for field in kept], kept, f"without {names}"
-    return "*", kept, "all that is named nowhere else" + (f", also {names}" if names else "")
+        parts = [field for field in _others(fields, roles) if field.path.startswith(f"{default}.")]
+        return default, parts, ""
+    if parent := _one_parent(usable, unusable):
+        return parent, usable, "all features stand in it"
+    names = ", ".join(f"{path} ({reason})" for path, reason in unusable.items())
+    if unusable and usable and len(usable) <= _MOST_LISTED:
+        return [field.path for field in usable], usable, f"without {names}"
+    return "*", usable, "all that is named nowhere else" + (f", also {names}" if names else "")
+
+
+def _one_parent(usable: list[Field], unusable: dict[str, str]) -> str:
+    """The object that holds all usable fields and no other; "" where there is none."""
+    parents = {field.path.partition(".")[0] if "." in field.path else "" for field in usable}
+    if len(parents) != 1:
+        return ""
+    (parent,) = parents
+    return "" if any(path.startswith(f"{parent}.") for path in unusable) else parent
 
 
 def _unusable(field: Field) -> str:
@@ -182,37 +213,50 @@ def _types(fields: Sequence[Field]) -> tuple[dict[str, str], list[str]]:
     """Declared types for fields of JSON whose values are of several types, or numbers written as text; and
     texts that mean "absent".
     """
-    found = {}
-    missing: list[str] = []
+    types = {}
+    missing: dict[str, None] = {}
     for field in fields:
-        missing += [text for text in field.words if text not in missing]
+        missing |= dict.fromkeys(field.words)
         texts = field.kinds.get("str", 0)
         if field.kind == "str" and field.numeric == texts:
-            found[field.path] = "float"
+            types[field.path] = "float"
         elif field.kind == "mixed":
-            found[field.path] = "float" if field.numeric == texts else "str"
-    return found, missing
+            types[field.path] = "float" if field.numeric == texts else "str"
+    return types, list(missing)
 
 
-def _cell_types(fields: Sequence[Field], roles: Roles) -> tuple[dict[str, str], list[str]]:
+def _cell_types(fields: Sequence[Field], roles: FieldRoles) -> tuple[dict[str, str], list[str]]:
     """Declared types for the cells of a table, and the texts that mean "absent"."""
     types: dict[str, str] = {}
-    missing: list[str] = []
+    missing: dict[str, None] = {}
     for field in fields:
-        missing += [text for text in field.words if text not in missing]
-        if field is roles.time:
-            if "%" in field.time:
-                types[field.path] = f"datetime:{field.time}"
-        elif field.kind == "mixed" and set(field.kinds) == {"number", "str"}:
-            if len(field.texts) <= 3 and field.kinds["str"] < field.kinds["number"]:
-                missing += [text for text in field.texts if text not in missing]
-            elif field.numeric < field.kinds["str"]:
-                types[field.path] = "str"
-        elif field is roles.label and field.kind == "float" and is_category(field):
-            types[field.path] = "int"
-        elif field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}:
-            types[field.path] = "bool"
-    return types, missing
+        missing |= dict.fromkeys(field.words)
+        if field is not roles.time and _has_few_texts(field):
+            missing |= dict.fromkeys(field.texts)
+        elif kind := _cell_type(field, roles):
+            types[field.path] = kind
+    return types, list(missing)
+
+
+def _is_mixed(field: Field) -> bool:
+    return field.kind == "mixed" and set(field.kinds) == {"number", "str"}
+
+
+def _has_few_texts(field: Field) -> bool:
+    """True if texts among numbers are so few that they mean "absent"."""
+    return _is_mixed(field) and len(field.texts) <= 3 and field.kinds["str"] < field.kinds["number"]
+
+
+def _cell_type(field: Field, roles: FieldRoles) -> str:
+    """The type to declare, "" for none."""
+    if field is roles.time:
+        return f"datetime:{field.time}" if "%" in field.time else ""
+    if _is_mixed(field):
+        return "str" if field.numeric < field.kinds["str"] else ""
+    if field is roles.label and field.kind == "float" and is_category(field):
+        return "int"
+    is_bool = field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}
+    return "bool" if is_bool else ""
 
 
 def _model(label: Field | None, features: Sequence[Field]) -> tuple[str, str]:
@@ -229,7 +273,7 @@ def _model(label: Field | None, features: Sequence[Field]) -> tuple[str, str]:
 # --- words --------------------------------------------------------------------------------------------
 
 
-def _named(roles: Roles) -> list[str]:
+def _named(roles: FieldRoles) -> list[str]:
     return [field.path for field in roles.candidates]
 
 
@@ -250,18 +294,16 @@ def _nothing_known(sample: Sample) -> ConfigError:
 def _notes(sample: Sample, shape: Shape) -> list[str]:
     notes = []
     names = {"unknown": "are neither JSON objects nor lines of CSV"}
-    for other, count in shape.others.items():
-        notes.append(
-            f"{count:,} of {sample.size:,} records {names.get(other, f'have another shape: {other}')}"
-        )
+    for name, count in shape.others.items():
+        notes.append(f"{count:,} of {sample.size:,} records {names.get(name, f'have another shape: {name}')}")
     if shape.name == "registry":
         notes.append(
             "Avro values cannot be looked into here; serving them needs the extra: streamlearn[avro]"
         )
     kinds = [
-        f
-        for f in fields_of(shape.documents)
-        if f.path in ("type", "event_type", "kind", "name") and 1 < f.distinct < 20
+        field
+        for field in profile_fields(shape.documents)
+        if field.path in ("type", "event_type", "kind", "name") and 1 < field.distinct < 20
     ]
     for field in kinds:
         notes.append(
@@ -275,34 +317,46 @@ def is_class(label: Field | None) -> bool:
     return label is not None and is_category(label)
 
 
-def _time_notes(fields: Sequence[Field], roles: Roles) -> list[str]:
+def _time_notes(fields: Sequence[Field], roles: FieldRoles) -> list[str]:
     """Notes on fields like times that are not used as such, and on times with two readings."""
-    notes = []
-    for field in fields:
-        if field is roles.time:
-            if len(field.formats) > 1:
-                notes.append(
-                    f"{field.path} is read as {field.time}, and could as well be {field.formats[1]}: say the"
-                    f" right one, --types {_quoted(f'{_comma_safe(field.path)}=datetime:{field.formats[1]}')}"
-                )
-        elif field.kind == "str" and (field.time or field.clock):
-            also = f" --types {_quoted(f'{_comma_safe(field.path)}=datetime:{field.time}')}"
-            if field.time:
-                form = f", format {field.time}" if "%" in field.time else ""
-                option = also if "%" in field.time else ""
-                notes.append(f"{field.path} looks like a time{form}: --time {_quoted(field.path)}{option}")
-            elif roles.time and not roles.time.clock:
-                notes.append(
-                    f"{field.path} holds times of day apart from {roles.time.path}: join the two into one"
-                    " column, or all events of a day have one time"
-                )
-        elif field.kind == "str" and is_named_as_time(field) and not roles.time:
-            told = f"--types {_quoted(f'{_comma_safe(field.path)}=datetime:FORMAT')}"
-            notes.append(
-                f"{field.path} may hold times, in a format that is not known here (e.g. {field.texts[0]!r}):"
-                f" --time {_quoted(field.path)} {told}"
-            )
-    return notes
+    return [note for field in fields if (note := _time_note(field, roles.time))]
+
+
+def _time_note(field: Field, time: Field | None) -> str:
+    """The note on one field; "" for none. `time`: the field that is used."""
+    if field is time:
+        return _two_readings(field)
+    if field.kind != "str":
+        return ""
+    if field.time:
+        form, option = "", ""
+        if "%" in field.time:
+            form, option = f", format {field.time}", f" --types {_datetime_type(field, field.time)}"
+        return f"{field.path} looks like a time{form}: --time {_quoted(field.path)}{option}"
+    if field.clock and time and not time.clock:
+        return (
+            f"{field.path} holds times of day apart from {time.path}: join the two into one"
+            " column, or all events of a day have one time"
+        )
+    if not field.clock and is_named_as_time(field) and not time:
+        return (
+            f"{field.path} may hold times, in a format that is not known here (e.g. {field.texts[0]!r}):"
+            f" --time {_quoted(field.path)} --types {_datetime_type(field, 'FORMAT')}"
+        )
+    return ""
+
+
+def _two_readings(time: Field) -> str:
+    if len(time.formats) < 2:
+        return ""
+    return (
+        f"{time.path} is read as {time.time}, and could as well be {time.formats[1]}: say the"
+        f" right one, --types {_datetime_type(time, time.formats[1])}"
+    )
+
+
+def _datetime_type(field: Field, form: str) -> str:
+    return _quoted(f"{_comma_safe(field.path)}=datetime:{form}")
 
 
 def _coat_notes(fields: Sequence[Field], where: str) -> list[str]:

@@ -20,16 +20,16 @@ def toml(proposal: Proposal, source: str, topic: str, log: Mapping[str, Any]) ->
     ]
     lines += [f"# Note: {_line(note)}." for note in proposal.notes]
     if proposal.candidates:
-        known = ", ".join(proposal.candidates)
-        lines.append(f"# Perhaps the label, if it is what you want to predict: {_line(known)}.")
+        names = _line(", ".join(proposal.candidates))
+        lines.append(f"# Perhaps the label, if it is what you want to predict: {names}.")
     lines += _next(proposal, source, topic)
     lines += ["", "[app]", f"name = {value(name)}"]
-    lines += ["", "[log]", *(f"{key} = {value(part)}" for key, part in log.items())]
+    lines += ["", "[log]", *(f"{key} = {value(setting)}" for key, setting in log.items())]
     lines += ["", "[topics]", f"input = {value(topic)}"]
     if proposal.event:
         lines += ["", "[event]"]
-        for key, part in proposal.event.items():
-            lines += _setting(key, part, proposal.why.get(f"event.{key}", ""))
+        for key, setting in proposal.event.items():
+            lines += _setting(key, setting, proposal.why.get(f"event.{key}", ""))
     lines += ["", "[model]", *_setting("use", proposal.model, proposal.why["model.use"])]
     return "\n".join(lines) + "\n"
 
@@ -43,18 +43,18 @@ def app_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", bare).strip("-.")[:40] or "look"
 
 
-def value(part: Any) -> str:
+def value(setting: Any) -> str:
     """A value as TOML."""
-    if isinstance(part, Mapping):
-        return "{ " + ", ".join(f"{value(name)} = {value(inner)}" for name, inner in part.items()) + " }"
-    if isinstance(part, list | tuple):
-        return "[" + ", ".join(map(value, part)) + "]"
+    if isinstance(setting, Mapping):
+        return "{ " + ", ".join(f"{value(name)} = {value(inner)}" for name, inner in setting.items()) + " }"
+    if isinstance(setting, list | tuple):
+        return "[" + ", ".join(map(value, setting)) + "]"
     # JSON's texts are TOML's, but for surrogates, which ensure_ascii would make, and the sign of DEL.
-    return json.dumps(part, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(setting, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _setting(key: str, part: Any, why: str) -> list[str]:
-    line = f"{key} = {value(part)}"
+def _setting(key: str, setting: Any, why: str) -> list[str]:
+    line = f"{key} = {value(setting)}"
     if not why:
         return [line]
     if len(line) + len(why) > _WIDTH:

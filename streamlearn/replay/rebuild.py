@@ -27,9 +27,9 @@ from streamlearn.settings import Config
 Tell = Callable[[str], None]
 
 
-class Rebuilt(NamedTuple):
-    """What the model was given and what it is. `exact`: it made this very prediction; else it is that of an
-    older checkpoint, and `why` says what kept it from being made again. `learned` is this model's.
+class ReconstructedModel(NamedTuple):
+    """A model, and the features that it was given. `exact`: it made this very prediction; else it is that of
+    an older checkpoint, and `why` says what kept it from being made again. `learned` is this model's.
     """
 
     model: Any
@@ -41,8 +41,8 @@ class Rebuilt(NamedTuple):
     why: str = ""
 
 
-class Rebuild:
-    """For one service: a reader of its log, its checkpoints, the secret they are signed with, its journal."""
+class Reconstructor:
+    """Reconstructs models of one service, from its log, its journal, and its signed checkpoints."""
 
     def __init__(
         self, config: Config, fresh: FreshModel, reader: Reader, store: Store, schemas: Schemas, tell: Tell
@@ -55,7 +55,7 @@ class Rebuild:
         self._schemas = schemas
         self._tell = tell
 
-    def at(self, record: Record, published: bytes, entry: Entry) -> Rebuilt | None:
+    def model_for(self, record: Record, published: bytes, entry: Entry) -> ReconstructedModel | None:
         """The model that predicted `record`, which `entry` covers. None when no checkpoint is as old."""
         for header, sections in self.older(entry.seq):
             try:
@@ -73,14 +73,20 @@ class Rebuild:
             if event is None:
                 return None
             learned = shard.memory.learned
-            return Rebuilt(shard.learner.model, event.x, False, learned, header.seq, 0, why)
+            return ReconstructedModel(shard.learner.model, event.x, False, learned, header.seq, 0, why)
         return None
 
     def joins(self, record: Record, seq: int) -> dict[str, Any]:
-        """What became of the label of `record`'s event, which entry `seq` covers: `Joins.result`, from the
+        """The fate of the label of `record`'s event, which entry `seq` covers: `Joins.result`, from the
         newest checkpoint that leads there and is older than all labels that name it. Raises `Gone`.
         """
-        found: tuple[Joins, list[Entry]] | None = None
+        joins, entries = self._oldest_needed(record, seq)
+        if joins.labelled or any("labels" in entry.change.config for entry in entries if entry.change):
+            joins.follow(entries)
+        return joins.result()
+
+    def _oldest_needed(self, record: Record, seq: int) -> tuple[Joins, list[Entry]]:
+        newest: tuple[Joins, list[Entry]] | None = None
         first: Positions = {}
         for header, sections in self.older(seq):
             try:
@@ -91,18 +97,14 @@ class Rebuild:
                 continue
             except Gone:
                 break
-            if found is None:
+            if newest is None:
                 first = joins.first_labels(self._reader)
-            found = joins, entries
-            at = header.next_offsets()
-            if joins.tells_all and all(at.get(place, 0) <= offset for place, offset in first.items()):
+            newest = joins, entries
+            if joins.tells_all and _is_before(header.next_offsets(), first):
                 break
-        if found is None:
+        if newest is None:
             raise Gone("no checkpoint is old enough, or the journal no longer leads on from it")
-        joins, entries = found
-        if joins.labelled or any("labels" in entry.change.config for entry in entries if entry.change):
-            joins.follow(entries)
-        return joins.result()
+        return newest
 
     def older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
         """Whole checkpoints that stand before entry `seq`, newest first."""
@@ -115,7 +117,7 @@ class Rebuild:
 
     def _redone(
         self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry
-    ) -> Rebuilt:
+    ) -> ReconstructedModel:
         """Step what lies between, and then the record itself. Raises `Gone` or `_Differs`."""
         try:
             between = takewhile(
@@ -137,7 +139,7 @@ class Rebuild:
 
     def _last(
         self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
-    ) -> Rebuilt:
+    ) -> ReconstructedModel:
         """Step the entry up to the record, and the record itself."""
         skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
         place = Place(record.topic, record.partition, record.offset)
@@ -151,19 +153,19 @@ class Rebuild:
 
     def _answered(
         self, standing: Standing, record: Record, published: bytes, seq: int, redone: int
-    ) -> Rebuilt:
+    ) -> ReconstructedModel:
         """Step the record; the model is kept as it was before it learned."""
         learned = standing.shard.memory.learned
         champion = dump_model(standing.shard.learner.model)
         for fact in _need(standing.driver.again(record, None)):
             if isinstance(fact, Predicted) and fact.output.value == published:
                 model = load_model(champion, self._fresh.trusted)
-                return Rebuilt(model, fact.event.x, True, learned, seq, redone)
+                return ReconstructedModel(model, fact.event.x, True, learned, seq, redone)
         raise _Differs("the prediction comes out different in this process")
 
 
 class _Differs(StreamlearnError):
-    """What was redone is not what was published."""
+    """The redone outputs differ from the published ones."""
 
 
 def _need(facts: Facts | Failure) -> Facts:
@@ -171,6 +173,11 @@ def _need(facts: Facts | Failure) -> Facts:
     if isinstance(facts, Failure):
         raise _Differs("the model raised")
     return facts
+
+
+def _is_before(positions: Positions, first: Positions) -> bool:
+    """True if no position is beyond the first record that matters of its partition."""
+    return all(positions.get(source, 0) <= offset for source, offset in first.items())
 
 
 def _same_revision(change: Era, era: Era) -> None:

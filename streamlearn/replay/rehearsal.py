@@ -1,4 +1,4 @@
-"""What a service would refuse of a sample: it is stepped by the very shard, with the proposed `[event]`.
+"""Refusals to expect: a sample is stepped by the very shard, with the proposed `[event]`.
 
 The model is the cheapest of its task: nothing of what is refused depends on it, but the kind of its labels.
 """
@@ -45,14 +45,14 @@ def refusals(spec: EventSpec, records: Iterable[Record], classes: bool) -> list[
             continue
         for fact in facts:
             if isinstance(fact, Refused):
-                what = fact.reason, fact.feature[:MAX_NAME_CHARS]
-                counts[what] += 1
-                examples.setdefault(what, record)
-    return [_sentence(what, count, total, examples[what]) for what, count in counts.most_common()]
+                kind = fact.reason, fact.feature[:MAX_NAME_CHARS]
+                counts[kind] += 1
+                examples.setdefault(kind, record)
+    return [_sentence(kind, count, total, examples[kind]) for kind, count in counts.most_common()]
 
 
-def _sentence(what: tuple[str, str], count: int, total: int, record: Record) -> str:
-    reason, feature = what
+def _sentence(kind: tuple[str, str], count: int, total: int, record: Record) -> str:
+    reason, feature = kind
     value = (record.value or b"")[:_SHOWN_BYTES].decode("utf-8", "replace")
     value = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in value)
     value += "..." if len(record.value or b"") > _SHOWN_BYTES else ""
@@ -63,8 +63,8 @@ def _sentence(what: tuple[str, str], count: int, total: int, record: Record) -> 
     )
 
 
-def of_records(event: dict[str, Any], records: Sequence[Record], classes: bool) -> list[str]:
-    """What would be refused of records as they stand."""
+def rehearse_records(event: dict[str, Any], records: Sequence[Record], classes: bool) -> list[str]:
+    """The refusals among records as they stand."""
     undated = (
         record
         if record.timestamp_ms > 0
@@ -74,8 +74,8 @@ def of_records(event: dict[str, Any], records: Sequence[Record], classes: bool) 
     return refusals(event_rules(EventSection(**event)), undated, classes)
 
 
-def of_table(sample: Sample, columns: ColumnMapping, classes: bool) -> list[str]:
-    """What would be refused of the rows of a table, read as proposed, or where it could not be read."""
+def rehearse_table(sample: Sample, columns: ColumnMapping, classes: bool) -> list[str]:
+    """The refusals among rows of a table, read as proposed, or where it could not be read."""
     assert sample.read_options is not None
     options = sample.read_options._replace(columns=columns)
     try:

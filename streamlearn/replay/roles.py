@@ -23,9 +23,10 @@ _LABELS = (
 )
 _LABELS += " is_phishing species diagnosis activity quality rul attack alarm verdict category state status"
 _FEW = 20
+_UNITS = ("s", "ms", "us", "ns")
 
 
-class Roles(NamedTuple):
+class FieldRoles(NamedTuple):
     """The fields that were found for each role, None where there is none. `candidates`: what might be a
     label. `why`: the reason for each role.
     """
@@ -38,45 +39,56 @@ class Roles(NamedTuple):
     why: dict[str, str]
 
 
-def roles_of(fields: Sequence[Field], rows: int, isos: bool, whole: bool = False) -> Roles:
+def guess_roles(fields: Sequence[Field], rows: int, isos: bool, whole: bool = False) -> FieldRoles:
     """The roles among these fields. `isos`: times without a zone, or in another format, can be used. `whole`:
     these are all rows that there are, so that what is different in each is so for good.
     """
     why: dict[str, str] = {}
     time = _time(fields, isos, why)
-    rest = [field for field in fields if field is not time and field.present]
-    ident = _best(rest, _IDS, _can_be_id)
-    # Without a known name: texts without blanks, none of which comes twice in all rows, and no times.
-    words = (f for f in rest if f.unique and f.kind == "str" and not any(" " in text for text in f.texts))
-    words = (f for f in words if not (f.time or f.clock or f.numeric or f.coated))
-    ident = ident or (next(words, None) if whole else None)
+    rest = _without(fields, time)
+    ident = _best(rest, _IDS, _can_be_id) or (_unnamed_id(rest) if whole else None)
     if ident:
         why["id"] = f"a different one in each of {ident.present:,} rows"
-    rest = [field for field in rest if field is not ident]
+    rest = _without(rest, ident)
     label = _best(rest, _LABELS, _can_be_label)
     if label:
         why["label"] = f"by its name; {describe(label)}"
-    rest = [field for field in rest if field is not label]
+    rest = _without(rest, label)
     key = _best(rest, _KEYS, lambda field: field.kind in ("str", "int") and field.distinct <= rows / 2)
     if key:
         why["key"] = f"{field_count(key)} that come again"
-    kinds = ("bool", "str", "int", "float")
-    few = [f for f in rest if f is not key and f.kind in kinds and (f.integral or f.kind != "float")]
-    candidates = [field for field in few if 2 <= field.distinct <= 10 and rows >= 20]
-    return Roles(ident, key, time, label, () if label else tuple(candidates), why)
+    rest = [] if label or rows < 20 else _without(rest, key)
+    return FieldRoles(ident, key, time, label, tuple(filter(_may_be_label, rest)), why)
+
+
+def _without(fields: Sequence[Field], chosen: Field | None) -> list[Field]:
+    """The fields that have values, without the chosen one."""
+    return [field for field in fields if field is not chosen and field.present]
+
+
+def _unnamed_id(fields: Sequence[Field]) -> Field | None:
+    """A field without a known name whose texts have no blanks and are all different, and no times."""
+    for field in fields:
+        odd = field.time or field.clock or field.numeric or field.coated
+        if field.unique and field.kind == "str" and not odd and " " not in "".join(field.texts):
+            return field
+    return None
+
+
+def _may_be_label(field: Field) -> bool:
+    whole = field.kind in ("bool", "str", "int") or (field.kind == "float" and field.integral)
+    return whole and 2 <= field.distinct <= 10
 
 
 def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | None:
-    usable = [
-        field for field in fields if field.time and (isos or field.time in ("s", "ms", "us", "ns", "rfc3339"))
-    ]
-    texts = [field for field in usable if field.time not in ("s", "ms", "us", "ns")]
-    found = _best(usable, _TIMES) or next((f for f in usable if is_named_as_time(f)), None)
-    found = found or (texts[0] if len(texts) == 1 else None)
-    if found:
+    usable = [field for field in fields if field.time and (isos or field.time in (*_UNITS, "rfc3339"))]
+    texts = [field for field in usable if field.time not in _UNITS]
+    time = _best(usable, _TIMES) or next(filter(is_named_as_time, usable), None)
+    time = time or (texts[0] if len(texts) == 1 else None)
+    if time:
         form = {"rfc3339": "RFC 3339", "iso": "ISO 8601 without a zone, taken as UTC"}
-        why["time"] = f"plausible times, {form.get(found.time, found.time)}"
-    return found
+        why["time"] = f"plausible times, {form.get(time.time, time.time)}"
+    return time
 
 
 def is_named_as_time(field: Field) -> bool:
@@ -100,12 +112,12 @@ def _can_be_label(field: Field) -> bool:
 def _best(fields: Sequence[Field], names: str, fits: object = None) -> Field | None:
     """The field that fits and whose name stands first among `names`; outer fields before inner ones."""
     ranks = {name: rank for rank, name in enumerate(names.split())}
-    found = [
+    matches = [
         (ranks[_name(field)], field.path.count("."), n)
         for n, field in enumerate(fields)
         if _name(field) in ranks and (not callable(fits) or fits(field))
     ]
-    return fields[min(found)[2]] if found else None
+    return fields[min(matches)[2]] if matches else None
 
 
 def _name(field: Field) -> str:

@@ -24,9 +24,9 @@ Row = Mapping[str, Any]
 
 class Sample(NamedTuple):
     """A sample: `rows` of a table, which `replay` makes events of (with `options`), or else `records`,
-    which reach a service as they stand. `whole`: there is no more than this. `options`: the table can be read
-    again, with what was said or found out about its cells. `nameless`: columns that the header does not name.
-    `notes`: what a person should know of the file.
+    which reach a service as they stand. `whole`: there is no more than this. `read_options`: the table
+    can be read again, with what was said or found out about its cells. `nameless`: columns that the header
+    does not name. `notes`: what a person should know of the file.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
         return len(self.rows) or len(self.records)
 
 
-def of_source(name: str, options: ReadOptions, limit: int, admin: Admin | None = None) -> Sample:
+def sample_source(name: str, options: ReadOptions, limit: int, admin: Admin | None = None) -> Sample:
     """The first rows of a SOURCE. Raises `ConfigError` as `sources.open_source` does."""
     if name.startswith("topic:"):
         source = sources.open_source(name, options, admin)
@@ -58,12 +58,12 @@ def of_source(name: str, options: ReadOptions, limit: int, admin: Admin | None =
         return _csv(name, options, limit)
     if kind in ("parquet", "arrow"):
         return _table(name, options, columnar.column_names(name, kind), limit)
-    found = _lines(name) if kind == "jsonl" else _valued(name, options)
-    records = list(itertools.islice(found, limit))
-    return Sample(name, records=records, whole=next(found, None) is None)
+    stream = _lines(name) if kind == "jsonl" else _valued(name, options)
+    records = list(itertools.islice(stream, limit))
+    return Sample(name, records=records, whole=next(stream, None) is None)
 
 
-def of_topic(admin: Admin, topic: str, limit: int) -> Sample:
+def sample_topic(admin: Admin, topic: str, limit: int) -> Sample:
     """The newest records of a topic."""
     info = reading.topic_info(admin, topic)
     share = -(-limit // info.partitions)
@@ -113,20 +113,20 @@ def _python(name: str, limit: int) -> Sample:
     return Sample(name, records=[Record("", 0, n, 0, row.key, row.value) for n, row in enumerate(rows)])
 
 
-def _plain(name: str, at: int, item: Any) -> Row:
+def _plain(name: str, number: int, item: Any) -> Row:
     """A dict of Python's as JSON would have it."""
     try:
-        found = orjson.loads(orjson.dumps(item, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
+        row = orjson.loads(orjson.dumps(item, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
     except orjson.JSONEncodeError as error:
         raise ConfigError(
-            f"{name} item {at} cannot be written as JSON ({error}): give plain values"
+            f"{name} item {number} cannot be written as JSON ({error}): give plain values"
         ) from None
-    assert isinstance(found, dict)
-    return found
+    assert isinstance(row, dict)
+    return row
 
 
 def _lines(name: str) -> Iterator[Record]:
-    for number, text in (found for group in texts(name) for found in group):
+    for number, text in itertools.chain.from_iterable(texts(name)):
         yield lines.parse(text) or Record(shown(name), 0, number, 0, None, text)
 
 
@@ -138,9 +138,9 @@ def _valued(name: str, options: ReadOptions) -> Iterator[Record]:
 
 def is_topic(name: str) -> bool:
     """True if this is rather a topic's name than a SOURCE."""
-    known = name == "-" or ":" in name or "/" in name or Path(name).exists()
+    is_source = name == "-" or ":" in name or "/" in name or Path(name).exists()
     suffix = file_suffix(name)
-    return not known and suffix not in (
+    return not is_source and suffix not in (
         ".csv",
         ".tsv",
         ".jsonl",

@@ -16,7 +16,7 @@ from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.replay import reading
-from streamlearn.replay.lookup import Looked, backwards
+from streamlearn.replay.lookup import ScanCounter, backwards
 from streamlearn.service.eras import at_places
 from streamlearn.service.journal_end import places_after
 from streamlearn.service.witnesses import source_of
@@ -75,47 +75,43 @@ def after_predictions(
     """The old life's end: after the newest prediction of each input partition, and never before the
     old journal's end. The second value names the topics that are others by now: they begin at their start.
     """
-    there = admin.topics(config.names().sources)
-    sources = [name for name in config.names().sources if name in there]
-    replaced = [name for name in sources if life.ids.get(name, there[name].id) != there[name].id]
+    existing = admin.topics(config.names().sources)
+    sources = [name for name in config.names().sources if name in existing]
+    replaced = [name for name in sources if life.ids.get(name, existing[name].id) != existing[name].id]
     same = [name for name in sources if name not in replaced]
-    positions = {place: offset for place, offset in life.positions.items() if place[0] in same}
-    wanted = {
-        (name, partition)
-        for name in config.topics.input
-        if name in same
-        for partition in range(there[name].partitions)
-    }
-    for place, offset in _newest(admin, config.topics.predictions, wanted, tell).items():
-        positions[place] = max(positions.get(place, 0), offset + 1)
-    return _within(positions, there), replaced
+    positions = {source: offset for source, offset in life.positions.items() if source[0] in same}
+    inputs = {name: existing[name] for name in config.topics.input if name in same}
+    for source, offset in _newest(admin, config.topics.predictions, inputs, tell).items():
+        positions[source] = max(positions.get(source, 0), offset + 1)
+    return _within(positions, existing), replaced
 
 
 def _newest(
-    admin: Admin, predictions: str, wanted: set[tuple[str, int]], tell: Callable[[str], None]
+    admin: Admin, predictions: str, inputs: dict[str, TopicInfo], tell: Callable[[str], None]
 ) -> Positions:
-    """The largest offset that was answered, of each place in `wanted` that was answered at all."""
+    """The largest offset that was answered, of each partition of the inputs that was answered at all."""
+    partitions = {(name, number) for name, info in inputs.items() for number in range(info.partitions)}
     if predictions not in admin.topics([predictions]):
         return {}
-    found: Positions = {}
-    looked = Looked(tell)
-    for record in looked(backwards(admin, predictions, reading.topic_info(admin, predictions).end)):
+    newest: Positions = {}
+    counter = ScanCounter(tell)
+    for record in counter(backwards(admin, predictions, reading.topic_info(admin, predictions).end)):
         source = source_of(record)
-        if source is not None and source.place in wanted:
-            found.setdefault(source.place, source.offset)  # within a partition the newest comes first
-            if len(found) == len(wanted):
+        if source is not None and source.place in partitions:
+            newest.setdefault(source.place, source.offset)  # within a partition the newest comes first
+            if len(newest) == len(partitions):
                 break
-    return found
+    return newest
 
 
-def _within(positions: Positions, there: dict[str, TopicInfo]) -> Positions:
+def _within(positions: Positions, existing: dict[str, TopicInfo]) -> Positions:
     """`positions` within what is retained."""
-    found = {}
+    retained = {}
     for (topic, partition), offset in positions.items():
-        info = there[topic]
+        info = existing[topic]
         if partition < info.partitions:
-            found[topic, partition] = min(max(offset, info.start[partition]), info.end[partition])
-    return found
+            retained[topic, partition] = min(max(offset, info.start[partition]), info.end[partition])
+    return retained
 
 
 def check_places(admin: Admin, config: Config, start: str) -> None:
@@ -123,13 +119,13 @@ def check_places(admin: Admin, config: Config, start: str) -> None:
     if "@" not in start:
         return
     places = start_places(start)
-    there = admin.topics([*config.names().sources, *(topic for topic, _ in places)])
+    existing = admin.topics([*config.names().sources, *(topic for topic, _ in places)])
     for topic, partition in places:
-        if topic not in there or partition >= there[topic].partitions:
+        if topic not in existing or partition >= existing[topic].partitions:
             raise ConfigError(f"--start {topic}-{partition}@...: there is no such partition")
         if topic not in config.names().sources:
             raise ConfigError(f"--start {topic}-{partition}@...: {topic} is no input of {config.app.name}")
-        at_places(places, topic, there[topic])
+        at_places(places, topic, existing[topic])
 
 
 def start_text(positions: Positions) -> str:
@@ -143,7 +139,7 @@ def start_text(positions: Positions) -> str:
     )
 
 
-def ending_of(life: Life) -> str:
+def describe_end(life: Life) -> str:
     """For a person: where a journal ends."""
     if life.end is None:
         return "empty"

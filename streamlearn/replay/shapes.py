@@ -1,8 +1,8 @@
-"""Who wrote these values? The known shapes of records, and the documents that paths refer to in each.
+"""The known shapes of records, by who wrote them, and the documents that paths refer to in each.
 
 Pure. Shapes: `envelope` (streamlearn's own), the presets `debezium`, `connect`, `telegraf` and `cloudevents`,
 `flat` (any other JSON object), `csv` (one line), `registry` (framed by a schema registry), `tombstone`, and
-`unknown`. Here they are told apart; what reads them is what the service reads them with.
+`unknown`. Here they are told apart; they are read as the service reads them.
 """
 
 import csv
@@ -40,35 +40,36 @@ class Shape(NamedTuple):
     framed: bool = False
 
 
-def shape_of(records: Sequence[Record]) -> Shape:
+def recognise_shape(records: Sequence[Record]) -> Shape:
     """The shape of most records."""
     names = [_shape(record) for record in records]
     counts = Counter(name for name in names if name not in ("tombstone", "delete"))
     if not counts:
         return Shape("unknown", [], {})
     name = counts.most_common(1)[0][0]
-    others = {other: count for other, count in counts.items() if other != name}
-    same = [record for record, other in zip(records, names, strict=True) if other == name]
+    others = {shape: count for shape, count in counts.items() if shape != name}
+    same = [record for record, shape in zip(records, names, strict=True) if shape == name]
     if name == "unknown":
         return _lines(same, others) or Shape(name, [], others)
-    framed = name == "registry json"
-    if framed:
-        values = [unframed(record, record.value or b"")[1] for record in same]
-        pairs = zip(same, values, strict=True)
-        same = [msgspec.structs.replace(record, value=value) for record, value in pairs]
+    if name == "registry binary":
+        return Shape("registry", [], others)
+    if name == "registry json":
+        return Shape("flat", _documents(EventSpec(), list(map(_unframed, same))), others, framed=True)
     preset = name if name in PRESETS else ""
-    documents = [] if name == "registry binary" else _documents(EventSpec(preset=preset), same)
-    shape = "flat" if framed else "registry" if name == "registry binary" else name
-    return Shape(shape, documents, others, framed=framed)
+    return Shape(name, _documents(EventSpec(preset=preset), same), others)
+
+
+def _unframed(record: Record) -> Record:
+    return msgspec.structs.replace(record, value=unframed(record, record.value or b"")[1])
 
 
 def _documents(spec: EventSpec, records: Sequence[Record]) -> list[Document]:
-    """What the service would find at paths, without what a preset adds of its own."""
+    """The documents in which the service would look for paths, without what a preset adds of its own."""
     read = compile_reader(spec, {})
     meta = META.get(spec.preset, frozenset())
-    found = (read(record, record.value or b"") for record in records)
+    docs = (read(record, record.value or b"") for record in records)
     return [
-        {name: part for name, part in doc.items() if name not in meta} for doc in found if type(doc) is dict
+        {name: value for name, value in doc.items() if name not in meta} for doc in docs if type(doc) is dict
     ]
 
 
@@ -87,37 +88,45 @@ def _shape(record: Record) -> str:
 
 def _object(value: bytes) -> dict[str, Any] | None:
     try:
-        found = orjson.loads(value)
+        doc = orjson.loads(value)
     except orjson.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    return doc if isinstance(doc, dict) else None
+
+
+def _texts(records: list[Record]) -> list[str]:
+    """The values as texts; none where one of them is not UTF-8."""
+    try:
+        return [record.value.decode("utf-8-sig") for record in records if record.value]
+    except UnicodeDecodeError:
+        return []
 
 
 def _lines(records: list[Record], others: dict[str, int]) -> Shape | None:
     """Values that are lines of CSV: the same number of cells in each, and no JSON arrays."""
-    try:
-        texts = [record.value.decode("utf-8-sig") for record in records if record.value]
-    except UnicodeDecodeError:
-        return None
+    texts = _texts(records)
     if all(text.lstrip().startswith("[") for text in texts):
         return None
-    found = [_cut(texts, delimiter) for delimiter in _DELIMITERS]
-    share, width, delimiter = max(found, key=lambda one: one[:2])
+    share, width, delimiter = max((_cut(texts, sign) for sign in _DELIMITERS), key=lambda cut: cut[:2])
     if width < 2 or share < 0.9:
         return None
-    rows = [next(csv.reader([text], delimiter=delimiter), []) for text in texts]
+    rows = [_cells(text, delimiter) for text in texts]
     names = _header(rows, width) or tuple(f"c{n}" for n in range(1, width + 1))
     spec = EventSpec(format="csv", columns=names, delimiter=delimiter)
     if delimiter != "," and _has_decimal_commas(spec, records):
         spec = msgspec.structs.replace(spec, decimal=",")
-    if other := sum(len(row) != width for row in rows):
-        others = {**others, "lines of another width": other}
+    if ragged := sum(len(row) != width for row in rows):
+        others = {**others, "lines of another width": ragged}
     return Shape("csv", _documents(spec, records), others, names, delimiter, spec.decimal)
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader([text], delimiter=delimiter), [])
 
 
 def _cut(texts: list[str], delimiter: str) -> tuple[float, int, str]:
     """The share of lines that have the commonest number of cells, and that number, if it is over one."""
-    widths = Counter(len(next(csv.reader([text], delimiter=delimiter), [])) for text in texts)
+    widths = Counter(len(_cells(text, delimiter)) for text in texts)
     width, count = widths.most_common(1)[0] if widths else (0, 0)
     return (count / len(texts), width, delimiter) if width > 1 else (0.0, 0, delimiter)
 
@@ -133,5 +142,6 @@ def _header(rows: list[list[str]], width: int) -> tuple[str, ...]:
 
 def _has_decimal_commas(spec: EventSpec, records: Sequence[Record]) -> bool:
     read = compile_reader(spec, {})
-    found = [read(record, record.value or b"") for record in records]
-    return sum(isinstance(one, Refusal) and one.reason == "decimal_sign" for one in found) > len(found) / 2
+    events = [read(record, record.value or b"") for record in records]
+    refused = sum(isinstance(event, Refusal) and event.reason == "decimal_sign" for event in events)
+    return refused > len(events) / 2
