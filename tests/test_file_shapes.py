@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamlearn.errors import ConfigError
 from streamlearn.replay import files
 from streamlearn.replay.delimited import Dialect
-from streamlearn.replay.json_texts import texts
+from streamlearn.replay.jsonlines import texts
 from streamlearn.replay.sources import ReadOptions, open_source
 
 __all__ = ["command"]
@@ -128,7 +128,7 @@ def test_nothing_recognised_is_no_configuration(command: Command, text: str) -> 
 
 
 def test_a_giant_element_is_refused_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlearn.replay.json_texts.MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr("streamlearn.replay.jsonlines.MAX_LINE_BYTES", 100_000)
     name = write("a.json", "[" + json.dumps({"a": [0] * 100_000}) + "]")
     with pytest.raises(ConfigError, match="an element of more than"):
         read(name)

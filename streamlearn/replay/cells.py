@@ -13,7 +13,9 @@ Invariants:
 
 import datetime
 import decimal
-from collections.abc import Callable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
 from math import isfinite, isnan
 from typing import Any, NamedTuple
 
@@ -28,17 +30,21 @@ from streamlearn.core.convert import (
     JSON_NUMBER,
     from_decimal,
     is_absent,
+    is_coated,
     is_number,
     is_word,
 )
 from streamlearn.core.events import calendar_time
-from streamlearn.core.paths import MISSING
+from streamlearn.core.paths import MISSING, optional
 from streamlearn.errors import ConfigError
 
 JsonText = str | None
 """The JSON text of a value; None = absent."""
 
 TYPES = ("float", "int", "bool", "str", "date", "datetime")
+NOTED_EVENTS = 1000
+_MOSTLY = 0.9
+_LEAST = 10
 
 
 class ColumnType(NamedTuple):
@@ -294,3 +300,46 @@ def _calendar(value: datetime.date | datetime.time, column: ColumnType) -> JsonT
     if column.kind in ("time", "datetime"):
         return f'"{value.isoformat()}T00:00:00+00:00"'
     return f'"{value.isoformat()}"'
+
+
+# --- notes --------------------------------------------------------------------------------------------
+
+
+def formatted_note(column: str, example: str, where: str = "--types") -> str:
+    """A note about a column of texts that would be numbers but for how they are written: a model takes each
+    such text for a category of its own, and nothing else would tell. `where`: how a column is declared."""
+    return (
+        f"{column} is text, and nearly all of it would be numbers without the signs for thousands, money or"
+        f" percent (e.g. {example!r}): each text is a category of its own to the model. Take the signs out"
+        f" where the data are made (pandas: thousands=','), or declare it as str ({where}) if it is text"
+    )
+
+
+def formatted_notes(events: Iterable[bytes], features: str, declared: Container[str] = ()) -> list[str]:
+    """Notes about the first events. `features`: the path of what holds them; without it, all members do."""
+    texts: Counter[str] = Counter()
+    coated: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for event in itertools.islice(events, NOTED_EVENTS):
+        for name, value in _features(event, features).items():
+            if type(value) is str and name not in declared:
+                texts[name] += 1
+                if is_coated(value):
+                    coated[name] += 1
+                    examples.setdefault(name, value)
+    return [
+        formatted_note(name, examples[name])
+        for name, count in coated.items()
+        if count > _MOSTLY * texts[name] and count >= _LEAST
+    ]
+
+
+def _features(event: bytes, path: str) -> dict[str, Any]:
+    try:
+        doc = orjson.loads(event)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(doc, dict):
+        return {}
+    features = optional(path)(doc)
+    return features if isinstance(features, dict) else doc

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from streamlearn.core.presets import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
-from streamlearn.replay import coats, rehearsal
+from streamlearn.replay import cells, rehearsal
 from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
 from streamlearn.replay.profile import Field, profile_fields
 from streamlearn.replay.roles import FieldRoles, describe, guess_roles, is_category, is_named_as_time
@@ -84,8 +84,8 @@ def _mapping(
         field.path if field else "" for field in (roles.id, roles.time, roles.key, roles.label)
     )
     column_roles = ColumnRoles(ident, time, key, label, tuple(features))
-    cells = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
-    return ColumnMapping(column_roles, cells, columns.missing | set(missing), columns.decimal)
+    declared = {name: (kind.partition(":")[0], kind.partition(":")[2]) for name, kind in types.items()}
+    return ColumnMapping(column_roles, declared, columns.missing | set(missing), columns.decimal)
 
 
 def _records(sample: Sample) -> Proposal:
@@ -360,7 +360,7 @@ def _datetime_type(field: Field, form: str) -> str:
 
 
 def _coat_notes(fields: Sequence[Field], where: str) -> list[str]:
-    return [coats.note(field.path, field.texts[0], where) for field in fields if field.coated]
+    return [cells.formatted_note(field.path, field.texts[0], where) for field in fields if field.coated]
 
 
 def _decimal_notes(fields: Sequence[Field]) -> list[str]:

@@ -15,7 +15,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
 from streamlearn.replay import columnar, delimited, iterables, lines, reading, sources
 from streamlearn.replay.files import file_suffix, shown
-from streamlearn.replay.json_texts import texts
+from streamlearn.replay.jsonlines import texts
 from streamlearn.replay.mapping import ColumnMapping, ColumnRoles, addresses
 from streamlearn.replay.sources import ReadOptions
 

@@ -23,11 +23,10 @@ from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
-from streamlearn.replay import coats, columnar, delimited, iterables, jsonlines, reading
+from streamlearn.replay import cells, columnar, delimited, iterables, jsonlines, reading
 from streamlearn.replay.delimited import Dialect
 from streamlearn.replay.files import PACKED, file_suffix, shown
-from streamlearn.replay.json_texts import texts
-from streamlearn.replay.jsonlines import EventPaths
+from streamlearn.replay.jsonlines import EventPaths, texts
 from streamlearn.replay.mapping import ColumnMapping, SourceRecord
 
 ACCEPTED = (
@@ -168,7 +167,11 @@ def _json_lines(name: str, options: ReadOptions) -> Source:
             once=once,
             tabular=True,
         )
-    notes = [] if once else coats.notes((line for group in texts(name) for _, line in group), paths.features)
+    notes = (
+        []
+        if once
+        else cells.formatted_notes((line for group in texts(name) for _, line in group), paths.features)
+    )
     return Source(name, lambda _numbered, _: jsonlines.records(name, paths), None, tuple(notes), once)
 
 
@@ -177,7 +180,7 @@ def _coats(name: str, options: ReadOptions) -> list[str]:
     records = delimited.records(name, options.dialect, options.columns, 0, Counter())
     try:
         lines = (record.row.value or b"" for record in records if record)
-        return coats.notes(lines, "features", options.columns.types)
+        return cells.formatted_notes(lines, "features", options.columns.types)
     except ConfigError:
         return []
 
