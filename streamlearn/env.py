@@ -36,7 +36,7 @@ class Task(Protocol[Result_co]):
         """Wait for the end of the work, at most `timeout_s`; True when it has ended."""
 
     def result(self) -> Result_co:
-        """What the work returned. Waits for its end, and raises what it raised."""
+        """Wait for the end of the work, and return what it returned or raise what it raised."""
 
 
 class Flag(Protocol):

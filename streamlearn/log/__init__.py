@@ -1,1 +1,1 @@
-"""Where records come from and go to: the port, and one adapter per backend."""
+"""The log that records come from and go to: the port, and one adapter per backend."""

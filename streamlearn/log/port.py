@@ -50,7 +50,7 @@ class TopicInfo(NamedTuple):
 
     @property
     def partitions(self) -> int:
-        """How many there are."""
+        """The number of partitions."""
         return len(self.end)
 
 
@@ -63,7 +63,7 @@ class TopicSpec(NamedTuple):
 
 
 class Names(NamedTuple):
-    """What a service's log connection is about. `roles` maps an output's role (`predictions`, `dlq`,
+    """App and topics of a service's connection. `roles` maps an output's role (`predictions`, `dlq`,
     `journal`, `checkpoints`) to its topic, and `control` to that of commands, which is read. `replica` is
     the static membership, "" for none; `labels` the topic of labels, "" for none.
     """
@@ -98,7 +98,7 @@ class Row(NamedTuple):
 
 
 class History(Protocol):
-    """How records are read again."""
+    """Records, read again."""
 
     def read(self, run: Range) -> Iterator[Record]:
         """The records of a journalled range, in order. Raises `Gone` when it is not retained whole."""
@@ -173,8 +173,8 @@ class Writer(Protocol):
         """
 
     def newer_owner(self) -> str:
-        """Who has opened the shard since, in words; "" only when it is proven that nobody has. What was
-        concluded from the journal or the store is worth something only in the second case. Raises
+        """The process that has opened the shard since, in words; "" only when it is proven that none has.
+        What was concluded from the journal or the store is worth something only in the second case. Raises
         `ConfigError` when this principal may not ask.
         """
 
@@ -214,7 +214,7 @@ class ShardLog(Writer, History, Protocol):
         """
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
-        """What has arrived at `positions` (only those partitions), waiting up to `timeout_s` for the
+        """Records that have arrived at `positions` (only those partitions), waiting up to `timeout_s` for the
         first record. Raises `Gone` when a position is no longer retained.
         """
 
@@ -233,13 +233,13 @@ class Log(Protocol):
         """
 
     def lost(self) -> Fenced | NotOwner:
-        """Why `owned` does not tell a shard that was held: what to raise, in words for who reads the log."""
+        """The error to raise when `owned` no longer tells a shard that was held: it says why."""
 
     def open(self, shard: int) -> ShardLog:
         """Fence the previous owner, settle its open transaction, and read the journal's end."""
 
     def others(self) -> int:
-        """How many members the election has now, for a process that has not called `owned` yet. 0 where a
+        """The number of members of the election now, for a process that has not called `owned` yet. 0 where a
         newcomer is meant to take over at once, -1 where nobody may know.
         """
 
@@ -247,7 +247,7 @@ class Log(Protocol):
         """Fence whoever holds the shard or is paused, and keep no input for its journal any more: it ends."""
 
     def retention_s(self) -> dict[str, float]:
-        """How long records of each input topic are kept at least, in seconds; infinite where for ever."""
+        """The seconds for which records of each input topic are kept at least; infinite where for ever."""
 
     def tell(self, value: bytes) -> None:
         """Append to the topic of alerts, outside of any transaction: what a process says of itself. Raises
@@ -255,7 +255,7 @@ class Log(Protocol):
         """
 
     def members(self) -> int:
-        """How many processes hold the shard or stand by now, on any backend."""
+        """The number of processes that hold the shard or stand by now, on any backend."""
 
     def topics(self) -> dict[str, TopicInfo]:
         """Every topic of the configuration that exists."""
@@ -281,7 +281,7 @@ class Log(Protocol):
 
 
 class Admin(Reader, Protocol):
-    """What the command line does to a log. Not transactional; durable when a call returns."""
+    """Orders of the command line to a log. Not transactional; durable when a call returns."""
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings of a topic, in Kafka's names; embedded keeps those given at creation."""

@@ -1,4 +1,4 @@
-"""What the command line does to an embedded file.
+"""Orders of the command line to an embedded file.
 
 Invariant: what a call did is durable when it returns, and any number of processes may work on one file.
 """

@@ -196,7 +196,7 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _lack(path: Path) -> str:
-    """What the system says against a file as large as ours and a little more; "" when nothing. SQLite calls a
+    """The system's word against a file as large as ours and a little more; "" when nothing. SQLite calls a
     quota and a limit of size (`ulimit -f`) an I/O error, like a broken disk.
     """
     files = [file for end in ("", "-wal", "-shm") if (file := Path(f"{path}{end}")).exists()]

@@ -127,7 +127,7 @@ class EmbeddedLog:
         )
 
     def _input_floor(self, stored: Positions) -> Positions:
-        """Where retention must stop in each input partition: at the log's start until a trim knows better."""
+        """Offsets at which retention must stop in the input: the log's start until a trim knows better."""
         floor: Positions = {}
         for topic in self._names.sources:
             for partition in range(self._topics.number(topic)[1]):
@@ -265,7 +265,7 @@ class EmbeddedShardLog:
         return self._topics.identities(self._names.sources)
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
-        """What has arrived at `positions`; each waiting partition gets a fair share of the limits."""
+        """Records that arrived at `positions`; each waiting partition gets a fair share of the limits."""
         return self._topics.poll(positions, max_records, max_bytes, timeout_s)
 
     def reached(self, positions: Positions) -> Positions:
@@ -361,7 +361,7 @@ class EmbeddedShardLog:
         self._topics.cut(cuts, self._env.monotonic() + _TRIM_S)
 
     def _expired(self) -> Positions:
-        """Where retention cuts each partition, of every application in the file."""
+        """The offset at which retention cuts each partition, of every application in the file."""
         lowest = floors(self._file)
         cuts: Positions = {}
         for name, text in self._file.db.execute("SELECT name, settings FROM topics").fetchall():

@@ -37,7 +37,7 @@ def decode_positions(text: str) -> Positions:
 
 
 class Taken(NamedTuple):
-    """What a row says: `holder` is "" when the owner has closed the shard."""
+    """The content of a row: `holder` is "" when the owner has closed the shard."""
 
     epoch: int
     holder: str
@@ -78,7 +78,7 @@ class Owner:
         )
 
     def unfinished(self) -> Unfinished:
-        """What was begun after the journal's last entry."""
+        """The attempts that were begun after the journal's last entry."""
         notes = self._file.db.execute(f"SELECT key, value FROM notes {_MINE} ORDER BY number", self._mine)
         return unfinished(notes.fetchall())
 
@@ -87,7 +87,7 @@ class Owner:
         self._file.db.execute(f"DELETE FROM notes {_MINE}", self._mine)
 
     def held(self) -> Taken:
-        """Who opened the shard last. There is such a row once it was ever opened."""
+        """The newest owner. There is such a row once the shard was ever opened."""
         row = self._file.db.execute(f"SELECT epoch, holder, beat_ms FROM owners {_MINE}", self._mine)
         return Taken(*row.fetchone())
 
@@ -100,7 +100,7 @@ class Owner:
         return row.fetchone() is not None
 
     def newer(self, epoch: int) -> str:
-        """Who has opened the shard after `epoch`, in words; "" when nobody has."""
+        """The process that has opened the shard after `epoch`, in words; "" when none has."""
         held = self.held()
         return "" if held.epoch == epoch else held.holder or "another process, which has closed it again"
 
@@ -119,7 +119,7 @@ class Owner:
         return self._read("positions")
 
     def floor(self) -> Positions:
-        """Where retention must stop in each input partition."""
+        """The offset at which retention must stop in each input partition."""
         return self._read("floor")
 
     def note(self, **columns: Positions) -> None:

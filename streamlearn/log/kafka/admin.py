@@ -1,4 +1,4 @@
-"""What the command line does to Kafka.
+"""Orders of the command line to Kafka.
 
 Invariant: `append` returns only when every single record was acknowledged by all in-sync replicas.
 """
@@ -61,7 +61,7 @@ class KafkaAdmin:
             raise refused or explained(self._client.bootstrap, f"appending to {topic}", error) from error
 
     def _batch_size(self, topic: str) -> int:
-        """How large a batch may be: one over the topic's limit would be split, and rows come twice."""
+        """The largest batch to send: one over the topic's limit would be split, and rows come twice."""
         if topic not in self._batches:
             try:
                 limit = int(self.settings(topic)["max.message.bytes"]) - FRAME_BYTES

@@ -1,4 +1,4 @@
-"""What the log asks of a Kafka client, at the level where clients differ; everything else is written once.
+"""The protocol of a Kafka client, at the level where clients differ; everything else is written once.
 
 A folder beside this file per client implements it (`kafka_python/`), and no other file imports that client.
 Where librdkafka's client puts the same: `begin_transaction`, `produce` with a delivery report, `flush`,
@@ -117,10 +117,10 @@ class Producer(Protocol):
         """Put a record into the buffer; it goes out with the next flush. Any field may be null."""
 
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
-        """Where the client's own rule puts a record: by key, or spread evenly without one."""
+        """The partition of a record by the client's own rule: by key, or spread evenly without one."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has."""
+        """The number of partitions of a topic."""
 
     def flush(self, timeout_s: float) -> list[int]:
         """Return when all that was appended since the last flush is acknowledged: the offsets, in order."""
@@ -169,14 +169,14 @@ class Consumer(Protocol):
         """The broker that a partition is fetched from, as far as is known. Does not wait."""
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
+        """The number of partitions of a topic, 0 when there is none. Asks only for what is not known."""
 
     def close(self) -> None:
         """Close it at once."""
 
 
 class Membership(NamedTuple):
-    """What the coordinator last said of this member. Times are of the monotonic clock, 0 before the first."""
+    """A member as the coordinator last described it. Times are of the monotonic clock, 0 before the first."""
 
     shards: frozenset[int]
     generation: tuple[int, str]
@@ -199,16 +199,16 @@ class Group(Protocol):
         """Let the client join, send heartbeats and learn its assignment, for at most `timeout_s`."""
 
     def held(self) -> Membership:
-        """What the coordinator last said. Does not wait."""
+        """The coordinator's last word. Does not wait."""
 
     def partitions(self) -> int:
-        """How many partitions the topic has, so that a leader can assign them."""
+        """The number of partitions of the topic, so that a leader can assign them."""
 
     def report(self, positions: Positions, metadata: Mapping[TopicPartition, str]) -> None:
         """Begin to commit positions, each with its text. Does not wait."""
 
     def report_error(self) -> str:
-        """Why a report failed since the last call; "" when none did."""
+        """The reason why a report failed since the last call; "" when none did."""
 
     def reported(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, str]]:
         """The positions that any member has committed, each with its text."""
@@ -241,7 +241,7 @@ class AdminClient(Protocol):
         """Producer id, epoch and first offset of each open transaction in a partition."""
 
     def members(self, group: str) -> int:
-        """How many members a group has now."""
+        """The number of members of a group now."""
 
     def ask_identities(self, topics: Sequence[str], broker: int | None) -> Any:
         """Begin to ask a broker (None: any) what topics are now. Does not wait."""
@@ -250,7 +250,7 @@ class AdminClient(Protocol):
         """The answer to `ask_identities`: id and number of partitions, None for what does not exist."""
 
     def brokers(self) -> int:
-        """How many brokers the cluster has."""
+        """The number of brokers of the cluster."""
 
     def create(self, spec: TopicSpec, replicas: int) -> None:
         """Make a topic."""

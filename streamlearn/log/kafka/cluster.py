@@ -134,7 +134,7 @@ class Cluster:
         )
 
     def members(self, group: str) -> int:
-        """How many members a group has now; 0 for one that does not exist, -1 when Kafka does not say."""
+        """The number of members of a group now; 0 for one that does not exist, -1 when Kafka does not say."""
         try:
             return ask(self.env, self.bootstrap, f"members of {group}", lambda: self.admin.members(group))
         except (ConfigError, Stop) as error:

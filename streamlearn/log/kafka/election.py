@@ -1,4 +1,4 @@
-"""Who should hold which shard: a consumer group on the journal topic, and the positions it reports.
+"""The election of the owner of a shard: a consumer group on the journal topic, and the positions it reports.
 
 Invariants:
 - What is returned is a level and a hint. The lock is the producer's epoch, checked by `publish`.
@@ -66,7 +66,7 @@ class Election:
         self._doubted_at = self._env.monotonic()
 
     def why_not(self) -> str:
-        """Why nothing is held, as far as this member knows."""
+        """The reason why nothing is held, as far as this member knows."""
         known = self._member.held()
         silent_s = self._env.monotonic() - self._confirmed_at(known)
         if self._generation is None:
@@ -87,7 +87,7 @@ class Election:
         self._positions.update(positions)
 
     def reported(self, places: Mapping[TopicPartition, str]) -> Positions:
-        """What was once reported for `places`, by any member. Each is given with the id of its topic: what
+        """The offsets once reported for `places`, by any member. Each is given with the id of its topic: what
         was reported of another topic of that name says nothing.
         """
         self._ids = dict(places)

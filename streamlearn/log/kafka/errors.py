@@ -1,4 +1,4 @@
-"""What an error of the client means to the user and to the loop: said once, for every client.
+"""The meaning of a client's error for the user and for the loop: said once, for every client.
 
 Invariants:
 - A refusal is the broker's answer to records that were sent: they are not in the log, the same bytes will be

@@ -1,4 +1,4 @@
-"""Whether the input topics are still the same ones: asked of the brokers whose records are at stake.
+"""Identity of the input topics: asked of the brokers whose records are at stake.
 
 Fetches name topics, not their ids (kafka-python 3.0.12 speaks Fetch up to version 12), so a topic that was
 deleted and made again is read on at the old offset without a word. A metadata answer holds the id.
@@ -44,7 +44,7 @@ class SourceIdentities:
         ]
 
     def answer(self) -> Identities:
-        """What the last question was answered. Raises `Unreachable` when no answer comes in time."""
+        """The answer to the last question. Raises `Unreachable` when no answer comes in time."""
         began = self._env.monotonic()
         while True:
             try:
@@ -67,7 +67,7 @@ class SourceIdentities:
 
 
 def _agreed(answers: Sequence[dict[str, tuple[str, int] | None]]) -> Identities | None:
-    """What all answers say; None when they contradict each other."""
+    """The identities on which all answers agree; None when they contradict each other."""
     found: dict[str, tuple[str, int] | None] = {}
     for answer in answers:
         for name, identity in answer.items():

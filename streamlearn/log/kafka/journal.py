@@ -54,7 +54,7 @@ class Journal:
         self._first: tuple[int, int] | None = None
 
     def unfinished(self) -> Unfinished:
-        """What owners before this one began after the last entry."""
+        """The attempts that owners before this one began after the last entry."""
         after = self._offset + 1
         if self._end - after <= 1:  # the mark of its transaction, and nothing else
             return Unfinished()

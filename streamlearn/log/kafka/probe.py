@@ -27,7 +27,7 @@ _CERTIFICATE = re.compile(r"certificate|handshake|CERT_|tlsv1", re.IGNORECASE)
 
 
 class Found(NamedTuple):
-    """What answered. `protocol`: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, "HTTP", "" for others;
+    """A listener. `protocol`: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, "HTTP", "" for others;
     `mechanisms`: those that a SASL listener offers.
     """
 
@@ -57,7 +57,7 @@ def knock(bootstrap: str, timeout_s: float = 1.0) -> str:
 
 
 def protocol(bootstrap: str) -> Found | None:
-    """What answers at the first address that can be connected to; None when nothing does."""
+    """The listener at the first address that can be connected to; None when nothing does."""
     for host, port in addresses(bootstrap):
         if knock(f"{host}:{port}"):
             continue
@@ -70,7 +70,7 @@ def protocol(bootstrap: str) -> Found | None:
 
 
 def misunderstanding(found: Found, wanted: str, mechanism: str | None, last: str) -> str:
-    """Why the broker and we do not understand each other; "" when both speak the same."""
+    """The reason why the broker and we do not understand each other; "" when both speak the same."""
     option = "[log.options] security.protocol"
     if found.protocol == "HTTP":
         return (

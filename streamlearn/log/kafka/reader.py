@@ -130,7 +130,7 @@ class RecordReader:
         return None
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has; 0 for one that does not exist. Asks only for what is not known."""
+        """The number of partitions of a topic, 0 when there is none. Asks only for what is not known."""
         return ask(
             self._env,
             self._client.bootstrap,

@@ -1,4 +1,4 @@
-"""What must be true of a service's topics before it may join the election or open its shard.
+"""Conditions that a service's topics must meet before it may join the election or open its shard.
 
 Invariant: each refusal names the topic, what it is, and the command that changes it. Nothing is changed here.
 """
@@ -103,7 +103,7 @@ def _check_arrival(bootstrap: str, topic: str, settings: _Settings) -> None:
 
 
 def _check_not_compacted(bootstrap: str, topic: str, settings: _Settings) -> None:
-    """What is read must be the same when it is read again: compaction takes records out of the middle."""
+    """Refuse topics that are not the same when read again: compaction takes records out of the middle."""
     policy = settings.get(topic, {}).get("cleanup.policy", "delete")
     if "compact" in policy.split(","):
         raise ConfigError(

@@ -149,7 +149,7 @@ class PythonAdmin:
 
 
 def broker_count(client: Any) -> int:
-    """How many brokers a cluster has, of a `KafkaAdminClient`.
+    """The number of brokers of a cluster, by a `KafkaAdminClient`.
 
     Asked for as metadata, which brokers of every version answer alike: `describe_cluster` raises `KeyError`
     on the answer of brokers before 3.7.

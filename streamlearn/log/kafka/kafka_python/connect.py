@@ -1,4 +1,4 @@
-"""How a client of kafka-python is made, and how its errors become `ClientError`."""
+"""The making of clients of kafka-python, and the translation of their errors to `ClientError`."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""How kafka-python's consumer reads record batches here: names of headers in any bytes, memory in bounds.
+"""Reading of record batches for kafka-python's consumer: names of headers in any bytes, memory in bounds.
 
 Kafka lets a producer name a header by any bytes, and compress what unpacks to any size. kafka-python raises
 on a name that is not UTF-8, which would stop a reader at that offset for ever, and unpacks without a bound.
@@ -74,7 +74,7 @@ def read_any_names(consumer: KafkaConsumer) -> None:
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """What one fetch brought of a partition."""
+    """Records of one partition that one fetch brought."""
 
     def _unpack_records(self, tp: Any, records: MemoryRecords, *deserializers: Any) -> Iterator[Any]:
         try:
