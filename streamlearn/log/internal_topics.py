@@ -16,7 +16,7 @@ and an old or a future one would lose what we publish, or have it refused. On al
 
 def wanted_topics(names: Names, input_partitions: int, shards: int = 1) -> list[TopicSpec]:
     """The topics to create for one service, in a fixed order; inputs belong to the user and are not here."""
-    wanted: dict[str, tuple[int, dict[str, str]]] = {
+    settings_by_role: dict[str, tuple[int, dict[str, str]]] = {
         "predictions": (input_partitions, {}),
         "dlq": (input_partitions, {}),
         "scores": (1, {}),
@@ -30,7 +30,7 @@ def wanted_topics(names: Names, input_partitions: int, shards: int = 1) -> list[
     }
     return [
         TopicSpec(names.roles[role], partitions, {**settings, **ARRIVAL, **_DURABLE})
-        for role, (partitions, settings) in wanted.items()
+        for role, (partitions, settings) in settings_by_role.items()
         if role in names.roles
     ]
 

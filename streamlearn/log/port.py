@@ -162,7 +162,7 @@ class Writer(Protocol):
         `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
         """
 
-    def attempt(self, place: RecordPlace) -> None:
+    def attempt(self, record_place: RecordPlace) -> None:
         """Note in the journal that this record, by itself, is stepped next: if it kills the process, the next
         owner finds it in `unfinished`. Durable when it returns. Raises as `publish` does.
         """
@@ -200,9 +200,9 @@ class ShardLog(Writer, History, Protocol):
     def first_seq(self) -> int:
         """The number of the oldest entry that is retained; 0 in an empty journal."""
 
-    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
-        """The newest committed record that is `wanted`, of each partition of an output topic, at or after the
-        offset in `since` (the first one where it is not named). Looks back a bounded way.
+    def newest(self, role: str, since: Mapping[int, int], accepts: Callable[[Record], bool]) -> list[Record]:
+        """The newest committed record that it `accepts`, of each partition of an output topic, at or after
+        the offset in `since` (the first one where it is not named). Looks back a bounded way.
         """
 
     def ask_sources(self) -> None:
@@ -265,7 +265,7 @@ class Log(Protocol):
         is open there now, with the offset at which they stand.
         """
 
-    def open_transactions(self, place: TopicPartition) -> str:
+    def open_transactions(self, tp: TopicPartition) -> str:
         """A sentence that names who holds a transaction open in a partition."""
 
     def record_limit(self, role: str) -> int | None:

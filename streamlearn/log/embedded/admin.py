@@ -27,8 +27,8 @@ class EmbeddedAdmin:
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """As `Admin.topics`."""
-        wanted = set(names)
-        return {name: info for name, info in self._topics.topics().items() if name in wanted}
+        chosen = set(names)
+        return {name: info for name, info in self._topics.topics().items() if name in chosen}
 
     def topic_names(self) -> list[str]:
         """As `Admin.topic_names`."""
@@ -36,10 +36,10 @@ class EmbeddedAdmin:
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings given when the topic was made."""
-        found = self._topics.settings().get(topic)
-        if found is None:
+        settings = self._topics.settings().get(topic)
+        if settings is None:
             raise ConfigError(f"{self._file.path} has no topic {topic!r}")
-        return found
+        return settings
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
         """Make topics that do not exist."""
@@ -60,8 +60,8 @@ class EmbeddedAdmin:
                     partition = turn % count
                     turn += 1
                 placed.setdefault(partition, []).append(row)
-            for partition, some in placed.items():
-                self._topics.insert(topic, partition, some)
+            for partition, partition_rows in placed.items():
+                self._topics.insert(topic, partition, partition_rows)
 
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
         """As `ShardLog.poll`."""

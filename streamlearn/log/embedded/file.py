@@ -71,10 +71,10 @@ class LogFile:
     def check_there(self) -> None:
         """Raise `Stop` when the path no longer leads to the file that is open: it was removed or replaced."""
         try:
-            there = self.path.stat().st_ino == self._inode
+            is_same_file = self.path.stat().st_ino == self._inode
         except OSError:
-            there = False
-        if not there:
+            is_same_file = False
+        if not is_same_file:
             raise Stop(
                 f"{self.path} was removed or replaced while it was in use. What is served from now on would "
                 "be lost with the old file: put it back, or start on the new one under another [app] name"

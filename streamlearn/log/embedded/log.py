@@ -131,8 +131,8 @@ class EmbeddedLog:
         floor: Positions = {}
         for topic in self._names.sources:
             for partition in range(self._topics.number(topic)[1]):
-                at = (topic, partition)
-                floor[at] = stored.get(at, self._topics.bounds(*at)[0])
+                tp = (topic, partition)
+                floor[tp] = stored.get(tp, self._topics.bounds(*tp)[0])
         return floor
 
     def others(self) -> int:
@@ -155,7 +155,7 @@ class EmbeddedLog:
             for topic in self._names.sources
             if topic in settings
         }
-        return {topic: math.inf if kept < 0 else kept / 1000 for topic, kept in kept_ms.items()}
+        return {topic: math.inf if age_ms < 0 else age_ms / 1000 for topic, age_ms in kept_ms.items()}
 
     def tell(self, value: bytes) -> None:
         """As `Log.tell`."""
@@ -176,9 +176,9 @@ class EmbeddedLog:
         """None: transactions of a file follow each other."""
         return {}
 
-    def open_transactions(self, place: TopicPartition) -> str:
+    def open_transactions(self, tp: TopicPartition) -> str:
         """As `Log.open_transactions`."""
-        return f"nobody: {place[0]} is in a file."
+        return f"nobody: {tp[0]} is in a file."
 
     def record_limit(self, role: str) -> int | None:
         """None: a file takes records of any size."""
@@ -242,20 +242,20 @@ class EmbeddedShardLog:
         with self._file.snapshot():
             return self._topics.bounds(self._journal, self._shard)[0]
 
-    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
+    def newest(self, role: str, since: Mapping[int, int], accepts: Callable[[Record], bool]) -> list[Record]:
         """As `ShardLog.newest`."""
         topic = self._names.roles[role]
-        found = []
+        newest = []
         with self._file.snapshot():
             for partition in range(self._topics.number(topic)[1]):
                 start, end, _ = self._topics.bounds(topic, partition)
                 start = max(start, since.get(partition, 0), end - LOOK_BACK)
                 for first in reversed(range(start, end)):
                     (record,) = self._topics.read_now(Range(topic, partition, first, first + 1))
-                    if wanted(record):
-                        found.append(record)
+                    if accepts(record):
+                        newest.append(record)
                         break
-        return found
+        return newest
 
     def ask_sources(self) -> None:
         """Nothing to do: the file answers at once."""
@@ -312,11 +312,11 @@ class EmbeddedShardLog:
             rows.append(output)
         return placed
 
-    def attempt(self, place: RecordPlace) -> None:
+    def attempt(self, record_place: RecordPlace) -> None:
         """As `ShardLog.attempt`; a crash of the process does not take it, a power cut may."""
         with self._file.transaction(unclear=Unknown):
             self._check_epoch()
-            self._owner.note_unfinished(ATTEMPT_KEY, encode_attempt(place))
+            self._owner.note_unfinished(ATTEMPT_KEY, encode_attempt(record_place))
         self._noted = True
 
     def release(self) -> None:
@@ -370,9 +370,9 @@ class EmbeddedShardLog:
             if name == self._journal or kept_ms < 0 or settings.get("cleanup.policy") == "compact":
                 continue
             for partition in range(self._topics.number(name)[1]):
-                at = (name, partition)
-                offset = self._topics.first_since(at, now_ms(self._env) - kept_ms)
-                cuts[at] = min(offset, lowest.get(at, offset))
+                tp = (name, partition)
+                offset = self._topics.first_since(tp, now_ms(self._env) - kept_ms)
+                cuts[tp] = min(offset, lowest.get(tp, offset))
         return cuts
 
     def close(self) -> None:

@@ -142,6 +142,6 @@ def floors(file: LogFile) -> Positions:
     """The lowest floor of each input partition, over every journal in the file."""
     lowest: Positions = {}
     for (text,) in file.db.execute("SELECT floor FROM owners").fetchall():
-        for at, offset in decode_positions(text).items():
-            lowest[at] = min(offset, lowest.get(at, offset))
+        for tp, offset in decode_positions(text).items():
+            lowest[tp] = min(offset, lowest.get(tp, offset))
     return lowest

@@ -93,18 +93,19 @@ class Topics:
                         f"cannot make topic {spec.name!r} with {spec.partitions} partitions:"
                         " a name has 1 to 249 of A-Z a-z 0-9 . _ - and there is at least one partition"
                     )
-                kept = spec.settings.get("retention.ms", "-1")
-                if not re.fullmatch(r"-1|[0-9]{1,18}", kept):
+                retention_ms = spec.settings.get("retention.ms", "-1")
+                if not re.fullmatch(r"-1|[0-9]{1,18}", retention_ms):
                     raise ConfigError(
-                        f"retention.ms of topic {spec.name!r} is {kept!r}: use milliseconds, or -1 (for ever)"
+                        f"retention.ms of topic {spec.name!r} is {retention_ms!r}: use milliseconds,"
+                        " or -1 (for ever)"
                     )
                 settings = msgspec.json.encode(dict(spec.settings)).decode()
-                made = self.file.db.execute(
+                inserted = self.file.db.execute(
                     "INSERT OR IGNORE INTO topics(name, id, settings) VALUES(?, ?, ?)",
                     (spec.name, self._env.token(), settings),
                 )
-                if made.rowcount:
-                    rows = [(made.lastrowid, partition) for partition in range(spec.partitions)]
+                if inserted.rowcount:
+                    rows = [(inserted.lastrowid, partition) for partition in range(spec.partitions)]
                     self.file.db.executemany("INSERT INTO partitions(topic, partition) VALUES(?, ?)", rows)
 
     def topics(self) -> dict[str, TopicInfo]:
@@ -137,18 +138,18 @@ class Topics:
 
     def number(self, topic: str) -> tuple[int, int]:
         """A topic's number and partition count, which never change. Call it inside a scope."""
-        known = self._numbers.get(topic)
-        if known is None:
-            known = self.file.db.execute(
+        numbered = self._numbers.get(topic)
+        if numbered is None:
+            numbered = self.file.db.execute(
                 "SELECT number, count(*) FROM topics JOIN partitions ON topic = number WHERE name = ?",
                 (topic,),
             ).fetchone()
-            if known[0] is None:
+            if numbered[0] is None:
                 raise ConfigError(
                     f"{self.file.path} has no topic {topic!r}: make it with `streamlearn topics ensure`"
                 )
-            self._numbers[topic] = known
-        return known
+            self._numbers[topic] = numbered
+        return numbered
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int, int]:
         """First retained offset, next offset, newest timestamp. Call it inside a scope."""
@@ -196,40 +197,38 @@ class Topics:
     def _poll_once(self, positions: Positions, max_records: int, max_bytes: int) -> Polled:
         records: dict[TopicPartition, list[Record]] = {}
         with self.file.snapshot():
-            ends = {at: self._end(at, position) for at, position in positions.items()}
-            ready = [at for at, position in positions.items() if position < ends[at]]
+            ends = {tp: self._end(tp, position) for tp, position in positions.items()}
+            ready = [tp for tp, position in positions.items() if position < ends[tp]]
             # Each waiting partition gets its share, and another one is first each time, so that a long
             # backlog in one never hides what has arrived in another.
             self._turn += 1
             shift = self._turn % len(ready) if ready else 0
-            for index, at in enumerate(ready[shift:] + ready[:shift]):
+            for index, tp in enumerate(ready[shift:] + ready[:shift]):
                 waiting = len(ready) - index
                 if max_records <= 0 or max_bytes <= 0:
                     break
-                taken, size = self._take(
-                    at, positions[at], -(-max_records // waiting), -(-max_bytes // waiting)
-                )
-                records[at] = taken
-                max_records -= len(taken)
-                max_bytes -= size
-        behind = [at for at in ready if at not in records or records[at][-1].offset + 1 < ends[at]]
+                share = -(-max_records // waiting), -(-max_bytes // waiting)
+                records[tp], size_bytes = self._take(tp, positions[tp], *share)
+                max_records -= len(records[tp])
+                max_bytes -= size_bytes
+        behind = [tp for tp in ready if tp not in records or records[tp][-1].offset + 1 < ends[tp]]
         return Polled(records, frozenset(behind))
 
-    def _end(self, at: TopicPartition, position: int) -> int:
-        first, end, _ = self.bounds(*at)
+    def _end(self, tp: TopicPartition, position: int) -> int:
+        first, end, _ = self.bounds(*tp)
         if not first <= position <= end:
             raise Gone(
-                f"{_name(at)} holds offsets {first} to {end} (exclusive) in {self.file.path}, not {position}"
+                f"{_name(tp)} holds offsets {first} to {end} (exclusive) in {self.file.path}, not {position}"
             )
         return end
 
     def _take(
-        self, at: TopicPartition, position: int, max_records: int, max_bytes: int
+        self, tp: TopicPartition, position: int, max_records: int, max_bytes: int
     ) -> tuple[list[Record], int]:
-        topic, partition = at
+        topic, partition = tp
         number, _ = self.number(topic)
         cursor = self.file.db.execute(_SELECT, (number, partition, position))
-        taken: list[Record] = []
+        records_taken: list[Record] = []
         size = 0
         for next_offset, at_ms, packed in cursor:
             keys, values, headers = _decode_pack(packed)
@@ -241,15 +240,15 @@ class Topics:
                     named or repeat(()))
             )  # fmt: skip
             first = max(0, position - base)
-            for record in pack[first : first + max_records - len(taken)]:
-                taken.append(record)
+            for record in pack[first : first + max_records - len(records_taken)]:
+                records_taken.append(record)
                 size += (len(record.value) if record.value else 0) + (len(record.key) if record.key else 0)
                 if size >= max_bytes:
                     break
-            if size >= max_bytes or len(taken) >= max_records:
+            if size >= max_bytes or len(records_taken) >= max_records:
                 break
         cursor.close()
-        return taken, size
+        return records_taken, size
 
     def read(self, run: Range) -> Iterator[Record]:
         """As `ShardLog.read`."""
@@ -261,26 +260,26 @@ class Topics:
 
     def read_now(self, run: Range) -> list[Record]:
         """The first records of `run`. Raises `Gone` when it is not there whole. Call it inside a scope."""
-        at = (run.topic, run.partition)
-        end = self._end(at, run.first)
+        tp = (run.topic, run.partition)
+        end = self._end(tp, run.first)
         if end < run.next:
             raise Gone(
-                f"{_name(at)} ends at {end} in {self.file.path}, before {run.next}, which was journalled"
+                f"{_name(tp)} ends at {end} in {self.file.path}, before {run.next}, which was journalled"
             )
-        return self._take(at, run.first, min(_READ_RECORDS, run.next - run.first), _READ_BYTES)[0]
+        return self._take(tp, run.first, min(_READ_RECORDS, run.next - run.first), _READ_BYTES)[0]
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""
         with self.file.snapshot():
             return tuple(self.first_since((topic, p), timestamp_ms) for p in range(self.number(topic)[1]))
 
-    def first_since(self, at: TopicPartition, timestamp_ms: int) -> int:
+    def first_since(self, tp: TopicPartition, timestamp_ms: int) -> int:
         """The first offset that arrived at `timestamp_ms` or later, else the end. Call it inside a scope."""
-        number, _ = self.number(at[0])
-        first, end, _ = self.bounds(*at)
+        number, _ = self.number(tp[0])
+        first, end, _ = self.bounds(*tp)
 
         def arrival_ms(offset: int) -> int:
-            arrived: int = self.file.db.execute(_ARRIVAL, (number, at[1], offset)).fetchone()[0]
+            arrived: int = self.file.db.execute(_ARRIVAL, (number, tp[1], offset)).fetchone()[0]
             return arrived
 
         return first + bisect_left(range(first, end), timestamp_ms, key=arrival_ms)
@@ -289,28 +288,28 @@ class Topics:
         """Delete the packs that end at or before the given offsets, until `deadline_s` (monotonic); the rest
         may wait. In short transactions, so that producers get their turn.
         """
-        for at, before in cuts.items():
-            while self._env.monotonic() < deadline_s and self._cut_some(at, before):
+        for tp, before in cuts.items():
+            while self._env.monotonic() < deadline_s and self._cut_some(tp, before):
                 pass
 
-    def _cut_some(self, at: TopicPartition, before: int) -> bool:
+    def _cut_some(self, tp: TopicPartition, before: int) -> bool:
         """Delete the oldest few packs; False when none is left to delete."""
         with self.file.transaction():
-            number, _ = self.number(at[0])
+            number, _ = self.number(tp[0])
             ends = self.file.db.execute(
                 "SELECT next_offset FROM packs WHERE topic = ? AND partition = ? AND next_offset <= ?"
                 " ORDER BY next_offset LIMIT ?",
-                (number, at[1], before, _CUT_PACKS),
+                (number, tp[1], before, _CUT_PACKS),
             ).fetchall()
             if not ends:
                 return False
             last = ends[-1][0]
             self.file.db.execute(
                 "DELETE FROM packs WHERE topic = ? AND partition = ? AND next_offset <= ?",
-                (number, at[1], last),
+                (number, tp[1], last),
             )
             self.file.db.execute(
-                "UPDATE partitions SET log_start = ? WHERE topic = ? AND partition = ?", (last, number, at[1])
+                "UPDATE partitions SET log_start = ? WHERE topic = ? AND partition = ?", (last, number, tp[1])
             )
         return True
 
@@ -351,5 +350,5 @@ def _read_names(headers: _Packed) -> Headers:
     )
 
 
-def _name(at: TopicPartition) -> str:
-    return f"{at[0]}-{at[1]}"
+def _name(tp: TopicPartition) -> str:
+    return f"{tp[0]}-{tp[1]}"

@@ -113,7 +113,9 @@ class Producer(Protocol):
     def begin(self) -> None:
         """Begin a transaction, here only: nothing is sent."""
 
-    def append(self, place: TopicPartition, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def append(
+        self, partition: TopicPartition, key: bytes | None, value: bytes | None, headers: Headers
+    ) -> None:
         """Put a record into the buffer; it goes out with the next flush. Any field may be null."""
 
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
@@ -141,7 +143,7 @@ class Consumer(Protocol):
     def assign(self, places: Sequence[TopicPartition]) -> None:
         """Read these partitions from now on; those that it read before keep their places."""
 
-    def seek(self, place: TopicPartition, offset: int) -> None:
+    def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read a partition on from `offset`."""
 
     def pause(self, places: Sequence[TopicPartition]) -> None:
@@ -153,19 +155,19 @@ class Consumer(Protocol):
     def fetch(self, timeout_s: float) -> dict[TopicPartition, list[Record]]:
         """All that has been fetched, waiting up to `timeout_s` for the first record."""
 
-    def position(self, place: TopicPartition) -> int:
+    def position(self, partition: TopicPartition) -> int:
         """The next offset to fetch, past what holds no record; -1 when not known. Does not wait."""
 
-    def known_end(self, place: TopicPartition) -> int:
+    def known_end(self, partition: TopicPartition) -> int:
         """The end that the newest fetch told; 0 when not known. Does not wait."""
 
-    def bounds(self, place: TopicPartition) -> tuple[int, int]:
+    def bounds(self, partition: TopicPartition) -> tuple[int, int]:
         """The first retained offset and the last stable one, asked for now."""
 
     def ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The last stable offset of each partition, asked for now."""
 
-    def leader(self, place: TopicPartition) -> int | None:
+    def leader(self, partition: TopicPartition) -> int | None:
         """The broker that a partition is fetched from, as far as is known. Does not wait."""
 
     def partitions(self, topic: str) -> int:
@@ -227,7 +229,7 @@ class AdminClient(Protocol):
         """The name of every topic, internal ones excluded."""
 
     def offsets(
-        self, places: Sequence[TopicPartition], at: int, *, committed: bool
+        self, places: Sequence[TopicPartition], timestamp_ms: int, *, committed: bool
     ) -> dict[TopicPartition, int]:
         """Offsets by `EARLIEST`, `LATEST` or a timestamp in ms; -1 where no record is that young."""
 
@@ -237,7 +239,7 @@ class AdminClient(Protocol):
     def owner(self, transactional_id: str) -> tuple[int, int]:
         """Producer id and epoch of who took a transactional id last."""
 
-    def open_producers(self, place: TopicPartition) -> list[tuple[int, int, int]]:
+    def open_producers(self, partition: TopicPartition) -> list[tuple[int, int, int]]:
         """Producer id, epoch and first offset of each open transaction in a partition."""
 
     def members(self, group: str) -> int:
@@ -246,7 +248,7 @@ class AdminClient(Protocol):
     def ask_identities(self, topics: Sequence[str], broker: int | None) -> Any:
         """Begin to ask a broker (None: any) what topics are now. Does not wait."""
 
-    def identities(self, asked: Any) -> dict[str, tuple[str, int] | None]:
+    def identities(self, question: Any) -> dict[str, tuple[str, int] | None]:
         """The answer to `ask_identities`: id and number of partitions, None for what does not exist."""
 
     def brokers(self) -> int:
@@ -255,7 +257,7 @@ class AdminClient(Protocol):
     def create(self, spec: TopicSpec, replicas: int) -> None:
         """Make a topic."""
 
-    def delete_before(self, place: TopicPartition, offset: int) -> None:
+    def delete_before(self, partition: TopicPartition, offset: int) -> None:
         """Delete the records of a partition before `offset`."""
 
     def remove_member(self, group: str, replica: str, member_id: str) -> None:

@@ -30,17 +30,17 @@ class Cluster:
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """The topics of `names` that exist, Kafka's internal ones excluded."""
-        wanted = sorted(set(names))
+        asked_names = sorted(set(names))
         # One question: a topic that is deleted before its offsets are asked for is gone at the next try.
-        return ask(self.env, self.bootstrap, "describing topics", lambda: self._described(wanted))
+        return ask(self.env, self.bootstrap, "describing topics", lambda: self._described(asked_names))
 
     def topic_names(self) -> list[str]:
         """As `Admin.topic_names`."""
         return ask(self.env, self.bootstrap, "listing topics", self.admin.topic_names)
 
-    def _described(self, wanted: list[str]) -> dict[str, TopicInfo]:
-        found = self.admin.topics(wanted)
-        places = [(name, index) for name, (_, count) in found.items() for index in range(count)]
+    def _described(self, topic_names: list[str]) -> dict[str, TopicInfo]:
+        described = self.admin.topics(topic_names)
+        places = [(name, index) for name, (_, count) in described.items() for index in range(count)]
         start = self.admin.offsets(places, EARLIEST, committed=False)
         end = self.admin.offsets(places, LATEST, committed=True)
         return {
@@ -49,18 +49,18 @@ class Cluster:
                 tuple(start[name, index] for index in range(count)),
                 tuple(end[name, index] for index in range(count)),
             )
-            for name, (topic_id, count) in found.items()
+            for name, (topic_id, count) in described.items()
         }
 
     def offsets(
-        self, places: Sequence[TopicPartition], at: int, *, committed: bool = False
+        self, places: Sequence[TopicPartition], timestamp_ms: int, *, committed: bool = False
     ) -> dict[TopicPartition, int]:
         """Offsets by `EARLIEST`, `LATEST` or a timestamp in ms; -1 where no record is that young."""
         return ask(
             self.env,
             self.bootstrap,
             "asking for offsets",
-            lambda: self.admin.offsets(places, at, committed=committed),
+            lambda: self.admin.offsets(places, timestamp_ms, committed=committed),
         )
 
     def hidden(self, names: Iterable[str]) -> dict[TopicPartition, int]:
@@ -70,7 +70,7 @@ class Cluster:
         ]
         stable = self.offsets(places, LATEST, committed=True)
         high = self.offsets(places, LATEST)
-        return {place: at for place, at in stable.items() if at < high[place]}
+        return {tp: offset for tp, offset in stable.items() if offset < high[tp]}
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""
@@ -78,8 +78,10 @@ class Cluster:
         if info is None:
             raise ConfigError(f"Kafka at {self.bootstrap}: there is no topic {topic}.")
         places = [(topic, index) for index in range(info.partitions)]
-        found = self.offsets(places, timestamp_ms)
-        return tuple(info.end[i] if found[topic, i] < 0 else found[topic, i] for i in range(info.partitions))
+        offsets = self.offsets(places, timestamp_ms)
+        return tuple(
+            info.end[i] if offsets[topic, i] < 0 else offsets[topic, i] for i in range(info.partitions)
+        )
 
     def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         """All settings of each topic, also those that are defaults."""
@@ -99,27 +101,27 @@ class Cluster:
                 if error.code != Code.TOPIC_EXISTS:
                     raise explained(self.bootstrap, f"creating topic {spec.name}", error) from error
 
-    def delete_before(self, place: TopicPartition, offset: int) -> None:
+    def delete_before(self, tp: TopicPartition, offset: int) -> None:
         """Delete the records of a partition before `offset`."""
-        what = f"deleting old records of {place[0]}-{place[1]}"
-        ask(self.env, self.bootstrap, what, lambda: self.admin.delete_before(place, offset))
+        purpose = f"deleting old records of {tp[0]}-{tp[1]}"
+        ask(self.env, self.bootstrap, purpose, lambda: self.admin.delete_before(tp, offset))
 
-    def open_transactions(self, place: TopicPartition) -> str:
+    def open_transactions(self, tp: TopicPartition) -> str:
         """A sentence naming the producers that hold a transaction open in a partition."""
         try:
-            producers = self.admin.open_producers(place)
+            producers = self.admin.open_producers(tp)
         except ClientError as error:
             return f"Kafka does not say by whom: {error}."
         holders = [
             f"producer id {producer_id}, epoch {epoch}, open since offset {offset}"
             for producer_id, epoch, offset in producers
         ]
-        return f"Open in {place[0]}-{place[1]}: {'; '.join(holders) or 'none any more'}."
+        return f"Open in {tp[0]}-{tp[1]}: {'; '.join(holders) or 'none any more'}."
 
     def transaction_owner(self, transactional_id: str) -> tuple[int, int]:
         """Producer id and epoch of who took a transactional id last. Raises `Unreachable`, `Stop`, ..."""
-        what = f"who holds {transactional_id}"
-        return ask(self.env, self.bootstrap, what, lambda: self.admin.owner(transactional_id))
+        purpose = f"who holds {transactional_id}"
+        return ask(self.env, self.bootstrap, purpose, lambda: self.admin.owner(transactional_id))
 
     def remove_member(self, group: str, replica: str, member_id: str) -> None:
         """Take a static member out of its group, which it does not leave by itself. With its `member_id`, so

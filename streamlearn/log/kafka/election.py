@@ -67,8 +67,8 @@ class Election:
 
     def why_not(self) -> str:
         """The reason why nothing is held, as far as this member knows."""
-        known = self._member.held()
-        silent_s = self._env.monotonic() - self._confirmed_at(known)
+        membership = self._member.held()
+        silent_s = self._env.monotonic() - self._confirmed_at(membership)
         if self._generation is None:
             return f"this process is not yet a member of group {self.group}"
         if silent_s > self._member.session_s:
@@ -76,9 +76,9 @@ class Election:
                 f"Kafka at {self._bootstrap} has confirmed no heartbeat for {silent_s:.0f} s: it does not "
                 "answer, or this process stood still"
             )
-        if self._is_doubted(known):
+        if self._is_doubted(membership):
             return f"a newer owner has come, and group {self.group} has not confirmed this member since"
-        if not known.stable or known.must_rejoin:
+        if not membership.stable or membership.must_rejoin:
             return f"the members of group {self.group} are just being assigned their shards"
         return f"another member of group {self.group} holds it"
 
@@ -91,13 +91,13 @@ class Election:
         was reported of another topic of that name says nothing.
         """
         self._ids = dict(places)
-        found = ask(
+        committed = ask(
             self._env,
             self._bootstrap,
             f"reading the offsets of group {self.group}",
             lambda: self._member.reported([*places]),
         )
-        return {place: offset for place, (offset, ident) in found.items() if ident in ("", places[place])}
+        return {tp: offset for tp, (offset, ident) in committed.items() if ident in ("", places[tp])}
 
     def close(self, cluster: Cluster) -> None:
         """Report once more and leave at once; a static member must be taken out by name."""
@@ -123,26 +123,26 @@ class Election:
 
     def _held(self) -> frozenset[int]:
         """The assigned shards, if the coordinator confirmed this membership lately."""
-        known = self._member.held()
-        if known.generation != self._generation and known.stable:
-            self._generation, self._joined_at = known.generation, self._env.monotonic()
-        if known.replaced:
+        membership = self._member.held()
+        if membership.generation != self._generation and membership.stable:
+            self._generation, self._joined_at = membership.generation, self._env.monotonic()
+        if membership.replaced:
             raise self._replaced()
-        silent_s = self._env.monotonic() - self._confirmed_at(known)
-        if silent_s > self._member.session_s or self._is_doubted(known):
+        silent_s = self._env.monotonic() - self._confirmed_at(membership)
+        if silent_s > self._member.session_s or self._is_doubted(membership):
             return frozenset()
-        return known.shards
+        return membership.shards
 
-    def _confirmed_at(self, known: Membership) -> float:
+    def _confirmed_at(self, membership: Membership) -> float:
         """When the coordinator last said that this is a member. A rebalance is no denial of it."""
-        return max(self._joined_at, known.granted_at_s)
+        return max(self._joined_at, membership.granted_at_s)
 
-    def _is_doubted(self, known: Membership) -> bool:
+    def _is_doubted(self, membership: Membership) -> bool:
         """No answer since the doubt: neither a generation joined nor a heartbeat sent and granted."""
         if self._joined_at > self._doubted_at:
             return False
-        granted = self._doubted_at < known.asked_at_s <= known.granted_at_s
-        return not (granted and known.stable and not known.must_rejoin)
+        granted = self._doubted_at < membership.asked_at_s <= membership.granted_at_s
+        return not (granted and membership.stable and not membership.must_rejoin)
 
     def _replaced(self) -> Stop:
         return Stop(

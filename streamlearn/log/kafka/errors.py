@@ -37,7 +37,7 @@ _REMEDIES: dict[int, str] = {
 
 
 def ask(
-    env: Env, bootstrap: str, what: str, question: Callable[[], Answer], deadline_s: float = CONNECT_S
+    env: Env, bootstrap: str, purpose: str, question: Callable[[], Answer], deadline_s: float = CONNECT_S
 ) -> Answer:
     """The answer to `question`, asked again while the cluster is moving, for at most `deadline_s`.
 
@@ -49,13 +49,13 @@ def ask(
             return question()
         except ClientError as error:
             if env.monotonic() >= until or not error.retriable:
-                raise explained(bootstrap, what, error) from error
+                raise explained(bootstrap, purpose, error) from error
         env.sleep(0.05)
 
 
-def explained(bootstrap: str, what: str, error: ClientError) -> ConfigError | Unreachable | Stop:
+def explained(bootstrap: str, purpose: str, error: ClientError) -> ConfigError | Unreachable | Stop:
     """`error` as the error that tells the user, or the loop, what to do."""
-    text = f"Kafka at {bootstrap}: {what}: {error}"
+    text = f"Kafka at {bootstrap}: {purpose}: {error}"
     if is_denied(error):
         return ConfigError(f"{text}. {_RIGHTS}.")
     if error.code == Code.NO_CODEC:

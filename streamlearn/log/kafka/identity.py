@@ -45,32 +45,37 @@ class SourceIdentities:
 
     def answer(self) -> Identities:
         """The answer to the last question. Raises `Unreachable` when no answer comes in time."""
-        began = self._env.monotonic()
+        began_s = self._env.monotonic()
         while True:
             try:
-                agreed = _agreed([self._cluster.admin.identities(one) for one in self._asked])
-                missing = agreed is not None and len(agreed) < len(self._topics)
-                if agreed is not None and not (missing and self._env.monotonic() - began < _GONE_S):
-                    return agreed
-                error = ClientError("brokers disagree about the ids of the input topics")
-            except ClientError as failure:
-                if not failure.retriable and failure.code != Code.NO_BROKER:
-                    raise explained(self._cluster.bootstrap, "asking for topic ids", failure) from failure
-                error = failure
-            if self._env.monotonic() - began > CONNECT_S:
-                raise Unreachable(
-                    f"Kafka at {self._cluster.bootstrap}: asking for topic ids: {error}. Check that the "
-                    "brokers run and can be reached."
-                ) from error
+                return self._agreed_since(began_s)
+            except ClientError as error:
+                if not error.retriable and error.code != Code.NO_BROKER:
+                    raise explained(self._cluster.bootstrap, "asking for topic ids", error) from error
+                if self._env.monotonic() - began_s > CONNECT_S:
+                    raise Unreachable(
+                        f"Kafka at {self._cluster.bootstrap}: asking for topic ids: {error}. Check that the "
+                        "brokers run and can be reached."
+                    ) from error
             self._env.sleep(_AGAIN_S)
             self.ask()
+
+    def _agreed_since(self, began_s: float) -> Identities:
+        """The answer on which the brokers agree; one that lacks a topic counts only after a while. Raises
+        `ClientError`.
+        """
+        agreed = _agreed([self._cluster.admin.identities(question) for question in self._asked])
+        may_lack = self._env.monotonic() - began_s >= _GONE_S
+        if agreed is None or (len(agreed) < len(self._topics) and not may_lack):
+            raise ClientError("brokers disagree about the ids of the input topics", retriable=True)
+        return agreed
 
 
 def _agreed(answers: Sequence[dict[str, tuple[str, int] | None]]) -> Identities | None:
     """The identities on which all answers agree; None when they contradict each other."""
-    found: dict[str, tuple[str, int] | None] = {}
+    agreed: dict[str, tuple[str, int] | None] = {}
     for answer in answers:
         for name, identity in answer.items():
-            if found.setdefault(name, identity) != identity:
+            if agreed.setdefault(name, identity) != identity:
                 return None
-    return {name: identity for name, identity in found.items() if identity is not None}
+    return {name: identity for name, identity in agreed.items() if identity is not None}

@@ -34,15 +34,15 @@ class Journal:
     """The journal of one shard: of its owner, who has a `claim` in it, or as anybody may read it."""
 
     def __init__(
-        self, cluster: Cluster, reader: RecordReader, place: TopicPartition, claim: int | None = None
+        self, cluster: Cluster, reader: RecordReader, tp: TopicPartition, claim: int | None = None
     ) -> None:
         self._cluster = cluster
         self._reader = reader
-        self._tp = place
-        self._name = f"{place[0]}-{place[1]}"
-        start, stable = reader.bounds(place) if claim is None else self._read_back(claim)
+        self._tp = tp
+        self._name = f"{tp[0]}-{tp[1]}"
+        start, stable = reader.bounds(tp) if claim is None else self._read_back(claim)
         self._end = stable
-        last = reader.last(place, start, stable, lambda record: record.key not in NOTE_KEYS)
+        last = reader.last(tp, start, stable, lambda record: record.key not in NOTE_KEYS)
         if last is None and start > 0:
             raise Stop(
                 f"The journal {self._name} is empty, but it was not: everything before offset {start} was "
@@ -58,7 +58,9 @@ class Journal:
         after = self._offset + 1
         if self._end - after <= 1:  # the mark of its transaction, and nothing else
             return Unfinished()
-        return unfinished((one.key, one.value) for one in self._reader.between(self._tp, after, self._end))
+        return unfinished(
+            (record.key, record.value) for record in self._reader.between(self._tp, after, self._end)
+        )
 
     def published(self, seq: int, offset: int) -> None:
         """Note an entry that this process has committed."""
@@ -69,7 +71,7 @@ class Journal:
         expected, upto = after + 1, self._seq
         if expected > upto:
             return
-        for record in self._reader.between(self._tp, self._start_of(expected), self._end):
+        for record in self._reader.between(self._tp, self._offset_before(expected), self._end):
             entry = self._entry(record)
             if entry is None or entry.seq < expected:
                 continue
@@ -85,8 +87,8 @@ class Journal:
 
     def first_seq(self) -> int:
         """As `ShardLog.first_seq`."""
-        found = self._first_from(self._reader.bounds(self._tp)[0])
-        return 0 if found is None else found[0]
+        first = self._first_from(self._reader.bounds(self._tp)[0])
+        return 0 if first is None else first[0]
 
     def trim(self, seq: int) -> None:
         """Delete most entries before `seq`, never the last one."""
@@ -97,17 +99,17 @@ class Journal:
             return
         low, high = self._first, (self._seq, self._offset)
         enough = seq - (seq - low[0]) // 16
-        for probe in range(_TRIM_PROBES):
+        for nth in range(_TRIM_PROBES):
             if low[0] >= enough or high[1] - low[1] <= 1:
                 break
             # Entries are nearly evenly spaced, so that a guess in proportion is close at once. Where many
             # claims lie between them it is not: then halves are.
-            share = 0.5 if probe % 2 else (seq - low[0]) / (high[0] - low[0])
-            at = low[1] + max(1, int(share * (high[1] - low[1])))
-            found = self._first_from(at)
-            if found is None:
+            share = 0.5 if nth % 2 else (seq - low[0]) / (high[0] - low[0])
+            guess = low[1] + max(1, int(share * (high[1] - low[1])))
+            entry_at = self._first_from(guess)
+            if entry_at is None:
                 break
-            low, high = (found, high) if found[0] <= seq else (low, (found[0], at))
+            low, high = (entry_at, high) if entry_at[0] <= seq else (low, (entry_at[0], guess))
         if low > self._first:
             self._cluster.delete_before(self._tp, low[1])
             self._first = low
@@ -128,16 +130,16 @@ class Journal:
                 )
             env.sleep(0.005)
 
-    def _start_of(self, seq: int) -> int:
+    def _offset_before(self, seq: int) -> int:
         """An offset at or before entry `seq`, found by looking further back each time."""
         start, _ = self._reader.bounds(self._tp)
         back = 2 * (self._seq - seq) + 16  # an entry and its commit marker take two offsets
         while True:
-            at = max(start, self._offset - back)
-            found = self._first_from(at)
-            if found is not None and found[0] <= seq:
-                return at
-            if at == start:
+            offset = max(start, self._offset - back)
+            entry_at = self._first_from(offset)
+            if entry_at is not None and entry_at[0] <= seq:
+                return offset
+            if offset == start:
                 raise Gone(f"the journal {self._name} no longer holds entry {seq}")
             back *= 2
 

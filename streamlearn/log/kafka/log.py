@@ -74,8 +74,8 @@ class KafkaLog:
     def retention_s(self) -> dict[str, float]:
         """As `Log.retention_s`. A limit in bytes is not counted: when it acts depends on the rate."""
         settings = self._cluster.settings(list(self._names.sources))
-        kept_ms = {topic: float(found.get("retention.ms", "-1")) for topic, found in settings.items()}
-        return {topic: math.inf if kept < 0 else kept / 1000 for topic, kept in kept_ms.items()}
+        kept_ms = {topic: float(values.get("retention.ms", "-1")) for topic, values in settings.items()}
+        return {topic: math.inf if age_ms < 0 else age_ms / 1000 for topic, age_ms in kept_ms.items()}
 
     def tell(self, value: bytes) -> None:
         """As `Log.tell`. It is rare: a producer is made for it, and closed."""
@@ -98,9 +98,9 @@ class KafkaLog:
         roles = self._names.roles
         return self._cluster.hidden([topic for role, topic in roles.items() if role in _OUTPUTS])
 
-    def open_transactions(self, place: Place) -> str:
+    def open_transactions(self, tp: Place) -> str:
         """As `Log.open_transactions`."""
-        return self._cluster.open_transactions(place)
+        return self._cluster.open_transactions(tp)
 
     def record_limit(self, role: str) -> int | None:
         """As `Log.record_limit`."""

@@ -38,8 +38,8 @@ class Found(NamedTuple):
 
 def addresses(bootstrap: str) -> Iterator[tuple[str, int]]:
     """Host and port of each part of `host:port,host:port`, without the brackets of IPv6."""
-    for part in bootstrap.split(","):
-        host, _, port = part.strip().rpartition(":")
+    for address in bootstrap.split(","):
+        host, _, port = address.strip().rpartition(":")
         yield host.strip("[]"), int(port)
 
 
@@ -69,36 +69,36 @@ def protocol(bootstrap: str) -> Found | None:
     return None
 
 
-def misunderstanding(found: Found, wanted: str, mechanism: str | None, last: str) -> str:
+def misunderstanding(heard: Found, ours: str, mechanism: str | None, last: str) -> str:
     """The reason why the broker and we do not understand each other; "" when both speak the same."""
     option = "[log.options] security.protocol"
-    if found.protocol == "HTTP":
+    if heard.protocol == "HTTP":
         return (
-            f"What answers at {found.address} is an HTTP server and no Kafka broker: check [log] "
+            f"What answers at {heard.address} is an HTTP server and no Kafka broker: check [log] "
             "bootstrap_servers (a REST proxy, a registry and a metrics page have ports of their own)."
         )
-    if not found.protocol:
+    if not heard.protocol:
         return ""
-    offered = f" (mechanisms: {', '.join(found.mechanisms)})" if found.mechanisms else ""
-    if found.protocol != wanted:
+    offered = f" (mechanisms: {', '.join(heard.mechanisms)})" if heard.mechanisms else ""
+    if heard.protocol != ours:
         return (
-            f"A broker answers at {found.address}, but not in {wanted}: this listener speaks {found.protocol}"
-            f'{offered}. Set {option} = "{found.protocol}" (-X security.protocol={found.protocol}), or take '
-            f"the port of the listener for {wanted}."
+            f"A broker answers at {heard.address}, but not in {ours}: this listener speaks {heard.protocol}"
+            f'{offered}. Set {option} = "{heard.protocol}" (-X security.protocol={heard.protocol}), or take '
+            f"the port of the listener for {ours}."
         )
-    if found.mechanisms and mechanism not in found.mechanisms:
+    if heard.mechanisms and mechanism not in heard.mechanisms:
         return (
-            f"A broker answers at {found.address} in {wanted}, but without SASL mechanism {mechanism}: it "
-            f"offers {', '.join(found.mechanisms)}. Set [log.options] sasl.mechanism."
+            f"A broker answers at {heard.address} in {ours}, but without SASL mechanism {mechanism}: it "
+            f"offers {', '.join(heard.mechanisms)}. Set [log.options] sasl.mechanism."
         )
-    if found.mechanisms and "disconnected" in last:
+    if heard.mechanisms and "disconnected" in last:
         return (
-            f"A broker answers at {found.address} in {wanted}, and closes the connection after {mechanism}: "
+            f"A broker answers at {heard.address} in {ours}, and closes the connection after {mechanism}: "
             "check [log.options] sasl.username and sasl.password."
         )
-    if wanted.endswith("SSL") and _CERTIFICATE.search(last):
+    if ours.endswith("SSL") and _CERTIFICATE.search(last):
         return (
-            f"A broker answers at {found.address} in {wanted}, but the certificates do not agree: {last}. "
+            f"A broker answers at {heard.address} in {ours}, but the certificates do not agree: {last}. "
             "Check [log.options] ssl.ca.location, ssl.certificate.location and ssl.key.location."
         )
     return ""
@@ -143,23 +143,23 @@ def _ask(line: socket.socket, api: int, version: int, body: bytes) -> bytes:
 
 
 def _exactly(line: socket.socket, count: int) -> bytes:
-    found = b""
-    while len(found) < count:
-        more = line.recv(count - len(found))
+    answer = b""
+    while len(answer) < count:
+        more = line.recv(count - len(answer))
         if not more:
             raise ValueError("the connection was closed")
-        found += more
-    return found
+        answer += more
+    return answer
 
 
 def _names(data: bytes) -> Iterator[str]:
     """The strings of a Kafka array of strings."""
     (count,) = struct.unpack_from(">i", data)
-    at = 4
+    pos = 4
     for _ in range(count):
-        (size,) = struct.unpack_from(">h", data, at)
-        yield data[at + 2 : at + 2 + size].decode(errors="replace")
-        at += 2 + size
+        (size,) = struct.unpack_from(">h", data, pos)
+        yield data[pos + 2 : pos + 2 + size].decode(errors="replace")
+        pos += 2 + size
 
 
 def _is_http(host: str, port: int) -> bool:

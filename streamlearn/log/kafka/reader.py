@@ -61,7 +61,7 @@ class RecordReader:
                 # Whoever has nothing waiting may have something by now; only wait when nobody has.
                 for tp, records in consumer.fetch(timeout_s if len(hungry) == len(positions) else 0).items():
                     self._cursors[tp].ahead += records
-            found = self._ready(positions, max_records, max_bytes)
+            ready = self._ready(positions, max_records, max_bytes)
             behind = frozenset(tp for tp in positions if self._position(tp) < self._end(tp))
         except ClientError as error:
             self._failed(error)
@@ -70,33 +70,35 @@ class RecordReader:
             if not self._patient:
                 raise
             return Polled({}, frozenset())
-        return Polled(found, behind)
+        return Polled(ready, behind)
 
     def reached(self, positions: Positions) -> Positions:
         """As `ShardLog.reached`: a cursor's gap ends where the client would fetch next."""
         return {
-            tp: max(at, self._position(tp)) if self._consumer and self._floor(tp, at) else at
-            for tp, at in positions.items()
+            tp: max(position, self._position(tp))
+            if self._consumer and self._floor(tp, position)
+            else position
+            for tp, position in positions.items()
         }
 
     def leaders(self, topics: Iterable[str]) -> dict[int | None, list[str]]:
         """By broker, those of `topics` of which it hands out records here; under None those nobody does."""
-        known: dict[str, set[int]] = {topic: set() for topic in topics}
-        for place in self._cursors:
-            leader = self._consumer.leader(place) if self._consumer is not None else None
-            if place[0] in known and leader is not None:
-                known[place[0]].add(leader)
-        found: dict[int | None, list[str]] = {}
-        for topic, nodes in known.items():
-            places: set[int | None] = {*nodes} or {None}
-            for node in places:
-                found.setdefault(node, []).append(topic)
-        return found
+        nodes_by_topic: dict[str, set[int]] = {topic: set() for topic in topics}
+        for tp in self._cursors:
+            leader = self._consumer.leader(tp) if self._consumer is not None else None
+            if tp[0] in nodes_by_topic and leader is not None:
+                nodes_by_topic[tp[0]].add(leader)
+        topics_by_node: dict[int | None, list[str]] = {}
+        for topic, nodes in nodes_by_topic.items():
+            leaders: set[int | None] = {*nodes} or {None}
+            for node in leaders:
+                topics_by_node.setdefault(node, []).append(topic)
+        return topics_by_node
 
-    def _floor(self, tp: TopicPartition, at: int) -> bool:
-        """True if a cursor stands in the gap that begins at or before `at`."""
+    def _floor(self, tp: TopicPartition, position: int) -> bool:
+        """True if a cursor stands in the gap that begins at or before `position`."""
         cursor = self._cursors.get(tp)
-        return cursor is not None and 0 <= cursor.floor <= at
+        return cursor is not None and 0 <= cursor.floor <= position
 
     def read(self, run: Range) -> Iterator[Record]:
         """The records of a range, which must be retained whole and committed. Raises `Gone` when not."""
@@ -112,7 +114,7 @@ class RecordReader:
         return self.between(tp, run.first, run.next)
 
     def last(
-        self, tp: TopicPartition, start: int, end: int, wanted: Callable[[Record], bool]
+        self, tp: TopicPartition, start: int, end: int, accepts: Callable[[Record], bool]
     ) -> Record | None:
         """The last wanted record of a partition in `start <= offset < end`, read back in growing windows:
         after many aborted transactions the last offsets hold no record at all.
@@ -120,12 +122,12 @@ class RecordReader:
         window, upper = 8, end
         while upper > start:
             lower = max(start, end - window)
-            found = None
+            last = None
             for record in self.between(tp, lower, upper):
-                if wanted(record):
-                    found = record
-            if found is not None:
-                return found
+                if accepts(record):
+                    last = record
+            if last is not None:
+                return last
             window, upper = window * 2, lower
         return None
 
@@ -140,13 +142,13 @@ class RecordReader:
 
     def bounds(self, tp: TopicPartition) -> tuple[int, int]:
         """The first retained offset and the last stable one of a partition, asked for now."""
-        self._starts[tp], self._ends[tp] = found = ask(
+        self._starts[tp], self._ends[tp] = bounds = ask(
             self._env,
             self._client.bootstrap,
             f"offsets of {tp[0]}-{tp[1]}",
             lambda: self._connected().bounds(tp),
         )
-        return found
+        return bounds
 
     def close(self) -> None:
         """Close the consumer; a later call makes a new one."""
@@ -160,20 +162,22 @@ class RecordReader:
 
     def between(self, tp: TopicPartition, first: int, next_: int) -> Iterator[Record]:
         """The records at `first <= offset < next_`; done by position, since the last offsets may be gaps."""
-        at, until = first, self._env.monotonic() + CONNECT_S
-        while at < next_:
-            records = self.poll({tp: at}, min(next_ - at, _BATCH), _NO_LIMIT, 0.02).records.get(tp, [])
+        offset, until = first, self._env.monotonic() + CONNECT_S
+        while offset < next_:
+            records = self.poll({tp: offset}, min(next_ - offset, _BATCH), _NO_LIMIT, 0.02).records.get(
+                tp, []
+            )
             for index, record in enumerate(records):
                 if record.offset >= next_:
                     self._put_back(tp, records[index:], next_)
                     return
                 yield record
-            before, at = at, records[-1].offset + 1 if records else max(at, self._position(tp))
-            if at > before:
+            before, offset = offset, records[-1].offset + 1 if records else max(offset, self._position(tp))
+            if offset > before:
                 until = self._env.monotonic() + CONNECT_S
             elif self._env.monotonic() > until:
                 raise Unreachable(
-                    f"Kafka at {self._client.bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {at} "
+                    f"Kafka at {self._client.bootstrap}: {tp[0]}-{tp[1]} gives nothing from offset {offset} "
                     f"on for {CONNECT_S:.0f} s, while {next_} is its known end. Check that its leader is up."
                 )
 
@@ -215,7 +219,7 @@ class RecordReader:
         self, positions: Positions, max_records: int, max_bytes: int
     ) -> dict[TopicPartition, list[Record]]:
         """Take what waits for `positions` up to the limits: in equal shares, and one record at least."""
-        found: dict[TopicPartition, list[Record]] = {}
+        ready: dict[TopicPartition, list[Record]] = {}
         left, room = max_records, max_bytes
         waiting = sorted((tp for tp in positions if self._cursors[tp].ahead), key=self._waiting)
         for index, tp in enumerate(waiting):
@@ -223,15 +227,15 @@ class RecordReader:
             count = 0
             for record in islice(cursor.ahead, max(1, left // (len(waiting) - index)) if left else 0):
                 room -= len(record.key or b"") + len(record.value or b"")
-                if room < 0 and (count or found):
+                if room < 0 and (count or ready):
                     break
                 count += 1
             if count:
-                found[tp] = cursor.ahead[:count]
+                ready[tp] = cursor.ahead[:count]
                 del cursor.ahead[:count]
-                cursor.floor = found[tp][-1].offset + 1
+                cursor.floor = ready[tp][-1].offset + 1
                 left -= count
-        return found
+        return ready
 
     def _waiting(self, tp: TopicPartition) -> int:
         return len(self._cursors[tp].ahead)
@@ -250,8 +254,8 @@ class RecordReader:
 
     def _end(self, tp: TopicPartition) -> int:
         """The newest end of the partition that any answer has told."""
-        known = self._consumer.known_end(tp) if self._consumer is not None else 0
-        self._ends[tp] = max(self._ends.get(tp, 0), known)
+        newest = self._consumer.known_end(tp) if self._consumer is not None else 0
+        self._ends[tp] = max(self._ends.get(tp, 0), newest)
         return self._ends[tp]
 
     def _failed(self, error: ClientError) -> None:

@@ -102,14 +102,14 @@ class KafkaShardLog:
         """As `ShardLog.first_seq`."""
         return self._journal.first_seq()
 
-    def newest(self, role: str, since: Mapping[int, int], wanted: Callable[[Record], bool]) -> list[Record]:
+    def newest(self, role: str, since: Mapping[int, int], accepts: Callable[[Record], bool]) -> list[Record]:
         """As `ShardLog.newest`: marks of transactions and aborted records are passed over."""
-        found = []
+        newest = []
         for topic, partition in self._places[role]:
             start, end = self._past.bounds((topic, partition))
             start = max(start, since.get(partition, 0), end - LOOK_BACK)
-            found.append(self._past.last((topic, partition), start, end, wanted))
-        return [record for record in found if record is not None]
+            newest.append(self._past.last((topic, partition), start, end, accepts))
+        return [record for record in newest if record is not None]
 
     def ask_sources(self) -> None:
         """As `ShardLog.ask_sources`."""
@@ -158,9 +158,9 @@ class KafkaShardLog:
             yield places[output.partition % len(places)], output.key, output.value, output.headers
         yield self._places["journal"][self._shard], None, data, ()
 
-    def attempt(self, place: RecordPlace) -> None:
+    def attempt(self, record_place: RecordPlace) -> None:
         """As `ShardLog.attempt`."""
-        self._note(ATTEMPT_KEY, encode_attempt(place))
+        self._note(ATTEMPT_KEY, encode_attempt(record_place))
 
     def release(self) -> None:
         """As `ShardLog.release`."""

@@ -11,7 +11,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.internal_topics import ARRIVAL, alter_command
 from streamlearn.log.kafka.client import FRAME_BYTES
 from streamlearn.log.kafka.cluster import Cluster
-from streamlearn.log.port import Names
+from streamlearn.log.port import Names, TopicInfo
 
 _MESSAGE_BYTES = 1048588
 _KEPT = ("retention.ms", "retention.bytes")
@@ -34,19 +34,9 @@ class Looked(NamedTuple):
 def look(cluster: Cluster, names: Names, shard: int) -> Looked:
     """Look at every topic of a service. Raises `ConfigError` for the first one that it cannot work with."""
     ours = names.roles
-    found = cluster.topics([*names.sources, *ours.values()])
-    for topic in (*names.sources, *ours.values()):
-        if topic not in found:
-            raise ConfigError(
-                f"Kafka at {cluster.bootstrap} has no topic {topic}. "
-                "Create it; `streamlearn topics ensure` makes those that streamlearn writes."
-            )
     journal = ours["journal"]
-    if shard >= found[journal].partitions:
-        raise ConfigError(
-            f"The journal {journal} has {found[journal].partitions} partitions, none for shard "
-            f"{shard}. Add partitions to it, or begin a new journal: `streamlearn reset`."
-        )
+    topics = cluster.topics([*names.sources, *ours.values()])
+    _check_existence(cluster.bootstrap, names, topics, shard)
     settings = cluster.settings([*names.sources, *ours.values()])
     _check_journal(cluster.bootstrap, journal, settings)
     for topic in ours.values():
@@ -54,14 +44,30 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
     for topic in names.sources:
         _check_not_compacted(cluster.bootstrap, topic, settings)
     return Looked(
-        {role: [(topic, n) for n in range(found[topic].partitions)] for role, topic in ours.items()},
+        {role: [(topic, n) for n in range(topics[topic].partitions)] for role, topic in ours.items()},
         {
             topic: batch_limit(settings.get(topic, {}))
             for role, topic in ours.items()
             if role not in _OTHER_WRITERS
         },
-        {(topic, n): found[topic].id for topic in names.sources for n in range(found[topic].partitions)},
+        {(topic, n): topics[topic].id for topic in names.sources for n in range(topics[topic].partitions)},
     )
+
+
+def _check_existence(bootstrap: str, names: Names, topics: Mapping[str, TopicInfo], shard: int) -> None:
+    """Every topic is there, and the journal has a partition for the shard."""
+    for topic in (*names.sources, *names.roles.values()):
+        if topic not in topics:
+            raise ConfigError(
+                f"Kafka at {bootstrap} has no topic {topic}. "
+                "Create it; `streamlearn topics ensure` makes those that streamlearn writes."
+            )
+    journal = names.roles["journal"]
+    if shard >= topics[journal].partitions:
+        raise ConfigError(
+            f"The journal {journal} has {topics[journal].partitions} partitions, none for shard "
+            f"{shard}. Add partitions to it, or begin a new journal: `streamlearn reset`."
+        )
 
 
 def batch_limit(settings: Mapping[str, str]) -> int:
@@ -82,23 +88,23 @@ def _check_journal(bootstrap: str, journal: str, settings: _Settings) -> None:
         return
     wrong = {"cleanup.policy": "delete"} if policy != "delete" else {}
     wrong |= {name: "-1" for name in _KEPT if actual.get(name, "-1") != "-1"}
-    for name, wanted in wrong.items():
+    for name, needed in wrong.items():
         raise ConfigError(
             f"The journal {journal} has {name} = {actual[name]}, so Kafka would delete "
-            f"what recovery needs. Set {name} = {wanted} on that topic, then start again:\n  "
-            + alter_command(bootstrap, journal, f"{name}={wanted}")
+            f"what recovery needs. Set {name} = {needed} on that topic, then start again:\n  "
+            + alter_command(bootstrap, journal, f"{name}={needed}")
         )
 
 
 def _check_arrival(bootstrap: str, topic: str, settings: _Settings) -> None:
     """Records of ours get their time from the broker, because a host's clock may be wrong by any amount."""
-    for name, wanted in ARRIVAL.items():
-        actual = settings.get(topic, {}).get(name, wanted)
-        if actual != wanted:
+    for name, needed in ARRIVAL.items():
+        actual = settings.get(topic, {}).get(name, needed)
+        if actual != needed:
             raise ConfigError(
                 f"The topic {topic} has {name} = {actual}: its records would carry the clock of this host, "
-                f"and Kafka refuses them when that is wrong. Set {name} = {wanted}, then start again:\n  "
-                + alter_command(bootstrap, topic, f"{name}={wanted}")
+                f"and Kafka refuses them when that is wrong. Set {name} = {needed}, then start again:\n  "
+                + alter_command(bootstrap, topic, f"{name}={needed}")
             )
 
 

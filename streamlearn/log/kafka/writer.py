@@ -93,17 +93,17 @@ class Transactions:
         too long; then nobody may hold it, and opening the shard again is right as well. Who may not ask would
         try for ever: that is a `ConfigError`.
         """
-        known = str(self._lost) if isinstance(self._lost, Fenced) else ""
+        overtaken = str(self._lost) if isinstance(self._lost, Fenced) else ""
         try:
             producer_id, epoch = self._cluster.transaction_owner(self._id)
         except (Unreachable, Stop) as error:
-            return known or f"unknown: {error}"
+            return overtaken or f"unknown: {error}"
         except ConfigError:
-            if known:
-                return known
+            if overtaken:
+                return overtaken
             raise
         if (producer_id, epoch) == self._epoch:
-            return known
+            return overtaken
         return "producer id {}, epoch {}; ours was {}, {}".format(producer_id, epoch, *self._epoch)
 
     def close(self) -> None:

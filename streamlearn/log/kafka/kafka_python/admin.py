@@ -27,14 +27,14 @@ class PythonAdmin:
     @maps
     def topics(self, names: Sequence[str]) -> dict[str, tuple[str, int]]:
         """As `AdminClient.topics`."""
-        found = {}
+        identities = {}
         for topic in self._client.describe_topics(names):
             error = for_code(topic["error_code"])
             if error.errno == 0 and not topic["is_internal"]:
-                found[topic["name"]] = (str(topic["topic_id"]), len(topic["partitions"]))
+                identities[topic["name"]] = (str(topic["topic_id"]), len(topic["partitions"]))
             elif error.__name__ not in ("NoError", "UnknownTopicOrPartitionError", "InvalidTopicError"):
                 raise error(topic["name"])
-        return found
+        return identities
 
     @maps
     def topic_names(self) -> list[str]:
@@ -42,46 +42,50 @@ class PythonAdmin:
         return [topic["name"] for topic in self._client.describe_topics(None) if not topic["is_internal"]]
 
     @maps
-    def offsets(self, places: Sequence[Place], at: int, *, committed: bool) -> dict[Place, int]:
+    def offsets(self, places: Sequence[Place], timestamp_ms: int, *, committed: bool) -> dict[Place, int]:
         """As `AdminClient.offsets`."""
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        specs = {TopicPartition(*place): at for place in places}
-        found = self._client.list_partition_offsets(specs, isolation_level=level) if specs else {}
-        return {(place.topic, place.partition): int(known.offset) for place, known in found.items()}
+        specs = {TopicPartition(*partition): timestamp_ms for partition in places}
+        answers = self._client.list_partition_offsets(specs, isolation_level=level) if specs else {}
+        return {
+            (partition.topic, partition.partition): int(answer.offset)
+            for partition, answer in answers.items()
+        }
 
     @maps
     def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         """As `AdminClient.settings`."""
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
-        found = self._client.describe_configs(resources, config_filter="all")
+        described = self._client.describe_configs(resources, config_filter="all")
         return {
             topic: {name: setting["value"] for name, setting in settings.items()}
-            for topic, settings in found.get("topic", {}).items()
+            for topic, settings in described.get("topic", {}).items()
         }
 
     @maps
     def owner(self, transactional_id: str) -> tuple[int, int]:
         """As `AdminClient.owner`."""
-        found = self._client.describe_transactions([transactional_id])[transactional_id]
-        return found.producer_id, found.producer_epoch
+        described = self._client.describe_transactions([transactional_id])[transactional_id]
+        return described.producer_id, described.producer_epoch
 
     @maps
-    def open_producers(self, place: Place) -> list[tuple[int, int, int]]:
+    def open_producers(self, partition: Place) -> list[tuple[int, int, int]]:
         """As `AdminClient.open_producers`."""
-        tp = TopicPartition(*place)
+        tp = TopicPartition(*partition)
         return [
-            (one.producer_id, one.producer_epoch, one.current_transaction_start_offset)
-            for one in self._client.describe_producers([tp])[tp].active_producers
-            if one.current_transaction_start_offset is not None and one.current_transaction_start_offset >= 0
+            (producer.producer_id, producer.producer_epoch, producer.current_transaction_start_offset)
+            for producer in self._client.describe_producers([tp])[tp].active_producers
+            if producer.current_transaction_start_offset is not None
+            and producer.current_transaction_start_offset >= 0
         ]
 
     @maps
     def members(self, group: str) -> int:
         """As `AdminClient.members`."""
-        found = self._client.describe_groups([group])[group]
-        if code := _ERROR_CODE.match(found["error"] or ""):  # an answer that is not raised
+        described = self._client.describe_groups([group])[group]
+        if code := _ERROR_CODE.match(described["error"] or ""):  # an answer that is not raised
             raise for_code(int(code[1]))(group)
-        return len(found["members"])
+        return len(described["members"])
 
     def ask_identities(self, topics: Sequence[str], broker: int | None) -> Any:
         """As `AdminClient.ask_identities`."""
@@ -96,24 +100,24 @@ class PythonAdmin:
         return manager.call_soon(manager.send, request, broker)
 
     @maps
-    def identities(self, asked: Any) -> dict[str, tuple[str, int] | None]:
+    def identities(self, future: Any) -> dict[str, tuple[str, int] | None]:
         """As `AdminClient.identities`."""
         manager = self._client._manager
         try:
-            topics = manager.run(manager.wait_for, asked, CONNECT_S * 1000).topics
+            topics = manager.run(manager.wait_for, future, CONNECT_S * 1000).topics
         except UnknownBrokerIdError:
             manager.cluster.request_update()  # a broker that came after this client had looked
             raise
-        found: dict[str, tuple[str, int] | None] = {}
+        identities: dict[str, tuple[str, int] | None] = {}
         for topic in topics:
             error = for_code(topic.error_code)
             if error.errno == 0:
-                found[topic.name] = (str(topic.topic_id), len(topic.partitions))
+                identities[topic.name] = (str(topic.topic_id), len(topic.partitions))
             elif error.__name__ == "UnknownTopicOrPartitionError":
-                found[topic.name] = None
+                identities[topic.name] = None
             else:
                 raise error(topic.name)
-        return found
+        return identities
 
     @maps
     def brokers(self) -> int:
@@ -133,9 +137,9 @@ class PythonAdmin:
         )
 
     @maps
-    def delete_before(self, place: Place, offset: int) -> None:
+    def delete_before(self, partition: Place, offset: int) -> None:
         """As `AdminClient.delete_before`."""
-        self._client.delete_records({TopicPartition(*place): offset})
+        self._client.delete_records({TopicPartition(*partition): offset})
 
     @maps
     def remove_member(self, group: str, replica: str, member_id: str) -> None:

@@ -111,9 +111,9 @@ def _patiently(kind: Any, config: dict[str, Any], bootstrap: str, noted: "_Netwo
         except KafkaConfigurationError:
             raise
         except KafkaError as error:
-            if (found := probe.protocol(bootstrap)) is not None:
-                wanted = str(config.get("security_protocol") or "PLAINTEXT").upper()
-                if said := probe.misunderstanding(found, wanted, config.get("sasl_mechanism"), noted.last):
+            if (heard := probe.protocol(bootstrap)) is not None:
+                ours = str(config.get("security_protocol") or "PLAINTEXT").upper()
+                if said := probe.misunderstanding(heard, ours, config.get("sasl_mechanism"), noted.last):
                     raise ConfigError(said) from error
             if not parts_ms:
                 raise

@@ -28,17 +28,17 @@ class PythonConsumer:
         self._consumer.assign(list(self._places.values()))
 
     @maps
-    def seek(self, place: Place, offset: int) -> None:
+    def seek(self, partition: Place, offset: int) -> None:
         """As `Consumer.seek`."""
-        self._consumer.seek(self._places[place], offset)
+        self._consumer.seek(self._places[partition], offset)
 
     def pause(self, places: Sequence[Place]) -> None:
         """As `Consumer.pause`."""
-        self._consumer.pause(*(self._places[place] for place in places))
+        self._consumer.pause(*(self._places[partition] for partition in places))
 
     def resume(self, places: Sequence[Place]) -> None:
         """As `Consumer.resume`."""
-        self._consumer.resume(*(self._places[place] for place in places))
+        self._consumer.resume(*(self._places[partition] for partition in places))
 
     @maps
     def fetch(self, timeout_s: float) -> dict[Place, list[Record]]:
@@ -54,31 +54,31 @@ class PythonConsumer:
             for (topic, partition), rows in fetched.items()
         }
 
-    def position(self, place: Place) -> int:
+    def position(self, partition: Place) -> int:
         """As `Consumer.position`. The public `position()` may wait for the network."""
-        position = self._consumer._subscription.assignment[self._places[place]].position
+        position = self._consumer._subscription.assignment[self._places[partition]].position
         return -1 if position is None else int(position.offset)
 
-    def known_end(self, place: Place) -> int:
+    def known_end(self, partition: Place) -> int:
         """As `Consumer.known_end`."""
-        return int(self._consumer.highwater(self._places[place]) or 0)
+        return int(self._consumer.highwater(self._places[partition]) or 0)
 
     @maps
-    def bounds(self, place: Place) -> tuple[int, int]:
+    def bounds(self, partition: Place) -> tuple[int, int]:
         """As `Consumer.bounds`."""
-        tp, timeout_ms = TopicPartition(*place), int(CONNECT_S * 1000)
+        tp, timeout_ms = TopicPartition(*partition), int(CONNECT_S * 1000)
         start = self._consumer.beginning_offsets([tp], timeout_ms=timeout_ms)[tp]
         return int(start), int(self._consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp])
 
     @maps
     def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         """As `Consumer.ends`."""
-        found = self._consumer.end_offsets([TopicPartition(*place) for place in places])
-        return {(place.topic, place.partition): int(end) for place, end in found.items()}
+        ends = self._consumer.end_offsets([TopicPartition(*partition) for partition in places])
+        return {(partition.topic, partition.partition): int(end) for partition, end in ends.items()}
 
-    def leader(self, place: Place) -> int | None:
+    def leader(self, partition: Place) -> int | None:
         """As `Consumer.leader`."""
-        leader = self._consumer._manager.cluster.leader_for_partition(TopicPartition(*place))
+        leader = self._consumer._manager.cluster.leader_for_partition(TopicPartition(*partition))
         return None if leader is None or leader < 0 else int(leader)
 
     @maps

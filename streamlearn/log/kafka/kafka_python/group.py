@@ -75,13 +75,13 @@ class PythonGroup:
     @maps
     def reported(self, places: Sequence[Place]) -> dict[Place, tuple[int, str]]:
         """As `Group.reported`. The public `committed()` asks for one partition, and waits for ever."""
-        found = self._consumer._coordinator.fetch_committed_offsets(
-            [TopicPartition(*place) for place in places], timeout_ms=CONNECT_S * 1000
+        answers = self._consumer._coordinator.fetch_committed_offsets(
+            [TopicPartition(*partition) for partition in places], timeout_ms=CONNECT_S * 1000
         )
         return {
-            (tp.topic, tp.partition): (int(at.offset), str(at.metadata))
-            for tp, at in found.items()
-            if at.offset >= 0
+            (tp.topic, tp.partition): (int(committed.offset), str(committed.metadata))
+            for tp, committed in answers.items()
+            if committed.offset >= 0
         }
 
     def leave(self, positions: Positions, metadata: Mapping[Place, str], timeout_s: float) -> str:
@@ -103,8 +103,8 @@ class PythonGroup:
 
 def _offsets(positions: Positions, metadata: Mapping[Place, str]) -> dict[Any, Any]:
     return {
-        TopicPartition(*place): OffsetAndMetadata(offset, metadata.get(place, ""), -1)
-        for place, offset in positions.items()
+        TopicPartition(*partition): OffsetAndMetadata(offset, metadata.get(partition, ""), -1)
+        for partition, offset in positions.items()
     }
 
 

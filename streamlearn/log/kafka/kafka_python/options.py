@@ -62,7 +62,7 @@ def client_options(options: Mapping[str, str]) -> dict[str, Any]:
     for kind in _KINDS:
         defaults.update(kind.DEFAULT_CONFIG)
     simple = {name for name, default in defaults.items() if _settable(name, default)} - _OURS
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for dotted, text in options.items():
         name = dotted.replace(".", "_").replace("-", "_")
         name = _ALIASES.get(name, name)
@@ -75,12 +75,14 @@ def client_options(options: Mapping[str, str]) -> dict[str, Any]:
             hint = f"; did you mean {near[0].replace('_', '.')}?" if near else ""
             hint = next((f": {text}" for java, text in _JAVA.items() if name.startswith(java)), hint)
             raise ConfigError(f"[log.options] {dotted}: there is no such client option{hint}")
-        found[name] = _convert(dotted, name, str(text), defaults[name])
-    if "security_protocol" in found:  # for any other text kafka-python would speak PLAINTEXT, without a word
-        found["security_protocol"] = spoken = found["security_protocol"].upper()
+        arguments[name] = _convert(dotted, name, str(text), defaults[name])
+    if (
+        "security_protocol" in arguments
+    ):  # for any other text kafka-python would speak PLAINTEXT, without a word
+        arguments["security_protocol"] = spoken = arguments["security_protocol"].upper()
         if spoken not in _PROTOCOLS:
             raise ConfigError(f"[log.options] security.protocol = {spoken}: must be {', '.join(_PROTOCOLS)}")
-    return found
+    return arguments
 
 
 def _settable(name: str, default: object) -> bool:

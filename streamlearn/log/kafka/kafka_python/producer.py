@@ -6,6 +6,7 @@ Invariants:
 - kafka-python's own commit and abort wait for ever for a coordinator; ours do not.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from kafka import TopicPartition
@@ -50,23 +51,23 @@ class PythonProducer:
         self._begun.clear()
         self._in_transaction = True
 
-    def append(self, place: Place, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def append(self, partition: Place, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """As `Producer.append`.
 
         `KafkaProducer.send` refuses null headers, and a null key with a null value, which Kafka allows and
         dead letters need; it also checks for each record what is checked here once per transaction.
         """
-        tp = self._places.get(place)
+        tp = self._places.get(partition)
         if tp is None:
-            tp = self._places[place] = TopicPartition(*place)
+            tp = self._places[partition] = TopicPartition(*partition)
         if headers:
             headers = for_client(headers)
             if any(data is None for _, data in headers):
                 headers = _NullHeaders(headers)
         try:
-            if self._in_transaction and place not in self._begun:
+            if self._in_transaction and partition not in self._begun:
                 self._manager.maybe_add_partition_to_transaction(tp)
-                self._begun.add(place)
+                self._begun.add(partition)
             self._futures.append(self._append(tp, None, key, value, headers)[0])
         except KafkaError as error:
             raise mapped(error) from error
@@ -94,18 +95,9 @@ class PythonProducer:
             return [int(future.value.offset) for future in futures]
         # What is said first may only be that the transaction had failed by then, for another batch's reason.
         last = self._manager.last_error if self._manager is not None else None
-        found = [reason for reason in (*(future.exception for future in failed), last, late) if reason]
-        reasons = [mapped(reason) for reason in {id(reason): reason for reason in found}.values()]
-        if not reasons:
-            reasons = [mapped(KafkaTimeoutError("a record was not acknowledged in time"))]
-        first = next((reason for reason in reasons if reason.fenced), reasons[0])
-        raise ClientError(
-            str(first),
-            first.code,
-            first.name,
-            retriable=first.retriable,
-            carried=[*first.carried, *reasons],
-            topics=frozenset(future._produce_future.topic_partition.topic for future in failed),
+        raise _failure(
+            [*(future.exception for future in failed), last, late],
+            frozenset(future._produce_future.topic_partition.topic for future in failed),
         )
 
     @maps
@@ -118,7 +110,9 @@ class PythonProducer:
         manager = self._manager
         with manager._lock:
             committed = manager.begin_commit()
-            (request,) = (one for *_, one in manager._pending_requests if one.result is committed)
+            (request,) = (
+                request_ for *_, request_ in manager._pending_requests if request_.result is committed
+            )
         self._producer._sender.wakeup()
         if not committed.wait(timeout_ms=timeout_s * 1000):
             raise KafkaTimeoutError(f"the commit was not acknowledged within {timeout_s:.0f} s")
@@ -149,3 +143,20 @@ def destroy(producer: Any) -> None:
         # It only says that records were left, which is the point; without this mark the garbage
         # collector would close it once more, and wait.
         producer._closed = True
+
+
+def _failure(exceptions: Sequence[BaseException | None], topics: frozenset[str]) -> ClientError:
+    """One error for all `exceptions`, each of which counts once: the first that fences, else the first."""
+    unique = {id(exception): exception for exception in exceptions if exception is not None}
+    reasons = [mapped(exception) for exception in unique.values()]
+    if not reasons:
+        reasons = [mapped(KafkaTimeoutError("a record was not acknowledged in time"))]
+    first = next((reason for reason in reasons if reason.fenced), reasons[0])
+    return ClientError(
+        str(first),
+        first.code,
+        first.name,
+        retriable=first.retriable,
+        carried=[*first.carried, *reasons],
+        topics=topics,
+    )

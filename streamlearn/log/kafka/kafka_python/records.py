@@ -80,8 +80,8 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         try:
             yield from super()._unpack_records(tp, _Batches(records._buffer), *deserializers)
         except CorruptRecordError as error:
-            place = f"{tp.topic}-{tp.partition}, from offset {self.next_fetch_offset} on"
-            raise CorruptRecordError(f"{place}: {error}") from error
+            where = f"{tp.topic}-{tp.partition}, from offset {self.next_fetch_offset} on"
+            raise CorruptRecordError(f"{where}: {error}") from error
 
 
 class _Batches(MemoryRecords):  # type: ignore[misc]
@@ -163,30 +163,30 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         """The record at hand. Its structure was sound as far as a header's name."""
         buffer = self._buffer
         length, start = decode_varint(buffer, self._pos)
-        _, at = decode_varint(buffer, start)  # attributes: none are defined
-        since_first_ms, at = decode_varint(buffer, at)
-        since_base, at = decode_varint(buffer, at)
-        key, at = self._field(at)
-        value, at = self._field(at)
-        count, at = decode_varint(buffer, at)
+        _, pos = decode_varint(buffer, start)  # attributes: none are defined
+        since_first_ms, pos = decode_varint(buffer, pos)
+        since_base, pos = decode_varint(buffer, pos)
+        key, pos = self._field(pos)
+        value, pos = self._field(pos)
+        count, pos = decode_varint(buffer, pos)
         headers = []
         for _ in range(count):
-            name, at = self._field(at)
-            content, at = self._field(at)
+            name, pos = self._field(pos)
+            content, pos = self._field(pos)
             if name is None:
                 raise CorruptRecordError("a header without a name")
             headers.append((OddName(header_name(name)), content))
-        if at - start != length:
-            raise CorruptRecordError(f"a record of {length} bytes ends after {at - start}")
-        self._pos = at
+        if pos - start != length:
+            raise CorruptRecordError(f"a record of {length} bytes ends after {pos - start}")
+        self._pos = pos
         appended = self.timestamp_type == self.LOG_APPEND_TIME
         when_ms = self.max_timestamp if appended else self.first_timestamp + since_first_ms
         offset = self.base_offset + since_base
         return DefaultRecord(length, offset, when_ms, self.timestamp_type, key, value, headers)
 
-    def _field(self, at: int) -> tuple[bytes | None, int]:
-        size, at = decode_varint(self._buffer, at)
-        return (None, at) if size < 0 else (bytes(self._buffer[at : at + size]), at + size)
+    def _field(self, pos: int) -> tuple[bytes | None, int]:
+        size, pos = decode_varint(self._buffer, pos)
+        return (None, pos) if size < 0 else (bytes(self._buffer[pos : pos + size]), pos + size)
 
 
 def unpack(codec: int, data: bytes) -> bytes:
@@ -226,12 +226,12 @@ def _snappy(data: bytes) -> Iterator[bytes]:
     if not data.startswith(_XERIAL):
         yield _snappy_block(data)
         return
-    at = _XERIAL_HEAD
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        at += 4
-        yield _snappy_block(data[at : at + size])
-        at += size
+    pos = _XERIAL_HEAD
+    while pos < len(data):
+        size = int.from_bytes(data[pos : pos + 4], "big")
+        pos += 4
+        yield _snappy_block(data[pos : pos + size])
+        pos += size
 
 
 def _snappy_block(block: bytes) -> bytes:
