@@ -71,6 +71,19 @@ def touchy():
 
 def blind():
     return Blind()
+
+
+class Deadly(linear_model.LogisticRegression):
+    """Kills the process where it learns one event."""
+
+    def learn_one(self, x, y):
+        if "poison" in x:
+            os.kill(os.getpid(), 9)
+        super().learn_one(x, y)
+
+
+def deadly():
+    return preprocessing.StandardScaler() | Deadly()
 '''
 START_S = 60.0
 

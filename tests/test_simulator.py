@@ -28,6 +28,8 @@ STAGES: Final[dict[str, Stage]] = {
     "faults that heal": lambda seed: World(seed, HEALING),
     "an input made again": lambda seed: World(seed, ENDING),
     "machines of two kinds": lambda seed: World(seed, HEALING, odd=True),
+    "two events that kill": lambda seed: World(seed, HEALING, faults=2, deadly=2),
+    "three events that kill": lambda seed: World(seed, HEALING, faults=2, deadly=3),
 }
 
 
@@ -55,8 +57,14 @@ def test_a_history_with_faults_ends_as_one_without(seeds: range) -> None:
     assert len(happened & HEALING.keys()) >= len(HEALING) - 2
 
 
-@pytest.mark.parametrize("stage", ["an input made again", "machines of two kinds"])
-@pytest.mark.parametrize("seeds", chunks(2 * CHUNK), ids=str)
+@pytest.mark.parametrize("seeds", chunks(CHUNK), ids=str)
+def test_an_event_that_kills_the_process_becomes_a_dead_letter(seeds: range) -> None:
+    for seed in seeds:
+        assert len(play(STAGES["two events that kill"], seed).deadly) == 2
+
+
+@pytest.mark.parametrize("stage", ["an input made again", "machines of two kinds", "three events that kill"])
+@pytest.mark.parametrize("seeds", chunks(CHUNK), ids=str)
 def test_what_cannot_heal_stops_the_service_and_spoils_nothing(stage: str, seeds: range) -> None:
     stops = [play(STAGES[stage], seed).stops for seed in seeds]
     assert any(stops)

@@ -106,6 +106,7 @@ REASONS: Final[dict[str, str]] = {
     "bad_interval": "the label's interval is not two event times, the first before the second",
     "bad_group": "the group is neither a string nor an integer",
     "raised": "the model raised",
+    "process_died": "the process was killed each time it tried this record",
     "output_not_finite": (
         "the model answered NaN, an infinity or a number beyond 1e150, also after it had learned what is in"
         " this record"

@@ -85,6 +85,10 @@ class Range(NamedTuple):
     next: int
 
 
+CRASH_STAGE: Final = "crash"
+"""The stage of a record that killed the process, wherever it did."""
+
+
 class Skip(NamedTuple):
     """A record that made the model raise, so that it never reaches the model again, live or in redo."""
 

@@ -36,7 +36,7 @@ from streamlearn.core.label_rules import LabelRules
 from streamlearn.core.labels import DUE_PER_RECORD, Late
 from streamlearn.core.learner import Learner
 from streamlearn.core.mapping import compile_decoder, has_schema
-from streamlearn.core.records import Record
+from streamlearn.core.records import CRASH_STAGE, Record
 from streamlearn.core.schemas import Schema
 from streamlearn.core.scores import Scores
 from streamlearn.core.state import BROKEN, COMMAND, PAUSED, Memory, ShardSpec
@@ -175,7 +175,7 @@ class Shard:
         """
         memory = self.memory
         self._count_record()
-        if stage == "decode":
+        if stage in ("decode", CRASH_STAGE):  # nothing of what kills a process is looked at again
             return [self._refuse(record, Refusal(stage, reason))]
         facts = self._note_undo(record, stage, reason)
         event = self.peek(record)

@@ -7,7 +7,7 @@ transaction had left of its last record goes before them.
 from collections.abc import Sequence
 from typing import Final
 
-from streamlearn.core.records import Output, Range, Record, Skip
+from streamlearn.core.records import CRASH_STAGE, Output, Range, Record, Skip
 
 RANGES_BYTES: Final = 400_000
 """So much the ranges of one entry may take: an entry is one record, and a record is at most 1 MB."""
@@ -60,6 +60,13 @@ class Batch:
         self.outputs += outputs
         self.covers([record])
         self.skips.append(skip)
+
+    def survived(self) -> list[Record]:
+        """The records but those that killed a process: those are never stepped again."""
+        killed = {skip[:3] for skip in self.skips if skip.stage == CRASH_STAGE}
+        if not killed:
+            return self.records
+        return [one for one in self.records if (one.topic, one.partition, one.offset) not in killed]
 
     def ends_before(self, at: int, outputs: Sequence[Output]) -> list[Record]:
         """Take back the records from number `at` on: those. `outputs` are those of the records before."""

@@ -15,6 +15,7 @@ import structlog
 
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.port import ShardLog
+from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.order import Merge
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import Standing
@@ -33,6 +34,7 @@ class Held(NamedTuple):
     merge: Merge
     watch: Watch
     sources: SourceWatch
+    alone: OneByOne
 
 
 @contextmanager

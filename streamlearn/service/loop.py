@@ -25,6 +25,7 @@ from streamlearn.service.checkpoints import Checkpointer, starts_of
 from streamlearn.service.held import Failures, Held, as_owner
 from streamlearn.service.learning_watch import LearningWatch
 from streamlearn.service.models import FreshModel
+from streamlearn.service.one_by_one import OneByOne, check_crashes
 from streamlearn.service.order import Merge
 from streamlearn.service.recovery import Candidate, Recovery
 from streamlearn.service.sources import SourceWatch
@@ -203,13 +204,9 @@ class Loop:
         self._learning.look(standing.shard.memory)
         self._was_open = True
         self._away = 0
-        log.info(
-            "shard.opened",
-            shard=SHARD,
-            seq=standing.seq,
-            learned=standing.shard.memory.learned,
-            duration_s=round(self._env.monotonic() - began_s, 3),
-        )
+        duration_s = round(self._env.monotonic() - began_s, 3)
+        learned = standing.shard.memory.learned
+        log.info("shard.opened", shard=SHARD, seq=standing.seq, learned=learned, duration_s=duration_s)
 
     def _recovered(self, shard_log: ShardLog) -> Held:
         # The ids of topics come first: recovery may take long.
@@ -225,10 +222,11 @@ class Loop:
             self._schemas,
             self._last,
         )
+        alone = OneByOne(shard_log, self._config.transaction.max_records)
         standing = recovery.run(self._model_change, self._begin)
         merge = Merge(within(standing.positions, standing.era), self._config.topics.labels)
         watch = Watch(self._env, self._config, self._fresh, standing, self._schemas, topics)
-        return Held(shard_log, standing, merge, watch, SourceWatch(self._env, standing.era))
+        return Held(shard_log, standing, merge, watch, SourceWatch(self._env, standing.era), alone)
 
     def _drop(self) -> None:
         if self._held is not None:
@@ -263,6 +261,7 @@ class Loop:
                     f"the last checkpoint could not be written: {self._checkpointer.failure}. Nothing is "
                     "lost: the next start, with the same versions, redoes what came after the one before."
                 )
+            held.alone.release(held.standing.seq)
         outcomes = held.standing.shard.memory.outcomes
         log.info("service.stopped", seq=held.standing.seq, outcomes=outcomes)
 
@@ -277,7 +276,8 @@ class Loop:
         while not batch.full and not (batch.records and held.watch.storm()):
             self._beat()
             began_s = self._env.monotonic()
-            run = held.merge.take(min(RUN_RECORDS, limits.max_records - len(batch.records)), began_s)
+            most = held.alone.most(min(RUN_RECORDS, limits.max_records - len(batch.records)))
+            run = held.merge.take(most, began_s)
             if run:
                 self._stepper.step(held, batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepping_s += self._env.monotonic() - began_s
@@ -337,7 +337,8 @@ class Loop:
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
         if undone or long or len(standing.since) > SINCE_LIMIT:
             self._take_snapshot(standing)
-        held.watch.after(batch.records)
+        check_crashes(held.log, entry)
+        held.watch.after(batch.survived())
 
     def _commit(self, held: Held, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
         try:

@@ -55,6 +55,10 @@ class Stepper:
         if work is None:
             return 0.0
         began_s = self._env.monotonic()
+        if held.alone.is_on and (skip := held.alone.try_alone(work.record)) is not None:
+            batch.gives_up(skip, published(driver.give_up(skip)))
+            batch.full = True
+            return 0.0
         before = work.done
         outputs = self._worked(driver, max(until_s, began_s + self._limits.max_ms / 1e3))
         if isinstance(outputs, Failure):
@@ -67,6 +71,8 @@ class Stepper:
 
     def step(self, held: Held, batch: Batch, run: list[Record], until_s: float) -> None:
         """Step a run into the batch; what does not fit goes back."""
+        if held.alone.is_on and self._crashes(held, batch, run[0]):
+            return
         driver = held.standing.driver
         begin = driver.begin
         clock = self._env.monotonic
@@ -110,6 +116,14 @@ class Stepper:
             batch.full = batch.full or len(batch.records) >= self._limits.max_records
         batch.size_bytes = size_bytes
         held.merge.put_back([*back, *run[done:]])
+
+    def _crashes(self, held: Held, batch: Batch, record: Record) -> bool:
+        """Before a record that goes alone: True, and its dead letter, if it has killed too many processes."""
+        batch.full = True
+        skip = held.alone.try_alone(record)
+        if skip is not None:
+            batch.leaves_out(record, skip, self._dead_letter(held, record, skip))
+        return skip is not None
 
     def _worked(self, driver: ShardDriver, until_s: float) -> list[Output] | Failure:
         """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""

@@ -24,7 +24,7 @@ from tests.simulator.environment import SimulatedEnv
 from tests.simulator.faults import HEALING, Fault, Raises
 from tests.simulator.memory_log import Cluster, MemoryReader
 from tests.simulator.ports import open_ports
-from tests.simulator.scheduler import Process, Scheduler
+from tests.simulator.scheduler import Killed, Process, Scheduler
 
 EVENTS: Final = 120
 INPUT: Final = "events"
@@ -64,11 +64,17 @@ class Regression(linear_model.LogisticRegression):
     """river's, on the machine of the process that runs it."""
 
     computes_oddly: Callable[[], bool] = staticmethod(lambda: False)
+    kill: Callable[[], None] = staticmethod(lambda: None)
 
     def predict_proba_one(self, x: dict[Any, float], **_: Any) -> dict[bool, float]:
         odd = 1e-9 if Regression.computes_oddly() else 0.0
         p = super().predict_proba_one(x)
         return {False: p[False] + odd, True: p[True] - odd}
+
+    def learn_one(self, x: dict[Any, float], y: bool, w: float = 1.0) -> None:
+        if "deadly" in x:
+            Regression.kill()
+        super().learn_one(x, y, w)
 
 
 def model() -> Any:
@@ -84,11 +90,20 @@ class World:
     """A history with faults of the given kinds, placed by `seed`."""
 
     def __init__(
-        self, seed: int, kinds: Mapping[str, Fault] = HEALING, faults: int = FAULTS, odd: bool = False
+        self,
+        seed: int,
+        kinds: Mapping[str, Fault] = HEALING,
+        faults: int = FAULTS,
+        odd: bool = False,
+        deadly: int = 0,
     ) -> None:
+        """`odd`: one of the two machines computes other last digits. `deadly`: so many events kill the
+        process that learns them.
+        """
         self.scheduler = Scheduler(seed)
+        self.deadly = set(self.scheduler.random.sample(range(EVENTS), deadly))
         self.odd = odd
-        self.may_stop = odd or "recreate" in kinds
+        self.may_stop = odd or deadly > 2 or "recreate" in kinds
         self.written_by: dict[str, bool] = {}
         self.wrong: list[str] = []
         self.cluster = Cluster()
@@ -110,6 +125,7 @@ class World:
         """Let the history happen."""
         self.scheduler.on_turn = self._turn
         Regression.computes_oddly = staticmethod(self._computes_oddly)
+        Regression.kill = staticmethod(self._kill)
         operator = Process("operator")
         self.scheduler.spawn(operator, "producer", self._produce)
         for number in range(2):
@@ -125,7 +141,7 @@ class World:
         chance = self.scheduler.random
         while self.produced < EVENTS and not self.stops:
             burst = range(self.produced, min(EVENTS, self.produced + chance.randint(1, 15)))
-            self.reader.append(INPUT, [Row(None, orjson.dumps(event(number))) for number in burst])
+            self.reader.append(INPUT, [Row(None, orjson.dumps(self.event(number))) for number in burst])
             self.produced = burst.stop
             self.env.sleep(chance.uniform(0, 1.5))
         began_s = self.scheduler.now
@@ -173,12 +189,22 @@ class World:
     def fresh(self) -> FreshModel:
         return configured_model(self.config, model())
 
+    def event(self, number: int) -> dict[str, Any]:
+        """The event with this number as it is sent."""
+        plain = event(number)
+        return {**plain, "features": {**plain["features"], "deadly": 1.0}} if number in self.deadly else plain
+
     def recreate_input(self) -> None:
         """The topic again, under another id, with as many other events."""
         self.cluster.delete(INPUT)
         self.reader.create([TopicSpec(INPUT, 1)])
         others = [{**event(number), "id": f"another {number}"} for number in range(EVENTS)]
         self.reader.append(INPUT, [Row(None, orjson.dumps(other)) for other in others])
+
+    def _kill(self) -> None:
+        assert self.scheduler.running is not None
+        self.scheduler.running.killed = True
+        raise Killed
 
     def _computes_oddly(self) -> bool:
         process = self.scheduler.running
@@ -242,19 +268,29 @@ class World:
             assert not self.stops, f"the service stopped: {self.stops[0]}"
         assert self.wrong == []
         self.check_predictions()
+        self.check_dead_letters()
         self.check_checkpoints()
 
     def check_predictions(self) -> None:
         """Each event has one prediction, in order, as a plain loop gives it."""
         plain = model()
         said = [orjson.loads(record.value or b"") for record in self.records(self.names.roles["predictions"])]
-        assert [one["id"] for one in said] == [str(number) for number in range(len(said))]
-        for number, one in enumerate(said):
+        survivors = [number for number in range(EVENTS) if number not in self.deadly]
+        assert [one["id"] for one in said] == [str(number) for number in survivors[: len(said)]]
+        for number, one in zip(survivors, said, strict=False):
             x = event(number)["features"]
             assert one["prediction"] == plain.predict_one(x), f"event {number}"
             digits = one["probabilities"]["true"]
             assert digits == plain.predict_proba_one(x)[True] or self.odd, f"event {number}"
             plain.learn_one(x, event(number)["label"])
+
+    def check_dead_letters(self) -> None:
+        """None but those of events that kill."""
+        letters = [
+            orjson.loads(letter.value or b"")["id"] for letter in self.records(self.names.roles["dlq"])
+        ]
+        assert letters == [str(number) for number in sorted(self.deadly)][: len(letters)]
+        assert self.stops or self.covered() < EVENTS or len(letters) == len(self.deadly)
 
     def check_checkpoints(self) -> None:
         """Each whole checkpoint is the state at an entry of the journal."""
