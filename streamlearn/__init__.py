@@ -5,7 +5,7 @@ log; `load("file:DIR@latest")` the river model in a checkpoint; everything else 
 `streamlearn --help`.
 
 To read the code, begin with ARCHITECTURE.md, then core/records.py, core/shard.py, log/port.py,
-service/loop.py and service/recovery.py.
+service/process.py and service/recovery.py.
 """
 
 from typing import TYPE_CHECKING, Any

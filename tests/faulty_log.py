@@ -27,8 +27,8 @@ from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Log, Polled, Row, ShardLog, Store, TopicInfo, TopicSpec
-from streamlearn.service.loop import Loop
 from streamlearn.service.models import FreshModel, configured_model
+from streamlearn.service.process import Process
 
 QUIET_POLLS = 3
 """So many polls in a row that bring nothing end a run, when nothing else does."""
@@ -54,7 +54,7 @@ class Faults:
         self.harness = harness
         self.left = list(faults)
         self.calls: dict[str, int] = {}
-        self.loop: Loop | None = None
+        self.process: Process | None = None
         self.quiet = 0
         self.dead = False
 
@@ -87,8 +87,8 @@ class Faults:
     def note(self, polled: Polled) -> None:
         """Stop the loop when the stream has fallen silent."""
         self.quiet = 0 if polled.records else self.quiet + 1
-        if self.quiet >= QUIET_POLLS and self.loop is not None:
-            self.loop.stop()
+        if self.quiet >= QUIET_POLLS and self.process is not None:
+            self.process.stop()
 
 
 class FaultyShardLog:
@@ -193,15 +193,15 @@ class Harness:
         self.admin.append(topic, [Row(None, orjson.dumps(event)) for event in events])
 
     def run(self, *faults: Fault, model_change: str = "", **flags: Any) -> Faults:
-        """Serve until the stream is silent or a fault ends it. Raises what `Loop.run` does, or `Killed`."""
+        """Serve until the stream is silent or a fault ends it. Raises as `Process.run`, or `Killed`."""
         config = load(None, {**self.flags, **flags}) if flags else self.config
         ordered = Faults(self, *faults)
         env = self.env
         inner = EmbeddedLog(env, config.names(), config.log.path, 7 * 86400)
         log, store = FaultyLog(inner, ordered), FaultyStore(open_store(env, config, 0), ordered)
-        ordered.loop = Loop(env, config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
+        ordered.process = Process(env, config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
         try:
-            ordered.loop.run()
+            ordered.process.run()
         finally:
             inner.close()
         return ordered
@@ -284,8 +284,8 @@ def fails(error: BaseException) -> Callable[[Faults], Any]:
 
 def stops(faults: Faults) -> None:
     """SIGTERM comes in this moment."""
-    assert faults.loop is not None
-    faults.loop.stop()
+    assert faults.process is not None
+    faults.process.stop()
 
 
 def loses_membership(_: Faults) -> frozenset[int]:

@@ -234,7 +234,7 @@ OTHERS_ATTRIBUTES = {
     "service/__init__.py": ("the handler of signals learns of its loop", "signals"),
     "service/models.py": ("a part of the user's model gets the seed that it lacks", "part"),
     "service/recovery.py": ("to become a method of the shard's driver", "standing"),
-    "service/stepping.py": ("to become methods of the shard's driver", "standing held.standing batch"),
+    "service/stepping.py": ("to become methods of the shard's driver", "batch"),
 }
 """Where an attribute of another object is assigned all the same: why, and by what names these go."""
 

@@ -10,7 +10,7 @@ import pytest
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.log import EmbeddedLog
-from streamlearn.service.loop import Loop
+from streamlearn.service.process import Process
 from tests.faulty_log import Harness
 
 INTERVAL_S = 3.0
@@ -31,10 +31,10 @@ def test_heartbeats_go_on_while_a_transaction_waits_for_its_interval(
     config = harness.config
     harness.produce([{"id": f"e{n}", "features": {"x": n % 7}, "label": n % 2 == 0} for n in range(60)])
     log = EmbeddedLog(RealEnv(), config.names(), config.log.path, 3600)
-    loop = Loop(RealEnv(), config, harness.fresh(), log, open_store(RealEnv(), config, 0), "", False)
-    timer = Timer(INTERVAL_S + 2.0, loop.stop)
+    process = Process(RealEnv(), config, harness.fresh(), log, open_store(RealEnv(), config, 0), "", False)
+    timer = Timer(INTERVAL_S + 2.0, process.stop)
     timer.start()
-    loop.run()
+    process.run()
     log.close()
     assert len(harness.predictions()) == 60
     assert max(later - one for one, later in pairwise(beats)) < INTERVAL_S / 2

@@ -14,8 +14,8 @@ import pytest
 from streamlearn.core.records import Entry
 from streamlearn.errors import Unknown
 from streamlearn.service import sources
-from streamlearn.service.loop import Loop
 from streamlearn.service.standing import Standing
+from streamlearn.service.task import ShardTask
 from tests.simulator.faults import ENDING, HEALING
 from tests.simulator.world import World
 
@@ -81,18 +81,18 @@ def test_a_seed_gives_the_same_history_each_time() -> None:
 
 
 def takes_unknown_for_committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Loop._publish
+    real = ShardTask._publish
 
-    def publish(self: Loop, held: Any, batch: Any) -> None:
+    def publish(self: ShardTask, batch: Any) -> None:
         def committed(*words: Any) -> None:
             with suppress(Unknown):
                 inner(*words)
 
-        inner = held.log.publish
-        monkeypatch.setattr(held.log, "publish", committed, raising=False)
-        real(self, held, batch)
+        inner = self.log.publish
+        monkeypatch.setattr(self.log, "publish", committed, raising=False)
+        real(self, batch)
 
-    monkeypatch.setattr(Loop, "_publish", publish)
+    monkeypatch.setattr(ShardTask, "_publish", publish)
 
 
 def reads_a_recreated_topic_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,8 @@ def test_a_deleted_topic_is_noticed_by_an_idle_service(app: Harness) -> None:
 
     def deleted(faults: Faults) -> None:
         app.db("UPDATE topics SET name = 'gone' WHERE name = 'events'")
-        watch = faults.loop and faults.loop._held and faults.loop._held.sources
+        task = faults.process and faults.process._tasks.get(0)
+        watch = task and task._sources
         assert watch
         watch._looked_s -= 11  # so long ago was the last look
 

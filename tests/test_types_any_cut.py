@@ -251,20 +251,20 @@ def era_now(*words):
 
 eras.era_now = era_now
 
-import streamlearn.service.loop as loop
+import streamlearn.service.task as task
 
-polled = loop.Loop._polled
+polled = task.ShardTask._polled
 
-def look_first(self, held, batch, until_s):
-    standing = held.standing
+def look_first(self, batch, until_s):
+    standing = self.standing
     if standing.era_number == 0:
         era = msgspec.structs.replace(standing.era, why="types", start=[], kinds={"c0": "str"})
         entry = Entry(standing.seq + 1, 1, chain(standing.digest, ()), change=era)
-        held.log.publish(entry, (), standing.positions)
+        self.log.publish(entry, (), standing.positions)
         standing.begin_era(entry)
-    return polled(self, held, batch, until_s)
+    return polled(self, batch, until_s)
 
-loop.Loop._polled = look_first
+task.ShardTask._polled = look_first
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 from river import forest, linear_model, preprocessing
 
 from streamlearn.errors import Stop, Unknown, Unreachable
-from streamlearn.service.loop import SNAPSHOT_S
+from streamlearn.service.task import SNAPSHOT_S
 from tests.faulty_log import Fault, Faults, Harness, fails
 from tests.test_faults import audit, events, expected, logistic, published
 
@@ -127,8 +127,8 @@ def redone(app: Harness, *faults: Fault) -> int:
 def test_recovery_begins_with_the_last_snapshot_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamlearn.service.loop.SNAPSHOT_S", 0.0)
-    monkeypatch.setattr("streamlearn.service.loop.WORK_PER_SNAPSHOT", 0)
+    monkeypatch.setattr("streamlearn.service.task.SNAPSHOT_S", 0.0)
+    monkeypatch.setattr("streamlearn.service.task.WORK_PER_SNAPSHOT", 0)
     app = Harness(tmp_path, model=logistic)
     stream = events(500)
     app.produce(stream)
@@ -139,8 +139,8 @@ def test_recovery_begins_with_the_last_snapshot_of_the_process(
 def test_a_snapshot_that_the_journal_does_not_reach_any_more_says_that_it_lost_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamlearn.service.loop.SNAPSHOT_S", 0.0)
-    monkeypatch.setattr("streamlearn.service.loop.WORK_PER_SNAPSHOT", 0)
+    monkeypatch.setattr("streamlearn.service.task.SNAPSHOT_S", 0.0)
+    monkeypatch.setattr("streamlearn.service.task.WORK_PER_SNAPSHOT", 0)
     app = Harness(tmp_path, model=logistic)
     app.produce(events(500))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamlearn.errors import Fenced, Unreachable
-from streamlearn.service.loop import AWAY_TRIES
+from streamlearn.service.process import AWAY_TRIES
 from tests.fake_env import FakeEnv
 from tests.faulty_log import Fault, Faults, Harness, fails, stops
 from tests.test_faults import audit, events, logistic
@@ -56,5 +56,5 @@ def test_a_stop_cuts_the_pause_after_a_fence_short(app: Harness) -> None:
         raise Fenced("a newer owner")
 
     before = app.run(Fault("publish", 1, is_fenced_and_stopped))
-    assert before.loop is not None
+    assert before.process is not None
     assert slept_s(app) == 0

@@ -1,6 +1,6 @@
 """The loop around the pure function: ownership, recovery, transactions, checkpoints.
 
-`serve` is the whole of it; the modules in reading order: loop, order, standing, recovery, eras,
+`serve` is the whole of it; the modules in reading order: process, task, order, standing, recovery, eras,
 checkpoints, models, selfcheck.
 """
 
@@ -12,29 +12,29 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamlearn.service.loop import Loop
+    from streamlearn.service.process import Process
     from streamlearn.settings import Config
 
 
 class _Signals:
     """SIGTERM and the first Ctrl-C finish the transaction in hand; the second Ctrl-C ends the process.
 
-    Before there is a loop there is nothing to finish, and the process just ends, with success.
+    Before there is a process to serve there is nothing to finish, and the process just ends, with success.
     """
 
     def __init__(self) -> None:
-        self.loop: Loop | None = None
+        self.process: Process | None = None
         with contextlib.suppress(ValueError):  # handlers are for the main thread: another one does without
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.loop is None:
+        if self.process is None:
             os._exit(0)
-        if self.loop.stopping and number == signal.SIGINT:
+        if self.process.stopping and number == signal.SIGINT:
             os._exit(130)
-        self.loop.stop()
+        self.process.stop()
 
 
 def serve(config: "Config", model: Any = None, model_change: str = "", begin: bool = False) -> None:
@@ -51,8 +51,8 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     from streamlearn.core.records import SHARD
     from streamlearn.env import RealEnv
     from streamlearn.log.backends import open_log, open_store
-    from streamlearn.service.loop import Loop
     from streamlearn.service.models import configured_model
+    from streamlearn.service.process import Process
 
     log = structlog.get_logger()
     fresh = configured_model(config, model)
@@ -62,9 +62,9 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     # What was imported lives as long as the process: the collector need not look at it again.
     gc.freeze()
     log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)
-    signals.loop = loop = Loop(env, config, fresh, service_log, store, model_change, begin)
+    signals.process = process = Process(env, config, fresh, service_log, store, model_change, begin)
     try:
-        loop.run()
+        process.run()
     finally:
         store.close()
         service_log.close()

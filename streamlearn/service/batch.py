@@ -7,6 +7,7 @@ transaction had left of its last record goes before them.
 from collections.abc import Sequence
 from typing import Final
 
+from streamlearn.core.facts import Facts, published
 from streamlearn.core.records import CRASH_STAGE, Output, Range, Record, Skip
 
 RANGES_BYTES: Final = 400_000
@@ -16,9 +17,12 @@ _RANGE_BYTES: Final = 50
 
 
 class Batch:
-    """What one transaction has taken so far: records in the order stepped, and what came of them."""
+    """What one transaction has taken so far: records in the order stepped, and what came of them. `facts`:
+    where they are kept; None when nobody listens.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Facts | None = None) -> None:
+        self.facts = facts
         self.records: list[Record] = []
         self.outputs: list[Output] = []
         self.ranges: list[Range] = []
@@ -55,9 +59,15 @@ class Batch:
         self.records += run
         self.full = self.full or self._ranges_bytes >= RANGES_BYTES
 
-    def leaves_out(self, record: Record, skip: Skip, outputs: Sequence[Output]) -> None:
+    def takes(self, facts: Facts) -> None:
+        """Note what happened."""
+        self.outputs += published(facts)
+        if self.facts is not None:
+            self.facts += facts
+
+    def leaves_out(self, record: Record, skip: Skip, facts: Facts) -> None:
         """Note that `record` was not stepped but became a dead letter."""
-        self.outputs += outputs
+        self.takes(facts)
         self.covers([record])
         self.skips.append(skip)
 
@@ -66,19 +76,25 @@ class Batch:
         killed = {skip[:3] for skip in self.skips if skip.stage == CRASH_STAGE}
         if not killed:
             return self.records
-        return [one for one in self.records if (one.topic, one.partition, one.offset) not in killed]
+        return [one for one in self.records if _place(one) not in killed]
 
     def ends_before(self, at: int, outputs: Sequence[Output]) -> list[Record]:
         """Take back the records from number `at` on: those. `outputs` are those of the records before."""
         records, dropped = self.records[:at], self.records[at:]
-        gone = {(one.topic, one.partition, one.offset) for one in dropped}
+        gone = {_place(record) for record in dropped}
         self.skips = [skip for skip in self.skips if skip[:3] not in gone]
         self.outputs = [*outputs]
+        if self.facts is not None:
+            self.facts = [fact for fact in self.facts if _place(fact.record) not in gone]
         self.records, self.ranges, self._ranges_bytes = [], [], 0
         self.covers(records)
         return dropped
 
-    def gives_up(self, skip: Skip, outputs: Sequence[Output]) -> None:
+    def gives_up(self, skip: Skip, facts: Facts) -> None:
         """Note that a record of an earlier transaction, which had left work, became a dead letter."""
-        self.outputs += outputs
+        self.takes(facts)
         self.skips.append(skip)
+
+
+def _place(record: Record) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset

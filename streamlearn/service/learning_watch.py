@@ -1,7 +1,7 @@
 """Says when learning stands still, why, since when, and what to do; and when it goes on.
 
 Invariant: as with the age of checkpoints, what is said is no part of the digest. A state that is broken is
-also told to the topic of alerts, by itself, outside of any transaction: once in the life of a process.
+also told to the topic of alerts, by itself, outside of any transaction: once in each ownership.
 """
 
 from typing import Any, Final
@@ -41,7 +41,7 @@ _OTHER: Final = "learning is frozen; `streamlearn control thaw` lets it go on"
 
 
 class LearningWatch:
-    """Of one process, whatever shard it holds."""
+    """Of one ownership of a shard."""
 
     def __init__(self, log_: Log) -> None:
         self._log = log_

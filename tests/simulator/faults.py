@@ -29,9 +29,9 @@ def is_killed(world: "World", server: "Server", call: str) -> bool:
 
 def is_stopped(world: "World", server: "Server", call: str) -> bool:
     """SIGTERM."""
-    if server.loop is None:
+    if server.process is None:
         return False
-    server.loop.stop()
+    server.process.stop()
     return True
 
 

@@ -18,8 +18,8 @@ from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.service.loop import Loop
 from streamlearn.service.models import FreshModel, configured_model
+from streamlearn.service.process import Process as ServiceProcess
 from tests.simulator.environment import SimulatedEnv
 from tests.simulator.faults import HEALING, Fault, Raises
 from tests.simulator.memory_log import Cluster, MemoryReader
@@ -56,7 +56,7 @@ class Server(Process):
         self.is_odd = is_odd
         self.is_bound = False
         """It has stepped again what a machine of the other kind had published."""
-        self.loop: Loop | None = None
+        self.process: ServiceProcess | None = None
         self.ended = False
 
 
@@ -151,8 +151,8 @@ class World:
         self.finished = True
         while any(not server.ended for server in self.servers.values()):
             for server in self.servers.values():
-                if server.loop is not None:
-                    server.loop.stop()
+                if server.process is not None:
+                    server.process.stop()
             self.env.sleep(1.0)
 
     def _supervise(self, number: int) -> None:
@@ -175,8 +175,8 @@ class World:
         log, store = open_ports(self.scheduler, self.cluster, self.names, env)
         try:
             try:
-                server.loop = Loop(env, self.config, self.fresh(), log, store, "")  # type: ignore[arg-type]
-                server.loop.run()
+                server.process = ServiceProcess(env, self.config, self.fresh(), log, store, "")  # type: ignore[arg-type]
+                server.process.run()
             finally:
                 log.close()
         except StreamlearnError as error:

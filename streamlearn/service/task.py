@@ -1,0 +1,298 @@
+"""One ownership of a shard: step what arrives, publish it as one transaction, checkpoint now and then.
+
+Invariants:
+- A task exists only after recovery has succeeded, and dies with the lock: closed clean (`finish`: a last
+  checkpoint) or dirty (`drop`: nothing counts any more but the newest snapshot, whose entry is committed).
+- The task holds the positions; the log holds none. After a publish, state, positions and journal agree; a
+  publish whose outcome is unknown is the end of the task.
+- No Kafka transaction is open while models work: `publish` comes after the last step.
+- Facts leave when their entry is known to be committed, and never from redo.
+- Work that is not a shard's own (ownership, checkpoints, signals) happens between transactions.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from streamlearn.core.facts import Facts
+from streamlearn.core.records import SHARD, Entry, chain
+from streamlearn.core.snapshot import Sections
+from streamlearn.engine.schemas import Schemas
+from streamlearn.env import Env
+from streamlearn.errors import Gone, Stop, Unreachable
+from streamlearn.log.port import Log, ShardLog, Store
+from streamlearn.service.batch import Batch
+from streamlearn.service.checkpoint_age import CheckpointAge
+from streamlearn.service.checkpoints import Checkpointer, starts_of
+from streamlearn.service.learning_watch import LearningWatch
+from streamlearn.service.models import FreshModel
+from streamlearn.service.one_by_one import OneByOne, check_crashes
+from streamlearn.service.order import Merge
+from streamlearn.service.ownership import Heartbeat, as_owner
+from streamlearn.service.recovery import Candidate
+from streamlearn.service.sources import SourceWatch
+from streamlearn.service.standing import Standing, within
+from streamlearn.service.stepping import Stepper
+from streamlearn.service.topic_watch import TopicWatch
+from streamlearn.service.watch import Watch
+from streamlearn.settings import Config
+
+log = structlog.get_logger()
+
+POLL_S: Final = 0.1
+SINCE_LIMIT: Final = 10_000
+SNAPSHOT_S: Final = 0.75
+"""So much stepping may have to be redone after an ownership that ended, for whatever reason."""
+
+WORK_PER_SNAPSHOT: Final = 10
+"""No snapshot costs more than such a part of the work since the one before."""
+
+RUN_RECORDS: Final = 500
+"""Stepped at once at most; between two runs a storm of dead letters ends the transaction."""
+
+Outlet = Callable[[Facts], None]
+"""Gets the facts of one entry, in their order, once it is known to be committed."""
+
+
+class Resources(NamedTuple):
+    """Connections and configuration: the same for all tasks of a process."""
+
+    env: Env
+    config: Config
+    fresh: FreshModel
+    log: Log
+    store: Store
+    schemas: Schemas
+
+
+class ShardTask:
+    """One owned shard that was recovered. `standing` is its state, `shard_log` the lock; `topics` were looked
+    at before recovery began.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        shard_log: ShardLog,
+        standing: Standing,
+        topics: TopicWatch,
+        heartbeat: Heartbeat,
+        alone: OneByOne,
+        outlet: Outlet | None = None,
+    ) -> None:
+        env, config, fresh, service_log, store, schemas = resources
+        self.log = shard_log
+        self.standing = standing
+        self._env = env
+        self._config = config
+        self._service_log = service_log
+        self._heartbeat = heartbeat
+        self._alone = alone
+        self._outlet = outlet
+        self._merge = Merge(within(standing.positions, standing.era), config.topics.labels)
+        self._watch = Watch(env, config, fresh, standing, schemas, topics)
+        self._sources = SourceWatch(env, standing.era)
+        section = config.checkpoint
+        self._checkpointer = Checkpointer(env, store, section.interval_s, section.keep, section.key.encode())
+        self._age = CheckpointAge(env, service_log)
+        self._learning = LearningWatch(service_log)
+        self._stepper = Stepper(env, config.transaction, standing, self._merge, shard_log, heartbeat, alone)
+        self._published_s = 0.0
+        self._stepped_s = 0.0
+        """How long the work since the newest checkpoint took."""
+        self._behind_s = 0.0
+        """How long the work since the newest snapshot took."""
+        self._dump_s = 0.0
+
+    def begin(self, opened_s: float) -> None:
+        """Take over from recovery, which had begun at `opened_s`. Raises `Stop` without a checkpoint."""
+        standing = self.standing
+        self._stepped_s = self._behind_s = self._env.monotonic() - opened_s  # the next one need not again
+        self._checkpointer.begins(standing.saved_at)
+        if standing.era_began or standing.saved_at is None:
+            self._first_checkpoint()
+        self._learning.look(standing.shard.memory)
+        log.info(
+            "shard.opened",
+            shard=SHARD,
+            seq=standing.seq,
+            learned=standing.shard.memory.learned,
+            duration_s=round(self._env.monotonic() - opened_s, 3),
+        )
+
+    def transact(self) -> None:
+        """Do one transaction, and what is due beside it. Raises `Unknown` when the journal must be asked."""
+        self._heartbeat.confirm()
+        batch = self._gathered()
+        self._sources.compare(self.log, self.standing.era)
+        if not batch.empty:
+            self._publish(batch)
+            self._begin_reset_era()
+            self._learning.look(self.standing.shard.memory)
+        self._checkpoint(now=False)
+        self._age.look(self._checkpointer.newest or {}, self.standing.positions, self._checkpointer.failure)
+        self._sources.check_grown(self.standing.era)
+
+    def finish(self) -> None:
+        """End well: with a checkpoint, so that the next start redoes nothing."""
+        with as_owner(self.log):
+            self._watch.close()
+            try:
+                self._checkpoint(now=True)
+            except Unreachable as error:
+                self._checkpointer.put_off(str(error))
+            if self._checkpointer.failure:
+                raise Stop(
+                    f"the last checkpoint could not be written: {self._checkpointer.failure}. Nothing is "
+                    "lost: the next start, with the same versions, redoes what came after the one before."
+                )
+            self._alone.release(self.standing.seq)
+        outcomes = self.standing.shard.memory.outcomes
+        log.info("service.stopped", seq=self.standing.seq, outcomes=outcomes)
+
+    def drop(self) -> Candidate:
+        """Let go of the shard: the newest snapshot, of an entry that is known to be committed."""
+        self.log.close()
+        return Candidate("the last snapshot", *self.standing.snapshot(), self._checkpointer.newest)
+
+    def _first_checkpoint(self) -> None:
+        """Save a state that no checkpoint leads to: without one nothing is trimmed, and nothing survives a
+        change of versions. So a service that cannot write it does not begin.
+        """
+        self._checkpoint(now=True)
+        if self._checkpointer.newest is None:
+            raise Stop(
+                f"the first checkpoint cannot be written: {self._checkpointer.failure}. Nothing was read or "
+                "predicted yet. Make the folder of [checkpoint] url (on Kafka: the checkpoints topic) "
+                "writable, and start again."
+            )
+
+    # --- one transaction ------------------------------------------------------------------------------
+
+    def _gathered(self) -> Batch:
+        """Step whatever has arrived, until a limit of `[transaction]`; what is left waits in the merge."""
+        limits = self._config.transaction
+        batch = Batch(None if self._outlet is None else [])
+        until_s = self._published_s + limits.min_interval_ms / 1e3
+        stepping_s = self._stepper.carry_on(batch, until_s)
+        while not batch.full and not (batch.records and self._watch.storm()):
+            self._heartbeat.beat()
+            began_s = self._env.monotonic()
+            most = self._alone.most(min(RUN_RECORDS, limits.max_records - len(batch.records)))
+            run = self._merge.take(most, began_s)
+            if run:
+                self._stepper.step(batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
+                stepping_s += self._env.monotonic() - began_s
+            elif not self._polled(batch, until_s):
+                break
+        self._stepped_s += stepping_s
+        self._behind_s += stepping_s
+        return batch
+
+    def _polled(self, batch: Batch, until_s: float) -> bool:
+        """Fetch more. False when the transaction should end with what it has."""
+        limits = self._config.transaction
+        wait_s = POLL_S if not batch.records else min(POLL_S, until_s - self._env.monotonic())
+        if wait_s <= 0 or self._heartbeat.stopping():
+            return False
+        if not self._merge.idle:
+            wait_s = min(wait_s, 0.01)
+        try:
+            polled = self.log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
+        except Stop:
+            # Another topic under the old name explains whatever was found in it.
+            self._sources.look(self.log, self.standing.era)
+            raise
+        except Gone as error:
+            self._sources.look(self.log, self.standing.era)
+            raise Stop(
+                f"the log no longer holds the input at the next position ({error}). Unless that gap held "
+                "only aborted transactions, records were deleted before they were read. Keep more "
+                "(retention), and begin a new journal: `streamlearn reset`."
+            ) from error
+        self._merge.add(polled, self._env.monotonic())
+        if any(polled.records.values()):
+            self._sources.fetched(self.log)
+            return True
+        return bool(batch.records) and self._env.monotonic() < until_s
+
+    def _publish(self, batch: Batch) -> None:
+        """Commit the batch, and stand after it."""
+        standing = self.standing
+        work = standing.shard.work
+        entry = Entry(
+            seq=standing.seq + 1,
+            era=standing.era_number,
+            digest=chain(standing.digest, batch.outputs),
+            ranges=batch.ranges,
+            outputs=len(batch.outputs),
+            skips=batch.skips,
+            carried=batch.carried,
+            begun=work.done if work is not None and batch.records else 0,
+        )
+        positions = dict(standing.positions)
+        positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
+        self.log.publish(entry, batch.outputs, positions)
+        self._published_s = self._env.monotonic()
+        standing.advance(entry)
+        undone = any(skip.stage != "decode" for skip in batch.skips)
+        long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
+        if undone or long or len(standing.since) > SINCE_LIMIT:
+            self._take_snapshot(standing)
+        check_crashes(self.log, entry)
+        if self._outlet is not None and batch.facts is not None:
+            self._outlet(batch.facts)
+        self._watch.after(batch.survived())
+
+    def _take_snapshot(self, standing: Standing) -> Sections:
+        """Note the state, for the next undo and the next recovery."""
+        began_s = self._env.monotonic()
+        sections = standing.take_snapshot()
+        self._dump_s = self._env.monotonic() - began_s
+        self._behind_s = 0.0
+        return sections
+
+    def _begin_reset_era(self) -> None:
+        """Mark in the journal where the state forgot what it had settled. The command has done it already: an
+        entry that is not written for a crash, is written after the next batch.
+        """
+        standing = self.standing
+        entry = standing.reset_era()
+        if entry is not None:
+            self.log.publish(entry, (), standing.positions)
+            standing.begin_era(entry)
+            log.info("era.began", era=entry.era, why="reset")
+
+    # --- between transactions -------------------------------------------------------------------------
+
+    def _checkpoint(self, now: bool) -> None:
+        """Begin a checkpoint when one is due; with `now`, write one and wait for it."""
+        shard_log, standing = self.log, self.standing
+        checkpointer = self._checkpointer
+        if now:
+            checkpointer.wait()
+        self._collect(shard_log)
+        if not (now or checkpointer.due(standing.seq, self._stepped_s)):
+            return
+        shard_log.sync()
+        try:
+            topics = self._service_log.topics()
+        except Unreachable as error:
+            checkpointer.put_off(str(error))
+            return
+        sections = self._take_snapshot(standing)
+        standing.positions.update(shard_log.reached(self._merge.wanted()))
+        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        checkpointer.write(header, sections, starts_of(topics), self._dump_s)
+        self._stepped_s = 0.0
+        if now:
+            checkpointer.wait()
+            self._collect(shard_log)
+
+    def _collect(self, shard_log: ShardLog) -> None:
+        for written in self._checkpointer.collect():
+            told = {name: value for name, value in written._asdict().items() if name != "positions"}
+            log.info("checkpoint.saved", **told)
+            shard_log.trim(written.oldest_seq)
