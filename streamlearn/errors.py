@@ -55,7 +55,13 @@ class Stopping(Exception):
 
 
 class Unknown(Exception):
-    """Nobody can say yet whether the last publish was committed: read the journal, which can."""
+    """Nobody can say yet whether the last publish was committed: read the journal, which can. `full`: there
+    is no room for it.
+    """
+
+    def __init__(self, words: str = "", full: bool = False) -> None:
+        super().__init__(words)
+        self.full = full
 
 
 class Reopen(Exception):

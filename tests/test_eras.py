@@ -10,6 +10,7 @@ import pytest
 from streamlearn.core.events import EventSpec
 from streamlearn.core.guard import GuardSpec
 from streamlearn.core.records import Era
+from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.service import eras
@@ -50,7 +51,7 @@ def now(topics: Mapping[str, TopicInfo] = TOPICS, fresh: FreshModel = FRESH, **c
 
 def start(how: str, known: dict[tuple[str, int], int], log: Any = None) -> list[tuple[str, int, int]]:
     """Of the inputs; for commands see the last test."""
-    found = start_of(log, config(start=how), now(), TOPICS, known).start
+    found = start_of(RealEnv(), log, config(start=how), now(), TOPICS, known).start
     return [one for one in found if one[0] != "x.control"]
 
 
@@ -165,7 +166,9 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
 @pytest.mark.parametrize("how", ["latest", "earliest"])
 def test_commands_begin_at_their_first_record_wherever_events_begin(how: str) -> None:
     for known in ({}, {("a", 0): 7, ("a", 1): 9, ("b", 0): 5}):
-        assert ("x.control", 0, 1) in start_of(Clocked(), config(start=how), now(), TOPICS, known).start
+        assert ("x.control", 0, 1) in start_of(
+            RealEnv(), Clocked(), config(start=how), now(), TOPICS, known
+        ).start
 
 
 def test_an_era_from_before_there_was_a_guard_is_redone_without_one() -> None:

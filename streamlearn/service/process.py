@@ -17,7 +17,7 @@ import structlog
 from streamlearn.core.records import SHARD
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
-from streamlearn.errors import Fenced, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
+from streamlearn.errors import Fenced, Full, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.models import FreshModel
 from streamlearn.service.one_by_one import OneByOne
@@ -52,7 +52,8 @@ class Failures:
             del self._times[other]  # that one was committed, or the journal went on otherwise
         self._times[key] += 1
         if self._times[key] >= SAME_FAILURES:
-            raise Stop(
+            kind = Full if error.full else Stop
+            raise kind(
                 f"entry {seq} was sent {SAME_FAILURES} times, each time to a log that had just been opened,"
                 f" and each time its commit failed in the same way: {error}. Nothing is lost: mend that and"
                 " start again, and the journal says whether the last one was committed."

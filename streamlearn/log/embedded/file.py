@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from streamlearn.env import Env
-from streamlearn.errors import ConfigError, Full, Stop, StreamlearnError, Unreachable
+from streamlearn.errors import ConfigError, Full, Stop, StreamlearnError, Unknown, Unreachable
 
 APPLICATION_ID = 0x73746C6E  # "stln": tells our files from those of other programs
 SCHEMA_VERSION = 1
@@ -179,8 +179,9 @@ class LogFile:
         except sqlite3.Error as error:
             if committing and _primary_code(error) == sqlite3.SQLITE_IOERR:
                 said = f"{self.path}: the commit may or may not have been written: {error}"
-                if unclear is Stop and (lack := _lack(self.path)):
-                    raise Full(f"{said} ({lack}): make room for it, and start again") from error
+                if lack := _lack(self.path):
+                    said += f" ({lack}): make room for it, and start again"
+                    raise (Full(said) if unclear is Stop else Unknown(said, full=True)) from error
                 raise unclear(said) from error
             self.fail(error)
 
