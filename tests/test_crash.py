@@ -73,10 +73,11 @@ def test_kills_at_random_convict_nobody(apps: Apps) -> None:  # noqa: F811
         process.kill()
         process.wait()
     process = app.serve()
-    app.wait(process, 400)
+    app.produce([{**events(1)[0], "id": "400"}])  # so that waiting for it waits for a start, too
+    app.wait(process, 401)
     app.stop(process)
     assert app.dead_letters() == []
-    assert [one["id"] for one in app.predictions()] == [str(n) for n in range(400)]
+    assert [one["id"] for one in app.predictions()] == [str(n) for n in range(401)]
 
 
 def test_a_clean_stop_without_an_entry_resets_the_count(apps: Apps, backend: str) -> None:  # noqa: F811
