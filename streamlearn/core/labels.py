@@ -258,7 +258,7 @@ class Late:
         if join is None:
             self.counts.events_unnamed += 1
             return None
-        place = (record.topic, record.partition, record.offset)
+        place = record.place
         kept = (join, event.time_ms, record.timestamp_ms, event.x, guess, event.ts, place)
         self.pending.add(place[:2], kept, self.spec.ttl_ms)
         over = self.pending.count - self.spec.pending_max

@@ -63,6 +63,11 @@ class Record(msgspec.Struct, gc=False):
     value: bytes | None
     headers: Headers = ()
 
+    @property
+    def place(self) -> RecordPlace:
+        """Where it stands in the log."""
+        return self.topic, self.partition, self.offset
+
 
 class Output(msgspec.Struct, gc=False):
     """One record to publish. `role` names the topic (`predictions`, `dlq`, ...) in the configuration;
@@ -97,6 +102,11 @@ class Skip(NamedTuple):
     offset: int
     stage: str
     reason: str
+
+    @property
+    def place(self) -> RecordPlace:
+        """Where the record stands in the log."""
+        return self.topic, self.partition, self.offset
 
 
 class Predictions(NamedTuple):

@@ -241,7 +241,7 @@ class Shard:
 
     def _end_label(self, record: Record, outcome: str, facts: Facts) -> None:
         self.memory.count(outcome)
-        facts.append(Labelled(record, (record.topic, record.partition, record.offset), outcome))
+        facts.append(Labelled(record, record.place, outcome))
         late, scores = self.late, self.scores
         if late is not None and late.has_news:
             self._alert(late, record, facts)
@@ -314,7 +314,7 @@ class Shard:
             outcome = "label.joined" if event.y is None else "label.duplicate"
             facts.append(Labelled(record, place, outcome))
         if y is not None:
-            at = (record.topic, record.partition, record.offset)
+            at = record.place
             learned = Learned(record, at, y, guess, place)
             self._lessons.learn(x, learned, trial, facts)
             if late is not None:

@@ -192,7 +192,7 @@ class Lessons:
 
     def learn_waiting(self, record: Record, told: Told, events: list[Waiting], facts: Facts) -> None:
         """Learn the label in `record` for events that waited for it."""
-        label = (record.topic, record.partition, record.offset)
+        label = record.place
         for x, kept, place in events:
             guess, on_trial = unmarked(kept)
             self.learn(x, Learned(record, place, told.y, guess, label), "learn" if on_trial else "", facts)

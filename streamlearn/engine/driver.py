@@ -89,8 +89,7 @@ class ShardDriver:
                 return _failure(record, raised)
             except NeedSchema as need:
                 if self._schemas is None or not self._schemas.supply(shard, need.ident):
-                    place = record.topic, record.partition, record.offset
-                    return Failure(Skip(*place, "decode", "schema_unknown"), schema=need.ident)
+                    return Failure(Skip(*record.place, "decode", "schema_unknown"), schema=need.ident)
 
     def work(self, units: int = ALL) -> Iterator[Facts | Failure]:
         """Go on with what is left of the record, to its end or until `units` events are done: facts after
@@ -183,5 +182,4 @@ def event_in(record: Record, decode: Callable[[Record], Event | Refusal | NoEven
 
 
 def _failure(record: Record, raised: ModelRaised) -> Failure:
-    skip = Skip(record.topic, record.partition, record.offset, raised.stage, raised.reason)
-    return Failure(skip, raised.__cause__)
+    return Failure(Skip(*record.place, raised.stage, raised.reason), raised.__cause__)

@@ -93,7 +93,7 @@ class _Notes:
         elif isinstance(fact, Labelled):
             self._ends(fact.place, fact.outcome)
         elif isinstance(fact, Refused):
-            self._ends(_place(fact.record), f"dlq.{fact.stage}.{fact.reason}")
+            self._ends(fact.record.place, f"dlq.{fact.stage}.{fact.reason}")
         elif isinstance(fact, Expired):
             self._expires(fact)
 
@@ -102,14 +102,14 @@ class _Notes:
             named.outcome = outcome
 
     def _expires(self, fact: Expired) -> None:
-        if (label := self.labels.get(_place(fact.record))) is not None:
-            self._joins(fact.place, _place(fact.record), label.label.y)
+        if (label := self.labels.get(fact.record.place)) is not None:
+            self._joins(fact.place, fact.record.place, label.label.y)
         elif fact.place == self.event:
             self.state = "dropped" if fact.dropped else "expired"
 
     def _arrives(self, fact: Predicted, join: str) -> None:
         """An event was predicted."""
-        event, source = fact.event, _place(fact.record)
+        event, source = fact.event, fact.record.place
         named = join_name(join, event) == self.name
         if source == self.event and (named or event.y is None):
             self.state = ("waiting" if event.y is None else "inside") if named else "unnamed"
@@ -150,7 +150,7 @@ class Joins:
         self._model = load_learner(sections, fresh.trusted, spec.horizon).model
         learner = _Unasked(self._model, spec.horizon)
         self._driver = ShardDriver(assembled(spec, learner, load_memory(sections), sections), schemas)
-        self._notes = _Notes(_place(record), *self._names())
+        self._notes = _Notes(record.place, *self._names())
         self._take(self._driver.finish())
         late = self._shard.late
         self.labelled = late is not None
@@ -182,12 +182,12 @@ class Joins:
             if entry.change is not None:
                 self._begin_era(entry.change)
                 continue
-            skips = {skip[:3]: skip for skip in entry.skips}
+            skips = {skip.place: skip for skip in entry.skips}
             for source, label in self._notes.labels.items():
                 if (skip := skips.get(source)) is not None:  # given up in a later transaction
                     label.outcome = f"dlq.{skip.stage}.{skip.reason}"
             for record in in_order(entry, self._reader):
-                self._step(record, skips.get(_place(record)))
+                self._step(record, skips.get(record.place))
 
     def result(self) -> dict[str, Any]:
         """`state` (see `_Notes`, and `dropped`), `label` as `explain` shows it, and `records` of the labels
@@ -258,7 +258,7 @@ class Joins:
     def _step(self, record: Record, skip: Skip | None) -> None:
         label = self._label_in(record)
         if label is not None:
-            self._notes.labels[_place(record)] = label
+            self._notes.labels[record.place] = label
         self._take(self._driver.again(record, skip))
 
     def _take(self, facts: Facts | Failure) -> None:
@@ -312,10 +312,6 @@ class Joins:
 def where(record: Record) -> str:
     """A record's place, for people."""
     return f"{record.topic} partition {record.partition} offset {record.offset}"
-
-
-def _place(record: Record) -> RecordPlace:
-    return record.topic, record.partition, record.offset
 
 
 def _unscored(spec: ShardSpec) -> ShardSpec:

@@ -18,7 +18,6 @@ from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
 from streamlearn.log.port import Reader, Store
 from streamlearn.replay.joins import Joins
-from streamlearn.replay.lookup import Place
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
 from streamlearn.service.standing import Standing, in_order
@@ -141,14 +140,13 @@ class Reconstructor:
         self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
     ) -> ReconstructedModel:
         """Step the entry up to the record, and the record itself."""
-        skips = {(skip.topic, skip.partition, skip.offset): skip for skip in entry.skips}
-        place = Place(record.topic, record.partition, record.offset)
+        skips = {skip.place: skip for skip in entry.skips}
         _need(standing.carry_on(entry, lambda: None))
         for one in in_order(entry, self._reader):
-            if Place(one.topic, one.partition, one.offset) == place:
+            if one.place == record.place:
                 return self._answered(standing, one, published, seq, redone)
             redone += 1
-            _need(standing.driver.again(one, skips.get((one.topic, one.partition, one.offset))))
+            _need(standing.driver.again(one, skips.get(one.place)))
         raise Gone("the record is not in the entry that covers it")
 
     def _answered(

@@ -73,19 +73,19 @@ class Batch:
 
     def survived(self) -> list[Record]:
         """The records but those that killed a process: those are never stepped again."""
-        killed = {skip[:3] for skip in self.skips if skip.stage == CRASH_STAGE}
+        killed = {skip.place for skip in self.skips if skip.stage == CRASH_STAGE}
         if not killed:
             return self.records
-        return [one for one in self.records if _place(one) not in killed]
+        return [one for one in self.records if one.place not in killed]
 
     def ends_before(self, at: int, outputs: Sequence[Output]) -> list[Record]:
         """Take back the records from number `at` on: those. `outputs` are those of the records before."""
         records, dropped = self.records[:at], self.records[at:]
-        gone = {_place(record) for record in dropped}
-        self.skips = [skip for skip in self.skips if skip[:3] not in gone]
+        gone = {record.place for record in dropped}
+        self.skips = [skip for skip in self.skips if skip.place not in gone]
         self.outputs = [*outputs]
         if self.facts is not None:
-            self.facts = [fact for fact in self.facts if _place(fact.record) not in gone]
+            self.facts = [fact for fact in self.facts if fact.record.place not in gone]
         self.records, self.ranges, self._ranges_bytes = [], [], 0
         self.covers(records)
         return dropped
@@ -94,7 +94,3 @@ class Batch:
         """Note that a record of an earlier transaction, which had left work, became a dead letter."""
         self.takes(facts)
         self.skips.append(skip)
-
-
-def _place(record: Record) -> tuple[str, int, int]:
-    return record.topic, record.partition, record.offset

@@ -63,7 +63,7 @@ class OneByOne:
     def try_alone(self, record: Record) -> Skip | None:
         """Note the attempt at a record; or how to leave it out, if it was tried often enough."""
         self._left -= 1
-        place = (record.topic, record.partition, record.offset)
+        place = record.place
         tries = self._attempts.get(place, 0)
         if tries < ATTEMPTS:
             self._log.attempt(place)

@@ -13,7 +13,7 @@ import msgspec
 
 from streamlearn.core.facts import Facts, published
 from streamlearn.core.pending import ALL
-from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, Skip, chain
+from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, RecordPlace, Skip, chain
 from streamlearn.core.shard import Shard
 from streamlearn.core.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.work import LabelWork
@@ -24,15 +24,15 @@ from streamlearn.log.port import History
 from streamlearn.service.eras import restored_state, spec_of
 from streamlearn.service.models import FreshModel
 
-Skips = dict[tuple[str, int, int], Skip]
+Skips = dict[RecordPlace, Skip]
 
 
 def _by_place(skips: Sequence[Skip]) -> Skips:
-    return {(skip.topic, skip.partition, skip.offset): skip for skip in skips}
+    return {skip.place: skip for skip in skips}
 
 
 def _ends_with(run: Range, record: Record) -> bool:
-    return (run.topic, run.partition, run.next - 1) == (record.topic, record.partition, record.offset)
+    return (run.topic, run.partition, run.next - 1) == record.place
 
 
 def positions_under(era: Era, before: Positions, ids: Mapping[str, str]) -> Positions:
@@ -249,7 +249,7 @@ class Standing:
         return restored_state(self.era, self._snapshot, self.fresh.trusted)
 
     def _again(self, record: Record, skips: Skips, alive: Alive, units: int = ALL) -> Facts | Failure:
-        skip = skips.get((record.topic, record.partition, record.offset)) if skips else None
+        skip = skips.get(record.place) if skips else None
         return self.driver.again(record, skip, units, alive)
 
     def carry_on(self, entry: Entry, alive: Alive) -> Facts | Failure:
@@ -257,7 +257,7 @@ class Standing:
         work = self.shard.work
         if isinstance(work, LabelWork):
             for skip in entry.skips:
-                if skip[:3] == (work.record.topic, work.record.partition, work.record.offset):
+                if skip.place == work.record.place:
                     return self.driver.give_up(skip)
         return self.driver.finish(entry.carried, alive)
 

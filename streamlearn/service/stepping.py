@@ -202,7 +202,7 @@ class Stepper:
             offset=record.offset,
             action="what it learned there is undone; the record becomes a dead letter",
         )
-        skip = Skip(record.topic, record.partition, record.offset, "learn", NOT_FINITE)
+        skip = Skip(*record.place, "learn", NOT_FINITE)
         batch.leaves_out(record, skip, standing.driver.leave_out(record, skip))
         return back
 
