@@ -173,15 +173,14 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     begun: int = 0
 
 
-_entry_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
-_claim_encoder = msgspec.json.Encoder()
 _attempt_decoder = msgspec.json.Decoder(RecordPlace)
 
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry as it stands in the journal (JSON)."""
-    return _entry_encoder.encode(entry)
+    return _encoder.encode(entry)
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -204,12 +203,12 @@ NOTE_KEYS: Final = frozenset((CLAIM_KEY, ATTEMPT_KEY, RELEASE_KEY))
 
 def encode_claim(lock: str, epoch: int) -> bytes:
     """A claim's value, for people: which lock was taken, and its epoch."""
-    return _claim_encoder.encode({"claim": lock, "epoch": epoch})
+    return _encoder.encode({"claim": lock, "epoch": epoch})
 
 
 def encode_attempt(place: RecordPlace) -> bytes:
     """An attempt's value: the record that is stepped next."""
-    return _claim_encoder.encode(place)
+    return _encoder.encode(place)
 
 
 def journalled(record: Record) -> Entry | None:

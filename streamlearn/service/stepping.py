@@ -101,7 +101,7 @@ class Stepper:
             done += 1
             if isinstance(found, Failure):
                 batch.covers(run[: done - 1])
-                self._leave_out(batch, record, found)
+                self._fail(batch, record, found)
                 break
             outputs += [fact.output for fact in found if fact.output is not None]
             if facts is not None:
@@ -131,7 +131,7 @@ class Stepper:
         batch.full = True
         skip = self._alone.try_alone(record)
         if skip is not None:
-            batch.leaves_out(record, skip, self._standing.driver.leave_out(record, skip))
+            self._leave_out(batch, record, skip)
         return skip is not None
 
     def _worked(self, driver: ShardDriver, until_s: float) -> Facts | Failure:
@@ -147,12 +147,16 @@ class Stepper:
                 break
         return facts
 
-    def _leave_out(self, batch: Batch, record: Record, failure: Failure) -> None:
-        """A record of a run cannot be stepped: it becomes a dead letter."""
+    def _leave_out(self, batch: Batch, record: Record, skip: Skip) -> None:
+        """A record becomes a dead letter."""
+        batch.leaves_out(record, skip, self._standing.driver.leave_out(record, skip))
+
+    def _fail(self, batch: Batch, record: Record, failure: Failure) -> None:
+        """A record of a run cannot be stepped."""
         if failure.undoes:
             self._undo(batch, record, failure)
         else:
-            batch.leaves_out(record, failure.skip, self._standing.driver.leave_out(record, failure.skip))
+            self._leave_out(batch, record, failure.skip)
 
     def _undo(self, batch: Batch, record: Record, failure: Failure) -> None:
         """The model raised on `record`, or has no good answer after it: make the state again without it, and
@@ -176,7 +180,7 @@ class Stepper:
         if standing.shard.work is not None:
             batch.gives_up(failure.skip, standing.driver.give_up(failure.skip))
         else:
-            batch.leaves_out(record, failure.skip, self._standing.driver.leave_out(record, failure.skip))
+            self._leave_out(batch, record, failure.skip)
         batch.full = True
 
     def _mend(self, batch: Batch) -> list[Record]:
@@ -203,7 +207,7 @@ class Stepper:
             action="what it learned there is undone; the record becomes a dead letter",
         )
         skip = Skip(*record.place, "learn", NOT_FINITE)
-        batch.leaves_out(record, skip, standing.driver.leave_out(record, skip))
+        self._leave_out(batch, record, skip)
         return back
 
     def _restored(self, batch: Batch, records: list[Record]) -> list[Output] | None:

@@ -240,16 +240,16 @@ class ShardTask:
         undone = any(skip.stage != "decode" for skip in batch.skips)
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
         if undone or long or len(standing.since) > SINCE_LIMIT:
-            self._take_snapshot(standing)
+            self._take_snapshot()
         check_crashes(self.log, entry)
         if self._outlet is not None and batch.facts is not None:
             self._outlet(batch.facts)
         self._watch.after(batch.survived())
 
-    def _take_snapshot(self, standing: Standing) -> Sections:
+    def _take_snapshot(self) -> Sections:
         """Note the state, for the next undo and the next recovery."""
         began_s = self._env.monotonic()
-        sections = standing.take_snapshot()
+        sections = self.standing.take_snapshot()
         self._dump_s = self._env.monotonic() - began_s
         self._behind_s = 0.0
         return sections
@@ -269,30 +269,30 @@ class ShardTask:
 
     def _checkpoint(self, now: bool) -> None:
         """Begin a checkpoint when one is due; with `now`, write one and wait for it."""
-        shard_log, standing = self.log, self.standing
+        standing = self.standing
         checkpointer = self._checkpointer
         if now:
             checkpointer.wait()
-        self._collect(shard_log)
+        self._collect()
         if not (now or checkpointer.due(standing.seq, self._stepped_s)):
             return
-        shard_log.sync()
+        self.log.sync()
         try:
             topics = self._service_log.topics()
         except Unreachable as error:
             checkpointer.put_off(str(error))
             return
-        sections = self._take_snapshot(standing)
-        standing.positions.update(shard_log.reached(self._merge.wanted()))
+        sections = self._take_snapshot()
+        standing.positions.update(self.log.reached(self._merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
         checkpointer.write(header, sections, starts_of(topics), self._dump_s)
         self._stepped_s = 0.0
         if now:
             checkpointer.wait()
-            self._collect(shard_log)
+            self._collect()
 
-    def _collect(self, shard_log: ShardLog) -> None:
+    def _collect(self) -> None:
         for written in self._checkpointer.collect():
             told = {name: value for name, value in written._asdict().items() if name != "positions"}
             log.info("checkpoint.saved", **told)
-            shard_log.trim(written.oldest_seq)
+            self.log.trim(written.oldest_seq)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from tests.simulator.scheduler import START_S, Killed, Process, Scheduler
+from tests.fake_env import FakeTask
+from tests.simulator.scheduler import START_S, Process, Scheduler
 
 Result = TypeVar("Result")
 
@@ -56,26 +57,20 @@ class SimulatedFlag:
 
 
 class SimulatedTask(Generic[Result]):
-    """As `Task`. Work that was killed never ends."""
+    """As `Task`."""
 
     def __init__(self, scheduler: Scheduler, process: Process, name: str, work: Callable[[], Result]) -> None:
         self._scheduler = scheduler
         self._work = work
-        self._results: list[Result] = []
-        self._error: Exception | None = None
+        self._ended: FakeTask[Result] | None = None
         scheduler.spawn(process, name, self._run)
 
     def _run(self) -> None:
-        try:
-            self._results.append(self._work())
-        except Killed:
-            raise
-        except Exception as error:  # noqa: BLE001 - the edge of this thread: `result` raises it
-            self._error = error
+        self._ended = FakeTask(self._work)
 
     @property
     def is_done(self) -> bool:
-        return bool(self._results) or self._error is not None
+        return self._ended is not None
 
     def wait(self, timeout_s: float | None = None) -> bool:
         for_ever = float("inf")
@@ -85,6 +80,5 @@ class SimulatedTask(Generic[Result]):
 
     def result(self) -> Result:
         self.wait()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+        assert self._ended is not None
+        return self._ended.result()

@@ -355,9 +355,7 @@ class MemoryShardLog:
         self._lock = f"{names.lock}.{shard}"
         self._epoch = cluster.epochs[self._lock] = cluster.epochs.get(self._lock, -1) + 1
         cluster.abort(self._lock)
-        row = Row(CLAIM_KEY, encode_claim(self._lock, self._epoch))
-        self.claim = cluster.partition(self._journal).append(*self._journal, row, int(clock.now() * 1000))
-        cluster.mark([self._journal])
+        self.claim = self._note(CLAIM_KEY, encode_claim(self._lock, self._epoch))
         found = cluster.entries(self._journal, self.claim)
         self.end = found[-1] if found else None
         first = max((r.offset for r in self._records() if r.key is None), default=-1)
@@ -430,16 +428,19 @@ class MemoryShardLog:
         partition.append(*place, row, now_ms)
 
     def attempt(self, place: RecordPlace) -> None:
+        self._check_epoch()
         self._note(ATTEMPT_KEY, encode_attempt(place))
 
     def release(self) -> None:
+        self._check_epoch()
         self._note(RELEASE_KEY, None)
 
-    def _note(self, key: bytes, value: bytes | None) -> None:
-        self._check_epoch()
-        transaction = Transaction(self._epoch, {})
-        self._write(transaction, self._journal, Row(key, value), int(self._clock.now() * 1000))
+    def _note(self, key: bytes, value: bytes | None) -> int:
+        """Commit what is no entry, in a transaction of its own; its offset."""
+        now_ms = int(self._clock.now() * 1000)
+        offset = self._cluster.partition(self._journal).append(*self._journal, Row(key, value), now_ms)
         self._cluster.mark([self._journal])
+        return offset
 
     def _check_epoch(self) -> None:
         if newer := self.newer_owner():
