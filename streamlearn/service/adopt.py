@@ -25,7 +25,7 @@ from streamlearn.log.port import Log, ShardLog, TopicInfo
 from streamlearn.service.eras import check_app, era_now, start_of
 from streamlearn.service.journal_end import JournalEnd, read_end
 from streamlearn.service.models import FreshModel, configured_model
-from streamlearn.service.recovery import Candidate, Recovery
+from streamlearn.service.recovery import Candidate, Recovery, Resources
 from streamlearn.service.standing import Standing, positions_under
 from streamlearn.settings import Config
 
@@ -85,7 +85,8 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
             ) from error
         try:
             schemas = Schemas(env, config.event.schema_registry)
-            recovery = Recovery(env, config, fresh, log, store, shard_log, lambda: None, schemas)
+            resources = Resources(env, config, fresh, log, store, schemas)
+            recovery = Recovery(resources, shard_log, lambda: None)
             yield _looked_at(env, config, fresh, log, shard_log, recovery)
         finally:
             shard_log.close()

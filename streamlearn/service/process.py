@@ -22,8 +22,8 @@ from streamlearn.log.port import Log, ShardLog, Store
 from streamlearn.service.models import FreshModel
 from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.ownership import Heartbeat, as_owner
-from streamlearn.service.recovery import Candidate, Recovery
-from streamlearn.service.task import POLL_S, Outlet, Resources, ShardTask
+from streamlearn.service.recovery import Candidate, Recovery, Resources
+from streamlearn.service.task import POLL_S, Outlet, ShardTask
 from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import let_others_go_first
 from streamlearn.settings import Config
@@ -179,10 +179,9 @@ class Process:
         self._failures.opened()
 
     def _recovered(self, shard_log: ShardLog) -> ShardTask:
-        env, config, fresh, service_log, store, schemas = self._resources
+        env, config, service_log = self._resources.env, self._resources.config, self._resources.log
         topics = TopicWatch(env, config.names(), service_log)  # their ids first: recovery may take long
-        alive = self._heartbeat.beat_or_stop
-        recovery = Recovery(env, config, fresh, service_log, store, shard_log, alive, schemas, self._last)
+        recovery = Recovery(self._resources, shard_log, self._heartbeat.beat_or_stop, self._last)
         alone = OneByOne(shard_log, config.transaction.max_records)
         changes = self._model_change if self._last is None else ""
         standing = recovery.run(changes, self._begin)

@@ -38,6 +38,17 @@ from streamlearn.settings import Config
 log = structlog.get_logger()
 
 
+class Resources(NamedTuple):
+    """Connections and configuration: the same for all tasks of a process."""
+
+    env: Env
+    config: Config
+    fresh: FreshModel
+    log: Log
+    store: Store
+    schemas: Schemas
+
+
 class Candidate(NamedTuple):
     """A state to begin from: a checkpoint that is whole, or the last snapshot of an ownership that ended."""
 
@@ -52,26 +63,15 @@ class Recovery:
     """What recovery needs to know, and the journal's end that it works towards."""
 
     def __init__(
-        self,
-        env: Env,
-        config: Config,
-        fresh: FreshModel,
-        service_log: Log,
-        store: Store,
-        shard_log: ShardLog,
-        alive: Alive,
-        schemas: Schemas,
-        last: Candidate | None = None,
+        self, resources: Resources, shard_log: ShardLog, alive: Alive, last: Candidate | None = None
     ) -> None:
         """`last`: what this process itself last knew to be committed, None at its first start."""
-        self._env = env
+        self._env, config, fresh, service_log, self._store, self._schemas = resources
         self._config = config
         self._fresh = fresh
         self._log = service_log
-        self._store = store
         self._shard_log = shard_log
         self._alive = alive
-        self._schemas = schemas
         self._last = last
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()

@@ -11,7 +11,7 @@ Invariants:
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import structlog
@@ -19,25 +19,21 @@ import structlog
 from streamlearn.core.facts import Facts
 from streamlearn.core.records import SHARD, Entry, chain
 from streamlearn.core.snapshot import Sections
-from streamlearn.engine.schemas import Schemas
-from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, Unreachable
-from streamlearn.log.port import Log, ShardLog, Store
+from streamlearn.log.port import ShardLog
 from streamlearn.service.batch import Batch
 from streamlearn.service.checkpoint_age import CheckpointAge
 from streamlearn.service.checkpoints import Checkpointer, starts_of
 from streamlearn.service.learning_watch import LearningWatch
-from streamlearn.service.models import FreshModel
 from streamlearn.service.one_by_one import OneByOne, check_crashes
 from streamlearn.service.order import Merge
 from streamlearn.service.ownership import Heartbeat, as_owner
-from streamlearn.service.recovery import Candidate
+from streamlearn.service.recovery import Candidate, Resources
 from streamlearn.service.sources import SourceWatch
 from streamlearn.service.standing import Standing, within
 from streamlearn.service.stepping import Stepper
 from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import Watch
-from streamlearn.settings import Config
 
 log = structlog.get_logger()
 
@@ -54,17 +50,6 @@ RUN_RECORDS: Final = 500
 
 Outlet = Callable[[Facts], None]
 """Gets the facts of one entry, in their order, once it is known to be committed."""
-
-
-class Resources(NamedTuple):
-    """Connections and configuration: the same for all tasks of a process."""
-
-    env: Env
-    config: Config
-    fresh: FreshModel
-    log: Log
-    store: Store
-    schemas: Schemas
 
 
 class ShardTask:
