@@ -226,9 +226,9 @@ class ShardTask:
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
         if undone or long or len(standing.since) > SINCE_LIMIT:
             self._take_snapshot()
-        check_crashes(self.log, entry)
         if self._outlet is not None and batch.facts is not None:
             self._outlet(batch.facts)
+        check_crashes(self.log, entry)
         self._watch.after(batch.survived())
 
     def _take_snapshot(self) -> Sections:
