@@ -48,7 +48,8 @@ from pathlib import Path
 import orjson
 import psutil
 
-from streamlearn.config import load
+from streamlearn.config.load import load
+from streamlearn.config.schema import Config
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
@@ -56,7 +57,6 @@ from streamlearn.log.port import Row, TopicSpec
 from streamlearn.replay.late import schedule
 from streamlearn.replay.produce import Pace, Sender, SendTopics
 from streamlearn.replay.sources import ReadOptions, open_source
-from streamlearn.settings import Config
 
 ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
 READ_BAR_US = 33

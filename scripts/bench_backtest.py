@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from river import dummy, evaluate, metrics
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.replay.backtest import Backtest
 from streamlearn.replay.late import parse_delay

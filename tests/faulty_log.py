@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.config import Config, load
+from streamlearn.config.load import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.env import Env, RealEnv

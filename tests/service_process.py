@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.core.records import Record
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from river import compose, datasets, evaluate, linear_model, metrics, preprocessing, tree
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.core.records import GENESIS, Output, chain
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin

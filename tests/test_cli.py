@@ -14,7 +14,7 @@ import pytest
 from command import Command, command
 
 from streamlearn.cli import common, data, serve, show, topics
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Stop, StreamlearnError, Unreachable
 

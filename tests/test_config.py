@@ -7,9 +7,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from streamlearn.config import duration_s, explain, load, rfc3339_ms, schema, template
+from streamlearn.config.load import duration_s, explain, load, rfc3339_ms, schema, template
+from streamlearn.config.schema import EventSection
 from streamlearn.errors import ConfigError
-from streamlearn.settings import EventSection
 
 
 @pytest.fixture(autouse=True)

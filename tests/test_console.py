@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from streamlearn.cli.app import app
-from streamlearn.config import load
+from streamlearn.config.load import load
 from tests import markdown
 from tests.markdown import FILES, ROOT, Block, alike, blocks, steps
 

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from river import linear_model
 
+from streamlearn.config.schema import Config
 from streamlearn.core.facts import published
 from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
 from streamlearn.core.state import Memory
@@ -18,7 +19,6 @@ from streamlearn.log.port import TopicInfo
 from streamlearn.service.eras import era_now
 from streamlearn.service.models import fresh_model
 from streamlearn.service.standing import Standing
-from streamlearn.settings import Config
 
 
 class Touchy(linear_model.LogisticRegression):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamlearn.config.schema import Config
 from streamlearn.core.events import EventSpec
 from streamlearn.core.guard import GuardSpec
 from streamlearn.core.records import Era
@@ -16,7 +17,6 @@ from streamlearn.log.port import TopicInfo
 from streamlearn.service import eras
 from streamlearn.service.eras import check_topics, era_now, spec_of, start_of, what_changed
 from streamlearn.service.models import FreshModel, fresh_model
-from streamlearn.settings import Config
 
 FRESH = FreshModel("preset:anomaly", "v1", b"", frozenset())
 TOPICS = {

@@ -13,7 +13,7 @@ import pytest
 from command import Command, command
 from test_readme import shell
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from tests import markdown
 
 __all__ = ["command"]

@@ -14,7 +14,7 @@ import pytest
 from command import Command, command
 from river import datasets
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec

@@ -16,6 +16,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamlearn.config.schema import Config
 from streamlearn.core.events import Event, EventSpec, NoEvent, Refusal
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Headers, Record
@@ -23,7 +24,6 @@ from streamlearn.core.schemas import Schema
 from streamlearn.errors import NeedSchema
 from streamlearn.replay.cells import ColumnType, value_encoder
 from streamlearn.service.eras import event_spec
-from streamlearn.settings import Config
 
 
 def spec_for(**event: Any) -> EventSpec:

@@ -25,7 +25,7 @@ from river import (
 from river.time_series.base import Forecaster
 
 from streamlearn import run
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.core.events import EventSpec
 from streamlearn.core.facts import published as outputs_of
 from streamlearn.core.label_records import LabelSpec

@@ -10,7 +10,7 @@ import pytest
 from river import linear_model
 
 import streamlearn
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.core.snapshot import load_memory, seal, unseal
 from streamlearn.core.state import BROKEN
 from streamlearn.errors import ConfigError, Stop

@@ -10,7 +10,8 @@ import fastavro
 import orjson
 import pytest
 
-from streamlearn.config import load
+from streamlearn.config.load import load
+from streamlearn.config.schema import Config
 from streamlearn.core.events import EventSpec
 from streamlearn.core.evidence import SETTLED
 from streamlearn.core.facts import published
@@ -23,7 +24,6 @@ from streamlearn.log.port import Admin
 from streamlearn.replay.sources import ReadOptions
 from streamlearn.replay.trial import BacktestSetup
 from streamlearn.service.models import fresh_model
-from streamlearn.settings import Config
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps
 from tests.test_backtest import recorded, result_of

@@ -32,7 +32,7 @@ def adopt(
 
     Example: streamlearn adopt --bootstrap-servers new-cluster:9092
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
     settings = load(config, given)

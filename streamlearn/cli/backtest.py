@@ -10,7 +10,7 @@ from streamlearn.cli import common, feeding, progress, source_options
 from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.replay.late import Delay as Lag
     from streamlearn.replay.sources import ReadOptions
 
@@ -77,7 +77,7 @@ def backtest(
     configuration of a service (-c) and topic:NAME of its input, its labels topic is read too, in the order of
     its journal: the predictions and scores are then byte for byte those of the service.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.replay.report import page
     from streamlearn.replay.whole_file import whole_file
 

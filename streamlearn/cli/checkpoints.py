@@ -10,7 +10,7 @@ from streamlearn.cli import common
 from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Store
     from streamlearn.service.models import FreshModel
 
@@ -128,7 +128,7 @@ def _write_secret(file: Path, text: str) -> None:
 
 def settings_of(config: Any, given: dict[str, object]) -> "Config":
     """The configuration of a command that reads no input."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     return load(config, given, need_input=False)
 

@@ -17,7 +17,7 @@ from streamlearn.env import Flag, RealEnv
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin
 
 ENV: Final = RealEnv()

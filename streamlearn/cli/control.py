@@ -9,8 +9,8 @@ from streamlearn.cli import common
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from streamlearn.config.schema import Config
     from streamlearn.core.commands import Command
-    from streamlearn.settings import Config
 
 
 class What(Enum):
@@ -35,7 +35,7 @@ def guard_reset(
     option: common.Options = None,
 ) -> None:
     """Forget the type that was learned for a feature; it is learned again from the next events."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.core.commands import GUARD_RESET, Command
 
     if not feature:
@@ -55,7 +55,7 @@ def freeze(
     option: common.Options = None,
 ) -> None:
     """Stop learning, until `thaw`; predictions go on."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.core.commands import FREEZE, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
@@ -73,7 +73,7 @@ def thaw(
     option: common.Options = None,
 ) -> None:
     """Let learning go on, whatever has stopped it: `freeze`, a pause, or a state that was broken."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.core.commands import THAW, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
@@ -92,7 +92,7 @@ def reset(
     option: common.Options = None,
 ) -> None:
     """Forget the time unit that was settled, or the type of labels; the next records decide anew."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.core.commands import RESET_LABEL, RESET_TIME, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)

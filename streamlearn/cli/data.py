@@ -38,7 +38,7 @@ def record(
     Into a file that ends in .csv: a table of the JSON values, one column for each member. The file appears
     under its name only when it is whole.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.replay import lines, reading, sinks
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
@@ -99,7 +99,7 @@ def tail(
 
     A tombstone is an empty line.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.replay import lines, reading
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)

@@ -11,7 +11,7 @@ from streamlearn.cli import common
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin, Row
     from streamlearn.replay.letters import Letter, LetterFilter, Plan
 
@@ -190,7 +190,7 @@ def _report(sent: dict[str, int], plan: "Plan", settings: "Config", dry_run: boo
 
 
 def _settings(config: Any, given: dict[str, object]) -> "Config":
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     return load(config, given, need_input=False)
 

@@ -9,7 +9,7 @@ from streamlearn.cli import common, feeding
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
 
 _SHOWN = 20
 _EVENTS_SHOWN = 10
@@ -44,7 +44,7 @@ def explain(
     The model that answered is reproduced from checkpoint and journal, beside the running service; for a
     linear model its weights times the features are shown. The newest prediction of an id is explained.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
     settings = load(config, given, need_input=False)

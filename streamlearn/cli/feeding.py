@@ -12,7 +12,7 @@ from streamlearn.cli import common, serve
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin
     from streamlearn.replay.feed import Feed
     from streamlearn.replay.late import Delay as Lag

@@ -13,7 +13,7 @@ from streamlearn.cli import common, source_options
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin
     from streamlearn.replay.propose import Proposal
     from streamlearn.replay.sampling import Sample
@@ -84,7 +84,7 @@ def proposed(
     missing: list[str] | None = None,
 ) -> "tuple[Proposal, str]":
     """The proposal for a source or topic, and its TOML. `given`: flags by configuration key."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.replay import proposed_toml
     from streamlearn.replay.propose import propose
 
@@ -142,7 +142,7 @@ def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) 
 
 def _log(settings: "Config", config: Path | None, given: dict[str, object]) -> dict[str, Any]:
     """The keys of `[log]`: what was said about it, else one file, which needs no broker."""
-    from streamlearn.config import explain
+    from streamlearn.config.load import explain
 
     said = {one.key for one in explain(config, given) if one.source != "default"}
     if said & {"log.bootstrap_servers", "log.backend", "log.path"} and settings.log.backend == "kafka":

@@ -10,7 +10,7 @@ from streamlearn.cli import common, progress, source_options
 from streamlearn.errors import ConfigError, StreamlearnError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin
     from streamlearn.replay.late import Delay
     from streamlearn.replay.produce import Pace
@@ -71,7 +71,7 @@ def replay(
     topic go out byte for byte, a line made by `record` as the record it was; with options about columns
     (--id to --missing) they are rows of a table too. Event time (`ts`) paces.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     if loop and source == "-":

@@ -13,7 +13,7 @@ from streamlearn.core.records import SHARD
 from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.core.snapshot import Header
     from streamlearn.log.port import Admin
 
@@ -40,7 +40,7 @@ def reset(
 
     Example: streamlearn reset --start predictions
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
     from streamlearn.replay import second_life
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)

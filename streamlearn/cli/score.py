@@ -9,7 +9,7 @@ from streamlearn.cli import common, feeding, progress, replay, source_options
 from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.replay.late import Delay
     from streamlearn.replay.sources import ReadOptions
 
@@ -67,7 +67,7 @@ def score(
     Where there are labels, a report says how good the answers were, window by window beside the baselines,
     and since when they were not. For a model of your own name it with -m or -c, so that its classes load.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, model_use=model)
     settings = load(config, given, need_input=False)

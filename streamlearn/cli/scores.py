@@ -6,7 +6,7 @@ from streamlearn.cli import common
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
 
 _WIDTH = 110
 
@@ -25,7 +25,7 @@ def scores(
 
     They are those of its newest message, or of its newest checkpoint where that is newer.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     settings = load(config, given, need_input=False)

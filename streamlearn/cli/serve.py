@@ -13,7 +13,7 @@ from streamlearn.cli import common, topics
 from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:
-    from streamlearn.settings import Config
+    from streamlearn.config.schema import Config
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MARK = "STREAMLEARN_STARTED_AGAIN"
@@ -64,7 +64,7 @@ def serve(
     option: common.Options = None,
 ) -> None:
     """Read events, predict, learn, publish predictions; until stopped."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     more = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
     more["model_start_from"] = start_from

@@ -10,7 +10,7 @@ import typer
 from streamlearn.cli import checkpoints, common
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
 
 PARTS = ("streamlearn", "river", "numpy", "kafka-python")
 
@@ -33,7 +33,7 @@ def show(
     option: common.Options = None,
 ) -> None:
     """Every value and where it came from. Secrets read ***."""
-    from streamlearn.config import explain
+    from streamlearn.config.load import explain
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
     if learned:
@@ -85,7 +85,7 @@ def init(
 
         text = proposed(source, LIMIT, None, common.flags(bootstrap_servers, backend, db, option))[1]
     else:
-        from streamlearn.config import template
+        from streamlearn.config.load import template
 
         text = template()
     if out is None:
@@ -101,7 +101,7 @@ def init(
 @app.command()
 def schema() -> None:
     """The JSON Schema of the configuration, for editors."""
-    from streamlearn.config import schema as json_schema
+    from streamlearn.config.load import schema as json_schema
 
     common.print_json(json_schema())
 

@@ -7,7 +7,7 @@ import typer
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.replay.late import Delay
     from streamlearn.replay.sources import ReadOptions
 

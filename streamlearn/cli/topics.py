@@ -9,7 +9,7 @@ from streamlearn.cli import common
 from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.log.port import Admin, TopicInfo, TopicSpec
 
 REPLICAS = "min.insync.replicas"
@@ -42,7 +42,7 @@ def topics(
     option: common.Options = None,
 ) -> None:
     """Make or check the topics of a service, or print the commands for whoever may."""
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
     settings = load(config, given)

@@ -8,7 +8,7 @@ import typer
 from streamlearn.cli import common, feeding, progress, source_options
 
 if TYPE_CHECKING:
-    from streamlearn.config import Config
+    from streamlearn.config.load import Config
     from streamlearn.replay.late import Delay
     from streamlearn.replay.sources import ReadOptions
     from streamlearn.replay.train import Training
@@ -55,7 +55,7 @@ def train(
     Each event is predicted and then learned, by the code of `serve`; `serve --from file:DIR@latest` goes on
     from there. Use the configuration of that service (-c), so that the model is the same.
     """
-    from streamlearn.config import load
+    from streamlearn.config.load import load
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
     settings = load(config, given, need_input=False)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import Record
 from streamlearn.demo.screen import Progress, Screen
 from streamlearn.demo.worker import Worker
@@ -25,7 +26,6 @@ from streamlearn.errors import Stop
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.settings import Config
 
 if TYPE_CHECKING:
     from streamlearn.demo.score import Score

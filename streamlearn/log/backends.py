@@ -6,7 +6,7 @@ without ever loading a Kafka client.
 
 from pathlib import Path
 
-from streamlearn.config import Config, duration_s
+from streamlearn.config.load import Config, duration_s
 from streamlearn.env import Env
 from streamlearn.log.port import Admin, Log, Store
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from streamlearn.config.schema import Config
 from streamlearn.core.events import Event
 from streamlearn.core.mapping import compile_decoder
 from streamlearn.core.records import Entry, Record
@@ -31,7 +32,6 @@ from streamlearn.replay.lookup import (
 from streamlearn.replay.rebuild import ReconstructedModel, Reconstructor
 from streamlearn.service.eras import event_spec
 from streamlearn.service.models import FreshModel
-from streamlearn.settings import Config
 
 Tell = Callable[[str], None]
 

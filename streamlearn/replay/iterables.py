@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from streamlearn.config.named import attribute
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
-from streamlearn.named import attribute
 from streamlearn.replay import jsonlines
 from streamlearn.replay.cells import ColumnType, value_encoder, zoned
 from streamlearn.replay.mapping import ColumnMapping, SourceRecord, event_time_s

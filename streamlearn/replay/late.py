@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from streamlearn.config.values import duration_s
 from streamlearn.core.codec import is_clean
 from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
 from streamlearn.core.paths import optional, take
@@ -26,7 +27,6 @@ from streamlearn.log.port import Row
 from streamlearn.replay.jsonlines import EventPaths
 from streamlearn.replay.mapping import DUE, SourceRecord, event_time_s
 from streamlearn.replay.sources import ReadOptions, Source, limited
-from streamlearn.setting_kinds import duration_s
 
 MAX_WAITING = 1_000_000
 _HUGE_INT = re.compile(rb"(?<!\d)\d{19}")  # the look behind: one try per number, not one per digit

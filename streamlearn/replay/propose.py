@@ -7,6 +7,7 @@ again with what is proposed (`rehearsal`), and what would be refused is said.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from streamlearn.config.schema import EventSection
 from streamlearn.core.presets import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
 from streamlearn.replay import cells, rehearsal
@@ -15,7 +16,6 @@ from streamlearn.replay.profile import Field, profile_fields
 from streamlearn.replay.roles import FieldRoles, describe, guess_roles, is_category, is_named_as_time
 from streamlearn.replay.sampling import Sample
 from streamlearn.replay.shapes import PRESETS, Shape, recognise_shape
-from streamlearn.settings import EventSection
 
 _GAPS = 0.02
 _MANY_TEXTS = 100

@@ -10,7 +10,7 @@ import heapq
 import re
 from collections.abc import Iterator
 
-from streamlearn.config import rfc3339_ms
+from streamlearn.config.load import rfc3339_ms
 from streamlearn.core.records import Positions, Record
 from streamlearn.env import Flag
 from streamlearn.errors import CheckFailed, ConfigError, Gone, Unreachable

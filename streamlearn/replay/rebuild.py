@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from streamlearn.config.schema import Config
 from streamlearn.core.facts import Facts, Predicted
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.snapshot import Header, dump_model, load_model, unseal
@@ -21,7 +22,6 @@ from streamlearn.replay.joins import Joins
 from streamlearn.service.checkpoints import stored
 from streamlearn.service.models import FreshModel
 from streamlearn.service.standing import Standing, in_order
-from streamlearn.settings import Config
 
 Tell = Callable[[str], None]
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Entry, Record, TopicPartition, journalled
 from streamlearn.errors import Stop
 from streamlearn.log.port import Admin
 from streamlearn.replay import reading
-from streamlearn.settings import Config
 
 BY_ARRIVAL = "arrival"
 BY_JOURNAL = "journal"

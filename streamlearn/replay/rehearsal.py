@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from river import dummy, stats
 
+from streamlearn.config.schema import EventSection
 from streamlearn.core.encode import MAX_NAME_CHARS
 from streamlearn.core.events import REASONS, EventSpec
 from streamlearn.core.facts import Refused
@@ -23,7 +24,6 @@ from streamlearn.replay import sources
 from streamlearn.replay.mapping import ColumnMapping
 from streamlearn.replay.sampling import Sample
 from streamlearn.service.eras import event_rules
-from streamlearn.settings import EventSection
 
 UNDATED_MS = 4_102_444_800_000
 """When a record of a file has arrived: after every event, so that none lies in the future."""

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from streamlearn.config.schema import Config
+from streamlearn.config.values import start_places
 from streamlearn.core.records import SHARD, Entry, Era, Positions, journalled
 from streamlearn.core.snapshot import Header
 from streamlearn.errors import ConfigError
@@ -20,8 +22,6 @@ from streamlearn.replay.lookup import ScanCounter, backwards
 from streamlearn.service.eras import at_places
 from streamlearn.service.journal_end import places_after
 from streamlearn.service.witnesses import source_of
-from streamlearn.setting_kinds import start_places
-from streamlearn.settings import Config
 
 
 class Life(NamedTuple):

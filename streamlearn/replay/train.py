@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamlearn.config.schema import Config
 from streamlearn.core.events import REASONS
 from streamlearn.core.guard import withheld
 from streamlearn.core.records import GENESIS, Era
@@ -26,7 +27,6 @@ from streamlearn.service.eras import era_now, spec_of
 from streamlearn.service.models import FreshModel
 from streamlearn.service.offline import Offline
 from streamlearn.service.saved import TRAINED, write_trained
-from streamlearn.settings import Config
 
 PROGRESS_RECORDS = 500
 

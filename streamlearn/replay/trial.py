@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import Record
 from streamlearn.core.scores import ScoresSpec
 from streamlearn.core.state import ShardSpec
@@ -27,7 +28,6 @@ from streamlearn.replay.sources import ReadOptions, open_source, topic_range
 from streamlearn.replay.train import offline_era
 from streamlearn.service.eras import spec_of
 from streamlearn.service.models import FreshModel, configured_model, fresh_model
-from streamlearn.settings import Config
 
 MAX_MODELS: Final = 12
 UNDATED_MS: Final = 4_102_444_800_000

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamlearn.config.schema import Config
     from streamlearn.service.process import Process
-    from streamlearn.settings import Config
 
 
 class _Signals:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Entry, Era, chain
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
@@ -27,7 +28,6 @@ from streamlearn.service.journal_end import JournalEnd, read_end
 from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.recovery import Candidate, Recovery, Resources
 from streamlearn.service.standing import Standing, positions_under
-from streamlearn.settings import Config
 
 
 class Changed(NamedTuple):

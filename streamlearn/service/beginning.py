@@ -21,7 +21,7 @@ from streamlearn.service.models import FreshModel
 from streamlearn.service.saved import Saved, model_in, read_saved
 
 if TYPE_CHECKING:
-    from streamlearn.settings import Config
+    from streamlearn.config.schema import Config
 
 
 class Beginning:

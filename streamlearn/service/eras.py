@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from streamlearn.config.schema import Config, EventSection
+from streamlearn.config.values import duration_s, rfc3339_ms, start_places
 from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, REASONS, EventSpec
 from streamlearn.core.fingerprint import fingerprint
 from streamlearn.core.guard import GuardSpec
@@ -31,8 +33,6 @@ from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
 from streamlearn.service.models import FreshModel
-from streamlearn.setting_kinds import duration_s, rfc3339_ms, start_places
-from streamlearn.settings import Config, EventSection
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from streamlearn.service.presets import PRESETS
 from streamlearn.service.saved import Saved, model_in, read_saved, saved_from
 
 if TYPE_CHECKING:
-    from streamlearn.settings import Config
+    from streamlearn.config.schema import Config
 
 
 def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | Path = "") -> Any:
@@ -31,7 +31,7 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
     if not config:
         saved = read_saved(str(where), key)
         return model_in(saved, trusted_of(use) | preset_of(saved))
-    from streamlearn.config import load as load_config
+    from streamlearn.config.load import load as load_config
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
     fresh = configured_model(settings)

@@ -17,14 +17,14 @@ import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamlearn.config.named import attribute
 from streamlearn.core.learner import Learner, final_step
 from streamlearn.core.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.named import attribute
 from streamlearn.service.presets import preset
 
 if TYPE_CHECKING:
-    from streamlearn.settings import Config
+    from streamlearn.config.schema import Config
 
 
 class FreshModel(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
@@ -26,7 +27,6 @@ from streamlearn.service.recovery import Candidate, Recovery, Resources
 from streamlearn.service.task import POLL_S, Outlet, ShardTask
 from streamlearn.service.topic_watch import TopicWatch
 from streamlearn.service.watch import let_others_go_first
-from streamlearn.settings import Config
 
 log = structlog.get_logger()
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard import FAILING_LIMIT
 from streamlearn.core.snapshot import Header, Sections, unseal
@@ -33,7 +34,6 @@ from streamlearn.service.one_by_one import CLAIMS
 from streamlearn.service.selfcheck import check_model, events_of
 from streamlearn.service.standing import Standing, positions_under
 from streamlearn.service.witnesses import Source, check_witnesses, newest_predictions, predictions_now
-from streamlearn.settings import Config
 
 log = structlog.get_logger()
 

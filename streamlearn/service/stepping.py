@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from streamlearn.config.schema import TransactionSection
 from streamlearn.core.facts import Facts
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.shard import FAILING_LIMIT
@@ -22,7 +23,6 @@ from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.order import Merge
 from streamlearn.service.ownership import Heartbeat
 from streamlearn.service.standing import Standing
-from streamlearn.settings import TransactionSection
 
 log = structlog.get_logger()
 

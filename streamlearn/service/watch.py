@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from streamlearn.config.schema import Config
 from streamlearn.core.convert import is_coated
 from streamlearn.core.guard import withheld
 from streamlearn.core.presets import look_like_decimals
@@ -24,7 +25,6 @@ from streamlearn.service.models import FreshModel
 from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
 from streamlearn.service.standing import Standing
 from streamlearn.service.topic_watch import TopicWatch
-from streamlearn.settings import Config
 
 log = structlog.get_logger()
 

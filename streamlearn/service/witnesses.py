@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from streamlearn.config.schema import Config
 from streamlearn.core.records import Era, Positions, Predictions, Range, Record, TopicPartition
 from streamlearn.errors import Gone, Reopen, Stop
 from streamlearn.log.port import ShardLog, TopicInfo
-from streamlearn.settings import Config
 
 
 class Source(NamedTuple):

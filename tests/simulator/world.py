@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 from river import linear_model, preprocessing
 
-from streamlearn.config import load
+from streamlearn.config.load import load
 from streamlearn.core.records import SHARD, Entry, Record
 from streamlearn.core.snapshot import load_memory, unseal
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable

@@ -1,6 +1,6 @@
 """Kinds of values in the configuration: durations, times, topics, paths, each with its check.
 
-Invariant: a check raises `ValueError` saying what the value is not; where it stands is `streamlearn.config`'s
+Invariant: a check raises `ValueError` saying what the value is not; where it stands is for `config.load`
 to say.
 """
 

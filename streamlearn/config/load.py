@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from streamlearn.config.schema import Config
+from streamlearn.config.values import duration_s, rfc3339_ms
 from streamlearn.errors import ConfigError
 from streamlearn.log.folder_store import read_regular
-from streamlearn.setting_kinds import duration_s, rfc3339_ms
-from streamlearn.settings import Config
 
 __all__ = ["Config", "Setting", "duration_s", "explain", "load", "rfc3339_ms", "schema", "template"]
 

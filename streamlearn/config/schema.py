@@ -5,16 +5,14 @@ Invariants:
   two roles share a topic.
 - Every field's description says what would be right. It is what an error message, the template of
   `streamlearn config init` and the JSON Schema show, so the three cannot disagree.
-- Where values come from (flags, environment, file) is not known here; see `streamlearn.config`.
+- Where values come from (flags, environment, file) is not known here; see `streamlearn.config.load`.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from streamlearn.core.presets import DEFAULTS
-from streamlearn.log.port import Names
-from streamlearn.setting_kinds import (
+from streamlearn.config.values import (
     Path,
     Paths,
     Topic,
@@ -30,6 +28,8 @@ from streamlearn.setting_kinds import (
     check_use,
     check_where,
 )
+from streamlearn.core.presets import DEFAULTS
+from streamlearn.log.port import Names
 
 ROLES = ("predictions", "dlq", "scores", "alerts", "control", "journal", "checkpoints")
 

@@ -1,0 +1,1 @@
+"""The configuration: what values there are, and where each came from."""
