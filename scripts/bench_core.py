@@ -15,15 +15,15 @@ import orjson
 import psutil
 from river import linear_model, preprocessing
 
-from streamlearn.core.events import EventSpec
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.learner import Learner
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Era, Record
-from streamlearn.core.scores import Scores, ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Header, dump_state, seal
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import Scores, ScoresSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import Header, dump_state, seal
+from streamlearn.core.shard.state import Memory, ShardSpec
 
 LATE = 200
 WAITING = 1_000_000

@@ -23,14 +23,14 @@ _CORE: Final = """
 import gc, importlib.util, sys, time
 import bench, orjson
 from river import linear_model, preprocessing
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.learner import Learner
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 n, late = int(sys.argv[1]), sys.argv[2] == "late"
-before = importlib.util.find_spec("streamlearn.core.facts") is None  # then a step gave outputs
+before = importlib.util.find_spec("streamlearn.core.shard.facts") is None  # then a step gave outputs
 spec = ShardSpec("m", "v", 1, labels=LabelSpec("labels") if late else None, scores=ScoresSpec())
 shard = Shard(spec, Learner(preprocessing.StandardScaler() | linear_model.LogisticRegression()), Memory())
 records = []

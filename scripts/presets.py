@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from river import datasets  # noqa: E402 # after the path
 
-from streamlearn.core.learner import Learner  # noqa: E402
-from streamlearn.core.scores import Scores, ScoresSpec  # noqa: E402
+from streamlearn.core.model.learner import Learner  # noqa: E402
+from streamlearn.core.scores.scores import Scores, ScoresSpec  # noqa: E402
 from streamlearn.service.presets import preset  # noqa: E402
 
 Event = tuple[dict[str, Any], Any]

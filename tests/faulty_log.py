@@ -20,7 +20,7 @@ import orjson
 
 from streamlearn.config.load import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
-from streamlearn.core.snapshot import load_memory, unseal
+from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.env import Env, RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.admin import EmbeddedAdmin

@@ -11,8 +11,8 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.events import Event, EventSpec, Refusal, event_time_ms, moment_of
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import Event, EventSpec, Refusal, event_time_ms, moment_of
+from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.replay.cells import declared

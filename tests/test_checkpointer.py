@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlearn.core.records import Era
-from streamlearn.core.snapshot import Header, open_header, unseal
+from streamlearn.core.shard.snapshot import Header, open_header, unseal
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, Unreachable
 from streamlearn.service.checkpoints import REDO_S, WORK_PER_COST, Checkpointer, name_of, to_drop

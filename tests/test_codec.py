@@ -8,9 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.codec import decode
-from streamlearn.core.encode import dead_letter, passed_on
-from streamlearn.core.events import (
+from streamlearn.core.events.event import (
     HEADER_BYTES,
     MAX_EVENT_BYTES,
     MAX_HEADER_BYTES,
@@ -22,8 +20,10 @@ from streamlearn.core.events import (
     event_time_ms,
     unit_of,
 )
-from streamlearn.core.label_records import LabelSpec, label_reader
+from streamlearn.core.events.json_events import decode
+from streamlearn.core.labels.record import LabelSpec, label_reader
 from streamlearn.core.records import Headers, Record
+from streamlearn.core.shard.encode import dead_letter, passed_on
 
 SPEC = EventSpec()
 KEYED = EventSpec(key="k")

@@ -9,7 +9,11 @@ import orjson
 import pytest
 from river import linear_model
 
-from streamlearn.core.commands import (
+from streamlearn.core.events.event import Refusal
+from streamlearn.core.events.evidence import SETTLED
+from streamlearn.core.model.learner import Learner
+from streamlearn.core.records import Record
+from streamlearn.core.shard.commands import (
     FREEZE,
     GUARD_RESET,
     MAX_COMMAND_BYTES,
@@ -18,13 +22,9 @@ from streamlearn.core.commands import (
     command_in,
     encode_command,
 )
-from streamlearn.core.events import Refusal
-from streamlearn.core.evidence import SETTLED
-from streamlearn.core.facts import published
-from streamlearn.core.learner import Learner
-from streamlearn.core.records import Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend

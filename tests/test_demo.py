@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from streamlearn.cli import main
-from streamlearn.core.codec import label_text
+from streamlearn.core.events.json_events import label_text
 from streamlearn.core.records import Record
 from streamlearn.demo import run, screen
 from streamlearn.demo import worker as worker_module

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.encode import dead_letter
-from streamlearn.core.events import Refusal
+from streamlearn.core.events.event import Refusal
 from streamlearn.core.records import Headers, Record
-from streamlearn.core.storm import FEW, WINDOW, Letter, noted, storm
+from streamlearn.core.shard.dead_letter_rate import FEW, WINDOW, Letter, noted, storm
+from streamlearn.core.shard.encode import dead_letter
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row

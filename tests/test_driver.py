@@ -9,9 +9,9 @@ import pytest
 from river import linear_model
 
 from streamlearn.config.schema import Config
-from streamlearn.core.facts import published
 from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
-from streamlearn.core.state import Memory
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.state import Memory
 from streamlearn.engine.driver import Failure
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import RealEnv

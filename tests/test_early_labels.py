@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.events import Event, EventSpec
-from streamlearn.core.intervals import Intervals
-from streamlearn.core.label_records import LabelSpec, Told
-from streamlearn.core.labels import Late
+from streamlearn.core.events.event import Event, EventSpec
+from streamlearn.core.labels.intervals import Intervals
+from streamlearn.core.labels.joiner import Late
+from streamlearn.core.labels.record import LabelSpec, Told
 from tests.test_labels import Feed, Remembers
 
 SPANS = st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda two: (two[0], two[0] + two[1]))

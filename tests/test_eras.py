@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from streamlearn.config.schema import Config
-from streamlearn.core.events import EventSpec
-from streamlearn.core.guard import GuardSpec
+from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Era
+from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo

@@ -11,7 +11,7 @@ import pytest
 from river import compose, linear_model, multiclass, preprocessing, tree
 
 from streamlearn.core.records import journalled
-from streamlearn.core.snapshot import dump_model, seal, unseal
+from streamlearn.core.shard.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.replay.contributions import contributions
 from streamlearn.replay.lookup import Place, parse_place

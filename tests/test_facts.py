@@ -8,10 +8,14 @@ import orjson
 import pytest
 from river import naive_bayes, tree
 
-from streamlearn.core.commands import FREEZE, Command, encode_command
-from streamlearn.core.encode import Encoder
-from streamlearn.core.events import Event, EventSpec
-from streamlearn.core.facts import (
+from streamlearn.core.events.event import Event, EventSpec
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.records import Output, Record, RecordPlace
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.commands import FREEZE, Command, encode_command
+from streamlearn.core.shard.encode import Encoder
+from streamlearn.core.shard.facts import (
     Alerted,
     Commanded,
     Expired,
@@ -26,13 +30,9 @@ from streamlearn.core.facts import (
     Skipped,
     published,
 )
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.learner import Answer, Learner
-from streamlearn.core.records import Output, Record, RecordPlace
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_state, load_state
+from streamlearn.core.shard.state import Memory, ShardSpec
 
 NOW_MS = 1_700_000_000_000
 

@@ -11,17 +11,17 @@ import pytest
 from river import feature_extraction, metrics, time_series
 from river.time_series.base import Forecaster
 
-from streamlearn.core import labels
-from streamlearn.core.facts import published
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.lanes import LABELS_SEEN
-from streamlearn.core.learner import Learner
-from streamlearn.core.pickles import dump_model, trusted_by
+from streamlearn.core.labels import joiner
+from streamlearn.core.labels.lanes import LABELS_SEEN
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner
+from streamlearn.core.model.pickles import dump_model, trusted_by
 from streamlearn.core.records import Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_state, load_state
+from streamlearn.core.shard.state import Memory, ShardSpec
 from tests.test_backtest import backtest, lines
 
 Plan = list[int | None]
@@ -281,7 +281,7 @@ def test_events_of_several_partitions_are_looked_over_by_their_time() -> None:
 def test_behind_too_many_labels_nothing_is_forecast_until_some_have_come(
     horizon: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels, "AHEAD_MAX", 20)
+    monkeypatch.setattr(joiner, "AHEAD_MAX", 20)
     service = Service(Remembers(), horizon)
     answers = [service.event(n, {}) for n in range(30)]
     assert [answer["prediction"] for answer in answers] == [*range(1, 22), *[None] * 9]

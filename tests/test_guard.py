@@ -10,15 +10,15 @@ import orjson
 import pytest
 from river import forest, linear_model, naive_bayes, preprocessing, tree
 
-from streamlearn.core import guard
-from streamlearn.core.events import EventSpec
-from streamlearn.core.evidence import SETTLED
-from streamlearn.core.facts import published
-from streamlearn.core.guard import MAX_TEXTS, Guard, GuardSpec, Types, table
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.events.evidence import SETTLED
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard import guard
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.guard import MAX_TEXTS, Guard, GuardSpec, Types, table
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 from streamlearn.service.presets import preset
 from tests.service_process import Apps, apps

@@ -9,10 +9,10 @@ import pytest
 import zstandard
 from river import naive_bayes
 
-from streamlearn.core.learner import Learner
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Era
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import (
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import (
     MAGIC,
     Header,
     Section,
@@ -22,7 +22,7 @@ from streamlearn.core.snapshot import (
     seal,
     unseal,
 )
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint
 from streamlearn.service.eras import restored_state
 
@@ -81,7 +81,7 @@ def test_a_few_bytes_that_become_a_great_many_are_not_unpacked() -> None:
     packed = zstandard.ZstdCompressor().compressobj(size=size)
     zeros = bytes(1 << 20)
     payload = b"".join(packed.compress(zeros) for _ in range(size >> 20)) + packed.flush()
-    from streamlearn.core import snapshot
+    from streamlearn.core.shard import snapshot
 
     head = msgspec.json.encode(msgspec.structs.replace(HEADER, sections=[Section("champion", size, "00")]))
     prefix = MAGIC + len(head).to_bytes(4, "big") + head

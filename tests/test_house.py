@@ -106,7 +106,7 @@ def test_one_file_steps_shards() -> None:
     wrong = [
         place(module, node.lineno, ast.unparse(node))
         for module in MODULES
-        if module not in {DRIVER, PACKAGE / "core" / "shard.py"}
+        if module not in {DRIVER, PACKAGE / "core" / "shard" / "shard.py"}
         for node in ast.walk(tree(module))
         if isinstance(node, ast.Attribute) and node.attr in STEPS_A_SHARD
         if re.search(r"\b_?shard(\(\))?$", ast.unparse(node.value)) or node.attr in {"work_on", "peek"}
@@ -221,10 +221,10 @@ OTHERS_ATTRIBUTES = {
         "a plain value of the state, which the rules of its room change",
         "memory self.memory counts self.counts event told work ring clock lane places timed known early one",
     ),
-    "core/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
-    "core/pickle_parts.py": ("makes objects as their pickle says", "made"),
+    "core/model/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
+    "core/model/pickle_parts.py": ("makes objects as their pickle says", "made"),
     "cli/streams.py": ("standard streams that are closed are opened on /dev/null", "sys"),
-    "core/score_sheets.py": ("columns of the window, a plain value", "column old"),
+    "core/scores/accumulators.py": ("columns of the window, a plain value", "column old"),
     "log/kafka/kafka_python/": ("the library has no other way", "coordinator producer consumer._fetcher"),
     "log/kafka/probe.py": ("ssl's own way to set a context", "context"),
     "log/kafka/reader.py": ("a plain value of this module", "cursor self._cursors[tp]"),
@@ -375,25 +375,27 @@ def where_it_says(pattern: str, *rooms: str) -> set[str]:
 
 
 def test_one_file_proves_that_json_is_clean() -> None:
-    assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "replay") == {"core/codec.py"}
+    assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "replay") == {
+        "core/events/json_events.py"
+    }
 
 
 def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
     assert where_it_says(r"""\.split\(["']\.["']""", "core", "replay") == {
-        "core/pickle_load.py",  # names of modules, all three
-        "core/pickle_names.py",
-        "core/pickles.py",
+        "core/model/pickle_load.py",  # names of modules, all three
+        "core/model/pickle_names.py",
+        "core/model/pickles.py",
     }
 
 
 def test_one_file_knows_the_members_of_foreign_envelopes() -> None:
     words = r"""["'](after|before|payload|specversion|ce_specversion|tags)["']|startswith\(["']data\."""
-    assert where_it_says(words, "core", "replay", "service", "cli") == {"core/presets.py"}
+    assert where_it_says(words, "core", "replay", "service", "cli") == {"core/events/envelopes.py"}
 
 
 def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
     frame = r"""\[5:\]|\[17:\]|value\[0\] == [01]\b|b["']\\x0[01]["']"""
-    assert where_it_says(frame, "core", "replay") == {"core/codec.py"}
+    assert where_it_says(frame, "core", "replay") == {"core/events/json_events.py"}
 
 
 RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
@@ -425,14 +427,14 @@ def test_every_measure_of_the_house_is_held() -> None:
 def test_texts_become_numbers_and_truths_in_one_file() -> None:
     number = r"\bfloat\((text|word|cell|bare|value\.strip|value\.replace|text\.)|[\"']yes[\"']|\\d\+\\\.\?\\d"
     assert where_it_says(number, "core", "replay") == {
-        "core/codec.py",  # the numbers of JSON itself
-        "core/convert.py",
+        "core/events/json_events.py",  # the numbers of JSON itself
+        "core/events/values.py",
     }
 
 
 def test_texts_become_times_in_one_file() -> None:
     rooms = {room(module) for module in MODULES}
-    assert where_it_says(r"\bfromisoformat\(", *rooms) == {"core/events.py"}
+    assert where_it_says(r"\bfromisoformat\(", *rooms) == {"core/events/event.py"}
     in_a_format = where_it_says(r"\bstrptime\(", *rooms)  # only files have such
     assert in_a_format == {"replay/cells.py"}
 
@@ -446,12 +448,12 @@ def test_one_table_says_which_metrics_judge_a_task() -> None:
     by_task = r"""["'](classification|regression)["']: *(\w*\(+ *)?["'](accuracy|mae|cohen_kappa)"""
     lower = r"""["']rmse["'], *["']mse["']"""
     rooms = ("cli", "core", "demo", "replay", "service")
-    assert where_it_says(by_task, *rooms) == where_it_says(lower, *rooms) == {"core/metrics.py"}
+    assert where_it_says(by_task, *rooms) == where_it_says(lower, *rooms) == {"core/scores/metrics.py"}
 
 
 def test_one_file_puts_durations_into_buckets() -> None:
     buckets = r"\bbuckets\[|\blog2\(|_GROWTH\b|\b(np|numpy|statistics)\.(nan)?(quantiles?|percentile)\("
-    assert where_it_says(buckets, *{room(module) for module in MODULES}) == {"core/label_counts.py"}
+    assert where_it_says(buckets, *{room(module) for module in MODULES}) == {"core/labels/stats.py"}
 
 
 WORLDLY = "asyncio concurrent multiprocessing queue random sched secrets select selectors threading time uuid"

@@ -10,9 +10,9 @@ from kafka.errors import UnknownTopicOrPartitionError
 from kafka.protocol.admin import DescribeClusterRequest, DescribeClusterResponse
 from kafka.protocol.metadata import MetadataResponse
 
-from streamlearn.core.encode import dead_letter
-from streamlearn.core.events import Refusal
+from streamlearn.core.events.event import Refusal
 from streamlearn.core.records import Record
+from streamlearn.core.shard.encode import dead_letter
 from streamlearn.env import RealEnv
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import KafkaAdmin

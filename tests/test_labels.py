@@ -22,16 +22,16 @@ from river import (
     tree,
 )
 
-from streamlearn.core import labels as labels_module
-from streamlearn.core.events import EventSpec
-from streamlearn.core.facts import published
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.labels import joiner as labels_module
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Output, Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_state, load_state
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint
 
 DAY_MS = 86_400_000

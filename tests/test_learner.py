@@ -24,7 +24,7 @@ from river import (
     tree,
 )
 
-from streamlearn.core.learner import Learner, final_step, task_of
+from streamlearn.core.model.learner import Learner, final_step, task_of
 
 Rows = Iterator[tuple[dict[str, Any], Any]]
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from river import linear_model, preprocessing
 
-from streamlearn.core.snapshot import seal, unseal
+from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.errors import ConfigError, Stop, Unknown
 from streamlearn.log.port import Row
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over, stops

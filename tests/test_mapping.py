@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from river import base, dummy
 
-from streamlearn.core.convert import CONVERSIONS
-from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, Event, EventSpec, NoEvent, Refusal
-from streamlearn.core.facts import published
-from streamlearn.core.learner import Learner
-from streamlearn.core.mapping import compile_decoder
-from streamlearn.core.paths import MISSING, flat, getter
+from streamlearn.core.events.event import MAX_EVENT_BYTES, REASONS, Event, EventSpec, NoEvent, Refusal
+from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.events.paths import MISSING, flat, getter
+from streamlearn.core.events.values import CONVERSIONS
+from streamlearn.core.events.where import compile_where
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Headers, Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
-from streamlearn.core.where import compile_where
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 from tests.test_codec import BAD, MEMBERS, is_clean
 
 NOW_MS = 1_700_000_000_000

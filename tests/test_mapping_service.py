@@ -12,11 +12,11 @@ from typing import Any
 import fastavro
 import pytest
 
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.registry import Schema
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
-from streamlearn.core.schemas import Schema
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine import schemas as schemas_module
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.schemas import Schemas

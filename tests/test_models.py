@@ -28,7 +28,7 @@ from river import (
     tree,
 )
 
-from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.core.shard.snapshot import dump_model, load_model
 from streamlearn.errors import ConfigError
 from streamlearn.service.models import FreshModel, fresh_model, version_of
 from streamlearn.service.presets import preset

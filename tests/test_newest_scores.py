@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.encode import Encoder, scores_report
-from streamlearn.core.learner import Answer
+from streamlearn.core.model.learner import Answer
 from streamlearn.core.records import Record
-from streamlearn.core.scores import Scores, ScoresSpec
-from streamlearn.core.state import Memory
+from streamlearn.core.scores.scores import Scores, ScoresSpec
+from streamlearn.core.shard.encode import Encoder, scores_report
+from streamlearn.core.shard.state import Memory
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_explain import labels_taken

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from river import anomaly, cluster, linear_model, preprocessing, tree
 
-from streamlearn.core import labels as labels_module
-from streamlearn.core.score_classes import MAX_CLASSES
-from streamlearn.core.snapshot import carried
-from streamlearn.core.state import ShardSpec
+from streamlearn.core.labels import joiner as labels_module
+from streamlearn.core.scores.classes import MAX_CLASSES
+from streamlearn.core.shard.snapshot import carried
+from streamlearn.core.shard.state import ShardSpec
 from tests.test_labels import Feed
 
 

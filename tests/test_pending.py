@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.packing import Kept, Packer
-from streamlearn.core.pending import Pending
+from streamlearn.core.labels.packing import Kept, Packer
+from streamlearn.core.labels.pending import Pending
 
 TTL_MS = 10.0
 WHAT = st.one_of(

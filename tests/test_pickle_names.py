@@ -5,9 +5,9 @@ from typing import Any
 
 import zoo
 
-from streamlearn.core.learner import Learner
-from streamlearn.core.pickle_names import CLASSES, NAMED
-from streamlearn.core.pickles import _Collector, dump_model, trusted_by
+from streamlearn.core.model.learner import Learner
+from streamlearn.core.model.pickle_names import CLASSES, NAMED
+from streamlearn.core.model.pickles import _Collector, dump_model, trusted_by
 
 EVENTS = 120
 

@@ -20,15 +20,15 @@ from river import naive_bayes, stats, utils
 from service_process import Apps, apps
 
 import streamlearn
-from streamlearn.core.pickle_names import CLASSES, HARMLESS, NAMED
-from streamlearn.core.pickle_parts import _bits
-from streamlearn.core.pickles import dump_model, load_model, trusted_by
-from streamlearn.core.snapshot import seal, unseal
+from streamlearn.core.model.pickle_names import CLASSES, HARMLESS, NAMED
+from streamlearn.core.model.pickle_parts import _bits
+from streamlearn.core.model.pickles import dump_model, load_model, trusted_by
+from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
 
 __all__ = ["apps"]
 
-TOOLS = "streamlearn.core.pickles"
+TOOLS = "streamlearn.core.model.pickles"
 
 
 def text(value: str) -> bytes:

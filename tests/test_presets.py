@@ -14,9 +14,9 @@ import pytest
 from river import base, datasets, metrics
 from test_selfcheck import era  # the era of a default configuration
 
-from streamlearn.core.learner import Learner
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
-from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.core.shard.snapshot import dump_model, load_model
 from streamlearn.env import RealEnv
 from streamlearn.features import clip, forest, gaps, labels, rehearse, scale, target
 from streamlearn.features.gaps import LastKnown

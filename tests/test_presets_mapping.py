@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.config.schema import Config
-from streamlearn.core.events import Event, EventSpec, NoEvent, Refusal
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import Event, EventSpec, NoEvent, Refusal
+from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.events.registry import Schema
 from streamlearn.core.records import Headers, Record
-from streamlearn.core.schemas import Schema
 from streamlearn.errors import NeedSchema
 from streamlearn.replay.cells import ColumnType, value_encoder
 from streamlearn.service.eras import event_spec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamlearn.core.facts import Facts, Predicted
+from streamlearn.core.shard.facts import Facts, Predicted
 from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced, Unknown
 from streamlearn.log.backends import open_store

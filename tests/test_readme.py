@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from streamlearn.core.codec import decode
-from streamlearn.core.events import Event, EventSpec
+from streamlearn.core.events.event import Event, EventSpec
+from streamlearn.core.events.json_events import decode
 from streamlearn.core.records import Record
 
 ROOT = Path(__file__).parent.parent

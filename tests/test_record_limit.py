@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from streamlearn.core.encode import Encoder, headers_bytes
-from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Event, Refusal
-from streamlearn.core.learner import Answer
+from streamlearn.core.events.event import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Event, Refusal
+from streamlearn.core.model.learner import Answer
 from streamlearn.core.records import Headers, Output, Record
+from streamlearn.core.shard.encode import Encoder, headers_bytes
 from streamlearn.service.eras import era_now, spec_of
 from tests.service_process import Apps, apps
 from tests.test_eras import FRESH, TOPICS, config

@@ -11,8 +11,8 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.events import EventSpec, Refusal
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import EventSpec, Refusal
+from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable

@@ -24,10 +24,10 @@ from river import (
     tree,
 )
 
-from streamlearn.core.learner import Answer, Learner
-from streamlearn.core.metrics import population_stability, rank_metrics
-from streamlearn.core.score_ranks import MAX_KEPT, Ranks
-from streamlearn.core.scores import MAX_CLASSES, Scores, ScoresSpec
+from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.scores.metrics import population_stability, rank_metrics
+from streamlearn.core.scores.ranks import MAX_KEPT, Ranks
+from streamlearn.core.scores.scores import MAX_CLASSES, Scores, ScoresSpec
 
 Row = tuple[dict[str, Any], Any]
 Said = tuple[Any, Any, Any]

@@ -15,7 +15,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
-from streamlearn.core.snapshot import seal, unseal
+from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec

@@ -9,19 +9,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from river import dummy, linear_model, naive_bayes, tree
 
-from streamlearn.core.commands import RESET_LABEL
-from streamlearn.core.events import EventSpec
-from streamlearn.core.evidence import SETTLED
-from streamlearn.core.facts import published
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.label_rules import note_label
-from streamlearn.core.lanes import SEGMENT
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.events.evidence import SETTLED
+from streamlearn.core.labels.lanes import SEGMENT
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Output, Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import COMMAND, Memory, ShardSpec
-from streamlearn.core.time_units import note_unit
+from streamlearn.core.shard.commands import RESET_LABEL
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.label_rules import note_label
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_state, load_state
+from streamlearn.core.shard.state import COMMAND, Memory, ShardSpec
+from streamlearn.core.shard.time_units import note_unit
 
 NOW_MS = 1_785_000_000_000
 PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 1_000_000}

@@ -7,12 +7,12 @@ import orjson
 import pytest
 from river import anomaly, base, dummy, linear_model, preprocessing, tree
 
-from streamlearn.core.events import MAX_EVENT_BYTES, REASONS, EventSpec
-from streamlearn.core.facts import published
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.event import MAX_EVENT_BYTES, REASONS, EventSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Headers, Output, Record
-from streamlearn.core.shard import FAILING_LIMIT, Shard
-from streamlearn.core.state import PAUSE_RECORDS, PAUSED, UNDO_LIMIT, UNDO_WINDOW, Memory, ShardSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import FAILING_LIMIT, Shard
+from streamlearn.core.shard.state import PAUSE_RECORDS, PAUSED, UNDO_LIMIT, UNDO_WINDOW, Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 
 NOW_MS = 1_700_000_000_000

@@ -35,10 +35,10 @@ from river import (
     tree,
 )
 
-from streamlearn.core.learner import Learner
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Era
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import (
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import (
     MAGIC,
     Header,
     dump_model,
@@ -50,7 +50,7 @@ from streamlearn.core.snapshot import (
     trusted_by,
     unseal,
 )
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.errors import BadCheckpoint
 from streamlearn.service.models import fill_seeds
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_under_another_key_is_refused(made: bytes, opened: bytes) -
 
 def forged(header: Header, payload: bytes) -> bytes:
     """A checkpoint by somebody who knows the format: without a key, the seal holds."""
-    from streamlearn.core import snapshot
+    from streamlearn.core.shard import snapshot
 
     head = snapshot.msgspec.json.encode(header)
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
@@ -298,7 +298,7 @@ def attacks(proof: str) -> dict[str, bytes]:
         "fromfile": called(named("numpy._core.multiarray", "fromfile"), text(proof)),
         "f2py": called(named("numpy.f2py", "compile"), text("x")),
         "pickle itself": called(named("pickle", "loads"), b"C\x01."),
-        "our own module": named("streamlearn.core.snapshot", "load_model"),
+        "our own module": named("streamlearn.core.shard.snapshot", "load_model"),
         "a user's package that is not in use": named(__name__, "home_made"),
         "a code object": named("types", "CodeType"),
         "a persistent id": text("x") + b"Q",

@@ -17,8 +17,8 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.events import Event, EventSpec
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import Event, EventSpec
+from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError

@@ -26,15 +26,15 @@ from river.time_series.base import Forecaster
 
 from streamlearn import run
 from streamlearn.config.load import load
-from streamlearn.core.events import EventSpec
-from streamlearn.core.facts import published as outputs_of
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.learner import Learner, task_of
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.learner import Learner, task_of
 from streamlearn.core.records import Era, Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_model, load_model
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.facts import published as outputs_of
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_model, load_model
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.eras import spec_of

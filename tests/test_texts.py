@@ -15,12 +15,12 @@ from river import (
     stats,
 )
 
-from streamlearn.core.facts import published
-from streamlearn.core.guard import GuardSpec
-from streamlearn.core.learner import Learner, text_fields
+from streamlearn.core.model.learner import Learner, text_fields
 from streamlearn.core.records import Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.guard import GuardSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 
 BAG, TFIDF = feature_extraction.BagOfWords, feature_extraction.TFIDF
 

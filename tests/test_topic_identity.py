@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from streamlearn.core.snapshot import open_header
+from streamlearn.core.shard.snapshot import open_header
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.backends import open_admin

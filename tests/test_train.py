@@ -11,8 +11,8 @@ from river import linear_model
 
 import streamlearn
 from streamlearn.config.load import load
-from streamlearn.core.snapshot import load_memory, seal, unseal
-from streamlearn.core.state import BROKEN
+from streamlearn.core.shard.snapshot import load_memory, seal, unseal
+from streamlearn.core.shard.state import BROKEN
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.service.beginning import Beginning, carried
 from streamlearn.service.models import fresh_model

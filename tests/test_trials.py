@@ -13,14 +13,14 @@ import pytest
 from river import base, compose, datasets, feature_extraction, linear_model, preprocessing
 
 import streamlearn
-from streamlearn.core.commands import FREEZE, THAW, Command, encode_command
-from streamlearn.core.facts import published
-from streamlearn.core.label_records import LabelSpec
+from streamlearn.core.labels.record import LabelSpec
 from streamlearn.core.records import ORDER_HEADER, Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, Memory, ShardSpec
-from streamlearn.core.trials import WARM_UP
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.commands import FREEZE, THAW, Command, encode_command
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, Memory, ShardSpec
+from streamlearn.core.shard.trials import WARM_UP
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop

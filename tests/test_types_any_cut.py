@@ -12,13 +12,13 @@ import pytest
 
 from streamlearn.config.load import load
 from streamlearn.config.schema import Config
-from streamlearn.core.events import EventSpec
-from streamlearn.core.evidence import SETTLED
-from streamlearn.core.facts import published
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.events.evidence import SETTLED
 from streamlearn.core.records import Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import load_memory, unseal
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import load_memory, unseal
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.env import RealEnv
 from streamlearn.log.port import Admin
 from streamlearn.replay.sources import ReadOptions

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from river import datasets
 
-from streamlearn.core.learner import Learner
-from streamlearn.core.snapshot import dump_model, load_model
+from streamlearn.core.model.learner import Learner
+from streamlearn.core.shard.snapshot import dump_model, load_model
 from streamlearn.errors import BadCheckpoint
 from streamlearn.features.clip import SteadyClip
 from streamlearn.features.forest import FIRST, SettledForest

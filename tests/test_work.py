@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.events import EventSpec
-from streamlearn.core.facts import published
-from streamlearn.core.label_records import Told
-from streamlearn.core.labels import DUE_PER_RECORD
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.labels.joiner import DUE_PER_RECORD
+from streamlearn.core.labels.record import Told
 from streamlearn.core.records import Output, Record, header_name
-from streamlearn.core.work import EventWork, LabelWork, load_work, work_part
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.work import EventWork, LabelWork, load_work, work_part
 from streamlearn.errors import ModelRaised
 from tests.test_labels import Feed, Remembers
 

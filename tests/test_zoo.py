@@ -19,7 +19,7 @@ import pytest
 import zoo
 from service_process import START_S, App
 
-from streamlearn.core.learner import task_of
+from streamlearn.core.model.learner import task_of
 
 NAME = "zoo"
 AT_ONCE = 4

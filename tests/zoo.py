@@ -34,7 +34,7 @@ from river import (
 )
 from river.time_series.base import Forecaster
 
-from streamlearn.core.learner import final_step, task_of
+from streamlearn.core.model.learner import final_step, task_of
 from streamlearn.service.models import fill_seeds
 from streamlearn.service.presets import preset
 

@@ -155,7 +155,7 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
-    from streamlearn.core.metrics import is_better
+    from streamlearn.core.scores.metrics import is_better
     from streamlearn.replay.words import misleading
 
     if result["unscored"]:

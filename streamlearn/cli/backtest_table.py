@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamlearn.core.metrics import LOWER_IS_BETTER
+from streamlearn.core.scores.metrics import LOWER_IS_BETTER
 from streamlearn.replay.words import (
     ABSTAINS,
     best_value,

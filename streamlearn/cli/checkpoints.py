@@ -142,8 +142,8 @@ def _open(settings: "Config") -> "Store":
 
 def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, list[dict[str, Any]]]:
     """The header of a checkpoint, and the guard's table in it. Raises `BadCheckpoint`."""
-    from streamlearn.core.guard import table
-    from streamlearn.core.snapshot import load_memory, unseal
+    from streamlearn.core.shard.guard import table
+    from streamlearn.core.shard.snapshot import load_memory, unseal
 
     header, sections = unseal(store.read(checkpoint), settings.checkpoint.key.encode())
     event: Any = header.under.config.get("event", {})
@@ -168,7 +168,7 @@ def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
 
 def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     """Rows of `list`, one a checkpoint. `whole`: a state that cannot be restored is bad, too."""
-    from streamlearn.core.snapshot import open_header
+    from streamlearn.core.shard.snapshot import open_header
 
     fresh = _model(settings) if whole else None
     store = _open(settings)
@@ -208,7 +208,7 @@ def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:
     """Make the state in a checkpoint, and forget it. A model of another maker than `fresh` stays closed: a
     start would not open it either. Raises `BadCheckpoint`.
     """
-    from streamlearn.core.snapshot import load_memory, unseal
+    from streamlearn.core.shard.snapshot import load_memory, unseal
     from streamlearn.service.eras import restored_state, stated_spec
 
     header, sections = unseal(data, key)

@@ -10,7 +10,7 @@ from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.schema import Config
-    from streamlearn.core.commands import Command
+    from streamlearn.core.shard.commands import Command
 
 
 class What(Enum):
@@ -36,7 +36,7 @@ def guard_reset(
 ) -> None:
     """Forget the type that was learned for a feature; it is learned again from the next events."""
     from streamlearn.config.load import load
-    from streamlearn.core.commands import GUARD_RESET, Command
+    from streamlearn.core.shard.commands import GUARD_RESET, Command
 
     if not feature:
         raise ConfigError("control guard-reset: NAME is empty; name the feature")
@@ -56,7 +56,7 @@ def freeze(
 ) -> None:
     """Stop learning, until `thaw`; predictions go on."""
     from streamlearn.config.load import load
-    from streamlearn.core.commands import FREEZE, Command
+    from streamlearn.core.shard.commands import FREEZE, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     _send(load(config, given, need_input=False), Command(FREEZE))
@@ -74,7 +74,7 @@ def thaw(
 ) -> None:
     """Let learning go on, whatever has stopped it: `freeze`, a pause, or a state that was broken."""
     from streamlearn.config.load import load
-    from streamlearn.core.commands import THAW, Command
+    from streamlearn.core.shard.commands import THAW, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     _send(load(config, given, need_input=False), Command(THAW))
@@ -93,7 +93,7 @@ def reset(
 ) -> None:
     """Forget the time unit that was settled, or the type of labels; the next records decide anew."""
     from streamlearn.config.load import load
-    from streamlearn.core.commands import RESET_LABEL, RESET_TIME, Command
+    from streamlearn.core.shard.commands import RESET_LABEL, RESET_TIME, Command
 
     given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     command = Command(RESET_TIME if what is What.TIME else RESET_LABEL)
@@ -102,7 +102,7 @@ def reset(
 
 def _send(settings: "Config", command: "Command") -> None:
     """Append the command to the service's control topic."""
-    from streamlearn.core.commands import encode_command
+    from streamlearn.core.shard.commands import encode_command
     from streamlearn.log.port import Row
 
     topic = settings.topics.control

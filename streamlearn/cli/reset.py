@@ -14,7 +14,7 @@ from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.core.snapshot import Header
+    from streamlearn.core.shard.snapshot import Header
     from streamlearn.log.port import Admin
 
 

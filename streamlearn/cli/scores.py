@@ -63,7 +63,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from streamlearn.core.metrics import LOWER_IS_BETTER
+    from streamlearn.core.scores.metrics import LOWER_IS_BETTER
     from streamlearn.replay.words import count, metric_title, shown
 
     out = Console(highlight=False, soft_wrap=True)
@@ -130,7 +130,7 @@ def _cautions(message: dict[str, Any]) -> list[str]:
 
 def _verdicts(message: dict[str, Any]) -> list[str]:
     """Say which baselines the model beats, and which not."""
-    from streamlearn.core.metrics import is_better, judges
+    from streamlearn.core.scores.metrics import is_better, judges
     from streamlearn.replay.words import metric_title, shown
 
     if not message["labels"]:

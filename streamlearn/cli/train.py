@@ -75,7 +75,7 @@ def train(
 
 def _tell_rest(done: "Training", dead_letters: str) -> None:
     """Say why records were not learned, and what to do."""
-    from streamlearn.core.events import REASONS
+    from streamlearn.core.events.event import REASONS
 
     for outcome, count in sorted(done.outcomes.items()):
         if outcome.startswith("dlq."):

@@ -28,7 +28,7 @@ from streamlearn.config.values import (
     check_use,
     check_where,
 )
-from streamlearn.core.presets import DEFAULTS
+from streamlearn.core.events.envelopes import DEFAULTS
 from streamlearn.log.port import Names
 
 ROLES = ("predictions", "dlq", "scores", "alerts", "control", "journal", "checkpoints")

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from streamlearn.core.events import calendar_time
-from streamlearn.core.where import compile_where
+from streamlearn.core.events.event import calendar_time
+from streamlearn.core.events.where import compile_where
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

@@ -122,7 +122,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `config`: the part of the configuration that changes what a step does, and its hash.
     `topics`: id and partition count by input topic. `start`: where each input partition begins
-    (only the partitions that are new in this era). `fingerprint`: see `core.fingerprint`.
+    (only the partitions that are new in this era). `fingerprint`: see `core.model.fingerprint`.
     `app`, `journal`: whose journal this is, and the id of its topic. `predictions`: the predictions topic
     when the inputs became those of `topics`; only later predictions are about them. `ids`: of other topics
     that `start` has places in.

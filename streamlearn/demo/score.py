@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from river import dummy, metrics
 
-from streamlearn.core.codec import label_text
+from streamlearn.core.events.json_events import label_text
 from streamlearn.core.records import Record
 from streamlearn.service.presets import preset
 

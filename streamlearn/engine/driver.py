@@ -14,17 +14,17 @@ from typing import Final
 
 import msgspec
 
-from streamlearn.core.events import Event, NoEvent, Refusal
-from streamlearn.core.facts import Facts
-from streamlearn.core.pending import ALL
+from streamlearn.core.events.event import Event, NoEvent, Refusal
+from streamlearn.core.labels.pending import ALL
 from streamlearn.core.records import Record, Skip
-from streamlearn.core.shard import Shard
+from streamlearn.core.shard.facts import Facts
+from streamlearn.core.shard.shard import Shard
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import ModelRaised, NeedSchema
 
 PART_S: Final = 0.02
 """A part of a record's work that took less is followed by one of twice as many events: heartbeats go on
-between parts. How many events a part has changes nothing but when they are learned (`core.work`).
+between parts. How many events a part has changes nothing but when they are learned (`core.shard.work`).
 """
 
 _UNITS_MAX: Final = 1_000

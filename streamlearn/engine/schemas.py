@@ -16,9 +16,9 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from streamlearn.core.events.registry import MAX_SCHEMAS, Schema
 from streamlearn.core.records import Record
-from streamlearn.core.schemas import MAX_SCHEMAS, Schema
-from streamlearn.core.shard import Shard
+from streamlearn.core.shard.shard import Shard
 from streamlearn.env import Env
 from streamlearn.errors import Stop, Unreachable
 

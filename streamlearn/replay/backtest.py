@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from streamlearn.core.events import Label
-from streamlearn.core.metrics import judges
+from streamlearn.core.events.event import Label
 from streamlearn.core.records import Record
+from streamlearn.core.scores.metrics import judges
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_reason, warnings

@@ -8,9 +8,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from streamlearn.core.events import Label
-from streamlearn.core.learner import Learner
-from streamlearn.core.metrics import is_better
+from streamlearn.core.events.event import Label
+from streamlearn.core.model.learner import Learner
+from streamlearn.core.scores.metrics import is_better
 from streamlearn.replay.words import count, metric_title, misleading, shown
 
 DEPENDENT: Final = ("group", "interval")

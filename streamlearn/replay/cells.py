@@ -4,7 +4,8 @@ A cell is text (CSV), or a value that has a type already (JSON lines, Parquet, A
 raises `ValueError` with the reason and the remedy for a cell that cannot be used.
 
 Invariants:
-- The value of a text is that which `core.convert` gives it, so that a file and a topic of its lines agree.
+- The value of a text is that which `core.events.values` gives it, so that a file and a topic of its lines
+  agree.
 - A number is written as it stood, digit for digit, when JSON can hold it so.
 - A value that has a type keeps it: its text is not looked into for numbers, unless a type is declared.
   None and NaN are absent; infinities, integers beyond 64 bits, lists, objects and bytes are refused.
@@ -21,8 +22,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.core import convert
-from streamlearn.core.convert import (
+from streamlearn.core.events import values
+from streamlearn.core.events.event import calendar_time
+from streamlearn.core.events.paths import MISSING, optional
+from streamlearn.core.events.values import (
     BLANKS,
     COMMA_NUMBER,
     CONVERSIONS,
@@ -34,8 +37,6 @@ from streamlearn.core.convert import (
     is_number,
     is_word,
 )
-from streamlearn.core.events import calendar_time
-from streamlearn.core.paths import MISSING, optional
 from streamlearn.errors import ConfigError
 
 JsonText = str | None
@@ -141,7 +142,7 @@ def _written(value: Any, literal: str) -> str:
 
 
 def _undeclared(bare: str, column: ColumnType) -> JsonText:
-    value = convert.cell(bare, column.decimal, column.commas)
+    value = values.cell(bare, column.decimal, column.commas)
     bare = bare.strip()
     if value is MISSING and column.decimal != ".":
         raise ValueError(
@@ -157,7 +158,7 @@ def _undeclared(bare: str, column: ColumnType) -> JsonText:
 
 
 def _float(bare: str, column: ColumnType) -> JsonText:
-    value = convert.conversions(column.decimal)["float"](bare)
+    value = values.conversions(column.decimal)["float"](bare)
     if value is MISSING:
         if column.decimal != "." and "." in bare:
             raise _misfit(bare, column, "float with a decimal comma (--decimal ,)")
@@ -168,14 +169,14 @@ def _float(bare: str, column: ColumnType) -> JsonText:
 
 
 def _int(bare: str, column: ColumnType) -> JsonText:
-    value = convert.CONVERSIONS["int"](bare)
+    value = values.CONVERSIONS["int"](bare)
     if value is MISSING:
         raise _misfit(bare, column, "int of 64 bits")
     return str(value)
 
 
 def _bool(bare: str, column: ColumnType) -> JsonText:
-    value = convert.CONVERSIONS["bool"](bare)
+    value = values.CONVERSIONS["bool"](bare)
     if value is MISSING:
         raise _misfit(bare, column, "bool (true false t f yes no y n on off 1 0)")
     return "true" if value else "false"
@@ -224,7 +225,7 @@ def _datetime(bare: str, column: ColumnType) -> JsonText:
 
 def _time(bare: str, column: ColumnType) -> JsonText:
     literal = bare.replace(",", ".", 1) if column.decimal != "." else bare
-    if not column.pattern and (number := convert.number(literal)) is not None:
+    if not column.pattern and (number := values.number(literal)) is not None:
         return _written(number, literal)
     return _datetime(bare, column)
 

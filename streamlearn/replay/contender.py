@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streamlearn.core.events import Label
-from streamlearn.core.facts import Facts, Frozen, published
-from streamlearn.core.label_records import Told
-from streamlearn.core.learner import final_step
-from streamlearn.core.metrics import judges
+from streamlearn.core.events.event import Label
+from streamlearn.core.labels.record import Told
+from streamlearn.core.model.learner import final_step
 from streamlearn.core.records import GENESIS, Output, Record, preimage
-from streamlearn.core.scores import Scores
-from streamlearn.core.snapshot import Sections
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.metrics import judges
+from streamlearn.core.scores.scores import Scores
+from streamlearn.core.shard.facts import Facts, Frozen, published
+from streamlearn.core.shard.snapshot import Sections
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env
 from streamlearn.replay.losses import EventNumbers, Loss, as_arrays

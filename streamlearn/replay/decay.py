@@ -1,7 +1,7 @@
 """Decay: a fixed model's scores window by window beside the baselines, and since when it does not beat them.
 
-The numbers are those of `core.scores`: the baselines knew no more than the model at each moment, and go on
-learning from the labels, as a fixed model does not.
+The numbers are those of `core.scores.scores`: the baselines knew no more than the model at each moment, and
+go on learning from the labels, as a fixed model does not.
 
 Invariant: a verdict is given only on windows that are full; at most `MAX_WINDOWS` are kept.
 """
@@ -9,9 +9,9 @@ Invariant: a verdict is given only on windows that are full; at most `MAX_WINDOW
 from collections import deque
 from typing import Any, Final
 
-from streamlearn.core.facts import Facts, Learned
-from streamlearn.core.metrics import LOWER_IS_BETTER, is_better, judges
-from streamlearn.core.shard import Shard
+from streamlearn.core.scores.metrics import LOWER_IS_BETTER, is_better, judges
+from streamlearn.core.shard.facts import Facts, Learned
+from streamlearn.core.shard.shard import Shard
 from streamlearn.replay.words import answered_share
 
 _UNDEFINED: Final = {

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from streamlearn.core.convert import is_number
+from streamlearn.core.events.values import is_number
 from streamlearn.errors import ConfigError
 from streamlearn.replay.files import CHUNK_BYTES, MAX_LINE_BYTES, check_text, chunks, shown
 from streamlearn.replay.mapping import ColumnMapping, SourceRecord, TableEncoder, addresses

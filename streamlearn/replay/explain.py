@@ -11,8 +11,8 @@ import msgspec
 import orjson
 
 from streamlearn.config.schema import Config
-from streamlearn.core.events import Event
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import Event
+from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Entry, Record
 from streamlearn.engine.driver import event_in
 from streamlearn.engine.schemas import Schemas

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.events import EventSpec
-from streamlearn.core.label_records import LabelSpec
+from streamlearn.core.events.event import EventSpec
+from streamlearn.core.labels.record import LabelSpec
 from streamlearn.core.records import Record, TopicPartition
-from streamlearn.core.state import ShardSpec
+from streamlearn.core.shard.state import ShardSpec
 from streamlearn.replay.late import Delay, schedule
 from streamlearn.replay.sources import ReadOptions, Source, source_format
 

@@ -1,10 +1,11 @@
 """The fate of an event's label: the service's own shard says it, stepping the journal's entries again.
 
 Its model is not asked, because no join depends on an answer; everything else is the shard of `serve`: which
-records are refused, the time unit, `ttl`, defaults, and the one joiner, `core.labels`.
+records are refused, the time unit, `ttl`, defaults, and the one joiner, `core.labels.joiner`.
 
 Invariants:
-- There is no rule of joining here. What is told is what `core.labels` did with the records of the journal.
+- There is no rule of joining here. What is told is what `core.labels.joiner` did with the records of the
+  journal.
 - Memory holds what waits, as in the service, and what names the event that is asked about.
 """
 
@@ -13,17 +14,17 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER
-from streamlearn.core.events import Label
-from streamlearn.core.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
-from streamlearn.core.label_counts import label_delay_ms
-from streamlearn.core.label_records import Told, join_name, spelled_name
-from streamlearn.core.labels import Late
-from streamlearn.core.learner import Answer, Learner
+from streamlearn.core.events.clocks import KNOWN_FROM_MS, NEVER
+from streamlearn.core.events.event import Label
+from streamlearn.core.labels.joiner import Late
+from streamlearn.core.labels.record import Told, join_name, spelled_name
+from streamlearn.core.labels.stats import label_delay_ms
+from streamlearn.core.model.learner import Answer, Learner
 from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace, Skip
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Header, assembled, load_learner, load_memory, side_parts
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import Header, assembled, load_learner, load_memory, side_parts
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.log.port import Reader

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.core.paths import optional
+from streamlearn.core.events.paths import optional
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row

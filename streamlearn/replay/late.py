@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamlearn.config.values import duration_s
-from streamlearn.core.codec import is_clean
-from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
-from streamlearn.core.paths import optional, take
+from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, unit_of
+from streamlearn.core.events.json_events import is_clean
+from streamlearn.core.events.paths import optional, take
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.replay.jsonlines import EventPaths

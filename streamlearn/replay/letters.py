@@ -25,7 +25,7 @@ RETRIES: Final = "streamlearn.retries"
 MADE_FROM: Final = "streamlearn.letter"
 _PREFIX: Final = "__connect.errors."
 _FIRST: Final = f"{_PREFIX}topic"
-"""The first of the headers that `core.encode.dead_letter` adds to the record's own."""
+"""The first of the headers that `core.shard.encode.dead_letter` adds to the record's own."""
 
 _CLASS: Final = "streamlearn."
 _COUNT_DIGITS: Final = 9

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import orjson
 
-from streamlearn.core.paths import optional
+from streamlearn.core.events.paths import optional
 from streamlearn.core.records import Entry, Range, Record, journalled
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.port import Reader

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlearn.core.facts import Facts, Learned
 from streamlearn.core.records import Record, TopicPartition
-from streamlearn.core.scores import Scores
+from streamlearn.core.scores.scores import Scores
+from streamlearn.core.shard.facts import Facts, Learned
 
 FORECASTERS = 3
 """A model and two baselines."""

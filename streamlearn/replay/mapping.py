@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.core.events import event_time_ms, unit_of
+from streamlearn.core.events.event import event_time_ms, unit_of
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Row
 from streamlearn.replay.cells import ColumnType, JsonText, text_encoder, value_encoder

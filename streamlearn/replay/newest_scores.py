@@ -13,11 +13,11 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from streamlearn.core.encode import scores_report
-from streamlearn.core.labels import Late
+from streamlearn.core.labels.joiner import Late
 from streamlearn.core.records import Positions
-from streamlearn.core.scores import Scores
-from streamlearn.core.snapshot import Header, load_memory, unseal
+from streamlearn.core.scores.scores import Scores
+from streamlearn.core.shard.encode import scores_report
+from streamlearn.core.shard.snapshot import Header, load_memory, unseal
 from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.reading import between, resolve_offsets

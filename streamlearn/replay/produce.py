@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from streamlearn.core.label_counts import Durations
+from streamlearn.core.labels.stats import Durations
 from streamlearn.core.records import ORDER_HEADER
 from streamlearn.env import Env, Flag
 from streamlearn.log.port import Admin, Row

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamlearn.core.convert import NO_VALUE, is_coated, is_number
-from streamlearn.core.events import MS_PER_UNIT, calendar_time, unit_of
-from streamlearn.core.paths import leaves
+from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, unit_of
+from streamlearn.core.events.paths import leaves
+from streamlearn.core.events.values import NO_VALUE, is_coated, is_number
 from streamlearn.replay.cells import patterned_time
 
 _MOST_DISTINCT = 1000
@@ -38,8 +38,9 @@ class Field(NamedTuple):
 
     `words`: texts that say "no value"; they count as missing, where all others are numbers, times, or true
     and false. `formats`: all formats that fit its times. `clock`: its texts end in a time of day. `coated`:
-    its texts would be numbers without what groups their digits, or their unit (`core.convert.is_coated`).
-    `integral`: all numbers are whole, also where they are written 1.0, as data frames do.
+    its texts would be numbers without what groups their digits, or their unit
+    (`core.events.values.is_coated`). `integral`: all numbers are whole, also where they are written 1.0, as
+    data frames do.
     """
 
     path: str

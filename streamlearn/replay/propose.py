@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from streamlearn.config.schema import EventSection
-from streamlearn.core.presets import look_like_decimals, may_hold_part
+from streamlearn.core.events.envelopes import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
 from streamlearn.replay import cells, rehearsal
 from streamlearn.replay.mapping import ColumnMapping, ColumnRoles

@@ -11,9 +11,9 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from streamlearn.config.schema import Config
-from streamlearn.core.facts import Facts, Predicted
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
-from streamlearn.core.snapshot import Header, dump_model, load_model, unseal
+from streamlearn.core.shard.facts import Facts, Predicted
+from streamlearn.core.shard.snapshot import Header, dump_model, load_model, unseal
 from streamlearn.engine.driver import Failure
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError

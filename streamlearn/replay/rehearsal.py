@@ -11,13 +11,13 @@ import msgspec
 from river import dummy, stats
 
 from streamlearn.config.schema import EventSection
-from streamlearn.core.encode import MAX_NAME_CHARS
-from streamlearn.core.events import REASONS, EventSpec
-from streamlearn.core.facts import Refused
-from streamlearn.core.learner import Learner
+from streamlearn.core.events.event import REASONS, EventSpec
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.encode import MAX_NAME_CHARS
+from streamlearn.core.shard.facts import Refused
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.errors import ConfigError
 from streamlearn.replay import sources

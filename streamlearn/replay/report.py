@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from streamlearn.core.metrics import LOWER_IS_BETTER
+from streamlearn.core.scores.metrics import LOWER_IS_BETTER
 from streamlearn.replay.words import (
     best_value,
     best_words,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.facts import Predicted
-from streamlearn.core.scores import ScoresSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.facts import Predicted
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
@@ -33,8 +33,8 @@ _NEVER = 1 << 62
 
 class ScoringJob(NamedTuple):
     """A batch to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river
-    (see `core.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of the
-    report.
+    (see `core.shard.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of
+    the report.
     """
 
     feed: Feed

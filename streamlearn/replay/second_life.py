@@ -14,7 +14,7 @@ import msgspec
 from streamlearn.config.schema import Config
 from streamlearn.config.values import start_places
 from streamlearn.core.records import SHARD, Entry, Era, Positions, journalled
-from streamlearn.core.snapshot import Header
+from streamlearn.core.shard.snapshot import Header
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.replay import reading

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from streamlearn.core.codec import unframed
-from streamlearn.core.convert import is_number
-from streamlearn.core.events import EventSpec, Refusal
-from streamlearn.core.mapping import compile_reader
-from streamlearn.core.presets import DEFAULTS, META, recognised
+from streamlearn.core.events.envelopes import DEFAULTS, META, recognised
+from streamlearn.core.events.event import EventSpec, Refusal
+from streamlearn.core.events.json_events import unframed
+from streamlearn.core.events.mapping import compile_reader
+from streamlearn.core.events.values import is_number
 from streamlearn.core.records import Record
 
 Document = Mapping[str, Any]

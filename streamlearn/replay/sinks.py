@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, Protocol
 
 import orjson
 
-from streamlearn.core.facts import Facts, Refused
-from streamlearn.core.paths import leaves
+from streamlearn.core.events.paths import leaves
 from streamlearn.core.records import Output, Record
+from streamlearn.core.shard.facts import Facts, Refused
 from streamlearn.errors import CheckFailed
 from streamlearn.log.port import Admin, Row
 from streamlearn.replay.lines import line

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.config.schema import Config
-from streamlearn.core.events import REASONS
-from streamlearn.core.guard import withheld
+from streamlearn.core.events.event import REASONS
 from streamlearn.core.records import GENESIS, Era
-from streamlearn.core.snapshot import Header
-from streamlearn.core.state import BROKEN, Memory
+from streamlearn.core.shard.guard import withheld
+from streamlearn.core.shard.snapshot import Header
+from streamlearn.core.shard.state import BROKEN, Memory
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop

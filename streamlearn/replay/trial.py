@@ -14,8 +14,8 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import Record
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.state import ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.state import ShardSpec
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin

@@ -6,7 +6,7 @@ Invariant: a condition that changes a number's meaning has words here (`misleadi
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from streamlearn.core.metrics import LOWER_IS_BETTER
+from streamlearn.core.scores.metrics import LOWER_IS_BETTER
 
 _TITLES: Final = {
     "f1": "F1",

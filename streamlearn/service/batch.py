@@ -7,8 +7,8 @@ transaction had left of its last record goes before them.
 from collections.abc import Sequence
 from typing import Final
 
-from streamlearn.core.facts import Facts, published
 from streamlearn.core.records import CRASH_STAGE, Output, Range, Record, Skip
+from streamlearn.core.shard.facts import Facts, published
 
 RANGES_BYTES: Final = 400_000
 """So much the ranges of one entry may take: an entry is one record, and a record is at most 1 MB."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from streamlearn.core.records import Era
-from streamlearn.core.snapshot import load_memory
-from streamlearn.core.state import COMMAND, PAUSED, Memory
+from streamlearn.core.shard.snapshot import load_memory
+from streamlearn.core.shard.state import COMMAND, PAUSED, Memory
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.service.models import FreshModel
 from streamlearn.service.saved import Saved, model_in, read_saved

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from streamlearn.core.records import Positions
-from streamlearn.core.snapshot import Header, Sections, open_header, seal
+from streamlearn.core.shard.snapshot import Header, Sections, open_header, seal
 from streamlearn.env import Env, Task
 from streamlearn.errors import BadCheckpoint, Fenced
 from streamlearn.log.port import Store, TopicInfo

@@ -19,16 +19,16 @@ import msgspec
 
 from streamlearn.config.schema import Config, EventSection
 from streamlearn.config.values import duration_s, rfc3339_ms, start_places
-from streamlearn.core.events import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, REASONS, EventSpec
-from streamlearn.core.fingerprint import fingerprint
-from streamlearn.core.guard import GuardSpec
-from streamlearn.core.label_records import LabelSpec
-from streamlearn.core.mapping import compile_decoder
+from streamlearn.core.events.event import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, REASONS, EventSpec
+from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.labels.record import LabelSpec
+from streamlearn.core.model.fingerprint import fingerprint
 from streamlearn.core.records import Era, Positions
-from streamlearn.core.scores import ScoresSpec
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Sections, load_state
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.scores.scores import ScoresSpec
+from streamlearn.core.shard.guard import GuardSpec
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import Sections, load_state
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
@@ -69,7 +69,8 @@ def stated_spec(era: Era) -> ShardSpec:
 
 
 def restored_state(era: Era, sections: Sections, trusted: frozenset[str]) -> Shard:
-    """The state in a checkpoint that says it stands under `era`. `trusted`: see `core.pickles.trusted_by`.
+    """The state in a checkpoint that says it stands under `era`. `trusted`: see
+    `core.model.pickles.trusted_by`.
 
     Raises `BadCheckpoint`, whatever the bytes are: no era of ours, no model, or something else entirely.
     """

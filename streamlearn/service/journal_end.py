@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from streamlearn.core.records import Entry, Era, Positions
-from streamlearn.core.snapshot import Header
+from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.driver import Alive
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.port import ShardLog

@@ -9,7 +9,15 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from streamlearn.core.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, UNDO_WINDOW, Memory
+from streamlearn.core.shard.state import (
+    BROKEN,
+    COMMAND,
+    PAUSE_RECORDS,
+    PAUSED,
+    UNDO_LIMIT,
+    UNDO_WINDOW,
+    Memory,
+)
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.port import Log
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import orjson
 
-from streamlearn.core.events import EventSpec
-from streamlearn.core.facts import Predicted, Refused
+from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Record
-from streamlearn.core.state import Memory, ShardSpec
+from streamlearn.core.shard.facts import Predicted, Refused
+from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.service.models import fresh_model

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamlearn.config.named import attribute
-from streamlearn.core.learner import Learner, final_step
-from streamlearn.core.snapshot import dump_model, load_model, trusted_by
+from streamlearn.core.model.learner import Learner, final_step
+from streamlearn.core.shard.snapshot import dump_model, load_model, trusted_by
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.service.presets import preset
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class FreshModel(NamedTuple):
-    """A model as it is before its first event. `trusted`: see `core.snapshot.trusted_by`."""
+    """A model as it is before its first event. `trusted`: see `core.shard.snapshot.trusted_by`."""
 
     name: str
     version: str

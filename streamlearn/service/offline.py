@@ -8,11 +8,11 @@ Invariants:
 
 import msgspec
 
-from streamlearn.core.facts import Facts
 from streamlearn.core.records import Record, Skip
-from streamlearn.core.shard import FAILING_LIMIT, Shard
-from streamlearn.core.snapshot import Sections, dump_state, load_state, side_parts
-from streamlearn.core.state import ShardSpec
+from streamlearn.core.shard.facts import Facts
+from streamlearn.core.shard.shard import FAILING_LIMIT, Shard
+from streamlearn.core.shard.snapshot import Sections, dump_state, load_state, side_parts
+from streamlearn.core.shard.state import ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import Stop
@@ -23,8 +23,9 @@ that the next undo is cheap."""
 
 
 class Offline:
-    """One state, from `sections` on. `trusted`: see `core.snapshot.trusted_by`; `static`: the model learns
-    nothing, so that one pickle of it will do. Raises `BadCheckpoint` when the sections cannot be loaded.
+    """One state, from `sections` on. `trusted`: see `core.shard.snapshot.trusted_by`; `static`: the model
+    learns nothing, so that one pickle of it will do. Raises `BadCheckpoint` when the sections cannot be
+    loaded.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ import heapq
 from collections import deque
 from typing import Final
 
-from streamlearn.core.clocks import KNOWN_FROM_MS, NEVER, Clock
-from streamlearn.core.events import MAX_AHEAD_MS
+from streamlearn.core.events.clocks import KNOWN_FROM_MS, NEVER, Clock
+from streamlearn.core.events.event import MAX_AHEAD_MS
 from streamlearn.core.records import ORDER_HEADER, Positions, Record, TopicPartition
 from streamlearn.log.port import Polled
 

@@ -18,8 +18,8 @@ import structlog
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
-from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.core.snapshot import Header, Sections, unseal
+from streamlearn.core.shard.shard import FAILING_LIMIT
+from streamlearn.core.shard.snapshot import Header, Sections, unseal
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env

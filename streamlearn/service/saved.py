@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streamlearn.core.snapshot import Header, Sections, load_learner, open_header, seal, unseal
+from streamlearn.core.shard.snapshot import Header, Sections, load_learner, open_header, seal, unseal
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.log.folder_store import FolderStore, names_in, read_regular
@@ -56,7 +56,9 @@ def saved_from(name: str, data: bytes, key: str = "") -> Saved:
 
 
 def model_in(saved: Saved, trusted: frozenset[str]) -> Any:
-    """The river model of a checkpoint. `trusted`: see `core.snapshot.trusted_by`. Raises `ConfigError`."""
+    """The river model of a checkpoint. `trusted`: see `core.shard.snapshot.trusted_by`. Raises
+    `ConfigError`.
+    """
     try:
         return load_learner(saved.sections, trusted).model
     except BadCheckpoint as reason:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from streamlearn.core.facts import published
 from streamlearn.core.records import Era, Output, Record
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import dump_state, load_state
-from streamlearn.core.state import Memory
+from streamlearn.core.shard.facts import published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import dump_state, load_state
+from streamlearn.core.shard.state import Memory
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from streamlearn.core.facts import Facts, published
-from streamlearn.core.pending import ALL
+from streamlearn.core.labels.pending import ALL
 from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, RecordPlace, Skip, chain
-from streamlearn.core.shard import Shard
-from streamlearn.core.snapshot import Header, Sections, carried, dump_state
-from streamlearn.core.work import LabelWork
+from streamlearn.core.shard.facts import Facts, published
+from streamlearn.core.shard.shard import Shard
+from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state
+from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.driver import Alive, Failure, ShardDriver
 from streamlearn.engine.schemas import Schemas
 from streamlearn.errors import Stop

@@ -8,12 +8,12 @@ from typing import Final
 import structlog
 
 from streamlearn.config.schema import TransactionSection
-from streamlearn.core.facts import Facts
 from streamlearn.core.records import Output, Record, Skip
-from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.core.state import BROKEN
-from streamlearn.core.trials import NOT_FINITE
-from streamlearn.core.work import LabelWork
+from streamlearn.core.shard.facts import Facts
+from streamlearn.core.shard.shard import FAILING_LIMIT
+from streamlearn.core.shard.state import BROKEN
+from streamlearn.core.shard.trials import NOT_FINITE
+from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Gone, Stop

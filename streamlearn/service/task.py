@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.facts import Facts
 from streamlearn.core.records import SHARD, Entry, chain
-from streamlearn.core.snapshot import Sections
+from streamlearn.core.shard.facts import Facts
+from streamlearn.core.shard.snapshot import Sections
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
 from streamlearn.service.batch import Batch

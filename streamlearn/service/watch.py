@@ -9,12 +9,12 @@ from typing import Final
 import structlog
 
 from streamlearn.config.schema import Config
-from streamlearn.core.convert import is_coated
-from streamlearn.core.guard import withheld
-from streamlearn.core.presets import look_like_decimals
+from streamlearn.core.events.envelopes import look_like_decimals
+from streamlearn.core.events.values import is_coated
 from streamlearn.core.records import Record
-from streamlearn.core.shard import FAILING_LIMIT
-from streamlearn.core.storm import storm
+from streamlearn.core.shard.dead_letter_rate import storm
+from streamlearn.core.shard.guard import withheld
+from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.schemas import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop

@@ -14,7 +14,7 @@ from river import linear_model, preprocessing
 
 from streamlearn.config.load import load
 from streamlearn.core.records import SHARD, Entry, Record
-from streamlearn.core.snapshot import load_memory, unseal
+from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec

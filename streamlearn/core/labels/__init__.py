@@ -1,0 +1,1 @@
+"""Late labels: records of labels, and the events that wait for them."""

@@ -1,0 +1,159 @@
+"""Records of the labels topic: what each says, of which events, and since when that is known.
+
+Invariant: a refusal is a value, of stage `label`, with a reason of the closed list.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from streamlearn.core.events.clocks import time_in
+from streamlearn.core.events.event import MAX_EVENT_BYTES, MS_PER_UNIT, Event, Label, Refusal
+from streamlearn.core.events.json_events import clean_object, is_clean
+from streamlearn.core.events.paths import MISSING, getter
+from streamlearn.core.records import Record
+
+LONG_NAME: Final = 128
+
+
+class LabelSpec(msgspec.Struct, frozen=True):
+    """`[labels]`; part of an era: a new member needs a default. Paths are those of a label's record;
+    `ttl_ms`, `early_ttl_ms` in milliseconds of event time; `default` None: forget.
+    """
+
+    topic: str
+    join: str = "id"
+    id: str = "id"
+    label: str = "label"
+    time: str = "ts"
+    group: str = "group"
+    key: str = "key"
+    start: str = "from"
+    end: str = "to"
+    ttl_ms: float = 86_400_000.0
+    early_ttl_ms: float = 3_600_000.0
+    pending_max: int = 1_000_000
+    default: Label | None = None
+    learn: str = "label"
+    orphans_max_share: float = 0.5
+
+
+class Told(msgspec.Struct, array_like=True, gc=False):
+    """One label: whom it names and in what interval, what it says, when that became known (None: unsaid), and
+    where its record stands in the labels topic.
+    """
+
+    join: str
+    y: Label
+    time_ms: float | None
+    start_ms: float = 0.0
+    end_ms: float = 0.0
+    partition: int = 0
+    offset: int = 0
+
+    def holds_at(self, time_ms: float) -> bool:
+        """Whether a moment is in the interval."""
+        return self.start_ms <= time_ms < self.end_ms
+
+
+class Early(msgspec.Struct, array_like=True):
+    """A label that waits for events, or goes on waiting for more of them (`used`)."""
+
+    told: Told
+    arrived_ms: int
+    deadline_ms: float
+    used: bool = False
+    gone: bool = False
+
+
+def short(name: str | int) -> str:
+    """A name as it is remembered: a long one by its hash, because a hundred thousand are."""
+    name = name if type(name) is str else str(name)
+    if len(name) <= LONG_NAME:
+        return name
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def join_name(kind: str, event: Event) -> str | None:
+    """What labels call an event by, under `[labels] join = kind`; None for one that no label can name."""
+    found = spelled_name(kind, event)
+    return None if found is None else short(found)
+
+
+def spelled_name(kind: str, event: Event) -> str | int | None:
+    """The same as it stands in a label's record, however long."""
+    return event.id if kind == "id" else event.group if kind == "group" else event.key
+
+
+Reader = Callable[[Record, str, str, float], Told | Refusal]
+"""What reads a label's record: by the stream's time unit ("" while it is open), the unit that leads, and the
+latest time that can be in it.
+"""
+
+
+def label_reader(spec: LabelSpec) -> Reader:
+    """What reads the records of labels as `spec` has them."""
+    join = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
+    label, time, start, end = map(getter, (spec.label, spec.time, spec.start, spec.end))
+
+    plain_join, plain_label, plain_time = spec.id, spec.label, spec.time
+    plain = spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time))
+
+    def read(record: Record, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
+        value = record.value
+        assert value is not None, "a tombstone is a skip and never read"
+        if len(value) > MAX_EVENT_BYTES:
+            return Refusal("label", "too_large")
+        if plain and (scale := MS_PER_UNIT.get(unit)) is not None:
+            # Most labels, in few calls: flat, with a short id and true, false or a text for a label.
+            try:
+                doc = orjson.loads(value)
+            except orjson.JSONDecodeError:
+                return read_any(record, value, unit, leading, latest_ms)
+            if type(doc) is dict and is_clean(value, doc):
+                name, y, ts = doc.get(plain_join), doc.get(plain_label), doc.get(plain_time)
+                if (
+                    type(name) is str
+                    and len(name) <= LONG_NAME
+                    and (type(y) is bool or type(y) is str)
+                    and (type(ts) is int or type(ts) is float)
+                    and (time_ms := ts * scale) <= latest_ms
+                ):
+                    return Told(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
+        return read_any(record, value, unit, leading, latest_ms)
+
+    def read_any(record: Record, value: bytes, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
+        doc = clean_object(record, value)
+        if type(doc) is not dict:
+            assert isinstance(doc, Refusal)
+            return doc._replace(stage="label")
+        name, y, ts = join(doc), label(doc), time(doc)
+        if type(name) is not str and type(name) is not int:
+            return Refusal("label", "no_join")
+        if y is None or y is MISSING:
+            return Refusal("label", "no_label")
+        if ts is None or ts is MISSING:
+            time_ms = None
+        else:
+            time_ms = _time_of(ts, unit, leading, latest_ms)
+            if time_ms is None:
+                return Refusal("label", "bad_time")
+            if time_ms > latest_ms:
+                return Refusal("label", "future")
+        if spec.join != "interval":
+            return Told(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
+        start_ms, end_ms = (_time_of(get(doc), unit, leading, latest_ms) for get in (start, end))
+        if start_ms is None or end_ms is None or not start_ms < end_ms:
+            return Refusal("label", "bad_interval")
+        return Told(short(name), y, time_ms, start_ms, end_ms, record.partition, record.offset)
+
+    return read
+
+
+def _time_of(ts: Any, unit: str, leading: str, latest_ms: float) -> float | None:
+    if type(ts) is not str and type(ts) is not int and type(ts) is not float:
+        return None
+    return time_in(ts, unit, leading, latest_ms)[0]

@@ -1,0 +1,1 @@
+"""The model: learning and answering, and its way into bytes and back."""

@@ -1,0 +1,1 @@
+"""Scores: metrics beside baselines, and the statistics of drift."""

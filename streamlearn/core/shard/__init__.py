@@ -1,0 +1,1 @@
+"""The shard: the pure function from records and a state to facts and a new state."""

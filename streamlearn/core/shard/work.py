@@ -1,0 +1,68 @@
+"""Unfinished work of a record that makes the model learn many events, done a little at a time.
+
+One label may be about every event that waits, and one event may be the end of a thousand. `Shard.begin` does
+a part of that and leaves the rest here; `Shard.work_on` goes on.
+
+Invariants:
+- While there is work, its record has no outcome yet, and no other record is stepped.
+- How much is done at a time changes no output and no bit of the state at the record's end.
+- A unit is one event that is learned. `done` counts those of the whole record.
+"""
+
+import msgspec
+
+from streamlearn.core.events.event import Event, Label
+from streamlearn.core.labels.record import Told
+from streamlearn.core.records import Record, TopicPartition, header_name, header_name_bytes
+
+
+class LabelWork(msgspec.Struct):
+    """A label with more events to learn; those wait where they did, and are found by what it says, so this is
+    small. A transaction may end inside it: it is a part of the state. `join`: what it named them by.
+    """
+
+    record: Record
+    told: Told
+    join: str
+    done: int
+
+
+class EventWork(msgspec.Struct):
+    """An event before whose prediction others end, at most `DUE_PER_RECORD`, and learn `default` (None: as
+    unlabelled). It was accepted already, so a transaction ends after it or before it, never inside.
+    """
+
+    record: Record
+    event: Event
+    default: Label | None
+    done: int = 0
+
+    @property
+    def source(self) -> TopicPartition:
+        """Topic and partition of the events that end."""
+        return self.record.topic, self.record.partition
+
+
+def work_part(work: LabelWork | EventWork | None) -> dict[str, bytes]:
+    """The section `work` of a checkpoint, if there is any work."""
+    if work is None:
+        return {}
+    assert isinstance(work, LabelWork), "a transaction does not end inside an event"
+    headers = [(header_name_bytes(name), content) for name, content in work.record.headers]
+    plain = msgspec.structs.replace(work.record, headers=())
+    return {"work": msgspec.msgpack.encode(_Saved(msgspec.structs.replace(work, record=plain), headers))}
+
+
+class _Saved(msgspec.Struct):
+    """A label's work as bytes: names of headers need not be UTF-8, so they stand beside their record."""
+
+    work: LabelWork
+    headers: list[tuple[bytes, bytes | None]]
+
+
+def load_work(data: bytes) -> LabelWork:
+    """The work in that section. Raises `msgspec.MsgspecError`."""
+    saved = msgspec.msgpack.decode(data, type=_Saved)
+    headers = tuple((header_name(name), content) for name, content in saved.headers)
+    record = msgspec.structs.replace(saved.work.record, headers=headers)
+    return msgspec.structs.replace(saved.work, record=record)
