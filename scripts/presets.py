@@ -26,7 +26,7 @@ from river import datasets  # noqa: E402 # after the path
 
 from streamlearn.core.model.learner import Learner  # noqa: E402
 from streamlearn.core.scores.scores import Scores, ScoresSpec  # noqa: E402
-from streamlearn.service.presets import preset  # noqa: E402
+from streamlearn.engine.presets import preset  # noqa: E402
 
 Event = tuple[dict[str, Any], Any]
 ROWS_LATE = {"Shuttle": 300, "ImageSegments": 100, "Phishing": 100}

@@ -11,9 +11,9 @@ service/process.py and service/recovery.py.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamlearn.engine.in_memory import run
     from streamlearn.service import serve
     from streamlearn.service.loading import load
-    from streamlearn.service.memory import run
 
 __all__ = ["load", "run", "serve"]
 
@@ -21,7 +21,7 @@ __all__ = ["load", "run", "serve"]
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: river and pydantic take seconds (PEP 562)."""
     if name == "run":
-        from streamlearn.service.memory import run
+        from streamlearn.engine.in_memory import run
 
         return run
     if name == "load":

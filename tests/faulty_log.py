@@ -21,13 +21,13 @@ import orjson
 from streamlearn.config.load import Config, load
 from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
 from streamlearn.core.shard.snapshot import load_memory, unseal
+from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.env import Env, RealEnv
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Log, Polled, Row, ShardLog, Store, TopicInfo, TopicSpec
-from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.process import Process
 
 QUIET_POLLS = 3

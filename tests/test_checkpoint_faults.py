@@ -11,7 +11,7 @@ from river import linear_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.embedded.log import EmbeddedLog
-from streamlearn.service.checkpoint_age import CheckpointAge
+from streamlearn.service.health.checkpoint_age import CheckpointAge
 from tests.fake_env import FakeEnv
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over
 from tests.test_faults import audit, events, logistic

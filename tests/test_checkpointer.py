@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Era
 from streamlearn.core.shard.snapshot import Header, open_header, unseal
+from streamlearn.engine.checkpoints import REDO_S, WORK_PER_COST, Checkpointer, name_of, to_drop
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, Unreachable
-from streamlearn.service.checkpoints import REDO_S, WORK_PER_COST, Checkpointer, name_of, to_drop
 
 ERA = Era("genesis", {}, "h", "v", 1, {}, {}, [], "f")
 SECTIONS = {"champion": b"model", "memory": b"{}"}

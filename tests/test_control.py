@@ -186,7 +186,7 @@ def test_an_app_from_before_there_was_a_control_topic_goes_on_with_one(apps: App
     app = apps("")
     before = Path(app.folder / "sitecustomize.py")
     before.write_text(
-        "import streamlearn.service.eras as eras\n"
+        "import streamlearn.engine.era as eras\n"
         "now, start = eras.era_now, eras.start_of\n"
         "import msgspec, hashlib\n"
         "def era_now(config, *rest):\n"

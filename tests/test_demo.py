@@ -22,9 +22,9 @@ from streamlearn.demo import run, screen
 from streamlearn.demo import worker as worker_module
 from streamlearn.demo.score import Referee, Score
 from streamlearn.demo.worker import Worker
+from streamlearn.engine.presets import preset
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
-from streamlearn.service.presets import preset
 
 EVENTS = [({"a": n % 7, "b": float(n % 3)}, n % 2) for n in range(60)]
 NAMES = {"events", "predictions", "lost", "repeated", "different", "recovery_s", "killed_in_transaction",

@@ -13,12 +13,12 @@ from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.state import Memory
 from streamlearn.engine.driver import Failure
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import era_now
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.standing import Standing
 from streamlearn.env import RealEnv
 from streamlearn.log.port import TopicInfo
-from streamlearn.service.eras import era_now
-from streamlearn.service.models import fresh_model
-from streamlearn.service.standing import Standing
 
 
 class Touchy(linear_model.LogisticRegression):

@@ -11,12 +11,12 @@ from streamlearn.config.schema import Config
 from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Era
 from streamlearn.core.shard.guard import GuardSpec
+from streamlearn.engine import era
+from streamlearn.engine.era import check_topics, era_now, spec_of, start_of, what_changed
+from streamlearn.engine.model import FreshModel, fresh_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
-from streamlearn.service import eras
-from streamlearn.service.eras import check_topics, era_now, spec_of, start_of, what_changed
-from streamlearn.service.models import FreshModel, fresh_model
 
 FRESH = FreshModel("preset:anomaly", "v1", b"", frozenset())
 TOPICS = {
@@ -158,7 +158,7 @@ def test_a_schema_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | 
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eras, "find_spec", lambda _name: None)
+    monkeypatch.setattr(era, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install fastavro"):
         now(event={"schema_registry": "http://r:1"})
 

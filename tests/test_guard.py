@@ -19,8 +19,8 @@ from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.guard import MAX_TEXTS, Guard, GuardSpec, Types, table
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.presets import preset
 from streamlearn.errors import ModelRaised
-from streamlearn.service.presets import preset
 from tests.service_process import Apps, apps
 
 __all__ = ["apps"]

@@ -23,8 +23,8 @@ from streamlearn.core.shard.snapshot import (
     unseal,
 )
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.era import restored_state
 from streamlearn.errors import BadCheckpoint
-from streamlearn.service.eras import restored_state
 
 CONFIG: dict[str, Any] = {"model_name": "m", "event": {}, "guard": {}}
 ERA = Era("genesis", CONFIG, "h", "v1", 1, {"river": "0"}, {"t": ("id", 1)}, [("t", 0, 0)], "fp")

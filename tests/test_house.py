@@ -232,7 +232,7 @@ OTHERS_ATTRIBUTES = {
     "replay/joins.py": ("plain values of this module", "label named notes"),
     "replay/score.py": ("a memory that was just decoded", "memory"),
     "service/__init__.py": ("the handler of signals learns of its loop", "signals"),
-    "service/models.py": ("a part of the user's model gets the seed that it lacks", "part"),
+    "engine/model.py": ("a part of the user's model gets the seed that it lacks", "part"),
     "service/recovery.py": ("to become a method of the shard's driver", "standing"),
     "service/stepping.py": ("to become methods of the shard's driver", "batch"),
 }
@@ -468,7 +468,7 @@ UNWORLDLY = {"random": {"random.Random"}, "threading": {"threading.Lock"}}
 not at all), and the lock of an adapter that two threads use, which waits for nothing but that adapter.
 """
 
-ENTRANCES = {"cli/common.py", "service/__init__.py", "service/loading.py", "service/memory.py"}
+ENTRANCES = {"cli/common.py", "service/__init__.py", "service/loading.py", "engine/in_memory.py"}
 """The command line, `serve`, `load` and `run`: they make the real environment, and hand it on."""
 
 

@@ -17,9 +17,9 @@ from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.engine import schemas as schemas_module
+from streamlearn.engine import registry as schemas_module
 from streamlearn.engine.driver import ShardDriver
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.registry import Schemas
 from streamlearn.errors import NeedSchema, Stop, Unreachable
 from tests.fake_env import FakeEnv
 from tests.service_process import App, Apps, apps

@@ -29,9 +29,9 @@ from river import (
 )
 
 from streamlearn.core.shard.snapshot import dump_model, load_model
+from streamlearn.engine.model import FreshModel, fresh_model, version_of
+from streamlearn.engine.presets import preset
 from streamlearn.errors import ConfigError
-from streamlearn.service.models import FreshModel, fresh_model, version_of
-from streamlearn.service.presets import preset
 
 USER_MODULE = """
 import random
@@ -221,7 +221,7 @@ import json, sys
 if len(sys.argv) > 1: import decimal, xml.dom.minidom; kept = [object() for _ in range(int(sys.argv[1]))]
 from itertools import islice
 from river import datasets
-from streamlearn.service.models import fresh_model
+from streamlearn.engine.model import fresh_model
 found = []
 for use in ("river.forest:ARFClassifier", "user_models:build", "user_models:Mine"):
     fresh = fresh_model("app", use, {}, [])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.records import Positions, Record, TopicPartition
 from streamlearn.log.port import Polled
-from streamlearn.service.order import PATIENCE_S, Merge
+from streamlearn.service.merge import PATIENCE_S, Merge
 
 A: TopicPartition = ("a", 0)
 B: TopicPartition = ("b", 0)

@@ -17,14 +17,14 @@ from test_selfcheck import era  # the era of a default configuration
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard.snapshot import dump_model, load_model
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.presets import PRESETS, preset
+from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
 from streamlearn.features import clip, forest, gaps, labels, rehearse, scale, target
 from streamlearn.features.gaps import LastKnown
 from streamlearn.features.rehearse import MAX_LABELS, Rehearsal
 from streamlearn.features.scale import SteadyScaler
-from streamlearn.service.models import fresh_model
-from streamlearn.service.presets import PRESETS, preset
-from streamlearn.service.selfcheck import check_model
 
 Events = list[tuple[dict[str, Any], Any]]
 ALL = list(PRESETS)

@@ -21,9 +21,9 @@ from streamlearn.core.events.event import Event, EventSpec, NoEvent, Refusal
 from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.events.registry import Schema
 from streamlearn.core.records import Headers, Record
+from streamlearn.engine.era import event_spec
 from streamlearn.errors import NeedSchema
 from streamlearn.replay.cells import ColumnType, value_encoder
-from streamlearn.service.eras import event_spec
 
 
 def spec_for(**event: Any) -> EventSpec:

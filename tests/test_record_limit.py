@@ -9,7 +9,7 @@ from streamlearn.core.events.event import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Ev
 from streamlearn.core.model.learner import Answer
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.core.shard.encode import Encoder, headers_bytes
-from streamlearn.service.eras import era_now, spec_of
+from streamlearn.engine.era import era_now, spec_of
 from tests.service_process import Apps, apps
 from tests.test_eras import FRESH, TOPICS, config
 

@@ -11,10 +11,10 @@ import pytest
 from river import anomaly, base, forest, linear_model, preprocessing, tree
 
 from streamlearn.core.records import Era, Record
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError
-from streamlearn.service.models import fresh_model
-from streamlearn.service.selfcheck import check_model
 
 NOT_TWICE = "does not give the same answers twice"
 NOT_BACK = "does not come back the same from a checkpoint"

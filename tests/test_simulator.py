@@ -12,9 +12,9 @@ from typing import Any, Final
 import pytest
 
 from streamlearn.core.records import Entry
+from streamlearn.engine.standing import Standing
 from streamlearn.errors import Unknown
-from streamlearn.service import sources
-from streamlearn.service.standing import Standing
+from streamlearn.service.health import sources
 from streamlearn.service.task import ShardTask
 from tests.simulator.faults import ENDING, HEALING
 from tests.simulator.world import World

@@ -51,8 +51,8 @@ from streamlearn.core.shard.snapshot import (
     unseal,
 )
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.model import fill_seeds
 from streamlearn.errors import BadCheckpoint
-from streamlearn.service.models import fill_seeds
 
 UNDER = Era(
     "genesis", {"model_name": "m"}, "h", "v1", 1, {"river": "0"}, {"t": ("id", 1)}, [("t", 0, 0)], "fp"

@@ -35,11 +35,11 @@ from streamlearn.core.shard.facts import published as outputs_of
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import dump_model, load_model
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.era import spec_of
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.service.eras import spec_of
-from streamlearn.service.models import fresh_model
-from streamlearn.service.selfcheck import check_model
 
 SERIES = [float(50 + n % 12 + (n * 7) % 5) for n in range(120)]
 MIN_MAX = preprocessing.MinMaxScaler

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Names, TopicInfo, TopicSpec
-from streamlearn.service.topic_watch import LOOK_S, Change, TopicWatch, changes, still_hidden
+from streamlearn.service.health.topics import LOOK_S, Change, TopicWatch, changes, still_hidden
 from tests.fake_env import FakeEnv
 from tests.service_process import App, Apps, apps
 

@@ -13,9 +13,9 @@ import streamlearn
 from streamlearn.config.load import load
 from streamlearn.core.shard.snapshot import load_memory, seal, unseal
 from streamlearn.core.shard.state import BROKEN
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.warm_start import Beginning, carried
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.service.beginning import Beginning, carried
-from streamlearn.service.models import fresh_model
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import answers, events, logistic, plain_loop

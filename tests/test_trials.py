@@ -21,12 +21,12 @@ from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, Memory, ShardSpec
 from streamlearn.core.shard.trials import WARM_UP
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.service.models import fresh_model
-from streamlearn.service.offline import Offline
 from tests.faulty_log import Fault, Harness, Killed, fails
 from tests.service_process import Apps, apps
 

@@ -19,11 +19,11 @@ from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.model import fresh_model
 from streamlearn.env import RealEnv
 from streamlearn.log.port import Admin
 from streamlearn.replay.sources import ReadOptions
 from streamlearn.replay.trial import BacktestSetup
-from streamlearn.service.models import fresh_model
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps
 from tests.test_backtest import recorded, result_of
@@ -239,7 +239,7 @@ def test_train_names_the_features_that_the_model_does_without(command: Command) 
 
 BEFORE = """
 import msgspec
-import streamlearn.service.eras as eras
+import streamlearn.engine.era as eras
 from streamlearn.core.records import Entry, chain
 
 now = eras.era_now

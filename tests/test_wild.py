@@ -10,14 +10,14 @@ from river import datasets
 
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.shard.snapshot import dump_model, load_model
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.presets import preset
 from streamlearn.errors import BadCheckpoint
 from streamlearn.features.clip import SteadyClip
 from streamlearn.features.forest import FIRST, SettledForest
 from streamlearn.features.labels import MAX_HELD, ConfirmedLabels
 from streamlearn.features.scale import BLOCK, NEW_LEVEL, SteadyScaler
 from streamlearn.features.target import SteadyTarget
-from streamlearn.service.models import fresh_model
-from streamlearn.service.presets import preset
 
 Events = list[tuple[dict[str, Any], Any]]
 SIZES = [sign * size for size in (1e3, 1e6, 1e9, 1e12, 1e100, 1e149) for sign in (1, -1)]

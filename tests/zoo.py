@@ -35,8 +35,8 @@ from river import (
 from river.time_series.base import Forecaster
 
 from streamlearn.core.model.learner import final_step, task_of
-from streamlearn.service.models import fill_seeds
-from streamlearn.service.presets import preset
+from streamlearn.engine.model import fill_seeds
+from streamlearn.engine.presets import preset
 
 EVENTS = 900
 TEXTS = 40

@@ -11,8 +11,8 @@ from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
+    from streamlearn.engine.model import FreshModel
     from streamlearn.log.port import Store
-    from streamlearn.service.models import FreshModel
 
 KEY_BYTES = 32
 
@@ -194,7 +194,7 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
 
 def _model(settings: "Config") -> "FreshModel | None":
     """The configured model; None, and a note, where it cannot be made, as on a host without its module."""
-    from streamlearn.service.models import configured_model
+    from streamlearn.engine.model import configured_model
 
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -209,7 +209,7 @@ def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:
     start would not open it either. Raises `BadCheckpoint`.
     """
     from streamlearn.core.shard.snapshot import load_memory, unseal
-    from streamlearn.service.eras import restored_state, stated_spec
+    from streamlearn.engine.era import restored_state, stated_spec
 
     header, sections = unseal(data, key)
     if stated_spec(header.under).model_name == fresh.name:

@@ -86,8 +86,8 @@ def refuse_while_served(settings: "Config") -> None:
 
 def _newest(settings: "Config") -> "Header | None":
     """The newest checkpoint's header, where there is a place of checkpoints."""
+    from streamlearn.engine.checkpoints import newest_header
     from streamlearn.log.backends import open_store
-    from streamlearn.service.checkpoints import newest_header
 
     store = open_store(common.ENV, settings, SHARD)
     try:

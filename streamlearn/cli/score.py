@@ -100,12 +100,12 @@ def _score(
     window: int,
 ) -> dict[str, Any]:
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
+    from streamlearn.engine.checkpoint_file import model_in, read_saved
+    from streamlearn.engine.model import configured_model
     from streamlearn.replay.score import ScoringJob
     from streamlearn.replay.score import score as run
     from streamlearn.replay.sinks import Letters, open_sink
     from streamlearn.service.loading import preset_of
-    from streamlearn.service.models import configured_model
-    from streamlearn.service.saved import model_in, read_saved
 
     out, dead_letters = outs
     saved = read_saved(checkpoint, settings.checkpoint.key)

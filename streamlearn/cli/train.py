@@ -106,10 +106,10 @@ def _train(
     delay: "Delay | None",
     limit: int | None,
 ) -> "Training":
+    from streamlearn.engine.checkpoint_file import folder_of
+    from streamlearn.engine.model import configured_model
     from streamlearn.replay.sinks import Letters, open_sink
     from streamlearn.replay.train import train as run
-    from streamlearn.service.models import configured_model
-    from streamlearn.service.saved import folder_of
 
     out, dead_letters = outs
     folder_of(out)

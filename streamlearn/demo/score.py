@@ -15,7 +15,7 @@ from river import dummy, metrics
 
 from streamlearn.core.events.json_events import label_text
 from streamlearn.core.records import Record
-from streamlearn.service.presets import preset
+from streamlearn.engine.presets import preset
 
 Labelled = tuple[dict[str, Any], Any]
 """Features and label of one event."""

@@ -19,7 +19,7 @@ from streamlearn.core.labels.pending import ALL
 from streamlearn.core.records import Record, Skip
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.shard import Shard
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.registry import Schemas
 from streamlearn.errors import ModelRaised, NeedSchema
 
 PART_S: Final = 0.02

@@ -19,6 +19,7 @@ import numpy as np
 from streamlearn.core.events.event import Label
 from streamlearn.core.records import Record
 from streamlearn.core.scores.metrics import judges
+from streamlearn.engine.era import versions
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.replay.cautions import DEPENDENT, no_verdict, unscored_reason, warnings
@@ -27,7 +28,6 @@ from streamlearn.replay.contender import Candidate, state_bytes
 from streamlearn.replay.curves import Curves
 from streamlearn.replay.losses import Losses
 from streamlearn.replay.words import metric_title, shown
-from streamlearn.service.eras import versions
 
 RUN_RECORDS: Final = 200
 """Stepped at most by one model before the next one has its turn; less at the start, where a short stream's

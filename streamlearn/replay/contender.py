@@ -23,11 +23,11 @@ from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Facts, Frozen, published
 from streamlearn.core.shard.snapshot import Sections
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.replay.losses import EventNumbers, Loss, as_arrays
-from streamlearn.service.models import FreshModel
-from streamlearn.service.offline import Offline
 
 
 class Digest:

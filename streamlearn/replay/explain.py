@@ -15,7 +15,9 @@ from streamlearn.core.events.event import Event
 from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Entry, Record
 from streamlearn.engine.driver import event_in
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import event_spec
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, StreamlearnError
 from streamlearn.log.port import Admin, Store
@@ -30,8 +32,6 @@ from streamlearn.replay.lookup import (
     record_at,
 )
 from streamlearn.replay.rebuild import ReconstructedModel, Reconstructor
-from streamlearn.service.eras import event_spec
-from streamlearn.service.models import FreshModel
 
 Tell = Callable[[str], None]
 

@@ -26,12 +26,12 @@ from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import spec_of, stated_spec
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.standing import in_order
 from streamlearn.log.port import Reader
 from streamlearn.replay.reading import between, topic_info
-from streamlearn.service.eras import spec_of, stated_spec
-from streamlearn.service.models import FreshModel
-from streamlearn.service.standing import in_order
 
 _UNASKED: Final = Answer(None, "", None, True)
 _BACKSLASH: Final = b"\\"

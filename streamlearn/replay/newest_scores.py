@@ -18,11 +18,11 @@ from streamlearn.core.records import Positions
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.encode import scores_report
 from streamlearn.core.shard.snapshot import Header, load_memory, unseal
+from streamlearn.engine.checkpoints import stored
+from streamlearn.engine.era import stated_spec
 from streamlearn.errors import BadCheckpoint
 from streamlearn.log.port import Admin, Store
 from streamlearn.replay.reading import between, resolve_offsets
-from streamlearn.service.checkpoints import stored
-from streamlearn.service.eras import stated_spec
 
 _BACK: Final = (10, 100, 10_000)
 """So far before the end the newest message is looked for: on Kafka marks of transactions take offsets too."""

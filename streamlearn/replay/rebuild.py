@@ -14,14 +14,14 @@ from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
 from streamlearn.core.shard.snapshot import Header, dump_model, load_model, unseal
+from streamlearn.engine.checkpoints import stored
 from streamlearn.engine.driver import Failure
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.standing import Standing, in_order
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
 from streamlearn.log.port import Reader, Store
 from streamlearn.replay.joins import Joins
-from streamlearn.service.checkpoints import stored
-from streamlearn.service.models import FreshModel
-from streamlearn.service.standing import Standing, in_order
 
 Tell = Callable[[str], None]
 

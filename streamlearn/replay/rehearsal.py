@@ -19,11 +19,11 @@ from streamlearn.core.shard.facts import Refused
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.engine.era import event_rules
 from streamlearn.errors import ConfigError
 from streamlearn.replay import sources
 from streamlearn.replay.mapping import ColumnMapping
 from streamlearn.replay.sampling import Sample
-from streamlearn.service.eras import event_rules
 
 UNDATED_MS = 4_102_444_800_000
 """When a record of a file has arrived: after every event, so that none lies in the future."""

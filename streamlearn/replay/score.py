@@ -13,16 +13,16 @@ import msgspec
 
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.facts import Predicted
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.checkpoint_file import Saved
+from streamlearn.engine.era import spec_of
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.warm_start import carried
 from streamlearn.env import Env, Flag
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.replay.decay import Decay
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.sinks import Letters, Sink
-from streamlearn.service.beginning import carried
-from streamlearn.service.eras import spec_of
-from streamlearn.service.offline import Offline
-from streamlearn.service.saved import Saved
 
 STATIC = "static"
 """Why a batch's model learns nothing (`Memory.frozen`)."""

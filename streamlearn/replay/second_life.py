@@ -15,13 +15,13 @@ from streamlearn.config.schema import Config
 from streamlearn.config.values import start_places
 from streamlearn.core.records import SHARD, Entry, Era, Positions, journalled
 from streamlearn.core.shard.snapshot import Header
+from streamlearn.engine.era import at_places
+from streamlearn.engine.journal_end import places_after
+from streamlearn.engine.witnesses import source_of
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.replay import reading
 from streamlearn.replay.lookup import ScanCounter, backwards
-from streamlearn.service.eras import at_places
-from streamlearn.service.journal_end import places_after
-from streamlearn.service.witnesses import source_of
 
 
 class Life(NamedTuple):

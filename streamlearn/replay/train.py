@@ -17,16 +17,16 @@ from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.core.shard.state import BROKEN, Memory
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.checkpoint_file import TRAINED, write_trained
+from streamlearn.engine.era import era_now, spec_of
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env, Flag
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 from streamlearn.replay.feed import Feed
 from streamlearn.replay.sinks import Letters
-from streamlearn.service.eras import era_now, spec_of
-from streamlearn.service.models import FreshModel
-from streamlearn.service.offline import Offline
-from streamlearn.service.saved import TRAINED, write_trained
 
 PROGRESS_RECORDS = 500
 

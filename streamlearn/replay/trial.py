@@ -16,6 +16,8 @@ from streamlearn.config.schema import Config
 from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.state import ShardSpec
+from streamlearn.engine.era import spec_of
+from streamlearn.engine.model import FreshModel, configured_model, fresh_model
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.port import Admin
@@ -26,8 +28,6 @@ from streamlearn.replay.late import Delay
 from streamlearn.replay.recorded import Recorded
 from streamlearn.replay.sources import ReadOptions, open_source, topic_range
 from streamlearn.replay.train import offline_era
-from streamlearn.service.eras import spec_of
-from streamlearn.service.models import FreshModel, configured_model, fresh_model
 
 MAX_MODELS: Final = 12
 UNDATED_MS: Final = 4_102_444_800_000

@@ -1,7 +1,7 @@
 """The loop around the pure function: ownership, recovery, transactions, checkpoints.
 
-`serve` is the whole of it; the modules in reading order: process, task, order, standing, recovery, eras,
-checkpoints, models, selfcheck.
+`serve` is the whole of it; the modules in reading order: process, ownership,
+task, stepping, batch, merge, recovery.
 """
 
 import contextlib
@@ -49,9 +49,9 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     import structlog
 
     from streamlearn.core.records import SHARD
+    from streamlearn.engine.model import configured_model
     from streamlearn.env import RealEnv
     from streamlearn.log.backends import open_log, open_store
-    from streamlearn.service.models import configured_model
     from streamlearn.service.process import Process
 
     log = structlog.get_logger()

@@ -18,16 +18,16 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Entry, Era, chain
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import check_app, era_now, start_of
+from streamlearn.engine.journal_end import JournalEnd, read_end
+from streamlearn.engine.model import FreshModel, configured_model
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.standing import Standing, positions_under
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
-from streamlearn.service.eras import check_app, era_now, start_of
-from streamlearn.service.journal_end import JournalEnd, read_end
-from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.recovery import Candidate, Recovery, Resources
-from streamlearn.service.standing import Standing, positions_under
 
 
 class Changed(NamedTuple):

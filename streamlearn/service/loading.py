@@ -7,10 +7,10 @@ caller names, by `use` or by a configuration.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved, saved_from
+from streamlearn.engine.model import configured_model, fresh_model
+from streamlearn.engine.presets import PRESETS
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.service.models import configured_model, fresh_model
-from streamlearn.service.presets import PRESETS
-from streamlearn.service.saved import Saved, model_in, read_saved, saved_from
 
 if TYPE_CHECKING:
     from streamlearn.config.schema import Config
@@ -60,9 +60,9 @@ def preset_of(saved: Saved) -> frozenset[str]:
 def _newest(settings: "Config", key: str) -> Saved:
     """The newest checkpoint of a service that is whole."""
     from streamlearn.core.records import SHARD
+    from streamlearn.engine.checkpoints import stored
     from streamlearn.env import RealEnv
     from streamlearn.log.backends import open_store
-    from streamlearn.service.checkpoints import stored
 
     store = open_store(RealEnv(), settings, SHARD)
     refused = ""

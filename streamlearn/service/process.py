@@ -16,17 +16,17 @@ import structlog
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Full, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import Log, ShardLog, Store
-from streamlearn.service.models import FreshModel
+from streamlearn.service.health.checks import let_others_go_first
+from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.ownership import Heartbeat, as_owner
 from streamlearn.service.recovery import Candidate, Recovery, Resources
 from streamlearn.service.task import POLL_S, Outlet, ShardTask
-from streamlearn.service.topic_watch import TopicWatch
-from streamlearn.service.watch import let_others_go_first
 
 log = structlog.get_logger()
 

@@ -20,20 +20,20 @@ from streamlearn.config.schema import Config
 from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.core.shard.snapshot import Header, Sections, unseal
+from streamlearn.engine.checkpoints import stored
 from streamlearn.engine.driver import Alive
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, start_of, what_changed
+from streamlearn.engine.journal_end import JournalEnd, birth_of, entries, read_end
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.self_check import check_model, events_of
+from streamlearn.engine.standing import Standing, positions_under
+from streamlearn.engine.warm_start import Beginning
+from streamlearn.engine.witnesses import Source, check_witnesses, newest_predictions, predictions_now
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
-from streamlearn.service.beginning import Beginning
-from streamlearn.service.checkpoints import stored
-from streamlearn.service.eras import check_app, check_journal, check_topics, era_now, start_of, what_changed
-from streamlearn.service.journal_end import JournalEnd, birth_of, entries, read_end
-from streamlearn.service.models import FreshModel
 from streamlearn.service.one_by_one import CLAIMS
-from streamlearn.service.selfcheck import check_model, events_of
-from streamlearn.service.standing import Standing, positions_under
-from streamlearn.service.witnesses import Source, check_witnesses, newest_predictions, predictions_now
 
 log = structlog.get_logger()
 

@@ -15,14 +15,14 @@ from streamlearn.core.shard.state import BROKEN
 from streamlearn.core.shard.trials import NOT_FINITE
 from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.engine.standing import Standing
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Gone, Stop
 from streamlearn.log.port import History
 from streamlearn.service.batch import Batch
+from streamlearn.service.merge import Merge
 from streamlearn.service.one_by_one import OneByOne
-from streamlearn.service.order import Merge
 from streamlearn.service.ownership import Heartbeat
-from streamlearn.service.standing import Standing
 
 log = structlog.get_logger()
 

@@ -19,21 +19,21 @@ import structlog
 from streamlearn.core.records import SHARD, Entry, chain
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.snapshot import Sections
+from streamlearn.engine.checkpoints import Checkpointer, starts_of
+from streamlearn.engine.standing import Standing, within
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
 from streamlearn.service.batch import Batch
-from streamlearn.service.checkpoint_age import CheckpointAge
-from streamlearn.service.checkpoints import Checkpointer, starts_of
-from streamlearn.service.learning_watch import LearningWatch
+from streamlearn.service.health.checkpoint_age import CheckpointAge
+from streamlearn.service.health.checks import Watch
+from streamlearn.service.health.learning import LearningWatch
+from streamlearn.service.health.sources import SourceWatch
+from streamlearn.service.health.topics import TopicWatch
+from streamlearn.service.merge import Merge
 from streamlearn.service.one_by_one import OneByOne, check_crashes
-from streamlearn.service.order import Merge
 from streamlearn.service.ownership import Heartbeat, as_owner
 from streamlearn.service.recovery import Candidate, Resources
-from streamlearn.service.sources import SourceWatch
-from streamlearn.service.standing import Standing, within
 from streamlearn.service.stepping import Stepper
-from streamlearn.service.topic_watch import TopicWatch
-from streamlearn.service.watch import Watch
 
 log = structlog.get_logger()
 

@@ -15,10 +15,10 @@ from river import linear_model, preprocessing
 from streamlearn.config.load import load
 from streamlearn.core.records import SHARD, Entry, Record
 from streamlearn.core.shard.snapshot import load_memory, unseal
+from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.service.models import FreshModel, configured_model
 from streamlearn.service.process import Process as ServiceProcess
 from tests.simulator.environment import SimulatedEnv
 from tests.simulator.faults import HEALING, Fault, Raises

@@ -13,10 +13,10 @@ from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Record
 from streamlearn.core.shard.facts import Predicted, Refused
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.model import fresh_model
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
-from streamlearn.service.models import fresh_model
-from streamlearn.service.offline import Offline
 
 
 def run(

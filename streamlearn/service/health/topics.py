@@ -1,7 +1,7 @@
 """Changes of a service's own topics while it runs: deleted, made again, or closed to readers.
 
-The inputs are looked at elsewhere (`service/sources.py`): what is read from another topic of the same name
-must not be stepped. Here are the topics that are written.
+The inputs are looked at elsewhere (`service/health/sources.py`): what is read from another topic of the same
+name must not be stepped. Here are the topics that are written.
 
 Invariants:
 - A look costs a few requests, at most every `LOOK_S`, and only after a commit: the log has just answered, and

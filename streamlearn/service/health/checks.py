@@ -15,16 +15,16 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard.dead_letter_rate import storm
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.shard import FAILING_LIMIT
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.checkpoints import newest_header
+from streamlearn.engine.era import era_now
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
+from streamlearn.engine.self_check import ENOUGH_RECORDS, check_model, events_of
+from streamlearn.engine.standing import Standing
 from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
 from streamlearn.log.port import Log, Store
-from streamlearn.service.checkpoints import newest_header
-from streamlearn.service.eras import era_now
-from streamlearn.service.models import FreshModel
-from streamlearn.service.selfcheck import ENOUGH_RECORDS, check_model, events_of
-from streamlearn.service.standing import Standing
-from streamlearn.service.topic_watch import TopicWatch
+from streamlearn.service.health.topics import TopicWatch
 
 log = structlog.get_logger()
 

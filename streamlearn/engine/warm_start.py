@@ -16,9 +16,9 @@ import msgspec
 from streamlearn.core.records import Era
 from streamlearn.core.shard.snapshot import load_memory
 from streamlearn.core.shard.state import COMMAND, PAUSED, Memory
+from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved
+from streamlearn.engine.model import FreshModel
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
-from streamlearn.service.models import FreshModel
-from streamlearn.service.saved import Saved, model_in, read_saved
 
 if TYPE_CHECKING:
     from streamlearn.config.schema import Config

@@ -14,7 +14,7 @@ from streamlearn.core.shard.shard import FAILING_LIMIT, Shard
 from streamlearn.core.shard.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.core.shard.state import ShardSpec
 from streamlearn.engine.driver import Failure, ShardDriver
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.registry import Schemas
 from streamlearn.errors import Stop
 
 SNAPSHOT_RECORDS = 10_000

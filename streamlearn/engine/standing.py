@@ -18,11 +18,11 @@ from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state
 from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.driver import Alive, Failure, ShardDriver
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import restored_state, spec_of
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
 from streamlearn.errors import Stop
 from streamlearn.log.port import History
-from streamlearn.service.eras import restored_state, spec_of
-from streamlearn.service.models import FreshModel
 
 Skips = dict[RecordPlace, Skip]
 

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from streamlearn.core.records import Era
+from streamlearn.engine.era import check_topics
 from streamlearn.env import Env
 from streamlearn.errors import Reopen, Stop
 from streamlearn.log.port import ShardLog
-from streamlearn.service.eras import check_topics
 
 LOOK_S: Final = 10.0
 

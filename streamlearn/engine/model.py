@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from streamlearn.config.named import attribute
 from streamlearn.core.model.learner import Learner, final_step
 from streamlearn.core.shard.snapshot import dump_model, load_model, trusted_by
+from streamlearn.engine.presets import preset
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.service.presets import preset
 
 if TYPE_CHECKING:
     from streamlearn.config.schema import Config

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from streamlearn.core.records import Entry, Era, Positions
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.driver import Alive
+from streamlearn.engine.standing import ids_under, positions_under
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.port import ShardLog
-from streamlearn.service.standing import ids_under, positions_under
 
 BIRTHS: Final = ("genesis", "model")
 """Why an era began whose entry holds the position of every input."""

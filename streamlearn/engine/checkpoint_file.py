@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.core.shard.snapshot import Header, Sections, load_learner, open_header, seal, unseal
+from streamlearn.engine.era import stated_spec
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.log.folder_store import FolderStore, names_in, read_regular
-from streamlearn.service.eras import stated_spec
 
 TRAINED = "trained"
 """`Era.why` of a checkpoint that `train` wrote: it stands in no journal."""

@@ -29,10 +29,10 @@ from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Sections, load_state
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.model import FreshModel
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
-from streamlearn.service.models import FreshModel
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import dump_state, load_state
 from streamlearn.core.shard.state import Memory
 from streamlearn.engine.driver import Failure, ShardDriver
-from streamlearn.engine.schemas import Schemas
+from streamlearn.engine.era import spec_of
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
-from streamlearn.service.eras import spec_of
-from streamlearn.service.models import FreshModel
 
 ENOUGH_RECORDS = 1000
 BUDGET_S = 2.0
