@@ -51,12 +51,12 @@ import psutil
 from streamlearn.config.load import load
 from streamlearn.config.schema import Config
 from streamlearn.env import RealEnv
+from streamlearn.history.label_delay import schedule
+from streamlearn.history.send import Pace, Sender, SendTopics
+from streamlearn.history.sources import ReadOptions, open_source
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.replay.late import schedule
-from streamlearn.replay.produce import Pace, Sender, SendTopics
-from streamlearn.replay.sources import ReadOptions, open_source
 
 ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
 READ_BAR_US = 33

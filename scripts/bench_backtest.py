@@ -12,10 +12,10 @@ from river import dummy, evaluate, metrics
 
 from streamlearn.config.load import load
 from streamlearn.env import RealEnv
-from streamlearn.replay.backtest import Backtest
-from streamlearn.replay.late import parse_delay
-from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import BacktestSetup
+from streamlearn.history.label_delay import parse_delay
+from streamlearn.history.sources import ReadOptions
+from streamlearn.studies.backtest.backtest import Backtest
+from streamlearn.studies.backtest.setup import BacktestSetup
 
 
 def ours_us(file: Path, delay: str) -> float:

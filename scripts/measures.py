@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "streamlearn"
 
-WORKSHOP = ("cli", "demo", "replay")
+WORKSHOP = ("cli", "demo", "history", "studies")
 """The rooms that work on streams of the past and on words of the command line; all others are the service."""
 
 _EMPTY = """

@@ -16,13 +16,13 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 from streamlearn.config.load import load
 from streamlearn.core.records import GENESIS, Output, chain
 from streamlearn.env import RealEnv
+from streamlearn.history.label_delay import parse_delay
+from streamlearn.history.sources import ReadOptions
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import TopicSpec
-from streamlearn.replay.backtest import Backtest
-from streamlearn.replay.contender import Digest
-from streamlearn.replay.late import parse_delay
-from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import BacktestSetup
+from streamlearn.studies.backtest.backtest import Backtest
+from streamlearn.studies.backtest.candidate import Digest
+from streamlearn.studies.backtest.setup import BacktestSetup
 from tests.command import Command, command
 from tests.service_process import MODELS, App, Apps, apps, backend
 from tests.test_late_service import drifting, produced, settled, told
@@ -191,7 +191,7 @@ def test_digests_do_not_depend_on_how_outputs_are_cut_up() -> None:
 def test_curves_are_bounded_evenly_spaced_and_end_with_the_last_event(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamlearn.replay.curves.POINTS", 20)
+    monkeypatch.setattr("streamlearn.studies.backtest.curves.POINTS", 20)
     rows = [({"a": float(n % 7)}, n % 7 > 3) for n in range(6_020)]
     curves = backtest(lines(models / "e.jsonl", rows), LOGISTIC)["curves"]
     assert 10 <= len(curves["events"]) <= 20

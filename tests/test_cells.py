@@ -15,10 +15,10 @@ from streamlearn.core.events.event import Event, EventSpec, Refusal, event_time_
 from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
-from streamlearn.replay.cells import declared
-from streamlearn.replay.delimited import Dialect
-from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
-from streamlearn.replay.sources import ReadOptions, open_source
+from streamlearn.history.cells import declared
+from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
+from streamlearn.history.delimited import Dialect
+from streamlearn.history.sources import ReadOptions, open_source
 from tests.service_process import Apps, apps
 
 __all__ = ["apps", "command"]

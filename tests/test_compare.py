@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import gamma, gammainc
 
-from streamlearn.replay import compare
-from streamlearn.replay.compare import (
+from streamlearn.studies.backtest import compare
+from streamlearn.studies.backtest.compare import (
     ALPHA,
     MIN_LABELS,
     Difference,

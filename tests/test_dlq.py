@@ -15,7 +15,7 @@ from streamlearn.core.shard.encode import dead_letter
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row
-from streamlearn.replay.letters import parse_letter, retry_row
+from streamlearn.studies.dead_letters import parse_letter, retry_row
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend

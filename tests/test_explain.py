@@ -13,8 +13,8 @@ from river import compose, linear_model, multiclass, preprocessing, tree
 from streamlearn.core.records import journalled
 from streamlearn.core.shard.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
-from streamlearn.replay.contributions import contributions
-from streamlearn.replay.lookup import Place, parse_place
+from streamlearn.studies.explain.contributions import contributions
+from streamlearn.studies.explain.lookup import Place, parse_place
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import events, logistic

@@ -8,8 +8,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError
 
 from streamlearn.core.records import GENESIS, Headers, Output, Record, chain, header_name
+from streamlearn.history.record_json import line, parse
 from streamlearn.log.port import Row
-from streamlearn.replay.lines import line, parse
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend

@@ -12,23 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from scripts import rooms
 from scripts.measures import measures
+from scripts.rooms import breaches, table
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "streamlearn"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON = [*MODULES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 
-NEVER_IMPORTED_BY = {
-    "core": ("cli", "config", "engine", "features", "log", "observe", "replay", "service"),
-    "engine": ("cli", "features", "observe", "replay", "service"),
-    "log": ("cli", "engine", "replay", "service"),
-    "observe": ("cli", "replay", "service"),
-    "service": ("cli",),
-    "config": ("cli", "replay", "service"),
-    "errors": ("cli", "config", "core", "engine", "features", "log", "observe", "replay", "service"),
-    "env": ("cli", "config", "core", "engine", "errors", "features", "log", "observe", "replay", "service"),
-}
 CORE_MAY_IMPORT = {"river", "numpy", "orjson", "msgspec", "zstandard", "fastavro", "streamlearn"}
 IMPURE_MODULES = """
     asyncio concurrent ctypes glob http logging multiprocessing os pathlib platform secrets select shutil
@@ -76,26 +68,26 @@ def core() -> list[Path]:
     return [module for module in MODULES if room(module) == "core"]
 
 
-def test_the_arrows_point_inward() -> None:
-    wrong = [
-        place(module, line, name)
-        for module in MODULES
-        for line, name in imports(module)
-        for forbidden in NEVER_IMPORTED_BY.get(room(module), ())
-        if f"{name}.".startswith(f"streamlearn.{forbidden}.")
-    ]
-    assert wrong == []
+def test_each_room_imports_what_the_table_allows() -> None:
+    assert breaches() == []
 
 
-def test_the_engine_knows_the_log_by_its_port_alone() -> None:
-    wrong = [
-        place(module, line, name)
-        for module in MODULES
-        if room(module) == "engine"
-        for line, name in imports(module)
-        if f"{name}.".startswith("streamlearn.log.") and not f"{name}.".startswith("streamlearn.log.port.")
+def test_an_import_that_is_not_allowed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "core" / "model").mkdir(parents=True)
+    (tmp_path / "attic").mkdir()
+    (tmp_path / "attic" / "box.py").write_text("")
+    (tmp_path / "core" / "model" / "learner.py").write_text(
+        "from streamlearn.core.records import Record\nimport streamlearn.errors\n"
+    )
+    monkeypatch.setattr(rooms, "PACKAGE", tmp_path)
+    assert breaches() == [
+        "attic/box.py: no room of scripts/rooms.py",
+        "core/model/learner.py:1: core.model imports core.records.Record",
     ]
-    assert wrong == []
+
+
+def test_the_architecture_has_the_table_of_rooms() -> None:
+    assert table() in (ROOT / "ARCHITECTURE.md").read_text(), "put in what python scripts/rooms.py prints"
 
 
 STEPS_A_SHARD = {"step", "begin", "work_on", "skip", "give_up", "peek"}
@@ -132,7 +124,7 @@ def test_only_the_driver_says_that_a_state_is_ahead() -> None:
     wrong = [
         place(module, node.lineno, ast.unparse(target))
         for module in MODULES
-        if room(module) in {"service", "replay", "engine"} and module != DRIVER
+        if room(module) in {"service", "history", "studies", "engine"} and module != DRIVER
         for node in ast.walk(tree(module))
         if isinstance(node, ast.Assign)
         for target in node.targets
@@ -229,8 +221,8 @@ OTHERS_ATTRIBUTES = {
     "log/kafka/probe.py": ("ssl's own way to set a context", "context"),
     "log/kafka/reader.py": ("a plain value of this module", "cursor self._cursors[tp]"),
     "observe/": ("logging's own way", "root record"),
-    "replay/joins.py": ("plain values of this module", "label named notes"),
-    "replay/score.py": ("a memory that was just decoded", "memory"),
+    "studies/explain/find_label.py": ("plain values of this module", "label named notes"),
+    "studies/score.py": ("a memory that was just decoded", "memory"),
     "service/__init__.py": ("the handler of signals learns of its loop", "signals"),
     "engine/model.py": ("a part of the user's model gets the seed that it lacks", "part"),
     "service/recovery.py": ("to become a method of the shard's driver", "standing"),
@@ -375,13 +367,13 @@ def where_it_says(pattern: str, *rooms: str) -> set[str]:
 
 
 def test_one_file_proves_that_json_is_clean() -> None:
-    assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "replay") == {
+    assert where_it_says(r"""count\(b["']:["']\)|object_pairs_hook""", "core", "history", "studies") == {
         "core/events/json_events.py"
     }
 
 
 def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
-    assert where_it_says(r"""\.split\(["']\.["']""", "core", "replay") == {
+    assert where_it_says(r"""\.split\(["']\.["']""", "core", "history", "studies") == {
         "core/model/pickle_load.py",  # names of modules, all three
         "core/model/pickle_names.py",
         "core/model/pickles.py",
@@ -390,12 +382,14 @@ def test_nobody_takes_a_path_into_a_value_apart_but_its_module() -> None:
 
 def test_one_file_knows_the_members_of_foreign_envelopes() -> None:
     words = r"""["'](after|before|payload|specversion|ce_specversion|tags)["']|startswith\(["']data\."""
-    assert where_it_says(words, "core", "replay", "service", "cli") == {"core/events/envelopes.py"}
+    assert where_it_says(words, "core", "engine", "history", "studies", "service", "cli") == {
+        "core/events/envelopes.py"
+    }
 
 
 def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
     frame = r"""\[5:\]|\[17:\]|value\[0\] == [01]\b|b["']\\x0[01]["']"""
-    assert where_it_says(frame, "core", "replay") == {"core/events/json_events.py"}
+    assert where_it_says(frame, "core", "history", "studies") == {"core/events/json_events.py"}
 
 
 RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
@@ -426,7 +420,7 @@ def test_every_measure_of_the_house_is_held() -> None:
 
 def test_texts_become_numbers_and_truths_in_one_file() -> None:
     number = r"\bfloat\((text|word|cell|bare|value\.strip|value\.replace|text\.)|[\"']yes[\"']|\\d\+\\\.\?\\d"
-    assert where_it_says(number, "core", "replay") == {
+    assert where_it_says(number, "core", "history", "studies") == {
         "core/events/json_events.py",  # the numbers of JSON itself
         "core/events/values.py",
     }
@@ -436,18 +430,20 @@ def test_texts_become_times_in_one_file() -> None:
     rooms = {room(module) for module in MODULES}
     assert where_it_says(r"\bfromisoformat\(", *rooms) == {"core/events/event.py"}
     in_a_format = where_it_says(r"\bstrptime\(", *rooms)  # only files have such
-    assert in_a_format == {"replay/cells.py"}
+    assert in_a_format == {"history/cells.py"}
 
 
 def test_the_one_shard_has_one_name() -> None:
     literal = r"(?m)^\s*SHARD\b.*= 0$|open_store\(.*, 0\)|\.(open|retire)\(0\)|shard=0|journal\)?, 0[,)]"
-    assert where_it_says(literal, "cli", "core", "demo", "log", "replay", "service") == {"core/records.py"}
+    assert where_it_says(
+        literal, "cli", "core", "demo", "engine", "log", "history", "studies", "service"
+    ) == {"core/records.py"}
 
 
 def test_one_table_says_which_metrics_judge_a_task() -> None:
     by_task = r"""["'](classification|regression)["']: *(\w*\(+ *)?["'](accuracy|mae|cohen_kappa)"""
     lower = r"""["']rmse["'], *["']mse["']"""
-    rooms = ("cli", "core", "demo", "replay", "service")
+    rooms = ("cli", "core", "demo", "engine", "history", "service", "studies")
     assert where_it_says(by_task, *rooms) == where_it_says(lower, *rooms) == {"core/scores/metrics.py"}
 
 

@@ -18,7 +18,7 @@ from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Row, TopicSpec
-from streamlearn.replay.profile import profile_fields
+from streamlearn.studies.look.profile import profile_fields
 
 __all__ = ["command"]
 

@@ -16,13 +16,13 @@ from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
+from streamlearn.history import record_json, sinks, topic_reader
+from streamlearn.history.jsonlines import EventPaths
+from streamlearn.history.label_delay import schedule
+from streamlearn.history.send import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
+from streamlearn.history.sources import ReadOptions, SourceRecord, open_source
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
-from streamlearn.replay import lines, reading, sinks
-from streamlearn.replay.jsonlines import EventPaths
-from streamlearn.replay.late import schedule
-from streamlearn.replay.produce import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
-from streamlearn.replay.sources import ReadOptions, SourceRecord, open_source
 from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
@@ -41,8 +41,8 @@ def admin(tmp_path: Path) -> Iterator[EmbeddedAdmin]:
 
 def contents(admin: Admin, topic: str) -> list[Record]:
     return list(
-        reading.between(
-            admin, topic, *(reading.resolve_offsets(admin, topic, at) for at in ("beginning", "end"))
+        topic_reader.between(
+            admin, topic, *(topic_reader.resolve_offsets(admin, topic, at) for at in ("beginning", "end"))
         )
     )
 
@@ -62,9 +62,9 @@ def test_a_record_is_the_same_after_a_line(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
 ) -> None:
     record = Record("t", 1, 2, 3, key, value, tuple(headers))
-    text = lines.line(record)
+    text = record_json.line(record)
     assert b"\n" not in text
-    assert lines.parse(text) == record
+    assert record_json.parse(text) == record
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_record_is_the_same_after_a_line(
     ],
 )
 def test_any_other_line_is_plain(text: bytes) -> None:
-    assert lines.parse(text) is None
+    assert record_json.parse(text) is None
 
 
 def test_a_file_is_sent_byte_for_byte_and_blank_lines_are_no_records(
@@ -110,7 +110,7 @@ def test_what_record_wrote_is_sent_as_it_was(admin: EmbeddedAdmin, tmp_path: Pat
     recorded = contents(admin, "three")
     assert len(recorded) == len(rows)
     path = tmp_path / "recorded.jsonl"
-    path.write_bytes(b"".join(lines.line(record) + b"\n" for record in recorded))
+    path.write_bytes(b"".join(record_json.line(record) + b"\n" for record in recorded))
 
     admin.create([TopicSpec("again", 3)])
     send(admin, str(path), "again")
@@ -299,13 +299,13 @@ def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tm
 )
 def test_places_in_a_topic(admin: EmbeddedAdmin, where: str, offsets: tuple[int, ...]) -> None:
     admin.append("one", [Row(None, b"x")] * 5)
-    assert reading.resolve_offsets(admin, "one", where) == offsets
+    assert topic_reader.resolve_offsets(admin, "one", where) == offsets
 
 
 @pytest.mark.parametrize("where", ["middle", "2026-01-01T00:00:00", "1.5"])
 def test_no_place_in_a_topic(admin: EmbeddedAdmin, where: str) -> None:
     with pytest.raises(ConfigError, match="is no place in a topic"):
-        reading.resolve_offsets(admin, "one", where)
+        topic_reader.resolve_offsets(admin, "one", where)
 
 
 class Scripted(Admin):
@@ -330,7 +330,7 @@ def gives(*offsets: int, behind: bool = False) -> Callable[[int], Polled]:
 
 
 def offsets_read(admin: Admin, upto: int) -> list[int]:
-    return [record.offset for record in reading.between(admin, "t", (0,), (upto,))]
+    return [record.offset for record in topic_reader.between(admin, "t", (0,), (upto,))]
 
 
 def test_marks_of_transactions_at_the_end_are_no_records() -> None:
@@ -346,7 +346,7 @@ def test_records_past_the_range_are_left() -> None:
 
 
 def test_silence_before_the_end_is_an_error_and_not_a_short_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(topic_reader, "_SILENCE_S", 0.0)
     with pytest.raises(Unreachable, match="t-0 gives nothing from offset 1 on"):
         offsets_read(Scripted(3, [gives(0, behind=True), gives(behind=True)]), 3)
 
@@ -403,7 +403,7 @@ def test_a_recording_that_fails_leaves_the_old_file(
     def fails(_record: Record) -> bytes:
         raise Unreachable("the disk went away")
 
-    monkeypatch.setattr(lines, "line", fails)
+    monkeypatch.setattr(record_json, "line", fails)
     assert command("record", "-t", "events", "--db", "s.db", "-o", "out.jsonl").code == 4
     assert Path("out.jsonl").read_text() == "old"
     assert sorted(path.name for path in Path().iterdir() if "out" in path.name) == ["out.jsonl"]
@@ -442,7 +442,7 @@ def test_kafka_gives_back_what_was_sent(command: Command, kafka: str, topic_pref
     command.ok("topics", "ensure", "-i", topic, "--partitions", 3, "-n", topic_prefix, "-b", kafka)
     command.ok("replay", "river:Shuttle", "-t", topic, "--limit", 5000, "-b", kafka)
     command.ok("record", "-t", topic, "-b", kafka, "-o", "all.jsonl")
-    recorded = [lines.parse(line) for line in Path("all.jsonl").read_bytes().splitlines()]
+    recorded = [record_json.parse(line) for line in Path("all.jsonl").read_bytes().splitlines()]
     ids = [int(json.loads(record.value or b"")["id"]) for record in recorded if record]
     assert sorted(ids) == list(range(5000))
     command.ok("replay", "all.jsonl", "-t", topic, "-b", kafka)

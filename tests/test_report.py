@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamlearn.replay.report import page
+from streamlearn.studies.backtest.report import page
 from tests.browser import Browser
 
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"

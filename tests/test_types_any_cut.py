@@ -21,9 +21,9 @@ from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.model import fresh_model
 from streamlearn.env import RealEnv
+from streamlearn.history.sources import ReadOptions
 from streamlearn.log.port import Admin
-from streamlearn.replay.sources import ReadOptions
-from streamlearn.replay.trial import BacktestSetup
+from streamlearn.studies.backtest.setup import BacktestSetup
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps
 from tests.test_backtest import recorded, result_of

@@ -9,7 +9,7 @@ import pytest
 from terminal import bash
 
 from streamlearn.errors import ConfigError, Unreachable
-from streamlearn.replay.whole_file import whole_file
+from streamlearn.history.whole_file import whole_file
 
 
 def write(path: Path, data: bytes = b"new", **how: bool) -> None:

@@ -11,8 +11,8 @@ from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.replay.late import Delay as Lag
-    from streamlearn.replay.sources import ReadOptions
+    from streamlearn.history.label_delay import Delay as Lag
+    from streamlearn.history.sources import ReadOptions
 
 Models = Annotated[
     list[str] | None,
@@ -78,8 +78,8 @@ def backtest(
     its journal: the predictions and scores are then byte for byte those of the service.
     """
     from streamlearn.config.load import load
-    from streamlearn.replay.report import page
-    from streamlearn.replay.whole_file import whole_file
+    from streamlearn.history.whole_file import whole_file
+    from streamlearn.studies.backtest.report import page
 
     more: dict[str, object] = {"app_name": name, "scores_window": window}
     settings = load(config, common.flags(bootstrap_servers, backend, db, option, **more), need_input=False)
@@ -111,8 +111,8 @@ def _result(
     bars: list[tuple[str, float]],
 ) -> dict[str, Any]:
     """Open the source, make the models, and run."""
-    from streamlearn.replay.backtest import Backtest
-    from streamlearn.replay.trial import BacktestSetup
+    from streamlearn.studies.backtest.backtest import Backtest
+    from streamlearn.studies.backtest.setup import BacktestSetup
 
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
@@ -156,7 +156,7 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
     from streamlearn.core.scores.metrics import is_better
-    from streamlearn.replay.words import misleading
+    from streamlearn.studies.backtest.words import misleading
 
     if result["unscored"]:
         raise CheckFailed(result["unscored"])

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamlearn.core.scores.metrics import LOWER_IS_BETTER
-from streamlearn.replay.words import (
+from streamlearn.studies.backtest.words import (
     ABSTAINS,
     best_value,
     best_words,

@@ -118,7 +118,7 @@ def key(
 
 def _write_secret(file: Path, text: str) -> None:
     """Write a new file that only this user may read. Raises `ConfigError` when there is one."""
-    from streamlearn.replay.whole_file import whole_file
+    from streamlearn.history.whole_file import whole_file
 
     if file.is_file():
         raise ConfigError(f"{file} exists, and what it signed needs it: choose a new file")

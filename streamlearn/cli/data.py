@@ -39,23 +39,23 @@ def record(
     under its name only when it is whole.
     """
     from streamlearn.config.load import load
-    from streamlearn.replay import lines, reading, sinks
+    from streamlearn.history import record_json, sinks, topic_reader
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     with common.admin_of(settings) as admin:
-        ends = [reading.resolve_offsets(admin, topic, where) for where in (first, upto)]
+        ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
         if out and out.suffix.lower() == ".csv":
-            columns = sinks.csv_columns(reading.between(admin, topic, *ends))
-            texts = sinks.csv_lines(reading.between(admin, topic, *ends), columns)
+            columns = sinks.csv_columns(topic_reader.between(admin, topic, *ends))
+            texts = sinks.csv_lines(topic_reader.between(admin, topic, *ends), columns)
             count = _write_whole(out, texts) - 1  # the header is none
         else:
-            count = _write_whole(out, map(lines.line, reading.between(admin, topic, *ends)))
+            count = _write_whole(out, map(record_json.line, topic_reader.between(admin, topic, *ends)))
     common.note(f"recorded {count} records of {topic} to {out or 'standard output'}")
 
 
 def _write_whole(out: Path | None, texts: Iterator[bytes]) -> int:
     """Write lines; into a file through a temporary one beside it. Returns how many."""
-    from streamlearn.replay.whole_file import whole_file
+    from streamlearn.history.whole_file import whole_file
 
     count = 0
     if out is None:
@@ -100,19 +100,21 @@ def tail(
     A tombstone is an empty line.
     """
     from streamlearn.config.load import load
-    from streamlearn.replay import lines, reading
+    from streamlearn.history import record_json, topic_reader
 
     settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
     with common.admin_of(settings) as admin, common.stop_on_signal() as stop:
-        first = reading.resolve_offsets(admin, topic, where)
+        first = topic_reader.resolve_offsets(admin, topic, where)
         if follow:
-            records = reading.arriving(admin, topic, first, stop)
+            records = topic_reader.arriving(admin, topic, first, stop)
         else:
-            records = reading.between(admin, topic, first, reading.resolve_offsets(admin, topic, "end"))
+            records = topic_reader.between(
+                admin, topic, first, topic_reader.resolve_offsets(admin, topic, "end")
+            )
         out = sys.stdout.buffer
         try:
             for one in itertools.islice(records, count):
-                out.write((lines.line(one) if as_json else one.value or b"") + b"\n")
+                out.write((record_json.line(one) if as_json else one.value or b"") + b"\n")
                 if follow:
                     out.flush()
                 if stop.is_set():

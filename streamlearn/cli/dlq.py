@@ -13,7 +13,7 @@ from streamlearn.errors import ConfigError
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
     from streamlearn.log.port import Admin, Row
-    from streamlearn.replay.letters import Letter, LetterFilter, Plan
+    from streamlearn.studies.dead_letters import Letter, LetterFilter, Plan
 
 BATCH = 1000
 
@@ -55,7 +55,7 @@ def list_(
     """Dead letters by what is wrong with them, commonest first, with the place of the first of each kind."""
     import msgspec
 
-    from streamlearn.replay.letters import LetterFilter, groups
+    from streamlearn.studies.dead_letters import LetterFilter, groups
 
     settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     with common.admin_of(settings) as admin:
@@ -85,7 +85,7 @@ def show(
     option: common.Options = None,
 ) -> None:
     """One dead letter: why, from where, its headers, key and value."""
-    from streamlearn.replay.letters import described
+    from streamlearn.studies.dead_letters import described
 
     settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     with common.admin_of(settings) as admin:
@@ -126,7 +126,7 @@ def retry(
 
     Each letter is sent once, however often this is called; a record at most [dlq] retries_max times.
     """
-    from streamlearn.replay.letters import LetterFilter, Plan, sent_before
+    from streamlearn.studies.dead_letters import LetterFilter, Plan, sent_before
 
     settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
     wanted = LetterFilter(reason, stage, feature)
@@ -198,22 +198,22 @@ def _settings(config: Any, given: dict[str, object]) -> "Config":
 def _letters(
     admin: "Admin", settings: "Config", wanted: "LetterFilter", first: str, upto: str
 ) -> "Iterator[Letter]":
-    from streamlearn.replay import reading
-    from streamlearn.replay.letters import parse_letter
+    from streamlearn.history import topic_reader
+    from streamlearn.studies.dead_letters import parse_letter
 
     topic = settings.topics.dlq
-    ends = [reading.resolve_offsets(admin, topic, where) for where in (first, upto)]
-    for record in reading.between(admin, topic, *ends):
+    ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
+    for record in topic_reader.between(admin, topic, *ends):
         letter = parse_letter(record)
         if letter is not None and wanted.takes(letter):
             yield letter
 
 
 def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
-    from streamlearn.replay import reading
-    from streamlearn.replay.letters import parse_letter
+    from streamlearn.history import topic_reader
+    from streamlearn.studies.dead_letters import parse_letter
 
-    info = reading.topic_info(admin, topic)
+    info = topic_reader.topic_info(admin, topic)
     match = re.fullmatch(r"(\d+):(\d+)", place)
     if not match or int(match[1]) >= info.partitions:
         raise ConfigError(f"{place} is no place in {topic}: write PARTITION:OFFSET, as `dlq list` prints it")
@@ -221,7 +221,7 @@ def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
     none = info.start
     first = tuple(offset if n == partition else none[n] for n in range(info.partitions))
     upto = tuple(min(offset + 1, info.end[n]) if n == partition else none[n] for n in range(info.partitions))
-    found = next(reading.between(admin, topic, first, upto), None) if offset >= none[partition] else None
+    found = next(topic_reader.between(admin, topic, first, upto), None) if offset >= none[partition] else None
     letter = parse_letter(found) if found is not None else None
     if letter is None:
         kept = f"{info.start[partition]} to {info.end[partition] - 1}"

@@ -66,8 +66,8 @@ def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
     from streamlearn.core.records import SHARD
     from streamlearn.engine.model import configured_model
     from streamlearn.log.backends import open_store
-    from streamlearn.replay.explain import explain as run
-    from streamlearn.replay.lookup import parse_place
+    from streamlearn.studies.explain.explain import explain as run
+    from streamlearn.studies.explain.lookup import parse_place
 
     place = parse_place(at) if at else None
     fresh = configured_model(settings)

@@ -13,10 +13,10 @@ from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
+    from streamlearn.history.feed import Feed
+    from streamlearn.history.label_delay import Delay as Lag
+    from streamlearn.history.sources import ReadOptions
     from streamlearn.log.port import Admin
-    from streamlearn.replay.feed import Feed
-    from streamlearn.replay.late import Delay as Lag
-    from streamlearn.replay.sources import ReadOptions
 
 Delay = Annotated[
     str,
@@ -58,8 +58,8 @@ def feed_of(
     out_topic: bool = False,
 ) -> Iterator[tuple["Feed", "Admin | None"]]:
     """The feed, and the log where one is needed: for a source `topic:`, or to write to a topic."""
-    from streamlearn.replay.feed import Feed
-    from streamlearn.replay.sources import open_source
+    from streamlearn.history.feed import Feed
+    from streamlearn.history.sources import open_source
 
     with contextlib.ExitStack() as stack:
         admin = None
@@ -75,6 +75,6 @@ def feed_of(
 
 def delay_in(text: str) -> "Lag | None":
     """The meaning of --delay, None when it was not given. Raises `ConfigError`."""
-    from streamlearn.replay.late import parse_delay
+    from streamlearn.history.label_delay import parse_delay
 
     return parse_delay(text) if text else None

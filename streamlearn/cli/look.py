@@ -14,10 +14,10 @@ from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
+    from streamlearn.history.sources import ReadOptions
     from streamlearn.log.port import Admin
-    from streamlearn.replay.propose import Proposal
-    from streamlearn.replay.sampling import Sample
-    from streamlearn.replay.sources import ReadOptions
+    from streamlearn.studies.look.propose import Proposal
+    from streamlearn.studies.look.sampling import Sample
 
 LIMIT = 1000
 _MOST_SHOWN = 200
@@ -85,8 +85,8 @@ def proposed(
 ) -> "tuple[Proposal, str]":
     """The proposal for a source or topic, and its TOML. `given`: flags by configuration key."""
     from streamlearn.config.load import load
-    from streamlearn.replay import proposed_toml
-    from streamlearn.replay.propose import propose
+    from streamlearn.studies.look import proposed_toml
+    from streamlearn.studies.look.propose import propose
 
     settings = load(config, given, need_input=False)
     csv = csv or source_options.Csv()
@@ -102,7 +102,7 @@ def proposed(
 
 def _sample(settings: "Config", source: str, how: "ReadOptions", limit: int) -> "tuple[Sample, str]":
     """The sample, and the topic it came from, "" when from none."""
-    from streamlearn.replay import sampling
+    from streamlearn.studies.look import sampling
 
     ranged = source.startswith("topic:")
     if not ranged and not sampling.is_topic(source):
@@ -123,7 +123,7 @@ def _topics(settings: "Config", source: str) -> Iterator["Admin"]:
     except (ConfigError, Unreachable) as error:
         if source.startswith("topic:"):
             raise
-        from streamlearn.replay.sources import like_it
+        from streamlearn.history.sources import like_it
 
         raise type(error)(
             f"{source} is no file here{like_it(source)}. As a topic it was looked for: {error}"

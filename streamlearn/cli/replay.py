@@ -11,10 +11,10 @@ from streamlearn.errors import ConfigError, StreamlearnError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
+    from streamlearn.history.label_delay import Delay
+    from streamlearn.history.send import Pace
+    from streamlearn.history.sources import ReadOptions
     from streamlearn.log.port import Admin
-    from streamlearn.replay.late import Delay
-    from streamlearn.replay.produce import Pace
-    from streamlearn.replay.sources import ReadOptions
 
 Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
 LabelsTopic = Annotated[
@@ -101,9 +101,9 @@ def _send(
     loop: bool,
 ) -> dict[str, int | float]:
     """Open the source and the log, and send. A source that is wrong makes no file and no topic."""
-    from streamlearn.replay.late import schedule
-    from streamlearn.replay.produce import Sender, SendTopics
-    from streamlearn.replay.sources import open_source
+    from streamlearn.history.label_delay import schedule
+    from streamlearn.history.send import Sender, SendTopics
+    from streamlearn.history.sources import open_source
 
     stream = None if source.startswith("topic:") else open_source(source, how)
     with common.admin_of(settings, make=stream is not None) as admin, common.stop_on_signal() as stop:
@@ -128,7 +128,7 @@ def _send(
 
 
 def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
-    from streamlearn.replay.late import parse_delay
+    from streamlearn.history.label_delay import parse_delay
 
     if bool(labels_topic) != bool(text):
         raise ConfigError(
@@ -141,7 +141,7 @@ def _delay(topic: str, labels_topic: str, text: str) -> "Delay | None":
 
 
 def _pace(speed: str, rate: float | None) -> "Pace":
-    from streamlearn.replay.produce import Pace
+    from streamlearn.history.send import Pace
 
     if rate is not None:
         if speed != "max":

@@ -41,24 +41,24 @@ def reset(
     Example: streamlearn reset --start predictions
     """
     from streamlearn.config.load import load
-    from streamlearn.replay import second_life
+    from streamlearn.studies import new_journal
 
     given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
     settings = load(config, given)
     refuse_while_served(settings)
     with common.admin_of(settings) as admin:
-        life = second_life.old_life(admin, settings.topics.journal, _newest(settings), common.note)
-        journal, checkpoints = second_life.free_names(admin, settings)
+        life = new_journal.old_life(admin, settings.topics.journal, _newest(settings), common.note)
+        journal, checkpoints = new_journal.free_names(admin, settings)
         where, replaced = start, list[str]()
         if start == "predictions":
-            positions, replaced = second_life.after_predictions(admin, settings, life, common.note)
-            where = second_life.start_text(positions) or "earliest"
+            positions, replaced = new_journal.after_predictions(admin, settings, life, common.note)
+            where = new_journal.start_text(positions) or "earliest"
             for topic in replaced:
                 print(f"{topic} was deleted and made again: it is read from its first record on")
         lines = {"journal": journal, "checkpoints": checkpoints, "start": where}
         load(config, {**given, **{f"topics.{key}": value for key, value in lines.items()}})  # are they right?
-        second_life.check_places(admin, settings, where)
-        print(f"old  journal {settings.topics.journal}: {second_life.describe_end(life)}")
+        new_journal.check_places(admin, settings, where)
+        print(f"old  journal {settings.topics.journal}: {new_journal.describe_end(life)}")
         print(f"     checkpoints {settings.topics.checkpoints}; both are left as they are")
         print(f"new  journal {journal}, checkpoints {checkpoints}; reading starts at: {where}")
         print("     the model begins untrained, or as [model] start_from (serve --from) says")
@@ -148,7 +148,7 @@ def _tell(config: Path | None, lines: dict[str, str], again: bool) -> None:
 
 def _written(file: Path, lines: dict[str, str]) -> bool:
     """Change the file so that it says `lines`, and nothing else in it; False when that cannot be done."""
-    from streamlearn.replay.whole_file import whole_file
+    from streamlearn.history.whole_file import whole_file
 
     before = file.read_text("utf-8")
     after = with_topics(before, lines)

@@ -10,8 +10,8 @@ from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import ReadOptions
+    from streamlearn.history.label_delay import Delay
+    from streamlearn.history.sources import ReadOptions
 
 Checkpoint = Annotated[
     str,
@@ -102,10 +102,10 @@ def _score(
     """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
     from streamlearn.engine.checkpoint_file import model_in, read_saved
     from streamlearn.engine.model import configured_model
-    from streamlearn.replay.score import ScoringJob
-    from streamlearn.replay.score import score as run
-    from streamlearn.replay.sinks import Letters, open_sink
+    from streamlearn.history.sinks import Letters, open_sink
     from streamlearn.service.loading import preset_of
+    from streamlearn.studies.score import ScoringJob
+    from streamlearn.studies.score import score as run
 
     out, dead_letters = outs
     saved = read_saved(checkpoint, settings.checkpoint.key)
@@ -176,7 +176,7 @@ def _tell_decay(decay: dict[str, Any]) -> None:
 
 
 def _verdict(decay: dict[str, Any]) -> str:
-    from streamlearn.replay.words import ABSTAINS
+    from streamlearn.studies.backtest.words import ABSTAINS
 
     rows, since, share = decay["windows"], decay["worse_since"], decay["answered"]
     if share is not None and share < ABSTAINS:

@@ -40,7 +40,7 @@ def _newest(settings: "Config") -> dict[str, Any]:
     """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
     from streamlearn.core.records import SHARD
     from streamlearn.log.backends import open_store
-    from streamlearn.replay.newest_scores import newest_scores
+    from streamlearn.studies.newest_scores import newest_scores
 
     with common.admin_of(settings) as admin:
         store = open_store(common.ENV, settings, SHARD)
@@ -64,7 +64,7 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     from rich.text import Text
 
     from streamlearn.core.scores.metrics import LOWER_IS_BETTER
-    from streamlearn.replay.words import count, metric_title, shown
+    from streamlearn.studies.backtest.words import count, metric_title, shown
 
     out = Console(highlight=False, soft_wrap=True)
     if not out.is_terminal:
@@ -110,7 +110,7 @@ def _source(source: dict[str, Any]) -> str:
 
 def _cautions(message: dict[str, Any]) -> list[str]:
     """List the conditions that change what the model's numbers mean; with any there is no verdict."""
-    from streamlearn.replay.words import ABSTAINS, answered_share, count
+    from streamlearn.studies.backtest.words import ABSTAINS, answered_share, count
 
     lines = []
     if frozen := message.get("frozen"):
@@ -131,7 +131,7 @@ def _cautions(message: dict[str, Any]) -> list[str]:
 def _verdicts(message: dict[str, Any]) -> list[str]:
     """Say which baselines the model beats, and which not."""
     from streamlearn.core.scores.metrics import is_better, judges
-    from streamlearn.replay.words import metric_title, shown
+    from streamlearn.studies.backtest.words import metric_title, shown
 
     if not message["labels"]:
         return [f"{_no_labels(message)}: nothing is known of how good the model is (proxies are no scores)"]
@@ -151,7 +151,7 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
 
 def _no_labels(message: dict[str, Any]) -> str:
     """Explain why no label was scored."""
-    from streamlearn.replay.words import count
+    from streamlearn.studies.backtest.words import count
 
     lost, join = message.get("labels_lost", {}), message.get("join")
     came = sum(lost.values()) + (0 if join is None else join["records"])
@@ -172,7 +172,7 @@ def _no_labels(message: dict[str, Any]) -> str:
 
 def _lost(message: dict[str, Any]) -> list[str]:
     """Labels of which nothing was learned or scored, though they came."""
-    from streamlearn.replay.words import count
+    from streamlearn.studies.backtest.words import count
 
     lost = message.get("labels_lost", {})
     if not lost or not message["labels"]:
@@ -183,7 +183,7 @@ def _lost(message: dict[str, Any]) -> list[str]:
 
 def _joined(message: dict[str, Any]) -> list[str]:
     """Count the outcomes of labels that come on a topic of their own."""
-    from streamlearn.replay.words import count, shown
+    from streamlearn.studies.backtest.words import count, shown
 
     join = message.get("join")
     if join is None:

@@ -91,7 +91,7 @@ def init(
     if out is None:
         print(text, end="")
         return
-    from streamlearn.replay.whole_file import whole_file
+    from streamlearn.history.whole_file import whole_file
 
     with whole_file(out, new=True) as file:
         file.write(text.encode("utf-8", "backslashreplace"))

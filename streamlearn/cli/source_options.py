@@ -8,8 +8,8 @@ from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import ReadOptions
+    from streamlearn.history.label_delay import Delay
+    from streamlearn.history.sources import ReadOptions
 
 Source = Annotated[
     str,
@@ -97,11 +97,11 @@ def how(
     settings: "Config", columns: Columns, csv: Csv, form: str, timed: bool, delay: "Delay | None" = None
 ) -> "ReadOptions":
     """The options as one value. `form`: of --format. `timed`: event times are wanted."""
-    from streamlearn.replay import cells
-    from streamlearn.replay.delimited import Dialect
-    from streamlearn.replay.jsonlines import EventPaths
-    from streamlearn.replay.mapping import ColumnMapping, ColumnRoles
-    from streamlearn.replay.sources import ReadOptions
+    from streamlearn.history import cells
+    from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
+    from streamlearn.history.delimited import Dialect
+    from streamlearn.history.jsonlines import EventPaths
+    from streamlearn.history.sources import ReadOptions
 
     if csv.decimal not in (".", ","):
         raise ConfigError(f"--decimal {csv.decimal}: the decimal sign is . or a comma")

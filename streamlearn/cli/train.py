@@ -9,9 +9,9 @@ from streamlearn.cli import common, feeding, progress, source_options
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.replay.late import Delay
-    from streamlearn.replay.sources import ReadOptions
-    from streamlearn.replay.train import Training
+    from streamlearn.history.label_delay import Delay
+    from streamlearn.history.sources import ReadOptions
+    from streamlearn.studies.train import Training
 
 Out = Annotated[
     str, typer.Option("--out", "-o", metavar="file:DIR", help="The folder that gets the checkpoint.")
@@ -108,8 +108,8 @@ def _train(
 ) -> "Training":
     from streamlearn.engine.checkpoint_file import folder_of
     from streamlearn.engine.model import configured_model
-    from streamlearn.replay.sinks import Letters, open_sink
-    from streamlearn.replay.train import train as run
+    from streamlearn.history.sinks import Letters, open_sink
+    from streamlearn.studies.train import train as run
 
     out, dead_letters = outs
     folder_of(out)

@@ -50,6 +50,20 @@ def header_name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
+HEADER_BYTES: Final = 10
+"""What a header takes beside its name and value, at most: two lengths as varints."""
+
+
+def header_bytes(name: str, value: bytes | None) -> int:
+    """The most that a header takes in a record."""
+    return len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
+
+
+def headers_bytes(headers: Headers) -> int:
+    """The most that all headers of a record take in it."""
+    return sum(header_bytes(name, value) for name, value in headers)
+
+
 class Record(msgspec.Struct, gc=False):
     """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time. Names of
     headers as `header_name` makes them.

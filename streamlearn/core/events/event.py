@@ -24,9 +24,6 @@ MAX_OUTPUT_BYTES: Final = 1_000_000
 MAX_HEADER_BYTES: Final = 8192
 """Headers passed on from the input, with `HEADER_BYTES` each; those past the limit are dropped."""
 
-HEADER_BYTES: Final = 10
-"""What a header takes beside its name and value, at most: two lengths as varints."""
-
 MAX_NUMBER: Final = 1e150
 """A feature further from zero is refused: its square does not fit in a double, and one such event makes a
 scaler, and with it most models, answer NaN for ever."""

@@ -8,7 +8,6 @@ from typing import Any, Final
 import orjson
 
 from streamlearn.core.events.event import (
-    HEADER_BYTES,
     MAX_HEADER_BYTES,
     MAX_OUTPUT_BYTES,
     REASONS,
@@ -17,7 +16,7 @@ from streamlearn.core.events.event import (
 )
 from streamlearn.core.labels.joiner import Late
 from streamlearn.core.model.learner import Answer
-from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record, header_name_bytes
+from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record, header_bytes, headers_bytes
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Predicted
 from streamlearn.core.shard.state import Memory
@@ -163,19 +162,10 @@ def passed_on(headers: Headers) -> Headers:
     for name, value in headers:
         if name == ORDER_HEADER:
             continue
-        room -= _header_bytes(name, value)
+        room -= header_bytes(name, value)
         if room >= 0:
             kept.append((name, value))
     return tuple(kept)
-
-
-def headers_bytes(headers: Headers) -> int:
-    """What headers take in a record, at most."""
-    return sum(_header_bytes(name, value) for name, value in headers)
-
-
-def _header_bytes(name: str, value: bytes | None) -> int:
-    return len(header_name_bytes(name)) + len(value or b"") + HEADER_BYTES
 
 
 def dead_letter(record: Record, refusal: Refusal) -> Output:

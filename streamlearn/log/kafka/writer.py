@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from streamlearn.core.records import CLAIM_KEY, Headers, TopicPartition, encode_claim
-from streamlearn.core.shard.encode import headers_bytes
+from streamlearn.core.records import CLAIM_KEY, Headers, TopicPartition, encode_claim, headers_bytes
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, Client, ClientError, Producer
 from streamlearn.log.kafka.cluster import Cluster

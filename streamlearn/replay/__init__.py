@@ -1,1 +1,0 @@
-"""Historical streams: sources, pacing, producing, and recording a topic to a file."""

@@ -1,0 +1,1 @@
+"""Studies: history stepped without a log, and what a service did looked at again."""

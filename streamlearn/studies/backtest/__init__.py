@@ -1,0 +1,1 @@
+"""Backtest: models side by side on the same history, and the report."""

@@ -1,0 +1,1 @@
+"""Explain: a past prediction made again, with the label that it got."""

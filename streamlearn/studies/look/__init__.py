@@ -1,0 +1,1 @@
+"""Look: what is in a stream, and the configuration that fits it."""

@@ -1,0 +1,126 @@
+"""From history to a checkpoint that `serve` starts from: the very shard of `serve`, fed from a source.
+
+Invariants:
+- The state is that of a service which has read the same events in the same order; a record that it would
+  have refused is refused here, and counted.
+- The checkpoint is written once, at the end, whole.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streamlearn.config.schema import Config
+from streamlearn.core.events.event import REASONS
+from streamlearn.core.records import GENESIS, Era
+from streamlearn.core.shard.guard import withheld
+from streamlearn.core.shard.snapshot import Header
+from streamlearn.core.shard.state import BROKEN, Memory
+from streamlearn.engine.checkpoint_file import TRAINED, write_trained
+from streamlearn.engine.era import era_now, spec_of
+from streamlearn.engine.model import FreshModel
+from streamlearn.engine.offline import Offline
+from streamlearn.engine.registry import Schemas
+from streamlearn.env import Env, Flag
+from streamlearn.errors import ConfigError, Stop
+from streamlearn.history.feed import Feed
+from streamlearn.history.sinks import Letters
+from streamlearn.log.port import TopicInfo
+
+PROGRESS_RECORDS = 500
+
+
+class Training(NamedTuple):
+    """The result of training. `checkpoint`: how to name it; `records`: all that were read, of which `events`
+    are no labels; `outcomes`: records by outcome; `withheld`: features that the model does without.
+    """
+
+    checkpoint: str
+    model: str
+    version: str
+    records: int
+    learned: int
+    outcomes: dict[str, int]
+    events: int
+    withheld: list[str]
+
+
+def train(
+    env: Env,
+    config: Config,
+    fresh: FreshModel,
+    feed: Feed,
+    out: str,
+    stop: Flag,
+    progress: Callable[[int], None],
+    letters: Letters | None = None,
+) -> Training:
+    """Step all of `feed` and write the checkpoint to `out` (`file:DIR`), and what was refused to `letters`.
+
+    Raises `ConfigError` when nothing was learned, and `Stop` when the model cannot be trained, or when `stop`
+    was set.
+    """
+    era = offline_era(config, fresh, feed.source.name)
+    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
+    offline = Offline(spec, sections, fresh.trusted, Schemas(env, config.event.schema_registry))
+    records = events = 0
+    for record in feed.records():
+        if stop.is_set():
+            raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
+        if record is None:
+            continue
+        facts = offline.step(record)
+        if letters is not None:
+            letters.take(facts)
+        records += 1
+        events += record.topic != feed.labels
+        if records % PROGRESS_RECORDS == 0:
+            progress(PROGRESS_RECORDS)
+    progress(records % PROGRESS_RECORDS)
+    memory = offline.shard.memory
+    _need_learning(memory, records, feed.source.name)
+    header = Header(0, GENESIS, 0, era, [], memory.learned)
+    state = {name: data for name, data in offline.sections().items() if name in ("champion", "memory")}
+    checkpoint = write_trained(env, out, header, state, config.checkpoint.key)
+    return Training(
+        checkpoint,
+        fresh.name,
+        fresh.version,
+        records,
+        memory.learned,
+        dict(memory.outcomes),
+        events,
+        withheld(memory.types, spec.event.types),
+    )
+
+
+def offline_era(config: Config, fresh: FreshModel, source: str) -> Era:
+    """The era of the checkpoint: that which `serve` would make, without a journal's topics."""
+    nowhere = TopicInfo("", (0,), (0,))
+    era = era_now(config, fresh, dict.fromkeys(config.names().sources, nowhere), TRAINED)
+    rules: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
+    return msgspec.structs.replace(era, config=rules, topics={})
+
+
+def _need_learning(memory: Memory, records: int, name: str) -> None:
+    if memory.frozen == BROKEN:
+        raise Stop(
+            f"learning stopped at record {memory.frozen_at:,} of {name}: the model has no good answer any"
+            " more to what it answered before, so its state is broken. No checkpoint was written; mend the"
+            " model or the data"
+        )
+    if not memory.learned:
+        refused = {name: count for name, count in memory.outcomes.items() if name.startswith("dlq.")}
+        worst = max(refused, key=lambda outcome: refused[outcome], default="")
+        advice = "Name the column that holds the label with --label"
+        if worst:
+            reason = worst.rpartition(".")[2]
+            advice = f"{refused[worst]:,} of them were refused: {REASONS[reason]}"
+            if worst.startswith("dlq.label."):
+                advice += ". Declare the type of the label's column, like --types COLUMN=bool"
+        raise ConfigError(
+            f"nothing was learned from {name}: none of its {records:,} records had a label that the model"
+            f" could take. {advice}"
+        )
