@@ -93,11 +93,11 @@ def _scored_step(learner: Learner, scores: Scores | None) -> Callable[[Any], Non
 
     if scores is None:
         return bare
-    foresee, observe, report = scores.foresee, scores.observe, scores.report
+    capture, update, report = scores.capture, scores.update, scores.report
 
     def scored(row: Any) -> None:
         x, y = row
-        observe(y, foresee(predict(x, y), x))
+        update(y, capture(predict(x, y), x))
         learn(x, y)
         if not scores.events % 1000:
             report()

@@ -62,8 +62,8 @@ def measured(case: Case, name: str) -> Result:
     spent_s = 0.0
     last = len(case.events)
     for number, (x, y) in enumerate([*case.events, ({}, None)]):
-        for old_x, old_y, guess in waiting.pop(number, ()):
-            scores.observe(old_y, guess)
+        for old_x, old_y, captured in waiting.pop(number, ()):
+            scores.update(old_y, captured)
             began_s = time.perf_counter()
             learner.learn(old_x, old_y)
             spent_s += time.perf_counter() - began_s
@@ -72,10 +72,10 @@ def measured(case: Case, name: str) -> Result:
             answer = learner.predict(x, y)
             spent_s += time.perf_counter() - began_s
             at = min(case.known_at[number], last)
-            guess = scores.foresee(answer, x)
+            captured = scores.capture(answer, x)
             if learner.task == "regression" and not scores.labels:
-                guess = [None] * len(guess)  # model and mean would say 0, no-change nothing
-            waiting.setdefault(at, []).append((x, y, guess))
+                captured = [None] * len(captured)  # model and mean would say 0, no-change nothing
+            waiting.setdefault(at, []).append((x, y, captured))
     return Result(learner.task, scores.report()["all"], spent_s / last * 1e6)
 
 

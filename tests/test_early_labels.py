@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from streamlearn.core.events.event import Event, EventSpec
 from streamlearn.core.labels.intervals import Intervals
-from streamlearn.core.labels.joiner import Late
-from streamlearn.core.labels.record import LabelSpec, Told
+from streamlearn.core.labels.joiner import LabelJoiner
+from streamlearn.core.labels.record import LabelRecord, LabelSpec
 from tests.test_labels import Feed, Remembers
 
 SPANS = st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda two: (two[0], two[0] + two[1]))
@@ -153,21 +153,21 @@ class Moment(float):
 
 def looks_per_label(count: int, lengths: list[int], dense: int) -> float:
     """Labels of one key before their events, then an event in each, then the end of them all."""
-    late = Late(LabelSpec("labels", join="interval"))
+    late = LabelJoiner(LabelSpec("labels", join="interval"))
     Moment.looks = 0
-    late.passes(SOURCE, 0.0)
+    late.advance(SOURCE, 0.0)
     for n in range(count):
         start = n * 1000 // dense
-        told = Told("k", True, None, Moment(start), Moment(start + lengths[n % len(lengths)]))
-        assert late.join(told, 0)[0] == "label.early"
+        label = LabelRecord("k", True, None, Moment(start), Moment(start + lengths[n % len(lengths)]))
+        assert late.join(label, 0)[0] == "label.early"
     for n in range(count):
         event = Event(n, "k", None, {}, None)
         event.time_ms = Moment(n * 1000 // dense)
-        late.passes(SOURCE, event.time_ms)
-        assert late.label_of(event, 0)[0] is True
+        late.advance(SOURCE, event.time_ms)
+        assert late.find_label(event, 0)[0] is True
     for time_ms in (1e12, 1e12, 1e12 + 4e6):  # one may be a wild clock; after the leap they wait anew
-        late.passes(SOURCE, time_ms)
-    late.due(SOURCE)
+        late.advance(SOURCE, time_ms)
+    late.expire(SOURCE)
     assert not late._early
     return Moment.looks / count
 

@@ -10,7 +10,7 @@ from river import naive_bayes, tree
 
 from streamlearn.core.events.event import Event, EventSpec
 from streamlearn.core.labels.record import LabelSpec
-from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import Output, Record, RecordPlace
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.commands import FREEZE, Command, encode_command
@@ -185,7 +185,7 @@ def test_the_document_of_a_prediction_is_what_its_bytes_say(labels: str) -> None
 
 def test_numbers_of_numpy_are_plain_in_a_document() -> None:
     encoder = Encoder("m", "v", 1, key=False)
-    answer = Answer(np.float32(1.5), "forecast", [np.float64(2.5), 3.0], True)
+    answer = Prediction(np.float32(1.5), "forecast", [np.float64(2.5), 3.0], True)
     record = Record("t", 0, 1, NOW_MS, None, b"{}")
     fact = encoder.prediction(Event("e", None, None, {}, None), record, answer, 4, "", "labels_too_late")
     assert isinstance(fact, Predicted)

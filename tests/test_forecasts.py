@@ -305,7 +305,7 @@ def test_waits_from_before_there_were_any_begin_anew() -> None:
     service = Service(Remembers())
     for n in range(3):
         service.event(n, {"n": n})
-    late = service.shard.late
+    late = service.shard.joiner
     assert late is not None
     _, header, *pieces = late.pending.dump()
     names, lanes = msgspec.msgpack.decode(header)

@@ -79,13 +79,13 @@ class Feed:
 
     @property
     def counts(self) -> Any:
-        assert self.shard.late is not None
-        return self.shard.late.counts
+        assert self.shard.joiner is not None
+        return self.shard.joiner.counts
 
     @property
     def pending(self) -> int:
-        assert self.shard.late is not None
-        return self.shard.late.pending.count
+        assert self.shard.joiner is not None
+        return self.shard.joiner.pending.count
 
     def saved(self) -> dict[str, bytes]:
         return {
@@ -364,7 +364,7 @@ def test_a_bulk_of_labels_for_unknown_ids_is_bounded_and_counted(monkeypatch: py
     feed = Feed()
     for n in range(5000):
         feed.label(id=f"unknown-{n}")
-    late = feed.shard.late
+    late = feed.shard.joiner
     assert late is not None
     assert feed.counts.orphan == 4900
     assert len(late._early) == 100
@@ -435,8 +435,8 @@ def test_the_distribution_of_delays_is_kept() -> None:
     for n in range(1000):
         feed.event(str(n), n)
         feed.label(id=str(n), ts=n + (1 if n % 10 else 3600))
-    assert feed.shard.late is not None
-    delays = feed.shard.late.report()["delay_s"]
+    assert feed.shard.joiner is not None
+    delays = feed.shard.joiner.report()["delay_s"]
     assert delays["p50"] == pytest.approx(1.0, rel=0.1)
     assert delays["p99"] == pytest.approx(3600, rel=0.1)
     assert delays["max"] == 3600

@@ -24,7 +24,7 @@ from river import (
     tree,
 )
 
-from streamlearn.core.model.learner import Learner, final_step, task_of
+from streamlearn.core.model.learner import Learner, final_step, model_task
 
 Rows = Iterator[tuple[dict[str, Any], Any]]
 
@@ -190,4 +190,4 @@ def test_probabilities_are_sorted_by_their_texts_and_hold_all_of_the_mass() -> N
 )
 def test_what_cannot_be_served_is_named(model: Any) -> None:
     with pytest.raises(TypeError, match=r"neither|must stand alone"):
-        task_of(model)
+        model_task(model)

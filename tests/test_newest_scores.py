@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import Scores, ScoresSpec
 from streamlearn.core.shard.encode import Encoder, scores_report
@@ -134,9 +134,9 @@ def test_a_model_that_is_frozen_or_abstains_gets_no_verdict(
     app = apps("")
     scores = Scores(ScoresSpec(window=1000), "classification")
     for n in range(400):
-        answer = Answer(True, "probabilities", {"true": 1.0}, True)
-        abstained = Answer(None, "probabilities", {}, True)
-        scores.observe(n % 3 > 0, scores.foresee(answer if n < labels or frozen else abstained, {"a": 1.0}))
+        answer = Prediction(True, "probabilities", {"true": 1.0}, True)
+        abstained = Prediction(None, "probabilities", {}, True)
+        scores.update(n % 3 > 0, scores.capture(answer if n < labels or frozen else abstained, {"a": 1.0}))
     report = scores_report(Memory(frozen=frozen), scores, None)
     record = Record(app.inputs[0], 0, 7, 0, None, b"")
     output = Encoder("m", "v", 1, False).scores(1, record, 3, report)

@@ -67,8 +67,8 @@ def test_a_label_for_an_event_from_before_the_beginning_of_time_has_a_delay() ->
     feed.event("long ago", -1e308)
     feed.label(id="long ago", ts=1001)
     assert feed.counts.events_joined == 1
-    assert feed.shard.late is not None
-    assert feed.shard.late.report()["delay_s"]["max"] == 1e15
+    assert feed.shard.joiner is not None
+    assert feed.shard.joiner.report()["delay_s"]["max"] == 1e15
 
 
 def test_a_smaller_limit_of_waiting_events_holds_after_a_restart() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.labels.packing import Kept, Packer
+from streamlearn.core.labels.packing import Packer, PendingEvent
 from streamlearn.core.labels.pending import Pending
 
 TTL_MS = 10.0
@@ -28,18 +28,18 @@ class Plain:
         self.by_time = by_time
         self.clocks = [float("-inf")] * 3
         self.counts = [0] * 3
-        self.waiting: list[tuple[int, int, float, Kept]] = []
+        self.waiting: list[tuple[int, int, float, PendingEvent]] = []
 
-    def add(self, lane: int, event: Kept) -> None:
+    def add(self, lane: int, event: PendingEvent) -> None:
         self.clocks[lane] = max(self.clocks[lane], event[1])
         self.waiting.append((lane, self.counts[lane], self.clocks[lane] + TTL_MS, event))
         self.counts[lane] += 1
 
-    def _without(self, some: list[tuple[int, int, float, Kept]]) -> list[Kept]:
+    def _without(self, some: list[tuple[int, int, float, PendingEvent]]) -> list[PendingEvent]:
         self.waiting = [one for one in self.waiting if one not in some]
         return [event for *_, event in some]
 
-    def take(self, join: str, limit: int, start_ms: float) -> tuple[list[Kept], bool]:
+    def take(self, join: str, limit: int, start_ms: float) -> tuple[list[PendingEvent], bool]:
         named = [one for one in self.waiting if one[3][0] == join]
         if self.by_time:
             named = [one for one in named if start_ms <= one[3][1] < start_ms + 8]
@@ -48,7 +48,7 @@ class Plain:
             named.sort(key=lambda one: (one[1], one[0]))
         return self._without(named[:limit]), len(named) > limit
 
-    def due(self, lane: int, limit: int) -> tuple[list[Kept], bool]:
+    def expire(self, lane: int, limit: int) -> tuple[list[PendingEvent], bool]:
         over = [one for one in self.waiting if one[0] == lane and self.clocks[lane] > one[2]]
         return self._without(over[:limit]), len(over) > limit
 
@@ -66,20 +66,20 @@ def test_events_are_taken_and_end_as_by_walking_through_all_of_them(by_time: boo
     ours, plain = Pending(by_time, Packer("")), Plain(by_time)
     now = 0.0
     for lane in range(3):
-        ours.clock(("t", lane), now, TTL_MS)
+        ours.advance(("t", lane), now, TTL_MS)
         plain.clocks[lane] = now
     for number, (what, join, one, two) in enumerate(life):
         if what == "add":
             now += two
-            event: Kept = (join, now - one, 0, {"n": number}, [], None, ("t", one, number))
-            ours.clock(("t", one), event[1], TTL_MS)
+            event: PendingEvent = (join, now - one, 0, {"n": number}, [], None, ("t", one, number))
+            ours.advance(("t", one), event[1], TTL_MS)
             ours.add(("t", one), event, TTL_MS)
             plain.add(one, event)
         elif what == "take":
             found = ours.take_between(join, two, two + 8, one) if by_time else ours.take(join, one)
             assert found == plain.take(join, one, two)
         elif what == "due":
-            assert ours.due(("t", one), two) == plain.due(one, two)
+            assert ours.expire(("t", one), two) == plain.expire(one, two)
         elif what == "drop" and plain.waiting:
             nearest = min(plain.waiting, key=lambda one: (one[2], one[0]))
             assert ours.dropped() == plain._without([nearest])[0]
@@ -93,7 +93,7 @@ def comparisons_per_ending(count: int) -> float:
     """Events of one group on two partitions; those of the second, which stand last, end one by one."""
     pending = Pending(False, Packer(""))
     for lane in range(2):
-        pending.clock(("t", lane), 0.0, TTL_MS)
+        pending.advance(("t", lane), 0.0, TTL_MS)
         for n in range(count):
             pending.add(("t", lane), ("g", float(n), 0, {}, [], None, ("t", lane, n)), 1.0)
     places = pending._found["g"]
@@ -118,11 +118,11 @@ def comparisons_per_ending(count: int) -> float:
         steps += 1
         return counts
 
-    pending.clock(("t", 1), 1e6, TTL_MS)
+    pending.advance(("t", 1), 1e6, TTL_MS)
     before = sys.gettrace()
     sys.settrace(counts)
     try:
-        found = pending.due(("t", 1), count)
+        found = pending.expire(("t", 1), count)
     finally:
         sys.settrace(before)
     assert len(found[0]) == count

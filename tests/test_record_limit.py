@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from streamlearn.core.events.event import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, Event, Refusal
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.records import Headers, Output, Record
 from streamlearn.core.shard.encode import Encoder, headers_bytes
 from streamlearn.engine.era import era_now, spec_of
@@ -20,7 +20,7 @@ HEADERS: Headers = (("trace", b"1234"),)
 
 def predicted(limit: int | None, headers: Headers = HEADERS) -> Output | Refusal:
     record = Record("t", 0, 1, 2, None, b"{}", headers)
-    answer = Answer(True, "", None, True)
+    answer = Prediction(True, "", None, True)
     found = Encoder("m", "v", 1, False, limit).prediction(
         Event("e", None, None, {}, None), record, answer, 0, ""
     )

@@ -24,7 +24,7 @@ from river import (
     tree,
 )
 
-from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.scores.metrics import population_stability, rank_metrics
 from streamlearn.core.scores.ranks import MAX_KEPT, Ranks
 from streamlearn.core.scores.scores import MAX_CLASSES, Scores, ScoresSpec
@@ -62,7 +62,7 @@ class Run:
         for x, y in rows:
             answers = {name: self._said(model, x) for name, model in self.baselines.items()}
             answers["model"] = self._said(self.learner.model, x)
-            guess = self.scores.foresee(self.learner.predict(x, None), x)
+            guess = self.scores.capture(self.learner.predict(x, None), x)
             waiting.append((x, y, msgspec.msgpack.decode(msgspec.msgpack.encode(guess)), answers))
             if len(waiting) > delay:
                 self._learn(*waiting.popleft())
@@ -75,7 +75,7 @@ class Run:
         return label, None if self.task == "regression" else model.predict_proba_one(x)
 
     def _learn(self, x: dict[str, Any], y: Any, guess: list[Any], answers: dict[str, Any]) -> None:
-        self.scores.observe(y, guess)
+        self.scores.update(y, guess)
         for name, (label, probabilities) in answers.items():
             self.said[name].append((y, label, probabilities))
         self.learner.learn(x, y)
@@ -162,7 +162,7 @@ def test_when_a_third_class_is_noticed_makes_no_difference() -> None:
         said = {{"0": 0, "1": 1, "true": True}[name]: p for name, p in answer.detail.items()}
         entropy.update(y, said)
         for scores in (early, late):
-            scores.observe(y, scores.foresee(answer, x))
+            scores.update(y, scores.capture(answer, x))
         early.report()
     assert early.dump() == late.dump()
     assert late.report()["all"]["model"]["log_loss"] == entropy.get()
@@ -178,7 +178,7 @@ def test_no_change_of_numbers_is_the_last_label_and_mase_compares_with_it() -> N
     scores = Scores(ScoresSpec(), "regression")
     labels = [5.0, 7.0, 6.0, 9.0]
     for y in labels:
-        scores.observe(y, scores.foresee(Answer(6.5, "", None, True), {}))
+        scores.update(y, scores.capture(Prediction(6.5, "", None, True), {}))
     report = scores.report()["all"]
     # Before the first label it says 0.0, as river's regressors and mean do: all have the same labels.
     assert report["no_change"]["mae"] == (5 + 2 + 1 + 3) / 4
@@ -189,7 +189,7 @@ def test_no_change_of_numbers_is_the_last_label_and_mase_compares_with_it() -> N
 def test_kappa_m_and_kappa_temporal_compare_on_the_labels_that_both_answered() -> None:
     scores = Scores(ScoresSpec(), "classification")
     for y, said in zip("aabbbab", [None, *"abbbbb"], strict=True):
-        scores.observe(y, scores.foresee(Answer(said, "", None, True), {}))
+        scores.update(y, scores.capture(Prediction(said, "", None, True), {}))
     report = scores.report()["all"]
     # Labels 2-7: the model is right in 5 of 6, no-change in 3, the commonest label so far in 3.
     assert report["no_change"]["accuracy"] == 3 / 6
@@ -204,8 +204,8 @@ def test_kappa_m_and_kappa_temporal_compare_on_the_labels_that_both_answered() -
 def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
     scores = Scores(ScoresSpec(), "classification")
     for y, p in [(True, 0.95), (False, 0.95), (True, 0.65), (True, 0.65)]:
-        answer = Answer(True, "probabilities", {"false": 1 - p, "true": p}, True)
-        scores.observe(y, scores.foresee(answer, {}))
+        answer = Prediction(True, "probabilities", {"false": 1 - p, "true": p}, True)
+        scores.update(y, scores.capture(answer, {}))
     error = scores.report()["all"]["model"]["calibration_error"]
     assert error == pytest.approx((2 * abs(0.5 - 0.95) + 2 * abs(1 - 0.65)) / 4)
 
@@ -213,7 +213,7 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
 def test_a_model_that_answers_labels_only_has_no_scores_of_probabilities() -> None:
     scores = Scores(ScoresSpec(), "classification")
     for i in range(40):
-        scores.observe(i % 2 == 0, scores.foresee(Answer(True, "", None, True), {}))
+        scores.update(i % 2 == 0, scores.capture(Prediction(True, "", None, True), {}))
     model = scores.report()["all"]["model"]
     assert model["accuracy"] == 0.5
     assert (model["log_loss"], model["roc_auc"], model["calibration_error"]) == (None, None, None)
@@ -245,7 +245,7 @@ def test_anomaly_scores_are_scored_as_by_river_and_by_their_ranks() -> None:
     pairs, verdicts = [], []
     for x, y in rows(datasets.Shuttle(), 900):
         answer = learner.predict(x, None)
-        scores.observe(y, scores.foresee(answer, x))
+        scores.update(y, scores.capture(answer, x))
         pairs.append((bool(y), answer.detail))
         verdicts.append((y, answer.prediction, None))
         learner.learn(x, None)
@@ -271,7 +271,7 @@ def test_scores_on_another_scale_have_no_area_under_fixed_thresholds() -> None:
     scores = Scores(ScoresSpec(), "anomaly")
     pairs = [(rng.random() < 0.2, abs(rng.gauss(0, 50))) for _ in range(300)]
     for y, score in pairs:
-        scores.observe(y, scores.foresee(Answer(None, "score", score, True), {}))
+        scores.update(y, scores.capture(Prediction(None, "score", score, True), {}))
     model = scores.report()["all"]["model"]
     assert model["roc_auc"] is None and model["accuracy"] is None
     assert (model["roc_auc_ranks"], model["average_precision"]) == pytest.approx(naive_ranks(pairs))
@@ -300,7 +300,7 @@ def test_clusters_are_scored_as_by_river() -> None:
     pairs, places = [], {}
     for x, y in rows(datasets.ImageSegments(), 900):
         at = model.predict_one(x) if pairs else 0
-        scores.observe(y, scores.foresee(Answer(at, "", None, True), x))
+        scores.update(y, scores.capture(Prediction(at, "", None, True), x))
         pairs.append((places.setdefault(y, len(places)), at, None))
         model.learn_one(x)
     report = scores.report()
@@ -326,13 +326,13 @@ def test_a_forecast_is_scored_step_by_step_with_the_labels_of_its_event_and_thos
     learned: list[int] = []
     for n in range(len(labels) + delay):
         if n >= delay and n - delay not in missing:
-            scores.observe(labels[n - delay], guesses[n - delay])
+            scores.update(labels[n - delay], guesses[n - delay])
             model.learn_one(labels[n - delay])
             learned.append(n - delay)
         if n < len(labels):
             forecasts.append(model.forecast(horizon) if n > 6 else [])
             lasts.append(labels[learned[-1]] if learned else None)
-            guesses.append(scores.foresee(Answer(None, "forecast", forecasts[-1], True), {}))
+            guesses.append(scores.capture(Prediction(None, "forecast", forecasts[-1], True), {}))
     pairs = [[(at, at - k) for at in learned if at >= k and forecasts[at - k]] for k in range(horizon)]
     errors = [[abs(labels[at] - forecasts[made][k]) for at, made in pairs[k]] for k in range(horizon)]
     naive = [[abs(labels[at] - lasts[made]) for at, made in pairs[k] if lasts[made]] for k in range(horizon)]
@@ -344,7 +344,7 @@ def test_a_forecast_is_scored_step_by_step_with_the_labels_of_its_event_and_thos
     assert report["window"]["model"]["mae"] == pytest.approx(sum(recent) / len(recent))
 
 
-def wild(task: str, n: int, seed: int) -> Iterator[tuple[Answer, dict[str, Any], Any]]:
+def wild(task: str, n: int, seed: int) -> Iterator[tuple[Prediction, dict[str, Any], Any]]:
     """Answers as models give them, some of them none, and labels."""
     rng = random.Random(seed)
     for _ in range(n):
@@ -352,21 +352,21 @@ def wild(task: str, n: int, seed: int) -> Iterator[tuple[Answer, dict[str, Any],
         if task == "classification":
             p = {name: rng.random() for name in ("k", "l", "m") if rng.random() < 0.9}
             best = max(p, key=p.get, default=None)  # type: ignore[arg-type]
-            yield Answer(best, "probabilities", p, True), x, rng.choice("klmn")
+            yield Prediction(best, "probabilities", p, True), x, rng.choice("klmn")
         elif task == "binary":
             p1 = rng.random()
             p = {"0": 1 - p1, "1": p1} if rng.random() < 0.9 else {"true": 0.8}
-            yield Answer(p1 > 0.5, "probabilities", p, True), x, rng.randint(0, 1)
+            yield Prediction(p1 > 0.5, "probabilities", p, True), x, rng.randint(0, 1)
         elif task == "regression":
-            yield Answer(rng.choice([None, rng.gauss(0, 1)]), "", None, True), x, rng.gauss(0, 1)
+            yield Prediction(rng.choice([None, rng.gauss(0, 1)]), "", None, True), x, rng.gauss(0, 1)
         elif task == "anomaly":
             verdict = rng.choice([None, True, False])
-            yield Answer(verdict, "score", rng.gauss(0, 9), True), x, rng.random() < 0.2
+            yield Prediction(verdict, "score", rng.gauss(0, 9), True), x, rng.random() < 0.2
         elif task == "clustering":
-            yield Answer(rng.choice([None, 1, 2]), "", None, True), x, rng.choice("kl")
+            yield Prediction(rng.choice([None, 1, 2]), "", None, True), x, rng.choice("kl")
         else:
             forecast = [rng.gauss(0, 1) for _ in range(4)]
-            yield Answer(None, "forecast", forecast, True), x, rng.gauss(0, 1)
+            yield Prediction(None, "forecast", forecast, True), x, rng.gauss(0, 1)
 
 
 TASKS = ["classification", "binary", "regression", "anomaly", "clustering", "forecasting"]
@@ -381,12 +381,12 @@ def test_a_dump_at_any_place_changes_nothing(kind: str) -> None:
     whole, pieces = Scores(spec, task), Scores(spec, task)
     waiting: deque[tuple[Any, list[Any], list[Any]]] = deque()
     for answer, x, y in wild(kind, 2600, 5):
-        waiting.append((y, whole.foresee(answer, x), pieces.foresee(answer, x)))
+        waiting.append((y, whole.capture(answer, x), pieces.capture(answer, x)))
         assert waiting[-1][1] == waiting[-1][2]
         if len(waiting) > 30:
             label, one, other = waiting.popleft()
-            whole.observe(label, one)
-            pieces.observe(label, other)
+            whole.update(label, one)
+            pieces.update(label, other)
         if rng.random() < 0.02:
             pieces = Scores.load(spec, task, pieces.dump())
         if rng.random() < 0.02:
@@ -406,8 +406,8 @@ def test_a_smaller_window_keeps_its_newest_labels() -> None:
         task = "classification" if kind == "binary" else kind
         large, small = (Scores(ScoresSpec(window=size), task) for size in (500, 60))
         for answer, x, y in wild(kind, 400, 6):
-            large.observe(y, large.foresee(answer, x))
-            small.observe(y, small.foresee(answer, x))
+            large.update(y, large.capture(answer, x))
+            small.update(y, small.capture(answer, x))
         restored = Scores.load(ScoresSpec(window=60), task, large.dump())
         assert restored.report() == small.report()
 
@@ -415,7 +415,7 @@ def test_a_smaller_window_keeps_its_newest_labels() -> None:
 def test_a_guess_is_small_and_plain() -> None:
     run = Run(scaled(linear_model.LogisticRegression())).feed(rows(datasets.Phishing(), 300))
     x = next(iter(datasets.Phishing()))[0]
-    guess = run.scores.foresee(run.learner.predict(x, None), x)
+    guess = run.scores.capture(run.learner.predict(x, None), x)
     assert len(msgspec.msgpack.encode(guess)) <= 60
 
 
@@ -423,17 +423,17 @@ def test_there_is_room_for_a_bounded_number_of_classes() -> None:
     for task in ("classification", "clustering"):
         scores = Scores(ScoresSpec(), task)
         for k in range(MAX_CLASSES):
-            assert scores.knows_room_for(f"c{k}")
-            scores.observe(f"c{k}", scores.foresee(Answer(None, "", None, True), {}))
-        assert not scores.knows_room_for("one more")
-        assert scores.knows_room_for("c5")
-    assert Scores(ScoresSpec(), "regression").knows_room_for(1.0)
+            assert scores.can_track_class(f"c{k}")
+            scores.update(f"c{k}", scores.capture(Prediction(None, "", None, True), {}))
+        assert not scores.can_track_class("one more")
+        assert scores.can_track_class("c5")
+    assert Scores(ScoresSpec(), "regression").can_track_class(1.0)
 
 
 def test_a_model_that_invents_classes_without_end_is_wrong_and_bounded() -> None:
     scores = Scores(ScoresSpec(window=10), "classification")
     for k in range(3 * MAX_CLASSES):
-        scores.observe("a", scores.foresee(Answer(f"invented {k}", "", None, True), {}))
+        scores.update("a", scores.capture(Prediction(f"invented {k}", "", None, True), {}))
     assert scores.report()["all"]["model"]["accuracy"] == 0
     assert len(scores.dump()) < 40 * MAX_CLASSES + 20_000
 
@@ -448,12 +448,12 @@ def test_proxies_see_what_moved_and_do_not_call_it_a_score() -> None:
     rng = random.Random(8)
     scores = Scores(ScoresSpec(), "regression")
     for x in drifting(9000, rng, moved=False):
-        scores.foresee(Answer(x["b"], "", None, True), x)
+        scores.capture(Prediction(x["b"], "", None, True), x)
     calm = scores.report()["proxies"]
     assert "not scores" in calm["note"]
     assert max(calm["prediction_psi"], *calm["feature_psi"].values()) < 0.1
     for x in drifting(9000, rng, moved=True):
-        scores.foresee(Answer(x["b"], "", None, True), x)
+        scores.capture(Prediction(x["b"], "", None, True), x)
     moved = scores.report()["proxies"]
     assert moved["feature_psi"]["a"] > 0.25 and moved["feature_psi"]["c"] > 0.25
     assert moved["feature_psi"]["b"] < 0.1 and moved["prediction_psi"] < 0.1
@@ -465,14 +465,14 @@ def test_a_feature_that_goes_missing_is_a_shift() -> None:
     scores = Scores(ScoresSpec(), "regression")
     for k in range(12_000):
         x = {"a": rng.gauss(0, 1)} if k < 2000 or k % 2 else {}
-        scores.foresee(Answer(1.0, "", None, True), x)
+        scores.capture(Prediction(1.0, "", None, True), x)
     assert scores.report()["proxies"]["feature_psi"]["a"] > 0.25
 
 
 def test_sensors_that_take_turns_are_all_seen() -> None:
     scores = Scores(ScoresSpec(), "regression")
     for k in range(9000):
-        scores.foresee(Answer(1.0, "", None, True), {"sensor": str(k % 8), "a": float(k % 17)})
+        scores.capture(Prediction(1.0, "", None, True), {"sensor": str(k % 8), "a": float(k % 17)})
     assert max(scores.report()["proxies"]["feature_psi"].values()) < 0.1
 
 
@@ -485,7 +485,7 @@ def test_psi_is_the_published_sum() -> None:
 def test_a_class_that_was_only_predicted_counts_in_macro_f1_as_in_river() -> None:
     scores, macro = Scores(ScoresSpec(), "classification"), metrics.MacroF1()
     for y, said in [("a", "a"), ("b", "z"), ("b", "b")]:
-        scores.observe(y, scores.foresee(Answer(said, "", None, True), {}))
+        scores.update(y, scores.capture(Prediction(said, "", None, True), {}))
         macro.update(y, said)
     assert scores.report()["all"]["model"]["macro_f1"] == pytest.approx(macro.get())
 

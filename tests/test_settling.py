@@ -91,8 +91,8 @@ def test_small_numbers_are_read_in_seconds_for_ever() -> None:
     for n in range(60):
         subject.step(record(n, ts=n, id=f"e{n}"))
     assert subject.memory.time_unit == "s"
-    assert subject.late is not None
-    assert subject.late.pending.count == 6
+    assert subject.joiner is not None
+    assert subject.joiner.pending.count == 6
 
 
 @pytest.mark.parametrize(("settled", "declared"), [("s", "ms"), ("us", "ms"), ("ms", "rfc3339")])
@@ -368,8 +368,8 @@ def test_a_first_record_that_is_far_ahead_is_taken_back() -> None:
     subject = leap(subject, 0, 400)
     for n in range(1, 50):
         subject = leap(subject, n, n / 10)
-    assert subject.late is not None
-    report = subject.late.report()
+    assert subject.joiner is not None
+    report = subject.joiner.report()
     assert (report["pending"], report["events_expired"], report["orphan"]) == (31, 19, 1)
 
 
@@ -399,8 +399,8 @@ def test_events_after_a_gap_wait_also_across_a_segments_end() -> None:
         subject = leap(subject, n, day)
     subject.step(Record("labels", 0, 0, NOW_MS, None, b'{"id":"leap0","label":1}'))
     assert subject.memory.outcomes["label.joined"] == 1
-    assert subject.late is not None
-    assert subject.late.counts.events_expired == SEGMENT - 1
+    assert subject.joiner is not None
+    assert subject.joiner.counts.events_expired == SEGMENT - 1
 
 
 def early_labels(first: list[Record], events: list[Record]) -> dict[str, Any]:
@@ -413,8 +413,8 @@ def early_labels(first: list[Record], events: list[Record]) -> dict[str, Any]:
     for one in [*first, *told, *events]:
         subject.step(one)
         subject = reloaded(subject)
-    assert subject.late is not None
-    return subject.late.report()
+    assert subject.joiner is not None
+    return subject.joiner.report()
 
 
 @pytest.mark.parametrize("leap_ms", [-NOW_MS, -3 * 86_400_000, -60_000, 400 * 86_400_000])

@@ -28,7 +28,7 @@ from streamlearn import run
 from streamlearn.config.load import load
 from streamlearn.core.events.event import EventSpec
 from streamlearn.core.labels.record import LabelSpec
-from streamlearn.core.model.learner import Learner, task_of
+from streamlearn.core.model.learner import Learner, model_task
 from streamlearn.core.records import Era, Record
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.facts import published as outputs_of
@@ -335,7 +335,7 @@ def test_a_filter_inside_a_pipeline_keeps_what_it_thinks_wrong_from_the_classifi
 )
 def test_a_model_that_could_not_do_its_task_is_refused_with_the_reason(model: Any, says: str) -> None:
     with pytest.raises(TypeError, match=says):
-        task_of(model())
+        model_task(model())
     with pytest.raises(ConfigError, match=says):
         fresh_model("app", "", {}, [], model())
 
@@ -375,4 +375,4 @@ def test_each_task_has_its_name() -> None:
         "clustering": CLUSTERERS["behind a scaler"](),
         "forecasting": MIN_MAX() | time_series.SNARIMAX(p=1, d=0, q=0),
     }
-    assert {name: task_of(model) for name, model in models.items()} == {name: name for name in models}
+    assert {name: model_task(model) for name, model in models.items()} == {name: name for name in models}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.events.event import EventSpec
 from streamlearn.core.labels.joiner import DUE_PER_RECORD
-from streamlearn.core.labels.record import Told
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.records import Output, Record, header_name
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.work import EventWork, LabelWork, load_work, work_part
@@ -47,7 +47,7 @@ def state_of(feed: Feed) -> dict[str, Any]:
     the events that wait what they are: their table of names grows when they are packed, and not before.
     """
     feed.restarted()
-    late = feed.shard.late
+    late = feed.shard.joiner
     assert late is not None
     waits = [
         (source, lane.clock, at, place, segment.look(place), segment.deadlines[place])
@@ -173,5 +173,5 @@ def test_no_other_record_is_stepped_while_there_is_work() -> None:
 def test_the_work_of_a_label_with_any_header_names_can_be_saved() -> None:
     headers = ((header_name(b"\xff\xfe"), b"x"), ("plain", None))
     record = Record("labels", 0, 7, 1, None, b"{}", headers)
-    work = LabelWork(record, Told("g", True, None), "g", 3)
+    work = LabelWork(record, LabelRecord("g", True, None), "g", 3)
     assert load_work(work_part(work)["work"]) == work

@@ -19,7 +19,7 @@ import pytest
 import zoo
 from service_process import START_S, App
 
-from streamlearn.core.model.learner import task_of
+from streamlearn.core.model.learner import model_task
 
 NAME = "zoo"
 AT_ONCE = 4
@@ -110,7 +110,7 @@ def test_a_model_killed_and_restored_answers_as_a_plain_river_loop(runs: Any, na
         "a model that always says the same shows nothing"
     )
     assert run.served_before < len(answers)
-    task = task_of(zoo.MAKERS[name]())
+    task = model_task(zoo.MAKERS[name]())
     print(f"| {name} | {task} | {len(answers)} | yes | {run.bytes:,} |")
 
 

@@ -34,7 +34,7 @@ from river import (
 )
 from river.time_series.base import Forecaster
 
-from streamlearn.core.model.learner import final_step, task_of
+from streamlearn.core.model.learner import final_step, model_task
 from streamlearn.engine.model import fill_seeds
 from streamlearn.engine.presets import preset
 
@@ -139,7 +139,7 @@ def _served() -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     refused: dict[str, str] = {}
     for name, make in {**{name: _maker(kind) for name, kind in kinds().items()}, **WITH_ARGUMENTS}.items():
         try:
-            task_of(make())
+            model_task(make())
             makers[name] = make
         except (TypeError, RuntimeError, StopIteration) as error:
             refused[name] = str(error)
@@ -159,7 +159,7 @@ def made(name: str, app: str) -> Any:
 
 def _labelled(model: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Features and labels for the model's task."""
-    task = task_of(model)
+    task = model_task(model)
     if any(isinstance(step, feature_extraction.BagOfWords) for step in getattr(model, "steps", {}).values()):
         yield from _texts()
     elif isinstance(final_step(model), COUNTS):

@@ -34,7 +34,7 @@ class Decay:
     def note(self, facts: Facts, shard: Shard) -> None:
         """Take down a window when the labels of a record have filled it."""
         scores = shard.scores
-        self._labels += sum(isinstance(fact, Learned) and fact.guess is not None for fact in facts)
+        self._labels += sum(isinstance(fact, Learned) and fact.captured is not None for fact in facts)
         if scores is None or self._labels < self._next or not judges(scores.task).decay:
             return
         # A label of a group is many labels at once: the window is the last ones, wherever it ends.

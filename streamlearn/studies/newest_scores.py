@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from streamlearn.core.labels.joiner import Late
+from streamlearn.core.labels.joiner import LabelJoiner
 from streamlearn.core.records import Positions
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.encode import scores_report
@@ -94,18 +94,18 @@ def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
     spec, memory = stated_spec(header.under), load_memory(sections)
     if spec.scores is None or "scores" not in sections:
         raise BadCheckpoint("it has no scores")
-    late = None if spec.labels is None else Late(spec.labels, spec.event.time_as)
+    joiner = None if spec.labels is None else LabelJoiner(spec.labels, spec.event.time_as)
     try:
         task = str(msgspec.msgpack.decode(sections["scores"])[1])
         scores = Scores.load(spec.scores, task, sections["scores"])
-        if late is not None and "pending" in sections:
-            late.load(sections["pending"])
+        if joiner is not None and "pending" in sections:
+            joiner.load(sections["pending"])
     except Exception as error:  # it may say anything at all, and is taken at its word
         raise BadCheckpoint(f"its scores cannot be read: {error}") from error
     model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}
     return {
         "model": {**model, "learned": memory.learned},
-        **scores_report(memory, scores, late),
+        **scores_report(memory, scores, joiner),
         "source": {"checkpoint": header.seq},
     }
 

@@ -14,7 +14,7 @@ class Ring(Protocol):
     recent_next: int
 
 
-class Window:
+class RecentIds:
     """The last `size` ids in `ring`; one that was of another size keeps its newest ids."""
 
     def __init__(self, ring: Ring, size: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.events.clocks import AHEAD_MAX, NEVER, Clock
-from streamlearn.core.labels.packing import Kept, Packer
+from streamlearn.core.labels.packing import Packer, PendingEvent
 from streamlearn.core.records import TopicPartition
 
 SEGMENT: Final = 1024
@@ -36,7 +36,7 @@ class Segment:
     def __init__(self, packer: Packer, source: TopicPartition) -> None:
         self.packer = packer
         self.source = source
-        self.pieces: list[Kept | None] = []
+        self.pieces: list[PendingEvent | None] = []
         self.deadlines: Any = array("d")
         self.alive = bytearray()
         self.live = 0
@@ -67,7 +67,7 @@ class Segment:
         assert self.packed is not None
         return self.packed[self.ends[place - 1] if place else 0 : self.ends[place]]
 
-    def look(self, place: int) -> Kept:
+    def look(self, place: int) -> PendingEvent:
         """The event at a place that is alive."""
         if self.packed is not None:
             return self.packer.unpack(self.bytes_of(place), self.source)
@@ -75,7 +75,7 @@ class Segment:
         assert young is not None, "an event is removed once"
         return young
 
-    def remove(self, place: int) -> Kept:
+    def remove(self, place: int) -> PendingEvent:
         """The event at a place, which is no longer alive then."""
         event = self.look(place)
         self.alive[place] = 0
@@ -101,13 +101,13 @@ class Segment:
         else:
             self.deadlines[place] = deadline_ms
 
-    def forget_guesses(self) -> None:
+    def forget_captured(self) -> None:
         """Go on without what scoring would have needed."""
         if self.packed is None:
-            self.pieces = [None if event is None else _unguessed(event) for event in self.pieces]
+            self.pieces = [None if event is None else _uncaptured(event) for event in self.pieces]
             return
         pack = self.packer.pack
-        self._keep([pack(_unguessed(self.look(n))) if lives else b"" for n, lives in enumerate(self.alive)])
+        self._keep([pack(_uncaptured(self.look(n))) if lives else b"" for n, lives in enumerate(self.alive)])
 
     def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
         """Pieces, ends, deadlines, marks of life; copied unless they never change."""
@@ -134,7 +134,7 @@ class Segment:
         return segment
 
 
-def _unguessed(event: Kept) -> Kept:
+def _uncaptured(event: PendingEvent) -> PendingEvent:
     join, time_ms, arrived_ms, x, _guess, ts, place = event
     return join, time_ms, arrived_ms, x, None, ts, place
 
@@ -175,16 +175,16 @@ class Waits(msgspec.Struct, array_like=True):
 
 
 class Lane:
-    """The waiting events of one input partition, oldest first. `due`: none of them is due before that."""
+    """The waiting events of one input partition, oldest first. `due_ms`: none of them is due before that."""
 
-    __slots__ = ("clock", "due", "head", "next", "number", "segments", "tail", "waits")
+    __slots__ = ("clock", "due_ms", "head", "next", "number", "segments", "tail", "waits")
 
     def __init__(self, number: int, tail: Segment) -> None:
         self.number = number
         self.tail = tail
         """The segment that is not full; it stands in `segments` once there is something in it."""
         self.clock = Clock()
-        self.due = NEVER
+        self.due_ms = NEVER
         self.head = 0
         self.next = 0
         self.segments: dict[int, Segment] = {}
@@ -237,8 +237,8 @@ class Lane:
             place = segment.alive.find(1, self.head % SEGMENT)
             if place >= 0:
                 self.head += place - self.head % SEGMENT
-                self.due = segment.deadlines[place]
-                return self.due
+                self.due_ms = segment.deadlines[place]
+                return self.due_ms
             self.head = min((self.head // SEGMENT + 1) * SEGMENT, self.next)
-        self.due = NEVER
-        return self.due
+        self.due_ms = NEVER
+        return self.due_ms

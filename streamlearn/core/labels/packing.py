@@ -14,9 +14,10 @@ from streamlearn.core.records import RecordPlace, TopicPartition
 
 SHAPES_MAX: Final = 4_096
 
-Kept = tuple[str, float, int, dict[str, Any], list[Any] | None, Any, RecordPlace]
-"""What labels name it by, its time, its arrival (ms), features, guess, its `ts` as it came, and the place of
-its record. The guess is None where scores began after the event was predicted."""
+PendingEvent = tuple[str, float, int, dict[str, Any], list[Any] | None, Any, RecordPlace]
+"""An event that waits for its label: join key, time (ms), arrival (ms), features, captured prediction
+(None where scores began after it was predicted), its `ts` as it came, and the place of its record.
+"""
 
 _pack: Final = msgspec.msgpack.Encoder(enc_hook=lambda value: value.item()).encode  # numpy's scalars
 _unpack: Final = msgspec.msgpack.Decoder().decode
@@ -44,9 +45,9 @@ class Packer:
         self._numbers: dict[tuple[str, ...], int] = {}
         self._names: list[tuple[str, ...]] = []
 
-    def pack(self, event: Kept) -> bytes:
+    def pack(self, event: PendingEvent) -> bytes:
         """The event in bytes; of its place only the offset, because a lane is one partition."""
-        join, time_ms, arrived_ms, x, guess, ts, (_, _, offset) = event
+        join, time_ms, arrived_ms, x, captured, ts, (_, _, offset) = event
         names = tuple(x)
         shape: int | tuple[str, ...] | None = self._numbers.get(names)
         if shape is None:
@@ -56,17 +57,17 @@ class Packer:
                 self._names.append(names)
         if self._time_as:
             values = [None if name == self._time_as else value for name, value in x.items()]
-            return _pack((join, time_ms, arrived_ms, shape, values, guess, offset, ts))
-        return _pack((join, time_ms, arrived_ms, shape, [*x.values()], guess, offset))
+            return _pack((join, time_ms, arrived_ms, shape, values, captured, offset, ts))
+        return _pack((join, time_ms, arrived_ms, shape, [*x.values()], captured, offset))
 
-    def unpack(self, data: bytes, source: TopicPartition) -> Kept:
+    def unpack(self, data: bytes, source: TopicPartition) -> PendingEvent:
         """The inverse of `pack`; `source` is the partition of the event."""
-        join, time_ms, arrived_ms, shape, values, guess, offset, *moment = _unpack(data)
+        join, time_ms, arrived_ms, shape, values, captured, offset, *moment = _unpack(data)
         ts = moment[0] if moment else None
         x = dict(zip(self._names[shape] if type(shape) is int else shape, values, strict=True))
         if self._time_as in x:
             x[self._time_as] = moment_of(ts, time_ms)
-        return join, time_ms, arrived_ms, x, guess, ts, (*source, offset)
+        return join, time_ms, arrived_ms, x, captured, ts, (*source, offset)
 
     def saved(self) -> list[tuple[str, ...]]:
         """The table of names."""

@@ -18,7 +18,7 @@ import msgspec
 
 from streamlearn.core.events.clocks import NEVER, Clock
 from streamlearn.core.labels.lanes import SEGMENT, Lane, Segment, Waits
-from streamlearn.core.labels.packing import Kept, Packer, named
+from streamlearn.core.labels.packing import Packer, PendingEvent, named
 from streamlearn.core.records import TopicPartition
 
 _LANE_BITS: Final = 20
@@ -58,7 +58,7 @@ class Pending:
         self._found: dict[str, Any] = {}
         """By join: the one place, or `_Places`; by time: always these."""
 
-    def clock(self, source: TopicPartition, time_ms: float, ttl_ms: float) -> bool:
+    def advance(self, source: TopicPartition, time_ms: float, ttl_ms: float) -> bool:
         """Move the clock of a partition to an event's time, as `Clock.advance` does: a leap of more than
         `ttl_ms` and an hour needs a second event. Whether something in the partition is due now.
         """
@@ -77,8 +77,8 @@ class Pending:
                 lane.end_by(clock.now_ms + ttl_ms)
             elif clock.now_ms > before_ms + limit_ms:
                 lane.put_off(before_ms + limit_ms, clock.now_ms + ttl_ms)
-        # What was due may have been taken, and `due` is then too early, but not in a state from bytes.
-        return clock.now_ms > lane.due and clock.now_ms > lane.oldest()
+        # What was due may have been taken, and `expire` is then too early, but not in a state from bytes.
+        return clock.now_ms > lane.due_ms and clock.now_ms > lane.oldest()
 
     @property
     def newest_ms(self) -> float:
@@ -91,8 +91,8 @@ class Pending:
         known = (lane.clock.now_ms for lane in self._lanes if lane.clock.now_ms != -NEVER)
         return min(known, default=-NEVER)
 
-    def add(self, source: TopicPartition, event: Kept, ttl_ms: float) -> None:
-        """Let an event wait until its partition's clock is `ttl_ms` further. `clock` was called for it."""
+    def add(self, source: TopicPartition, event: PendingEvent, ttl_ms: float) -> None:
+        """Let an event wait until its partition's clock is `ttl_ms` further. `advance` was called for it."""
         lane = self._by_source[source]
         at = lane.next
         lane.next = at + 1
@@ -104,8 +104,8 @@ class Pending:
         segment.deadlines.append(deadline_ms)
         segment.alive.append(1)
         segment.live += 1
-        if lane.due == NEVER:
-            lane.due = deadline_ms
+        if lane.due_ms == NEVER:
+            lane.due_ms = deadline_ms
         if lane.next % SEGMENT == 0:
             segment.seal()
         place = at << _LANE_BITS | lane.number
@@ -119,7 +119,7 @@ class Pending:
         """Whether an event waits that labels name by `join`."""
         return join in self._found
 
-    def take(self, join: str, limit: int = ALL) -> tuple[list[Kept], bool]:
+    def take(self, join: str, limit: int = ALL) -> tuple[list[PendingEvent], bool]:
         """Remove and return the events that a label names by `join`, by their places in their partitions: at
         most `limit`, and whether there are more.
         """
@@ -132,7 +132,7 @@ class Pending:
         if not places.falls:
             places.items.sort(reverse=True)
             places.falls = True
-        taken: list[Kept] = []
+        taken: list[PendingEvent] = []
         while places.items and len(taken) < limit:
             place = places.items.pop()
             if self._is_there(place):
@@ -143,14 +143,14 @@ class Pending:
 
     def take_between(
         self, join: str, start_ms: float, end_ms: float, limit: int = ALL
-    ) -> tuple[list[Kept], bool]:
+    ) -> tuple[list[PendingEvent], bool]:
         """As `take`, the events of `join` with `start_ms <= time < end_ms`, by time."""
         timed = self._found.get(join)
         if timed is None:
             return [], False
         items = timed.items
         first, last = bisect_left(items, (start_ms, -1)), bisect_left(items, (end_ms, -1))
-        taken: list[Kept] = []
+        taken: list[PendingEvent] = []
         at = first
         while at < last:
             place = items[at][1]
@@ -166,7 +166,7 @@ class Pending:
         return taken, at < last
 
     def labelled_at_once(self, source: TopicPartition) -> None:
-        """An event of this partition has its label already, and will not wait. `clock` was called for it."""
+        """Note that an event of this partition came with its label. `advance` was called for it."""
         lane = self._by_source[source]
         lane.waits.note(lane.next, lane.next)
 
@@ -183,29 +183,29 @@ class Pending:
         events = [[segment.look(place) for segment, place in lane] for lane in lanes if lane]
         return [{**event[3]} for event in merge(*events, key=_time_ms)]
 
-    def due(self, source: TopicPartition, limit: int) -> tuple[list[Kept], bool]:
+    def expire(self, source: TopicPartition, limit: int) -> tuple[list[PendingEvent], bool]:
         """Remove and return the events whose time is up in this partition: at most `limit`, and whether there
         are more.
         """
         lane = self._by_source[source]
-        found: list[Kept] = []
+        found: list[PendingEvent] = []
         while more := lane.clock.now_ms > lane.oldest():
             if len(found) == limit:
                 break
             found.append(self._pop(lane))
         return found, more
 
-    def dropped(self) -> Kept:
+    def dropped(self) -> PendingEvent:
         """Remove and return the event nearest to its deadline, as when too many wait."""
         return self._pop(min(self._lanes, key=Lane.oldest))
 
-    def forget_guesses(self) -> None:
+    def forget_captured(self) -> None:
         """The scores begin anew: what was foreseen for the old ones means nothing to them."""
         for lane in self._lanes:
             for segment in lane.segments.values():
-                segment.forget_guesses()
+                segment.forget_captured()
 
-    def _pop(self, lane: Lane) -> Kept:
+    def _pop(self, lane: Lane) -> PendingEvent:
         """Remove the event at the head of `lane`."""
         place = lane.head << _LANE_BITS | lane.number
         event = self._removed(place)
@@ -249,12 +249,12 @@ class Pending:
             known.items.append(place)
             known.falls = False
 
-    def _labelled(self, place: int) -> Kept:
+    def _labelled(self, place: int) -> PendingEvent:
         lane = self._lanes[place & _LANE_MASK]
         lane.waits.note(place >> _LANE_BITS, lane.next)
         return self._removed(place)
 
-    def _removed(self, place: int) -> Kept:
+    def _removed(self, place: int) -> PendingEvent:
         lane = self._lanes[place & _LANE_MASK]
         at = place >> _LANE_BITS
         segment = lane.segments[at // SEGMENT]
@@ -315,7 +315,7 @@ class Pending:
             lane.oldest()
 
 
-def _time_ms(event: Kept) -> float:
+def _time_ms(event: PendingEvent) -> float:
     return event[1]
 
 

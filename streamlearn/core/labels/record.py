@@ -41,7 +41,7 @@ class LabelSpec(msgspec.Struct, frozen=True):
     orphans_max_share: float = 0.5
 
 
-class Told(msgspec.Struct, array_like=True, gc=False):
+class LabelRecord(msgspec.Struct, array_like=True, gc=False):
     """One label: whom it names and in what interval, what it says, when that became known (None: unsaid), and
     where its record stands in the labels topic.
     """
@@ -59,10 +59,10 @@ class Told(msgspec.Struct, array_like=True, gc=False):
         return self.start_ms <= time_ms < self.end_ms
 
 
-class Early(msgspec.Struct, array_like=True):
+class EarlyLabel(msgspec.Struct, array_like=True):
     """A label that waits for events, or goes on waiting for more of them (`used`)."""
 
-    told: Told
+    label: LabelRecord
     arrived_ms: int
     deadline_ms: float
     used: bool = False
@@ -88,7 +88,7 @@ def spelled_name(kind: str, event: Event) -> str | int | None:
     return event.id if kind == "id" else event.group if kind == "group" else event.key
 
 
-Reader = Callable[[Record, str, str, float], Told | Refusal]
+Reader = Callable[[Record, str, str, float], LabelRecord | Refusal]
 """What reads a label's record: by the stream's time unit ("" while it is open), the unit that leads, and the
 latest time that can be in it.
 """
@@ -102,7 +102,7 @@ def label_reader(spec: LabelSpec) -> Reader:
     plain_join, plain_label, plain_time = spec.id, spec.label, spec.time
     plain = spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time))
 
-    def read(record: Record, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
+    def read(record: Record, unit: str, leading: str, latest_ms: float) -> LabelRecord | Refusal:
         value = record.value
         assert value is not None, "a tombstone is a skip and never read"
         if len(value) > MAX_EVENT_BYTES:
@@ -122,10 +122,12 @@ def label_reader(spec: LabelSpec) -> Reader:
                     and (type(ts) is int or type(ts) is float)
                     and (time_ms := ts * scale) <= latest_ms
                 ):
-                    return Told(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
+                    return LabelRecord(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
         return read_any(record, value, unit, leading, latest_ms)
 
-    def read_any(record: Record, value: bytes, unit: str, leading: str, latest_ms: float) -> Told | Refusal:
+    def read_any(
+        record: Record, value: bytes, unit: str, leading: str, latest_ms: float
+    ) -> LabelRecord | Refusal:
         doc = clean_object(record, value)
         if type(doc) is not dict:
             assert isinstance(doc, Refusal)
@@ -144,11 +146,11 @@ def label_reader(spec: LabelSpec) -> Reader:
             if time_ms > latest_ms:
                 return Refusal("label", "future")
         if spec.join != "interval":
-            return Told(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
+            return LabelRecord(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
         start_ms, end_ms = (_time_of(get(doc), unit, leading, latest_ms) for get in (start, end))
         if start_ms is None or end_ms is None or not start_ms < end_ms:
             return Refusal("label", "bad_interval")
-        return Told(short(name), y, time_ms, start_ms, end_ms, record.partition, record.offset)
+        return LabelRecord(short(name), y, time_ms, start_ms, end_ms, record.partition, record.offset)
 
     return read
 

@@ -1,4 +1,4 @@
-"""A river model behind two calls: `predict(x, y) -> Answer` and `learn(x, y)`.
+"""A river model behind two calls: `predict(x, y) -> Prediction` and `learn(x, y)`.
 
 Which river method that is depends on the task and is settled once; docs/tasks.md has the table.
 
@@ -21,13 +21,13 @@ from streamlearn.core.events.event import MAX_NUMBER
 from streamlearn.core.events.json_events import label_text
 
 Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
-Predict = Callable[..., "Answer"]
+Predict = Callable[..., "Prediction"]
 """Of features and label; for a forecaster also the features of the events that will be learned before, in
 their order (none without), or None for too many of them.
 """
 
 
-class Answer(msgspec.Struct, gc=False):
+class Prediction(msgspec.Struct, gc=False):
     """A model's answer: `member` and `detail` are an extra member of the prediction, "" for none.
     `finite` is False when a number in it is NaN, an infinity or so large that its square is one; a forecast,
     which grows with its horizon, may be as large as it likes.
@@ -38,10 +38,10 @@ class Answer(msgspec.Struct, gc=False):
     detail: Any
     finite: bool
 
-    def withheld(self) -> "Answer":
+    def withheld(self) -> "Prediction":
         """No answer, in the shape in which this model gives none."""
         nothing: Any = {"probabilities": {}, "forecast": []}.get(self.member)
-        return Answer(None, "" if nothing is None else self.member, nothing, True)
+        return Prediction(None, "" if nothing is None else self.member, nothing, True)
 
 
 class Learner:
@@ -54,7 +54,7 @@ class Learner:
         self.untaught: Any = None
         """A classifier as it was before its first label, to begin anew with; None where that is not known."""
         self.horizon = horizon
-        self.task = task_of(model)
+        self.task = model_task(model)
         if horizon != 1:
             _check_horizon(model, self.task)
         self.binary = self.task == "classification" and _is_binary(model)
@@ -83,7 +83,7 @@ class Learner:
         return True
 
 
-def task_of(model: Any) -> Task:
+def model_task(model: Any) -> Task:
     """The model's task, by its river base class (river unwraps pipelines for `isinstance`).
 
     Raises `TypeError` for an object that streamlearn cannot serve.
@@ -214,27 +214,27 @@ def _classification(model: Any) -> Predict:
     probabilities = model.predict_proba_one
     labels_only = _labels_only(model)
 
-    def predict(x: dict[str, Any], y: Any) -> Answer:
+    def predict(x: dict[str, Any], y: Any) -> Prediction:
         try:
             proba = probabilities(x)
         except NotImplementedError:  # river: "some classifiers only predict labels directly"
             return labels_only(x, y)
         if not proba:
-            return Answer(None, "probabilities", {}, True)
+            return Prediction(None, "probabilities", {}, True)
         best = max(proba, key=proba.get)
         if type(best) is bool and len(proba) == 2 and True in proba and False in proba:
             no, yes = proba[False], proba[True]
-            return Answer(best, "probabilities", {"false": no, "true": yes}, isfinite(no + yes))
+            return Prediction(best, "probabilities", {"false": no, "true": yes}, isfinite(no + yes))
         detail = dict(sorted((label_text(label), p) for label, p in proba.items()))
-        return Answer(best, "probabilities", detail, isfinite(sum(proba.values())))
+        return Prediction(best, "probabilities", detail, isfinite(sum(proba.values())))
 
     return predict
 
 
 def _labels_only(model: Any) -> Predict:
-    def predict(x: dict[str, Any], _y: Any) -> Answer:
+    def predict(x: dict[str, Any], _y: Any) -> Prediction:
         label = model.predict_one(x)
-        return Answer(label, "", None, not isinstance(label, float) or -MAX_NUMBER <= label <= MAX_NUMBER)
+        return Prediction(label, "", None, not isinstance(label, float) or -MAX_NUMBER <= label <= MAX_NUMBER)
 
     return predict
 
@@ -242,12 +242,12 @@ def _labels_only(model: Any) -> Predict:
 def _regression(model: Any) -> Predict:
     predict_one = model.predict_one
 
-    def predict(x: dict[str, Any], _y: Any) -> Answer:
+    def predict(x: dict[str, Any], _y: Any) -> Prediction:
         value = predict_one(x)
         if value is None:
-            return Answer(None, "", None, True)
+            return Prediction(None, "", None, True)
         number = float(value)
-        return Answer(number, "", None, -MAX_NUMBER <= number <= MAX_NUMBER)
+        return Prediction(number, "", None, -MAX_NUMBER <= number <= MAX_NUMBER)
 
     return predict
 
@@ -258,12 +258,12 @@ def _anomaly(model: Any) -> Predict:
     supervised = final_step(model)._supervised
     classify = getattr(final_step(model), "classify", None)
 
-    def predict(x: dict[str, Any], y: Any) -> Answer:
+    def predict(x: dict[str, Any], y: Any) -> Prediction:
         if supervised and y is None:
-            return Answer(None, "", None, True)
+            return Prediction(None, "", None, True)
         score = float(score_one(x, y=y) if supervised else score_one(x))
         verdict = None if classify is None else bool(classify(score))
-        return Answer(verdict, "score", score, -MAX_NUMBER <= score <= MAX_NUMBER)
+        return Prediction(verdict, "score", score, -MAX_NUMBER <= score <= MAX_NUMBER)
 
     return predict
 
@@ -288,11 +288,11 @@ def _clustering(model: Any) -> Predict:
     predict_one = model.predict_one
     final = final_step(model)
 
-    def predict(x: dict[str, Any], _y: Any) -> Answer:
+    def predict(x: dict[str, Any], _y: Any) -> Prediction:
         cluster = predict_one(x) if _is_ready(final) else None
         if isinstance(cluster, float) and not isfinite(cluster):
-            return Answer(None, "", None, False)
-        return Answer(None if cluster is None else int(cluster), "", None, True)
+            return Prediction(None, "", None, False)
+        return Prediction(None if cluster is None else int(cluster), "", None, True)
 
     return predict
 
@@ -306,18 +306,18 @@ def _forecasting(model: Any, horizon: int) -> Predict:
     forecast = model.forecast
     final = final_step(model)
 
-    def predict(x: dict[str, Any], _y: Any, waiting: Sequence[dict[str, Any]] | None = ()) -> Answer:
+    def predict(x: dict[str, Any], _y: Any, waiting: Sequence[dict[str, Any]] | None = ()) -> Prediction:
         if waiting is None or not _is_ready(final):
-            return Answer(None, "forecast", [], True)
+            return Prediction(None, "forecast", [], True)
         steps = len(waiting) + horizon
         answer = forecast(steps, xs=[*waiting, x]) if horizon == 1 else forecast(steps)
         values = [float(value) for value in answer]
         if not values:
-            return Answer(None, "forecast", [], True)
+            return Prediction(None, "forecast", [], True)
         if len(values) != steps:
             raise ValueError(f"forecast({steps}) gave {len(values)} values")
         del values[: len(waiting)]
-        return Answer(values[0], "forecast", values, all(map(isfinite, values)))
+        return Prediction(values[0], "forecast", values, all(map(isfinite, values)))
 
     return predict
 

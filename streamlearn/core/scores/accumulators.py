@@ -44,7 +44,7 @@ class Column(msgspec.Struct):
     cross: Floats
 
 
-class Sheet:
+class MetricAccumulator:
     """Counts and sums over the labels that one forecaster answered."""
 
     def __init__(self, ranked: bool) -> None:
@@ -127,7 +127,7 @@ class Sheet:
         ]
 
     def restore(self, saved: list[Any]) -> None:
-        """Take over what another sheet `saved`."""
+        """Take over what another one `saved`."""
         counts, roc, calibration, log_loss, cross, self.scaled, ranks = saved
         self.counts = np.array(counts, np.int64).reshape(3, -1)
         self.roc, self.calibration = np.array(roc, np.int64), np.array(calibration, np.float64)
@@ -140,7 +140,7 @@ def _fed(mean: Mean, values: Floats) -> Mean:
     return running_mean(mean, there.tolist()) if there.size else mean
 
 
-class Window:
+class LabelWindow:
     """The columns of the last `size` labels."""
 
     def __init__(self, size: int) -> None:

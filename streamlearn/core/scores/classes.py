@@ -1,7 +1,7 @@
 """Scores of tasks with classes: classification, and anomaly detection with true and false.
 
-A prediction is captured with the baselines' answers (`foresee`), and waits in the guess for its label.
-`observe` only files the pair; `fold` works off what was filed, a few hundred at a time. When it does so
+A prediction is captured with the baselines' answers (`capture`), and waits in `captured` for its label.
+`update` only files the pair; `flush` works off what was filed, a few hundred at a time. When it does so
 changes no value: counts do not depend on order, and means are river's recurrence in the order of labels.
 The window keeps the folded columns of its labels and is added up from nothing for each report, so that
 it equals a river metric that was shown just these labels, without the drift of reverted updates.
@@ -16,19 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlearn.core.events.json_events import label_text
-from streamlearn.core.model.learner import Answer
-from streamlearn.core.scores.accumulators import FORECASTERS, NONE, OTHER, Column, Sheet, Window
+from streamlearn.core.model.learner import Prediction
+from streamlearn.core.scores.accumulators import (
+    FORECASTERS,
+    NONE,
+    OTHER,
+    Column,
+    LabelWindow,
+    MetricAccumulator,
+)
 from streamlearn.core.scores.metrics import Floats, Ints, kappa
 
 MAX_CLASSES: Final = 1000
-"""So many classes have labels; whoever passes labels on asks `knows_room_for` first."""
+"""So many classes have labels; whoever passes labels on asks `can_track_class` first."""
 
 FOLD: Final = 1024
 
 _LEAST: Final = 1e-15
 _PLAIN: Final = (bool, int, str, float, type(None))
 _FLAT: Final = 6
-"""So many parts of a guess stand before the counts."""
+"""So many parts of what is captured stand before the counts."""
 _PARTS: Final = 3 + _FLAT
 _FOLD_PARTS: Final = FOLD * _PARTS
 _SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
@@ -37,7 +44,7 @@ _SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
 class ClassScores:
     """A model with classes, beside `river.dummy`'s NoChangeClassifier and PriorClassifier.
 
-    A guess: `[prediction, p, q, last label, place of the commonest label, labels so far, labels so far
+    Captured: `[prediction, p, q, last label, place of the commonest label, labels so far, labels so far
     by place, ...]`; the place of a class is the order of its first label. `p` and `q` are the probabilities
     of false and true; or `p` is all of them by name; or `p` is the score of an anomaly (`ranked`), which is
     on any scale. One flat list, because each container costs the garbage collector.
@@ -54,16 +61,16 @@ class ClassScores:
         self._names: list[Any] = []
         self._invented = 0
         self._tail: list[Any] = []
-        """What was filed, flat: label, its count, the commonest's, and a guess up to its counts, ..."""
-        self._sheets = [Sheet(self._ranked) for _ in FORECASTERS]
+        """Buffered pairs, flat: label, its count, the commonest's, and what was captured up to its counts."""
+        self._accumulators = [MetricAccumulator(self._ranked) for _ in FORECASTERS]
         self._pairs: Ints = np.zeros((2, 3), np.int64)
-        self._window = Window(window)
+        self._window = LabelWindow(window)
 
-    def knows_room_for(self, y: Any) -> bool:
+    def can_track_class(self, y: Any) -> bool:
         """True when a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
-    def foresee(self, answer: Answer) -> list[Any]:
+    def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need, as small plain values."""
         prediction, detail = answer.prediction, answer.detail
         if type(prediction) not in _PLAIN:
@@ -80,12 +87,12 @@ class ClassScores:
             kept = float(detail)
         return [prediction, kept, yes, self._last, self._best, self.labels, *self._counts]
 
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+    def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """The labels that were answered."""
-        prediction, _, _, last, best, *_ = guess
+        prediction, _, _, last, best, *_ = captured
         return prediction, last, next(islice(self._places, best, None)) if best >= 0 else None
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
+    def update(self, y: Any, captured: list[Any]) -> None:
         """File the pair; the baselines learn `y`, for which there must be room."""
         if self._ranked:
             y = y == 1
@@ -100,7 +107,12 @@ class ClassScores:
         at = _FLAT + place
         # Without any label the commonest one's place is -1, and its count is the number before the counts.
         tail = self._tail
-        tail += (y, guess[at] if at < len(guess) else 0, guess[_FLAT + guess[4]], *guess[:_FLAT])
+        tail += (
+            y,
+            captured[at] if at < len(captured) else 0,
+            captured[_FLAT + captured[4]],
+            *captured[:_FLAT],
+        )
         count = counts[place] = counts[place] + 1
         best = self._best
         if place != best and (count > counts[best] or (count == counts[best] and place < best)):
@@ -108,9 +120,9 @@ class ClassScores:
         self.labels += 1
         self._last = y
         if len(tail) >= _FOLD_PARTS:
-            self.fold()
+            self.flush()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         """Work off what was filed."""
         tail = self._tail
         if not tail:
@@ -121,37 +133,37 @@ class ClassScores:
         self._name(ys, parts[3])
         if not self._binary and not self._ranked:
             # A third class came: what is only meant for two must not depend on when this was noticed.
-            for sheet in self._sheets:
-                sheet.forget_binary()
+            for accumulator in self._accumulators:
+                accumulator.forget_binary()
             self._window.forget_binary()
         y = np.array([self._codes[label] for label in ys], np.int64)
         columns = self._columns(y, parts)
         one = self._codes.get(1, OTHER)
-        for sheet, column in zip(self._sheets, columns, strict=True):
-            sheet.add(y, column, len(self._names), one)
-            sheet.add_losses(column.log_loss, column.cross)
+        for accumulator, column in zip(self._accumulators, columns, strict=True):
+            accumulator.add(y, column, len(self._names), one)
+            accumulator.add_losses(column.log_loss, column.cross)
         self._pairs += _pairs(y, columns)
         self._window.add(y, columns)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all`, `window` and `classes`; classes by name with the number of their labels, at most 50."""
-        self.fold()
+        self.flush()
         binary, one = self._binary, self._codes.get(1, NONE)
         order = sorted(range(len(self._names)), key=self._rank)
         window = self._window
-        recent = [Sheet(self._ranked) for _ in FORECASTERS]
-        for sheet, column in zip(recent, window.columns, strict=True):
-            sheet.add(window.y, column, len(self._names), one)
+        recent = [MetricAccumulator(self._ranked) for _ in FORECASTERS]
+        for accumulator, column in zip(recent, window.columns, strict=True):
+            accumulator.add(window.y, column, len(self._names), one)
             # The loss that is not shown need not be added up.
-            sheet.add_losses(*((column.log_loss, None) if binary else (None, column.cross)))
+            accumulator.add_losses(*((column.log_loss, None) if binary else (None, column.cross)))
         spans = {}
-        for span, sheets, pairs in (
-            ("all", self._sheets, self._pairs),
+        for span, accumulators, pairs in (
+            ("all", self._accumulators, self._pairs),
             ("window", recent, _pairs(window.y, window.columns)),
         ):
             spans[span] = {
-                name: sheet.metrics(order, binary, one)
-                for name, sheet in zip(FORECASTERS, sheets, strict=True)
+                name: accumulator.metrics(order, binary, one)
+                for name, accumulator in zip(FORECASTERS, accumulators, strict=True)
             }
             temporal, majority = pairs.tolist()
             spans[span]["model"] |= {"kappa_m": kappa(*majority), "kappa_temporal": kappa(*temporal)}
@@ -165,7 +177,7 @@ class ClassScores:
 
     def saved(self) -> list[Any]:
         """Serializable state."""
-        self.fold()
+        self.flush()
         return [
             list(self._places),
             self._counts,
@@ -173,20 +185,20 @@ class ClassScores:
             self._last,
             self._names,
             self._invented,
-            [sheet.saved() for sheet in self._sheets],
+            [accumulator.saved() for accumulator in self._accumulators],
             self._pairs.tolist(),
             self._window.saved(),
         ]
 
     def restore(self, saved: list[Any]) -> None:
         """Restore from `saved`."""
-        places, counts, self._best, self._last, names, self._invented, sheets, pairs, window = saved
+        places, counts, self._best, self._last, names, self._invented, accumulators, pairs, window = saved
         self._places = {label: place for place, label in enumerate(places)}
         self._counts, self.labels = counts, sum(counts)
         self._names = names
         self._codes = {None: NONE} | {name: code for code, name in enumerate(names)}
-        for sheet, state in zip(self._sheets, sheets, strict=True):
-            sheet.restore(state)
+        for accumulator, state in zip(self._accumulators, accumulators, strict=True):
+            accumulator.restore(state)
         self._pairs = np.array(pairs, np.int64)
         self._window.restore(window)
 

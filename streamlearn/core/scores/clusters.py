@@ -5,7 +5,7 @@ Beside the model stand the label before (no-change) and the commonest label (pri
 
 from typing import Any, Final
 
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.scores.classes import MAX_CLASSES
 from streamlearn.core.scores.metrics import cluster_metrics
 
@@ -17,7 +17,7 @@ Cells = dict[tuple[int, Any], int]
 
 
 class ClusterScores:
-    """A guess: `[cluster, last label, commonest label]`, labels by their place, the order in which they
+    """Captured: `[cluster, last label, commonest label]`, labels by their place, the order in which they
     came first, and -1 for none.
     """
 
@@ -31,24 +31,24 @@ class ClusterScores:
         self._size = window
         self._window: list[list[Any]] = []
 
-    def knows_room_for(self, y: Any) -> bool:
+    def can_track_class(self, y: Any) -> bool:
         """True when a label of this class can be counted."""
         return y in self._places or len(self._places) < MAX_CLASSES
 
-    def foresee(self, answer: Answer) -> list[Any]:
+    def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need."""
         cluster = answer.prediction
         return [None if cluster is None else int(cluster), self._last, self._best]
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
+    def update(self, y: Any, captured: list[Any]) -> None:
         """Count the pair; the baselines learn `y`, for which there must be room."""
         place = self._places.get(y)
         if place is None:
             place = self._places[y] = len(self._counts)
             assert place < MAX_CLASSES, "labels are checked by knows_room_for"
             self._counts.append(0)
-        self._uncounted += _count(self._cells, place, guess, MAX_CELLS)
-        self._window.append([place, *guess])
+        self._uncounted += _count(self._cells, place, captured, MAX_CELLS)
+        self._window.append([place, *captured])
         del self._window[: -self._size]
         counts = self._counts
         counts[place] += 1
@@ -57,18 +57,18 @@ class ClusterScores:
         self._last = place
         self.labels += 1
 
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+    def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """A cluster is no label."""
         return ()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         """Nothing is put off."""
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all` and `window`."""
         recent: list[Cells] = [{} for _ in FORECASTERS]
-        for place, *guess in self._window:
-            _count(recent, place, guess, MAX_CELLS)
+        for place, *captured in self._window:
+            _count(recent, place, captured, MAX_CELLS)
         return {
             "all": {**_named(self._cells), "uncounted": self._uncounted},
             "window": {"labels": len(self._window), **_named(recent)},
@@ -96,10 +96,10 @@ class ClusterScores:
         self._window = window[-self._size :]
 
 
-def _count(tables: list[Cells], place: int, guess: list[Any], limit: int) -> int:
+def _count(tables: list[Cells], place: int, captured: list[Any], limit: int) -> int:
     """Count a label with each forecaster's cluster; how many pairs found no room."""
     missed = 0
-    for cells, cluster in zip(tables, guess, strict=True):
+    for cells, cluster in zip(tables, captured, strict=True):
         if cluster is None or (cells is not tables[0] and cluster < 0):
             continue
         cell = (place, cluster)

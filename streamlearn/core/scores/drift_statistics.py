@@ -97,7 +97,7 @@ def _trimmed(value: Any) -> Any:
     return value[:MAX_CHARS] if type(value) is str else value
 
 
-class Proxies:
+class DriftStatistics:
     """Looks at events by their number. The prediction is the first column, then one per feature."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 Regression is filed and folded as classes are (see `score_classes`). A forecast is for its own event and for
 those after it: step k is for the k-th event after it. So the last forecasts are kept here, and each event's
-guess holds what was foreseen of it, at it and before it.
+captured list holds the forecasts of it, made at it and before it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.scores.metrics import NO_MEAN, Mean, known, ratio, running_mean
 
 FOLD: Final = 512
@@ -23,7 +23,7 @@ FORECASTERS: Final = ("model", "no_change", "mean")
 _NAN: Final = float("nan")
 
 
-class NumberSheet:
+class ErrorAccumulator:
     """Sums over the labels that one forecaster answered."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class NumberSheet:
         ]
 
     def restore(self, saved: list[Any]) -> None:
-        """Take over what another sheet `saved`."""
+        """Take over what another one `saved`."""
         mae, mse, y, self.squares, self.rest, self.paired, self.paired_no_change = saved
         self.mae, self.mse, self.y = (*mae,), (*mse,), (*y,)
 
@@ -103,7 +103,7 @@ def _square(error: float) -> float:
 
 class NumberScores:
     """A regressor beside the last label and `river.dummy.StatisticRegressor(stats.Mean())`. Before the first
-    label both say 0.0, as river's regressors do, so that all are scored on the same labels. A guess:
+    label both say 0.0, as river's regressors do, so that all are scored on the same labels. Captured:
     `[prediction, last label, mean]`.
     """
 
@@ -112,81 +112,81 @@ class NumberScores:
         self._mean: Mean = NO_MEAN
         self._last = 0.0
         self._ys: list[float] = []
-        self._guesses: list[list[Any]] = []
-        self._sheets = [NumberSheet() for _ in FORECASTERS]
+        self._captured: list[list[Any]] = []
+        self._accumulators = [ErrorAccumulator() for _ in FORECASTERS]
         self._size = window
         self._window: list[list[float]] = [[], [], [], []]
 
-    def knows_room_for(self, y: Any) -> bool:
+    def can_track_class(self, y: Any) -> bool:
         """Numbers need no room."""
         return True
 
-    def foresee(self, answer: Answer) -> list[Any]:
+    def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need."""
         return [answer.prediction, self._last, self._mean[1]]
 
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+    def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """The numbers that were answered."""
-        return tuple(guess)
+        return tuple(captured)
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
+    def update(self, y: Any, captured: list[Any]) -> None:
         """File the pair; the baselines learn `y`."""
         y = float(y)
         self._ys.append(y)
-        self._guesses.append(guess)
+        self._captured.append(captured)
         self.labels += 1
         n, mean = self._mean
         n += 1.0
         self._mean = (n, mean + (1.0 / n) * (y - mean))
         self._last = y
         if len(self._ys) >= FOLD:
-            self.fold()
+            self.flush()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         """Work off what was filed."""
         if not self._ys:
             return
         columns = [self._ys]
-        for answers in zip(*self._guesses, strict=True):
+        for answers in zip(*self._captured, strict=True):
             columns.append([_NAN if answer is None else answer for answer in answers])
-        self._ys, self._guesses = [], []
-        for sheet, column in zip(self._sheets, columns[1:], strict=True):
-            sheet.add(columns[0], column, columns[2])
+        self._ys, self._captured = [], []
+        for accumulator, column in zip(self._accumulators, columns[1:], strict=True):
+            accumulator.add(columns[0], column, columns[2])
         for old, new in zip(self._window, columns, strict=True):
             old.extend(new)
             del old[: -self._size]
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all` and `window`."""
-        self.fold()
+        self.flush()
         y, *answers = self._window
-        recent = [NumberSheet() for _ in FORECASTERS]
-        for sheet, column in zip(recent, answers, strict=True):
-            sheet.add(y, column, self._window[2])
-        return {"all": _named(self._sheets), "window": {"labels": len(y), **_named(recent)}}
+        recent = [ErrorAccumulator() for _ in FORECASTERS]
+        for accumulator, column in zip(recent, answers, strict=True):
+            accumulator.add(y, column, self._window[2])
+        return {"all": _named(self._accumulators), "window": {"labels": len(y), **_named(recent)}}
 
     def saved(self) -> list[Any]:
         """Serializable state."""
-        self.fold()
+        self.flush()
         window = [np.array(column, "<f8").tobytes() for column in self._window]
-        return [self._mean, self._last, [sheet.saved() for sheet in self._sheets], window]
+        return [self._mean, self._last, [accumulator.saved() for accumulator in self._accumulators], window]
 
     def restore(self, saved: list[Any]) -> None:
         """Restore from `saved`."""
-        mean, self._last, sheets, window = saved
+        mean, self._last, accumulators, window = saved
         self._mean = (*mean,)
         self.labels = int(self._mean[0])
-        for sheet, state in zip(self._sheets, sheets, strict=True):
-            sheet.restore(state)
+        for accumulator, state in zip(self._accumulators, accumulators, strict=True):
+            accumulator.restore(state)
         self._window = [np.frombuffer(column, "<f8").tolist()[-self._size :] for column in window]
 
 
-def _named(sheets: Sequence[NumberSheet]) -> dict[str, dict[str, Any]]:
-    return {name: sheet.metrics() for name, sheet in zip(FORECASTERS, sheets, strict=True)}
+def _named(accumulators: Sequence[ErrorAccumulator]) -> dict[str, dict[str, Any]]:
+    return {name: accumulator.metrics() for name, accumulator in zip(FORECASTERS, accumulators, strict=True)}
 
 
 class ForecastScores:
-    """A forecaster beside the last label and the mean of labels, both repeated over the horizon. A guess:
+    """A forecaster beside the last label and the mean of labels, both repeated over the horizon. Captured:
     step, forecast, last label and mean for each forecast that reaches its event, one after the other, those
     of the oldest first.
     """
@@ -198,40 +198,40 @@ class ForecastScores:
         self._last: float | None = None
         self._made: list[list[Any]] = []
         """`[event number, forecast, last, mean]`, oldest first, each with a step still to come."""
-        self._steps: list[list[NumberSheet]] = []
+        self._steps: list[list[ErrorAccumulator]] = []
         self._size = window
         self._recent: list[list[list[float]]] = []
         """Per label of the window the rows `[step, error, error of no-change, error of the mean]`."""
 
-    def knows_room_for(self, y: Any) -> bool:
+    def can_track_class(self, y: Any) -> bool:
         """Numbers need no room."""
         return True
 
-    def foresee(self, answer: Answer) -> list[Any]:
+    def capture(self, answer: Prediction) -> list[Any]:
         """The captured forecasts of this event; its own forecast is kept for those after it."""
         event, made = self._events, self._made
         if answer.member == "forecast" and answer.detail:
             forecast = [float(value) for value in answer.detail[:MAX_HORIZON]]
             made.append([event, forecast, self._last, self._mean[1]])
-        guess: list[Any] = []
+        captured: list[Any] = []
         for at, forecast, last, mean in made:
-            guess += (event - at, forecast[event - at], last, mean)
+            captured += (event - at, forecast[event - at], last, mean)
         self._events = after = event + 1
         self._made = [kept for kept in made if len(kept[1]) > after - kept[0]]
-        return guess
+        return captured
 
-    def observe(self, y: Any, guess: list[Any]) -> None:
+    def update(self, y: Any, captured: list[Any]) -> None:
         """Score every forecast of this label; the baselines learn `y`."""
         y = float(y)
         rows = []
-        for at in range(0, len(guess), 4):
-            step, forecast, last, mean = guess[at : at + 4]
+        for at in range(0, len(captured), 4):
+            step, forecast, last, mean = captured[at : at + 4]
             no_change = _NAN if last is None else last
             while len(self._steps) <= step:
-                self._steps.append([NumberSheet() for _ in FORECASTERS])
+                self._steps.append([ErrorAccumulator() for _ in FORECASTERS])
             answers = (forecast, no_change, mean)
-            for sheet, answer in zip(self._steps[step], answers, strict=True):
-                sheet.add((y,), (answer,), (no_change,))
+            for accumulator, answer in zip(self._steps[step], answers, strict=True):
+                accumulator.add((y,), (answer,), (no_change,))
             rows.append([step, *(y - answer for answer in answers)])
         if rows:
             self._recent.append(rows)
@@ -241,11 +241,11 @@ class ForecastScores:
         self._mean = running_mean(self._mean, (y,))
         self._last = y
 
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]:
+    def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """A forecast is for many labels."""
         return ()
 
-    def fold(self) -> None:
+    def flush(self) -> None:
         """Nothing is put off."""
 
     def report(self) -> dict[str, dict[str, Any]]:
@@ -254,7 +254,7 @@ class ForecastScores:
         """
         whole = {}
         for at, name in enumerate(FORECASTERS):
-            steps = [sheets[at].metrics() for sheets in self._steps]
+            steps = [accumulators[at].metrics() for accumulators in self._steps]
             whole[name] = {
                 metric: _mean_known([step[metric] for step in steps]) for metric in ("mae", "rmse", "mase")
             } | {f"{metric}_by_step": [step[metric] for step in steps] for metric in ("mae", "rmse")}
@@ -262,7 +262,7 @@ class ForecastScores:
 
     def saved(self) -> list[Any]:
         """Serializable state."""
-        steps = [[sheet.saved() for sheet in sheets] for sheets in self._steps]
+        steps = [[accumulator.saved() for accumulator in accumulators] for accumulators in self._steps]
         return [self.labels, self._mean, self._last, self._made, steps, self._recent, self._events]
 
     def restore(self, saved: list[Any]) -> None:
@@ -273,10 +273,10 @@ class ForecastScores:
         self._mean = (*mean,)
         self._steps = []
         for states in steps:
-            sheets = [NumberSheet() for _ in FORECASTERS]
-            for sheet, state in zip(sheets, states, strict=True):
-                sheet.restore(state)
-            self._steps.append(sheets)
+            accumulators = [ErrorAccumulator() for _ in FORECASTERS]
+            for accumulator, state in zip(accumulators, states, strict=True):
+                accumulator.restore(state)
+            self._steps.append(accumulators)
         self._recent = recent[-self._size :]
 
     def _window(self) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Scores of the model: `foresee` at each prediction, `observe` at its label, `report` now and then.
+"""Scores of the model: `capture` at each prediction, `update` at its label, `report` now and then.
 
 A prediction is scored as it was when it was made, and beside it stand baselines that knew no more at that
 moment and learn each label when it comes, after the model was scored with it: the same labels, the same
@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.scores.classes import MAX_CLASSES, ClassScores
 from streamlearn.core.scores.clusters import ClusterScores
-from streamlearn.core.scores.drift_statistics import Proxies, next_look
+from streamlearn.core.scores.drift_statistics import DriftStatistics, next_look
 from streamlearn.core.scores.numbers import ForecastScores, NumberScores
 
 __all__ = ["MAX_CLASSES", "Scores", "ScoresSpec"]
@@ -36,10 +36,10 @@ class TaskScores(Protocol):
 
     labels: int
 
-    def knows_room_for(self, y: Any) -> bool: ...
-    def foresee(self, answer: Answer) -> list[Any]: ...
-    def observe(self, y: Any, guess: list[Any]) -> None: ...
-    def answers(self, guess: list[Any]) -> tuple[Any, ...]: ...
+    def can_track_class(self, y: Any) -> bool: ...
+    def capture(self, answer: Prediction) -> list[Any]: ...
+    def update(self, y: Any, captured: list[Any]) -> None: ...
+    def answers(self, captured: list[Any]) -> tuple[Any, ...]: ...
     def report(self) -> dict[str, dict[str, Any]]: ...
     def saved(self) -> list[Any]: ...
     def restore(self, saved: list[Any]) -> None: ...
@@ -53,34 +53,34 @@ class Scores:
         self.task = task
         self.events = 0
         """Predictions so far."""
-        self._events_told = self._labels_told = 0
+        self._events_reported = self._labels_reported = 0
         """Those of the newest report that was published."""
         self.newest_ts: Any = None
         """The time of the newest prediction's event, as its prediction says it; None before the first."""
         self._of = _task_scores(spec, task)
-        self._proxies = Proxies()
+        self._drift = DriftStatistics()
         self._look_at = 1
-        self._foresee = self._of.foresee
-        self.knows_room_for = self._of.knows_room_for
+        self._capture = self._of.capture
+        self.can_track_class = self._of.can_track_class
         """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
-        self.observe = self._of.observe
-        """`observe(y, guess)`: score the answer of `guess` with its label; then the baselines learn it."""
+        self.update = self._of.update
+        """`update(y, captured)`: score what was captured with its label, which the baselines learn then."""
         self.answers = self._of.answers
-        """`answers(guess)`: what was answered, in the order of `report`'s forecasters, None for no answer;
+        """`answers(captured)`: what was answered, in the order of `report`'s forecasters, None for no answer;
         () for tasks where an answer is not for one label.
         """
 
-    def foresee(self, answer: Answer, x: dict[str, Any], ts: Any = None) -> list[Any]:
+    def capture(self, answer: Prediction, x: dict[str, Any], ts: Any = None) -> list[Any]:
         """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
-        plain values that msgpack can write, for `observe`. Nothing of it is shared. `ts`: the event's time as
+        plain values that msgpack can write, for `update`. Nothing of it is shared. `ts`: the event's time as
         its prediction says it.
         """
         self.newest_ts = ts
         self.events = number = self.events + 1
         if number == self._look_at:
             self._look_at = next_look(number)
-            self._proxies.look(_one_value(answer), x)
-        return self._foresee(answer)
+            self._drift.look(_one_value(answer), x)
+        return self._capture(answer)
 
     @property
     def labels(self) -> int:
@@ -92,13 +92,13 @@ class Scores:
         the last one. Where predictions keep pace with labels, the messages after predictions are enough, so
         labels must be ahead of them by a tenth of `every`.
         """
-        events, labels = self.events - self._events_told, self.labels - self._labels_told
+        events, labels = self.events - self._events_reported, self.labels - self._labels_reported
         every = self.spec.every
         return self.spec.after_labels and labels >= max(every, events + every // 10)
 
-    def told(self) -> Any:
+    def mark_reported(self) -> Any:
         """A report is published, with the time that this returns: that of the newest event."""
-        self._events_told, self._labels_told = self.events, self.labels
+        self._events_reported, self._labels_reported = self.events, self.labels
         return self.newest_ts
 
     def report(self) -> dict[str, Any]:
@@ -110,13 +110,13 @@ class Scores:
             "labels": self.labels,
             "task": self.task,
             **self._of.report(),
-            "proxies": self._proxies.report(self.events, self.labels),
+            "proxies": self._drift.report(self.events, self.labels),
         }
 
     def dump(self) -> bytes:
         """The state; equal states give equal bytes."""
-        counts = [self.events, self._look_at, self._events_told, self._labels_told, self.newest_ts]
-        state = [_FORMAT, self.task, counts, self._proxies.saved(), self._of.saved()]
+        counts = [self.events, self._look_at, self._events_reported, self._labels_reported, self.newest_ts]
+        state = [_FORMAT, self.task, counts, self._drift.saved(), self._of.saved()]
         return msgspec.msgpack.encode(state)
 
     @classmethod
@@ -128,13 +128,13 @@ class Scores:
         if type(state) is not list or state[:2] != [_FORMAT, task]:
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         scores = cls(spec, task)
-        _, _, (scores.events, scores._look_at, *told), proxies, saved = state
-        scores._events_told, scores._labels_told, scores.newest_ts = told or (
+        _, _, (scores.events, scores._look_at, *reported), drift, saved = state
+        scores._events_reported, scores._labels_reported, scores.newest_ts = reported or (
             0,
             0,
             None,
         )  # as older states do
-        scores._proxies.restore(proxies)
+        scores._drift.restore(drift)
         scores._of.restore(saved)
         return scores
 
@@ -151,8 +151,8 @@ def _task_scores(spec: ScoresSpec, task: str) -> TaskScores:
     raise ValueError(f"there are no scores for the task {task!r}")
 
 
-def _one_value(answer: Answer) -> Any:
-    """The answer as one value, whose distribution the proxies follow."""
+def _one_value(answer: Prediction) -> Any:
+    """The answer as one value, whose distribution drift statistics follow."""
     value = answer.prediction
     if answer.member == "score":
         value = answer.detail

@@ -14,8 +14,8 @@ from streamlearn.core.events.event import (
     Event,
     Refusal,
 )
-from streamlearn.core.labels.joiner import Late
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.labels.joiner import LabelJoiner
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.records import ORDER_HEADER, Headers, Output, Record, header_bytes, headers_bytes
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Predicted
@@ -50,7 +50,7 @@ class Encoder:
         self._limit_bytes = limit_bytes
 
     def prediction(
-        self, event: Event, record: Record, answer: Answer, learned: int, labels: str, reason: str = ""
+        self, event: Event, record: Record, answer: Prediction, learned: int, labels: str, reason: str = ""
     ) -> Predicted | Refusal:
         """The prediction with its bytes. `labels`: their type, "" when it is not known or does not matter.
         True is 1 for a model, so that it may name a class by whichever it saw first; answers are of the
@@ -109,7 +109,7 @@ class Encoder:
         return member
 
 
-def _body(event: Event, record: Record, answer: Answer, reason: str) -> dict[str, Any]:
+def _body(event: Event, record: Record, answer: Prediction, reason: str) -> dict[str, Any]:
     """The members of a prediction but `model` and `source`."""
     body: dict[str, Any] = {
         "id": event.id,
@@ -135,14 +135,14 @@ def _plain(value: Any) -> Any:
     return value if type(value) in _PLAIN else value.item()
 
 
-def _renamed(answer: Answer, kind: type, names: dict[str, str]) -> Answer:
+def _renamed(answer: Prediction, kind: type, names: dict[str, str]) -> Prediction:
     """An answer whose classes true and false, or 1 and 0, are of `kind`; others stay as they are."""
     prediction, detail = answer.prediction, answer.detail
     if type(prediction) in (bool, int) and prediction in (0, 1):
         prediction = kind(prediction)
     if detail and not names.keys().isdisjoint(detail):
         detail = {names.get(name, name): p for name, p in detail.items()}
-    return Answer(prediction, answer.member, detail, answer.finite)
+    return Prediction(prediction, answer.member, detail, answer.finite)
 
 
 def _source(record: Record) -> dict[str, Any]:
@@ -194,14 +194,14 @@ def dead_letter(record: Record, refusal: Refusal) -> Output:
     return Output("dlq", record.partition, key, value, passed_on(record.headers) + tuple(reasons))
 
 
-def scores_report(memory: Memory, scores: Scores, late: Late | None) -> dict[str, Any]:
+def scores_report(memory: Memory, scores: Scores, joiner: LabelJoiner | None) -> dict[str, Any]:
     """`Scores.report`, and as members `join` (labels on a topic of their own), `labels_lost` (of labels that
     were refused or of no use: counts by outcome) and `frozen` and `frozen_at` (why learning stands
     still, and since which record), where there is any.
     """
     report = scores.report()
-    if late is not None:
-        report["join"] = late.report()
+    if joiner is not None:
+        report["join"] = joiner.report()
     lost = {outcome: count for outcome, count in memory.outcomes.items() if outcome.startswith(_LOST)}
     if lost:
         report["labels_lost"] = lost

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from streamlearn.core.events.event import Event, Label
-from streamlearn.core.model.learner import Answer
+from streamlearn.core.model.learner import Prediction
 from streamlearn.core.records import Output, Record, RecordPlace
 
 
@@ -30,7 +30,7 @@ class Predicted(msgspec.Struct, gc=False):
 
     record: Record
     event: Event
-    answer: Answer
+    answer: Prediction
     reason: str
     learned: int
     output: Output
@@ -63,7 +63,7 @@ class Commanded(msgspec.Struct, gc=False):
 
 
 class Labelled(msgspec.Struct, gc=False):
-    """The outcome of a label: `label.joined`, `label.early`, `label.late`, `label.duplicate`. `place`: its
+    """The outcome of a label: `label.joined`, `label.early`, `label.joiner`, `label.duplicate`. `place`: its
     record's; an early one turns out to be a duplicate at the record of its event.
     """
 
@@ -78,7 +78,7 @@ class Learned(msgspec.Struct, gc=False):
 
     `record`: where that happened, the event's own, its label's, or the one whose time ended the waiting.
     `place`: the event's. `label`: the place of the label's record; None for one
-    inside its event, and for `[labels] default`. `guess`: what the scores had captured of the answers when
+    inside its event, and for `[labels] default`. `captured`: what the scores had captured of the answers when
     they were given, for `Scores.answers`; None where the label is not scored.
     """
 
@@ -86,7 +86,7 @@ class Learned(msgspec.Struct, gc=False):
     record: Record
     place: RecordPlace
     y: Label
-    guess: list[Any] | None
+    captured: list[Any] | None
     label: RecordPlace | None
 
 

@@ -21,8 +21,8 @@ from streamlearn.core.events.event import Label, Refusal, beyond_limits
 from streamlearn.core.events.evidence import is_settled
 from streamlearn.core.events.paths import MISSING
 from streamlearn.core.events.values import CONVERSIONS
-from streamlearn.core.labels.joiner import Late
-from streamlearn.core.labels.record import Told
+from streamlearn.core.labels.joiner import LabelJoiner
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import Scores
@@ -51,19 +51,21 @@ class LabelRules:
         self._memory = memory
         self._scores = scores
 
-    def read(self, late: Late, record: Record, latest_ms: float = KNOWN_TO_MS) -> Told | Refusal:
+    def read(
+        self, joiner: LabelJoiner, record: Record, latest_ms: float = KNOWN_TO_MS
+    ) -> LabelRecord | Refusal:
         """The label in a record of the labels topic, or why there is none; nothing is applied. No time in it
         may be after `latest_ms`.
         """
         memory = self._memory
-        told = late.read(record, settled_unit(self._event, memory), memory.time_unit, latest_ms)
-        if isinstance(told, Refusal) or type(told.y) is bool:
-            return told
-        y = self.plain(told.y)
+        label = joiner.read(record, settled_unit(self._event, memory), memory.time_unit, latest_ms)
+        if isinstance(label, Refusal) or type(label.y) is bool:
+            return label
+        y = self.plain(label.y)
         if y is None:
             return Refusal("label", "label_type")
-        told.y = y
-        return told
+        label.y = y
+        return label
 
     def accepted(self, y: Label, strict: bool) -> Label | Refusal:
         """A label as it is to be learned, or why it cannot be; either way it is evidence. `strict`: labels
@@ -105,7 +107,7 @@ class LabelRules:
             return Refusal("label", "label_value")
         if reason := beyond_limits(y):
             return Refusal("label", reason)
-        if scores is not None and not scores.knows_room_for(y):
+        if scores is not None and not scores.can_track_class(y):
             return Refusal("label", "too_many_classes")
         return None
 

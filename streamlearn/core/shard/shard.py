@@ -15,12 +15,12 @@ Invariants:
 from typing import Any, Final
 
 from streamlearn.core.events.clocks import NEVER, UNKNOWN_MS, dated
-from streamlearn.core.events.dedup import Window
+from streamlearn.core.events.dedup import RecentIds
 from streamlearn.core.events.event import Event, NoEvent, Refusal
 from streamlearn.core.events.mapping import compile_decoder, has_schema
 from streamlearn.core.events.registry import Schema
-from streamlearn.core.labels.joiner import DUE_PER_RECORD, Late
-from streamlearn.core.labels.record import Told
+from streamlearn.core.labels.joiner import DUE_PER_RECORD, LabelJoiner
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import CRASH_STAGE, Record
 from streamlearn.core.scores.scores import Scores
@@ -54,7 +54,7 @@ _AT_ONCE: Final = 1_000
 
 
 class Shard:
-    """One state. `learner`, `memory`, `scores`, `late` and `work` together are everything it knows."""
+    """One state. `learner`, `memory`, `scores`, `joiner` and `work` together are everything it knows."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Shard:
         learner: Learner,
         memory: Memory,
         scores: Scores | None = None,
-        late: Late | None = None,
+        joiner: LabelJoiner | None = None,
         work: LabelWork | EventWork | None = None,
     ) -> None:
         """Scores and labels begin anew where `spec` asks for them and none are given."""
@@ -73,9 +73,9 @@ class Shard:
         if scores is None and spec.scores is not None:
             scores = Scores(spec.scores, learner.task)
         self.scores = scores
-        if late is None and spec.labels is not None:
-            late = Late(spec.labels, spec.event.time_as)
-        self.late = late
+        if joiner is None and spec.labels is not None:
+            joiner = LabelJoiner(spec.labels, spec.event.time_as)
+        self.joiner = joiner
         self.work = work
         """What is left of the record that was begun last."""
         self.label_rules = LabelRules(spec, self.learner, memory, scores)
@@ -88,10 +88,10 @@ class Shard:
             spec.model_name, spec.model_version, spec.revision, bool(spec.event.key), spec.prediction_bytes
         )
         self._decode = compile_decoder(spec.event, self.schemas)
-        self._window = Window(memory, spec.event.duplicates) if spec.event.duplicates else None
-        self._others = {spec.control: self._obey}
+        self._recent_ids = RecentIds(memory, spec.event.duplicates) if spec.event.duplicates else None
+        self._others = {spec.control: self._apply_command}
         if spec.labels is not None:
-            self._others[spec.labels.topic] = self._tell
+            self._others[spec.labels.topic] = self._apply_label
         self._lessons = Lessons(spec, self.learner, memory, self.teacher, scores)
 
     def step(self, record: Record) -> Facts:
@@ -115,7 +115,7 @@ class Shard:
         self._count_record()
         record, latest_ms = dated(record, self.memory.arrivals)
         if type(event) is Event:
-            if self._window is not None and event.id in self._window:
+            if self._recent_ids is not None and event.id in self._recent_ids:
                 return self._skipped(record, "duplicate")
             guard = self.guard
             if guard is None or guard.knows(event.x):
@@ -140,11 +140,11 @@ class Shard:
         assert work is not None
         if isinstance(work, EventWork):
             return self._end_waiting(work, units)
-        late, goes_on = self.late, False
+        joiner, goes_on = self.joiner, False
         facts: Facts = []
-        if late is not None and late.spec.join == work.join:  # else an era has begun whose labels are others
-            events, goes_on = late.more(work.told, work.record.timestamp_ms, units)
-            self._lessons.learn_waiting(work.record, work.told, events, facts)
+        if joiner is not None and joiner.spec.join == work.join:  # else another era joins otherwise
+            events, goes_on = joiner.more(work.label, work.record.timestamp_ms, units)
+            self._lessons.learn_waiting(work.record, work.label, events, facts)
             work.done += len(events)
         if not goes_on:
             self.work = None
@@ -157,8 +157,8 @@ class Shard:
         assert isinstance(work, LabelWork), "an event is finished in the transaction that began it"
         self.work = None
         facts = self._note_undo(work.record, stage, reason)
-        if self.late is not None and self.late.spec.join == work.join:
-            released = self.late.let_go(work.told, work.record.timestamp_ms)
+        if self.joiner is not None and self.joiner.spec.join == work.join:
+            released = self.joiner.let_go(work.label, work.record.timestamp_ms)
             facts += [Expired(work.record, place, True) for place in released]
         return [*facts, self._refuse(work.record, Refusal(stage, reason))]
 
@@ -180,19 +180,19 @@ class Shard:
         facts = self._note_undo(record, stage, reason)
         event = self.peek(record)
         record, latest_ms = dated(record, memory.arrivals)
-        if self.late is not None and event is None:
-            told = self.label_rules.read(self.late, record, latest_ms)
-            if isinstance(told, Told):
-                _, events, goes_on = self.late.join(told, record.timestamp_ms, 1)
+        if self.joiner is not None and event is None:
+            label = self.label_rules.read(self.joiner, record, latest_ms)
+            if isinstance(label, LabelRecord):
+                _, events, goes_on = self.joiner.join(label, record.timestamp_ms, 1)
                 released = [place for *_, place in events]
                 if goes_on:
-                    released += self.late.let_go(told, record.timestamp_ms)
+                    released += self.joiner.let_go(label, record.timestamp_ms)
                 facts += [Expired(record, place, True) for place in released]
-        elif self.late is not None and event is not None and stage == "expire":
+        elif self.joiner is not None and event is not None and stage == "expire":
             source = (record.topic, record.partition)
             refusal = self._check(event, record, latest_ms)
-            if refusal is None and self.late.passes(source, event.time_ms):
-                events, _ = self.late.due(source)
+            if refusal is None and self.joiner.advance(source, event.time_ms):
+                events, _ = self.joiner.expire(source)
                 facts += [Expired(record, place, False) for *_, place in events]
             stage = "learn"
         elif self.guard is not None and event is not None and reason == "raised":
@@ -201,7 +201,7 @@ class Shard:
 
     # --- records of other topics ----------------------------------------------------------------------
 
-    def _obey(self, record: Record, latest_ms: float, units: int) -> Facts:
+    def _apply_command(self, record: Record, latest_ms: float, units: int) -> Facts:
         """Apply a record of the control topic."""
         command = command_in(record)
         if isinstance(command, Refusal):
@@ -219,22 +219,22 @@ class Shard:
         self.memory.count(f"command.{command.name}")
         return facts
 
-    def _tell(self, record: Record, latest_ms: float, units: int) -> Facts:
+    def _apply_label(self, record: Record, latest_ms: float, units: int) -> Facts:
         """Apply a record of the labels topic: the events it is about are scored and learned."""
-        late = self.late
-        assert late is not None, "a spec with labels has made it"
-        told = self.label_rules.read(late, record, latest_ms)
-        if isinstance(told, Refusal):
-            return [self._refuse(record, told)]
-        y = self.label_rules.accepted(told.y, strict=True)
+        joiner = self.joiner
+        assert joiner is not None, "a spec with labels has made it"
+        label = self.label_rules.read(joiner, record, latest_ms)
+        if isinstance(label, Refusal):
+            return [self._refuse(record, label)]
+        y = self.label_rules.accepted(label.y, strict=True)
         if isinstance(y, Refusal):
             return [self._refuse(record, y)]
-        told.y = y
-        outcome, events, goes_on = late.join(told, record.timestamp_ms, units)
+        label.y = y
+        outcome, events, goes_on = joiner.join(label, record.timestamp_ms, units)
         facts: Facts = []
-        self._lessons.learn_waiting(record, told, events, facts)
+        self._lessons.learn_waiting(record, label, events, facts)
         if goes_on:
-            self.work = LabelWork(record, told, late.spec.join, len(events))
+            self.work = LabelWork(record, label, joiner.spec.join, len(events))
         else:
             self._end_label(record, outcome, facts)
         return facts
@@ -242,14 +242,14 @@ class Shard:
     def _end_label(self, record: Record, outcome: str, facts: Facts) -> None:
         self.memory.count(outcome)
         facts.append(Labelled(record, record.place, outcome))
-        late, scores = self.late, self.scores
-        if late is not None and late.has_news:
-            self._alert(late, record, facts)
+        joiner, scores = self.joiner, self.scores
+        if joiner is not None and joiner.has_news:
+            self._alert(joiner, record, facts)
         if scores is not None and scores.is_due():
             facts.append(self._report(scores, record))
 
-    def _alert(self, late: Late, record: Record, facts: Facts) -> None:
-        alert = late.alert()
+    def _alert(self, joiner: LabelJoiner, record: Record, facts: Facts) -> None:
+        alert = joiner.alert()
         if alert is not None:
             facts.append(Alerted(record, alert, self.encoder.alert(record, alert)))
 
@@ -259,7 +259,7 @@ class Shard:
         """What depends on the stream so far, which learns from an event that is accepted."""
         arrived_ms: float = record.timestamp_ms
         if arrived_ms == UNKNOWN_MS:
-            arrived_ms = -NEVER if self.late is None else self.late.pending.newest_ms
+            arrived_ms = -NEVER if self.joiner is None else self.joiner.pending.newest_ms
         evidence = set_event_time(event, arrived_ms, latest_ms, self.spec.event, self.memory)
         if isinstance(evidence, Refusal):
             return evidence
@@ -274,21 +274,21 @@ class Shard:
 
     def _apply(self, event: Event, record: Record, units: int) -> Facts:
         """End the waiting of other events that its time passes, then answer."""
-        late = self.late
-        if late is None or not late.passes((record.topic, record.partition), event.time_ms):
+        joiner = self.joiner
+        if joiner is None or not joiner.advance((record.topic, record.partition), event.time_ms):
             return self._answered(event, record, [])
-        default = self.label_rules.default(late.spec.default)
-        if default is None and late.spec.default is not None:
+        default = self.label_rules.default(joiner.spec.default)
+        if default is None and joiner.spec.default is not None:
             self.memory.count("label.default_refused")
         self.work = EventWork(record, event, default)
         return self.work_on(units)
 
     def _answered(self, event: Event, record: Record, facts: Facts) -> Facts:
         """Predict, then learn, then encode. The prediction is made before the label is seen."""
-        memory, late, scores, x = self.memory, self.late, self.scores, event.x
+        memory, joiner, scores, x = self.memory, self.joiner, self.scores, event.x
         ahead: tuple[list[dict[str, Any]] | None, ...] = ()
-        if late is not None and self.learner.task == "forecasting":
-            ahead = (late.expected(self.spec.horizon == 1),)
+        if joiner is not None and self.learner.task == "forecasting":
+            ahead = (joiner.expected(self.spec.horizon == 1),)
         answer = self.teacher.ask(x, event.y, *ahead)
         reason, trial = "labels_too_late" if None in ahead else "", "learn" if is_extreme(x) else ""
         if not answer.finite:
@@ -306,29 +306,29 @@ class Shard:
             memory.failing = 0
         facts.append(predicted)
         ts = (record.timestamp_ms or None) if event.ts is None else event.ts
-        guess = [] if scores is None else scores.foresee(answer, x, ts)
-        y, told = (event.y, None) if late is None else late.label_of(event, record.timestamp_ms)
+        captured = [] if scores is None else scores.capture(answer, x, ts)
+        y, label = (event.y, None) if joiner is None else joiner.find_label(event, record.timestamp_ms)
         place = None
-        if told is not None and late is not None:
-            place = (late.spec.topic, told.partition, told.offset)
+        if label is not None and joiner is not None:
+            place = (joiner.spec.topic, label.partition, label.offset)
             outcome = "label.joined" if event.y is None else "label.duplicate"
             facts.append(Labelled(record, place, outcome))
         if y is not None:
             at = record.place
-            learned = Learned(record, at, y, guess, place)
+            learned = Learned(record, at, y, captured, place)
             self._lessons.learn(x, learned, trial, facts)
-            if late is not None:
-                late.pending.labelled_at_once((record.topic, record.partition))
+            if joiner is not None:
+                joiner.pending.labelled_at_once((record.topic, record.partition))
         if self._lessons.learns_at_event:
             self.teacher.learn(x, y, trial)
-        if y is None and late is not None:
-            dropped = late.waits(event, record, marked(guess) if trial else guess)
+        if y is None and joiner is not None:
+            dropped = joiner.add(event, record, marked(captured) if trial else captured)
             if dropped is None:
                 self._lessons.learn_unlabelled(x, trial)
             else:
                 facts += [Expired(record, one, True) for one in dropped]
-        if self._window is not None:
-            self._window.add(event.id)
+        if self._recent_ids is not None:
+            self._recent_ids.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
             facts.append(self._report(scores, record))
@@ -338,22 +338,22 @@ class Shard:
         """Events whose label did not come in time: learn `default`, or forget them. A model that needs no
         label learns them all the same. After the last of them the event is answered.
         """
-        late, record = self.late, work.record
-        assert late is not None, "only events of labels wait"
+        joiner, record = self.joiner, work.record
+        assert joiner is not None, "only events of labels wait"
         facts: Facts = []
-        events, goes_on = late.due(work.source, min(units, DUE_PER_RECORD - work.done))
+        events, goes_on = joiner.expire(work.source, min(units, DUE_PER_RECORD - work.done))
         self._lessons.end(record, work.default, events, facts)
         work.done += len(events)
         if goes_on and work.done < DUE_PER_RECORD:
             return facts
         self.work = None
-        if late.has_news:
-            self._alert(late, record, facts)
+        if joiner.has_news:
+            self._alert(joiner, record, facts)
         return self._answered(work.event, record, facts)
 
     def _report(self, scores: Scores, record: Record) -> Reported:
-        report = scores_report(self.memory, scores, self.late)
-        output = self.encoder.scores(scores.told(), record, self.memory.learned, report)
+        report = scores_report(self.memory, scores, self.joiner)
+        output = self.encoder.scores(scores.mark_reported(), record, self.memory.learned, report)
         return Reported(record, report, output)
 
     # --- refusals -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import zstandard
 
-from streamlearn.core.labels.joiner import Late
+from streamlearn.core.labels.joiner import LabelJoiner
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.model.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.records import Era, Positions
@@ -124,8 +124,8 @@ def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     parts: dict[str, bytes | Sequence[bytes]] = {}
     if shard.scores is not None:
         parts["scores"] = shard.scores.dump()
-    if shard.late is not None:
-        parts["pending"] = shard.late.dump()
+    if shard.joiner is not None:
+        parts["pending"] = shard.joiner.dump()
     parts |= work_part(shard.work)
     return parts
 
@@ -133,15 +133,15 @@ def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
 def assembled(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
     """A shard of these parts; `sections` are the others, as `side_parts` has them. Raises `BadCheckpoint`."""
     try:
-        scores = late = work = None
+        scores = joiner = work = None
         if spec.scores is not None and "scores" in sections:
             scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
         if spec.labels is not None and "pending" in sections:
-            late = Late(spec.labels, spec.event.time_as)
-            late.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
+            joiner = LabelJoiner(spec.labels, spec.event.time_as)
+            joiner.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
         if "work" in sections:
             work = load_work(_whole(sections, "work"))
-        return Shard(spec, learner, memory, scores, late, work)
+        return Shard(spec, learner, memory, scores, joiner, work)
     except Exception as error:  # they may say anything at all, and are taken at their word
         raise BadCheckpoint(f"its scores or pending events cannot be read: {error}") from error
 

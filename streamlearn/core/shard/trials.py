@@ -1,8 +1,8 @@
 """Learning on trial: a bad answer is not a bad state.
 
-An answer is bad when a number in it is NaN, infinite or, but in a forecast, beyond 1e150 (`Answer.finite`).
-It may come of a model that has seen too little (`MinMaxScaler` before its first event), of an event that is
-wild, or of a state that is broken. Only the last is beyond help, so it is found out which by asking again:
+An answer is bad when a number in it is NaN, infinite or, but in a forecast, beyond 1e150
+(`Prediction.finite`). The model may have seen too little (`MinMaxScaler` before its first event), the event
+may be wild, or the state is broken. Only the last is beyond help, so asking again finds out which it is:
 - What a bad answer was given to, and what holds a number beyond `EXTREME`, is learned on trial: the model is
   asked again afterwards. A good answer, and the learning is kept; a bad one, and it is undone, it alone.
 - A state is broken when it has no good answer to the last event that had one (`Memory.probe`).
@@ -20,9 +20,9 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.events.event import Label, moment_of
-from streamlearn.core.labels.joiner import Waiting
-from streamlearn.core.labels.record import Told
-from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.labels.joiner import ReleasedEvent
+from streamlearn.core.labels.record import LabelRecord
+from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Expired, Facts, Learned
@@ -50,7 +50,9 @@ class Teacher:
         self._memory = memory
         self._time_as = time_as
 
-    def ask(self, x: dict[str, Any], y: Label | None, *waiting: Sequence[dict[str, Any]] | None) -> Answer:
+    def ask(
+        self, x: dict[str, Any], y: Label | None, *waiting: Sequence[dict[str, Any]] | None
+    ) -> Prediction:
         """The model's answer, which may be bad; `waiting` as in `core.model.learner.Predict`. Raises
         `ModelRaised`.
 
@@ -139,20 +141,20 @@ def is_extreme(x: dict[str, Any]) -> bool:
     return any(type(value) is float and not -EXTREME <= value <= EXTREME for value in x.values())
 
 
-def marked(guess: list[Any]) -> list[Any]:
-    """The guess of an event whose label is to be learned on trial, as it waits; no guess is a list alone."""
-    return [guess]
+def marked(captured: list[Any]) -> list[Any]:
+    """The captured prediction of an event whose label is to be learned on trial; none is a list alone."""
+    return [captured]
 
 
-def unmarked(guess: list[Any] | None) -> tuple[list[Any] | None, bool]:
-    """The guess, and whether it was `marked`.
+def unmarked(captured: list[Any] | None) -> tuple[list[Any] | None, bool]:
+    """The captured prediction, and True if it was `marked`.
 
     >>> unmarked(marked([1, 2])), unmarked([1, 2])
     (([1, 2], True), ([1, 2], False))
     """
-    if guess is not None and len(guess) == 1 and type(guess[0]) is list:
-        return guess[0], True
-    return guess, False
+    if captured is not None and len(captured) == 1 and type(captured[0]) is list:
+        return captured[0], True
+    return captured, False
 
 
 class Lessons:
@@ -180,40 +182,44 @@ class Lessons:
         if scores is not None and not self._scores_any and self._scores_binary and y not in (0, 1):
             # A detector is scored by what is true or false, and learns no label.
             self._memory.count("label.unused")
-            learned = msgspec.structs.replace(learned, guess=None)
+            learned = msgspec.structs.replace(learned, captured=None)
         elif scores is not None and (self._scores_any or self._scores_binary):
-            if not scores.knows_room_for(y):  # there was room when the label came, but its event was late
+            if not scores.can_track_class(y):  # there was room when the label came, but its event was late
                 self._memory.count("label.too_many_classes")
                 return
-            if learned.guess is not None:
-                scores.observe(y, learned.guess)
+            if learned.captured is not None:
+                scores.update(y, learned.captured)
         if not self.learns_at_event:
             self._teacher.learn(x, y, trial)
         facts.append(learned)
 
-    def learn_waiting(self, record: Record, told: Told, events: list[Waiting], facts: Facts) -> None:
+    def learn_waiting(
+        self, record: Record, label: LabelRecord, events: list[ReleasedEvent], facts: Facts
+    ) -> None:
         """Learn the label in `record` for events that waited for it."""
-        label = record.place
+        label_place = record.place
         for x, kept, place in events:
-            guess, on_trial = unmarked(kept)
-            self.learn(x, Learned(record, place, told.y, guess, label), "learn" if on_trial else "", facts)
+            captured, on_trial = unmarked(kept)
+            self.learn(
+                x, Learned(record, place, label.y, captured, label_place), "learn" if on_trial else "", facts
+            )
 
     def learn_unlabelled(self, x: dict[str, Any], trial: str) -> None:
         """Learn an event whose label will not come, where the model needs none."""
         if self._learns_unlabelled and not self.learns_at_event:
             self._teacher.learn(x, None, trial)
 
-    def end(self, record: Record, default: Label | None, events: list[Waiting], facts: Facts) -> None:
+    def end(self, record: Record, default: Label | None, events: list[ReleasedEvent], facts: Facts) -> None:
         """End the waiting of events whose label did not come in time, as `record` says: they learn `default`,
         or are forgotten; a model that needs no label learns them all the same.
         """
         try:
             for x, kept, place in events:
                 facts.append(Expired(record, place, False))
-                guess, on_trial = unmarked(kept)
+                captured, on_trial = unmarked(kept)
                 trial = "learn" if on_trial else ""
                 if default is not None:
-                    self.learn(x, Learned(record, place, default, guess, None), trial, facts)
+                    self.learn(x, Learned(record, place, default, captured, None), trial, facts)
                 else:
                     self.learn_unlabelled(x, trial)
         except ModelRaised as raised:

@@ -12,7 +12,7 @@ Invariants:
 import msgspec
 
 from streamlearn.core.events.event import Event, Label
-from streamlearn.core.labels.record import Told
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.records import Record, TopicPartition, header_name, header_name_bytes
 
 
@@ -22,7 +22,7 @@ class LabelWork(msgspec.Struct):
     """
 
     record: Record
-    told: Told
+    label: LabelRecord
     join: str
     done: int
 

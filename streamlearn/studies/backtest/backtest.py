@@ -235,7 +235,7 @@ class Backtest:
             "growth_bytes_per_event": (model_bytes - model.born_bytes) / max(1, self.events),
             "state_bytes": state_bytes(sections),
             "outcomes": dict(model.shard.memory.outcomes),
-            "join": None if model.shard.late is None else model.shard.late.report(),
+            "join": None if model.shard.joiner is None else model.shard.joiner.report(),
             "digests": {role: digest.hexdigest() for role, digest in model.digests.items()},
         }
 

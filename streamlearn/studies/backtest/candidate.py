@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from streamlearn.core.events.event import Label
-from streamlearn.core.labels.record import Told
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import final_step
 from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.scores.metrics import judges
@@ -116,11 +116,11 @@ class Candidate(Offline):
 
     def label_in(self, record: Record) -> Label | None:
         """The label that a record says, None for none."""
-        late = self.shard.late
-        if late is not None and record.topic == late.spec.topic:
+        joiner = self.shard.joiner
+        if joiner is not None and record.topic == joiner.spec.topic:
             unit = self.shard.memory.time_unit
-            label = None if record.value is None else late.read(record, unit, unit, inf)
-            return label.y if isinstance(label, Told) else None
+            label = None if record.value is None else joiner.read(record, unit, unit, inf)
+            return label.y if isinstance(label, LabelRecord) else None
         event = self.driver.peek(record)
         return None if event is None else event.y
 

@@ -55,8 +55,8 @@ class EventNumbers:
         """The losses that the labels among facts bring."""
         labelled: list[Loss] = []
         for fact in facts:
-            if isinstance(fact, Learned) and fact.guess is not None:
-                losses = _losses(fact.y, scores.answers(fact.guess), scores.task == "regression")
+            if isinstance(fact, Learned) and fact.captured is not None:
+                losses = _losses(fact.y, scores.answers(fact.captured), scores.task == "regression")
                 if losses:
                     labelled.append((self._partitions[fact.place[:2]] + fact.place[2], losses))
         return labelled

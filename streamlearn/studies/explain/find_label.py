@@ -16,10 +16,10 @@ import msgspec
 
 from streamlearn.core.events.clocks import KNOWN_FROM_MS, NEVER
 from streamlearn.core.events.event import Label
-from streamlearn.core.labels.joiner import Late
-from streamlearn.core.labels.record import Told, join_name, spelled_name
+from streamlearn.core.labels.joiner import LabelJoiner
+from streamlearn.core.labels.record import LabelRecord, join_name, spelled_name
 from streamlearn.core.labels.stats import label_delay_ms
-from streamlearn.core.model.learner import Answer, Learner
+from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
 from streamlearn.core.shard.shard import Shard
@@ -33,7 +33,7 @@ from streamlearn.engine.standing import in_order
 from streamlearn.history.topic_reader import between, topic_info
 from streamlearn.log.port import Reader
 
-_UNASKED: Final = Answer(None, "", None, True)
+_UNASKED: Final = Prediction(None, "", None, True)
 _BACKSLASH: Final = b"\\"
 
 
@@ -51,7 +51,7 @@ class _Named:
     `older`: how many of these events had waited since before the checkpoint where all this began.
     """
 
-    def __init__(self, record: Record, label: Told) -> None:
+    def __init__(self, record: Record, label: LabelRecord) -> None:
         self.record = record
         self.label = label
         self.outcome = ""
@@ -153,20 +153,20 @@ class Joins:
         self._driver = ShardDriver(assembled(spec, learner, load_memory(sections), sections), schemas)
         self._notes = _Notes(record.place, *self._names())
         self._take(self._driver.finish())
-        late = self._shard.late
-        self.labelled = late is not None
+        joiner = self._shard.joiner
+        self.labelled = joiner is not None
         """True if labels come on a topic of their own."""
-        self.tells_all = late is None or not late.knows(self._notes.name)
+        self.tells_all = joiner is None or not joiner.knows(self._notes.name)
         """True if no label and no other event of the key waits: an older checkpoint tells of those."""
 
     def first_labels(self, reader: Reader) -> Positions:
         """The offset of the first record, in each partition of the labels topic, that names the event and
         came at most `early_ttl` and `ttl` before it. A key of intervals is named all the time: then nowhere.
         """
-        late = self._shard.late
-        if late is None or late.spec.join == "interval" or not self._notes.name:
+        joiner = self._shard.joiner
+        if joiner is None or joiner.spec.join == "interval" or not self._notes.name:
             return {}
-        topic, spec = late.spec.topic, late.spec
+        topic, spec = joiner.spec.topic, joiner.spec
         if topic not in reader.topics([topic]):
             return {}
         since_ms = self._record.timestamp_ms - spec.early_ttl_ms - spec.ttl_ms
@@ -195,13 +195,13 @@ class Joins:
         topic that name the event.
         """
         notes, shard = self._notes, self._shard
-        late = shard.late
-        if notes.state == "waiting" and (late is None or not self._still_waits(late)):
+        joiner = shard.joiner
+        if notes.state == "waiting" and (joiner is None or not self._still_waits(joiner)):
             notes.state = "dropped"
         records = [self._shown(label) for label in self._about()]
-        return {"state": notes.state, "label": self._label(late), "records": records}
+        return {"state": notes.state, "label": self._label(joiner), "records": records}
 
-    def _label(self, late: Late | None) -> dict[str, Any] | None:
+    def _label(self, joiner: LabelJoiner | None) -> dict[str, Any] | None:
         """The label that joined, or the default one, as `explain` shows it."""
         notes = self._notes
         if notes.joined_by is not None:
@@ -209,16 +209,16 @@ class Joins:
             if named is None:
                 return {"label": y, "where": "a label from before the oldest checkpoint", "delay_s": None}
             return {"label": y, "where": where(named.record), "delay_s": self._delay_s(named)}
-        default = None if late is None else late.spec.default
+        default = None if joiner is None else joiner.spec.default
         if notes.state != "expired" or default is None or self._shard.label_rules.refusal(default, True):
             return None
         return {"label": default, "where": "[labels] default, as none came within ttl", "delay_s": None}
 
     def _about(self) -> list[_Named]:
         """The labels that are about the event itself, not about another moment of its key."""
-        notes, late = self._notes, self._shard.late
+        notes, joiner = self._notes, self._shard.joiner
         labels = list(notes.labels.values())
-        if late is None or late.spec.join != "interval" or notes.event not in notes.events:
+        if joiner is None or joiner.spec.join != "interval" or notes.event not in notes.events:
             return labels
         _, time_ms, _ = notes.events[notes.event]
         return [label for label in labels if label.label.holds_at(time_ms)]
@@ -228,7 +228,7 @@ class Joins:
         if outcome == "label.early" and (label.events or label.older):
             outcome = "label.joined"
         elif outcome == "label.early" and (
-            self._shard.late is None or not self._shard.late.is_early(label.label)
+            self._shard.joiner is None or not self._shard.joiner.is_early(label.label)
         ):
             outcome = "label.orphan"
         return {
@@ -247,10 +247,10 @@ class Joins:
             return None
         return label_delay_ms(known_ms, time_ms, came_ms - arrived_ms) / 1e3
 
-    def _still_waits(self, late: Late) -> bool:
+    def _still_waits(self, joiner: LabelJoiner) -> bool:
         """True if the event asked about still waits; takes it out of a state that nobody needs any more."""
-        pending, name = late.pending, self._notes.name
-        if late.spec.join == "interval":
+        pending, name = joiner.pending, self._notes.name
+        if joiner.spec.join == "interval":
             events, _ = pending.take_between(name, float("-inf"), float("inf"))
         else:
             events, _ = pending.take(name)
@@ -271,16 +271,20 @@ class Joins:
 
     def _label_in(self, record: Record) -> _Named | None:
         """The label that names the key in a record, if it is one."""
-        late, value = self._shard.late, record.value
+        joiner, value = self._shard.joiner, record.value
         if (
-            late is None
-            or record.topic != late.spec.topic
+            joiner is None
+            or record.topic != joiner.spec.topic
             or value is None
             or not self._notes.may_name(value)
         ):
             return None
-        label = self._shard.label_rules.read(late, record)
-        return _Named(record, label) if isinstance(label, Told) and label.join == self._notes.name else None
+        label = self._shard.label_rules.read(joiner, record)
+        return (
+            _Named(record, label)
+            if isinstance(label, LabelRecord) and label.join == self._notes.name
+            else None
+        )
 
     def _begin_era(self, era: Era) -> None:
         spec = _unscored(spec_of(era))
