@@ -2,11 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import InputOptions
 from streamlearn.cli.reset import confirm, refuse_while_served
 from streamlearn.cli.serve import start_again
 
@@ -16,26 +15,15 @@ if TYPE_CHECKING:
 
 def adopt(
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    app_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where your modules are. [default: here]")
-    ] = None,
-    inputs: common.Inputs = None,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    yes: options.Yes = False,
+    app_dir: options.AppDir = None,
+    service: InputOptions,
 ) -> None:
     """Go on with topics whose ids changed, as on a moved or mirrored cluster, after comparing the records.
 
     Example: streamlearn adopt --bootstrap-servers new-cluster:9092
     """
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
-    settings = load(config, given)
+    settings = service.settings()
     start_again(settings.app.portable_math)
     sys.path.insert(0, str((app_dir or Path()).resolve()))
 

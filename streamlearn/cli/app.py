@@ -15,6 +15,7 @@ from streamlearn.cli import (
     dlq,
     explain,
     look,
+    options,
     replay,
     reset,
     score,
@@ -55,22 +56,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(short_help="See it learn, be killed, and come back.")(demo.demo)
-app.command(short_help="Read events, predict, learn, publish.")(serve.serve)
-app.command(short_help="See what data are there, and propose a configuration.")(look.look)
-app.command(short_help="Send a stream of the past to a topic.")(replay.replay)
-app.command(short_help="What was known when a prediction was made.")(explain.explain)
-app.command(short_help="How good a service is, beside the baselines.")(scores.scores)
-app.command(short_help="Learn from the past, for `serve --from`.")(train.train)
-app.command(short_help="Answer a whole source with a fixed model.")(score.score)
-app.command(short_help="Score models on a stream of the past, side by side.")(backtest.backtest)
-app.command(short_help="Write a range of a topic to a file.")(data.record)
-app.command(short_help="Print what is in a topic.")(data.tail)
-app.command(short_help="Make or check the topics of a service.")(topics.topics)
-app.command(short_help="Begin a new journal where an old one ends.")(reset.reset)
-app.command(short_help="Go on with topics of a moved cluster.")(adopt.adopt)
+options.register(app, short_help="See it learn, be killed, and come back.")(demo.demo)
+options.register(app, short_help="Read events, predict, learn, publish.")(serve.serve)
+options.register(app, short_help="See what data are there, and propose a configuration.")(look.look)
+options.register(app, short_help="Send a stream of the past to a topic.")(replay.replay)
+options.register(app, short_help="What was known when a prediction was made.")(explain.explain)
+options.register(app, short_help="How good a service is, beside the baselines.")(scores.scores)
+options.register(app, short_help="Learn from the past, for `serve --from`.")(train.train)
+options.register(app, short_help="Answer a whole source with a fixed model.")(score.score)
+options.register(app, short_help="Score models on a stream of the past, side by side.")(backtest.backtest)
+options.register(app, short_help="Write a range of a topic to a file.")(data.record)
+options.register(app, short_help="Print what is in a topic.")(data.tail)
+options.register(app, short_help="Make or check the topics of a service.")(topics.topics)
+options.register(app, short_help="Begin a new journal where an old one ends.")(reset.reset)
+options.register(app, short_help="Go on with topics of a moved cluster.")(adopt.adopt)
 app.add_typer(checkpoints.app, name="checkpoints", short_help="List, inspect and verify saved states.")
 app.add_typer(control.app, name="control", short_help="Send a command to a service.")
 app.add_typer(dlq.app, name="dlq", short_help="List, show and retry dead letters.")
 app.add_typer(show.app, name="config", short_help="Show the configuration, or a template.")
-app.command(short_help="What is installed.")(show.version)
+options.register(app, short_help="What is installed.")(show.version)

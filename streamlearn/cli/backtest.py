@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, feeding, progress, source_options
+from streamlearn.cli import common, feeding, options, progress, source_options
+from streamlearn.cli.options import ConfigOptions
+from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -48,28 +50,12 @@ def backtest(
     window: Window = None,
     html: Html = None,
     fail_under: FailUnder = None,
-    id_column: source_options.Id = "",
-    time_column: source_options.Time = "",
-    key_column: source_options.Key = "",
-    features: source_options.Features = "",
-    label: source_options.Label = "",
-    types: source_options.Types = "",
-    missing: source_options.Missing = None,
-    delimiter: source_options.Delimiter = "",
-    decimal: source_options.Decimal = ".",
-    encoding: source_options.Encoding = "",
-    header: source_options.Header = "",
-    skip_rows: source_options.SkipRows = 0,
-    form: source_options.Format = "",
+    table: SourceOptions,
     limit: feeding.Limit = None,
-    name: common.Name = None,
-    as_json: common.AsJson = False,
-    app_dir: feeding.AppDir = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    name: options.Name = None,
+    as_json: options.AsJson = False,
+    app_dir: options.AppDir = None,
+    config: ConfigOptions,
 ) -> None:
     """Score models on a stream of the past as they would have been live, beside baselines and each other.
 
@@ -77,24 +63,22 @@ def backtest(
     configuration of a service (-c) and topic:NAME of its input, its labels topic is read too, in the order of
     its journal: the predictions and scores are then byte for byte those of the service.
     """
-    from streamlearn.config.load import load
     from streamlearn.history.whole_file import whole_file
     from streamlearn.studies.backtest.report import page
 
-    more: dict[str, object] = {"app_name": name, "scores_window": window}
-    settings = load(config, common.flags(bootstrap_servers, backend, db, option, **more), need_input=False)
+    settings = config.settings(app_name=name, scores_window=window)
     feeding.prepare(settings, app_dir)
-    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     late = feeding.delay_in(delay)
-    how = source_options.how(settings, columns, csv, form, late is not None, late)
+    reading = table.read_options(settings, late is not None, late)
     bars = [_bar(text) for text in fail_under or []]
     if html is not None and not html.resolve().parent.is_dir():
         raise ConfigError(f"--html {html}: there is no such folder")
     with contextlib.ExitStack() as stack:
         if html is not None:  # before an hour of work, which it must not cost
             page_file = stack.enter_context(whole_file(html))
-        result = _result(settings, models or [settings.model.use], source, how, (delay, late), limit, bars)
+        result = _result(
+            settings, models or [settings.model.use], source, reading, (delay, late), limit, bars
+        )
         if html is not None:
             page_file.write(page(result).encode())
     _tell(result, as_json, html)
@@ -105,7 +89,7 @@ def _result(
     settings: "Config",
     uses: list[str],
     source: str,
-    how: "ReadOptions",
+    reading: "ReadOptions",
     delay: "tuple[str, Lag | None]",
     limit: int | None,
     bars: list[tuple[str, float]],
@@ -116,7 +100,7 @@ def _result(
 
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
-        trial = BacktestSetup(common.ENV, settings, source, how, delay, limit, admin)
+        trial = BacktestSetup(common.ENV, settings, source, reading, delay, limit, admin)
         for text in trial.notes:
             common.note(text)
         run = Backtest(common.ENV, trial.candidates(uses))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import ServiceOptions, register
 from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -19,20 +20,14 @@ KEY_BYTES = 32
 app = typer.Typer(help="List, inspect and verify saved states.", no_args_is_help=True)
 
 
-@app.command("list")
+@register(app, "list")
 def list_(
     *,
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: ServiceOptions,
 ) -> None:
     """The checkpoints, oldest first: where each stands, and its size."""
-    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
-    for found in _summaries(settings):
+    for found in _summaries(service.settings()):
         if as_json:
             common.print_json(found)
         elif "bad" in found:
@@ -41,21 +36,16 @@ def list_(
             print(f"{found['name']}  era {found['era']}  learned {found['learned']}  {found['bytes']} bytes")
 
 
-@app.command()
+@register(app)
 def inspect(
     *,
     checkpoint: Annotated[str, typer.Argument(metavar="NAME", help="A name that `list` prints.")],
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    service: ServiceOptions,
 ) -> None:
     """One checkpoint as JSON: entry, digest, era, versions, positions, sections, and the features' types."""
     import msgspec
 
-    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = service.settings()
     store = _open(settings)
     try:
         if checkpoint not in (names := store.names()):
@@ -71,19 +61,13 @@ def inspect(
         store.close()
 
 
-@app.command()
+@register(app)
 def verify(
     *,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    service: ServiceOptions,
 ) -> None:
     """Read every checkpoint as a start would, its model too; exit 3 when one must not be loaded."""
-    settings = settings_of(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
-    summaries = _summaries(settings, whole=True)
+    summaries = _summaries(service.settings(), whole=True)
     bad = [found for found in summaries if "bad" in found]
     for found in summaries:
         print(f"{found['name']}  {'BAD: ' + found['bad'] if 'bad' in found else 'ok'}")
@@ -94,7 +78,7 @@ def verify(
     print(f"{len(summaries)} checkpoints, all whole")
 
 
-@app.command()
+@register(app)
 def key(
     *,
     out: Annotated[
@@ -124,13 +108,6 @@ def _write_secret(file: Path, text: str) -> None:
         raise ConfigError(f"{file} exists, and what it signed needs it: choose a new file")
     with whole_file(file, new=True, mode=0o600) as opened:
         opened.write(f"{text}\n".encode())
-
-
-def settings_of(config: Any, given: dict[str, object]) -> "Config":
-    """The configuration of a command that reads no input."""
-    from streamlearn.config.load import load
-
-    return load(config, given, need_input=False)
 
 
 def _open(settings: "Config") -> "Store":

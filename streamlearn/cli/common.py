@@ -1,4 +1,4 @@
-"""Shared by the commands: the connection's options, and the way from words to configuration and log."""
+"""Shared by the commands: the way from a configuration to its log, signals, and words for a person."""
 
 import contextlib
 import json
@@ -8,10 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
-import typer
 
 from streamlearn.env import Flag, RealEnv
 from streamlearn.errors import ConfigError, Unreachable
@@ -22,50 +21,6 @@ if TYPE_CHECKING:
 
 ENV: Final = RealEnv()
 """The world of the one process that a command is."""
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", metavar="FILE", help="TOML file. [default: streamlearn.toml, else pyproject.toml]"
-    ),
-]
-Servers = Annotated[
-    str | None, typer.Option("--bootstrap-servers", "-b", metavar="HOST:PORT", help="The Kafka brokers.")
-]
-Backend = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="kafka or embedded.")]
-Db = Annotated[
-    str | None, typer.Option("--db", metavar="FILE", help="Use the embedded log in this SQLite file.")
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("-X", metavar="KEY=VALUE", help="Kafka client option, e.g. security.protocol=SSL."),
-]
-Inputs = Annotated[
-    list[str] | None, typer.Option("--input", "-i", metavar="TOPIC", help="A topic to read; may be repeated.")
-]
-Name = Annotated[
-    str | None,
-    typer.Option("--name", "-n", metavar="NAME", help="The service's name. [default: streamlearn]"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-def flags(
-    servers: str | None,
-    backend: str | None,
-    db: str | None,
-    options: list[str] | None,
-    **more: object,
-) -> dict[str, object]:
-    """The flags that were given, by dotted configuration key (`app_name` stands for `app.name`)."""
-    given: dict[str, object] = {"log.bootstrap_servers": servers, "log.backend": backend, "log.path": db}
-    given |= {key.replace("_", ".", 1): value for key, value in more.items()}
-    for option in options or []:
-        key, equals, value = option.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"-X {option}: write KEY=VALUE, for example -X security.protocol=SSL")
-        given[f"log.options.{key}"] = value
-    return {key: value for key, value in given.items() if value is not None and value != []}
 
 
 @contextlib.contextmanager

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamlearn.cli import common
+from streamlearn.cli.options import ServiceOptions, register
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamlearn.config.schema import Config
     from streamlearn.core.shard.commands import Command
 
 
@@ -23,88 +23,55 @@ class What(Enum):
 app = typer.Typer(help="Send a command to a running or stopped service.", no_args_is_help=True)
 
 
-@app.command("guard-reset")
+@register(app, "guard-reset")
 def guard_reset(
     *,
     feature: Annotated[str, typer.Argument(metavar="NAME", help="The feature's name.")],
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    service: ServiceOptions,
 ) -> None:
     """Forget the type that was learned for a feature; it is learned again from the next events."""
-    from streamlearn.config.load import load
     from streamlearn.core.shard.commands import GUARD_RESET, Command
 
     if not feature:
         raise ConfigError("control guard-reset: NAME is empty; name the feature")
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
-    _send(load(config, given, need_input=False), Command(GUARD_RESET, feature))
+    _send(service, Command(GUARD_RESET, feature))
 
 
-@app.command("freeze")
-def freeze(
-    *,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
-) -> None:
+@register(app, "freeze")
+def freeze(service: ServiceOptions) -> None:
     """Stop learning, until `thaw`; predictions go on."""
-    from streamlearn.config.load import load
     from streamlearn.core.shard.commands import FREEZE, Command
 
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
-    _send(load(config, given, need_input=False), Command(FREEZE))
+    _send(service, Command(FREEZE))
 
 
-@app.command("thaw")
-def thaw(
-    *,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
-) -> None:
+@register(app, "thaw")
+def thaw(service: ServiceOptions) -> None:
     """Let learning go on, whatever has stopped it: `freeze`, a pause, or a state that was broken."""
-    from streamlearn.config.load import load
     from streamlearn.core.shard.commands import THAW, Command
 
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
-    _send(load(config, given, need_input=False), Command(THAW))
+    _send(service, Command(THAW))
 
 
-@app.command("reset")
+@register(app, "reset")
 def reset(
     *,
     what: Annotated[What, typer.Argument(metavar="time|label", help="What to forget.")],
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    service: ServiceOptions,
 ) -> None:
     """Forget the time unit that was settled, or the type of labels; the next records decide anew."""
-    from streamlearn.config.load import load
     from streamlearn.core.shard.commands import RESET_LABEL, RESET_TIME, Command
 
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
     command = Command(RESET_TIME if what is What.TIME else RESET_LABEL)
-    _send(load(config, given, need_input=False), command)
+    _send(service, command)
 
 
-def _send(settings: "Config", command: "Command") -> None:
+def _send(service: ServiceOptions, command: "Command") -> None:
     """Append the command to the service's control topic."""
     from streamlearn.core.shard.commands import encode_command
     from streamlearn.log.port import Row
 
+    settings = service.settings()
     topic = settings.topics.control
     with common.admin_of(settings) as admin:
         if topic not in admin.topics([topic]):

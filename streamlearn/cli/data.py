@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import ConfigOptions
 
 Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
 
@@ -17,32 +18,22 @@ Topic = Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC")]
 def record(
     *,
     topic: Topic,
-    first: Annotated[
-        str, typer.Option("--from", metavar="WHERE", help="beginning, an offset, -N or an RFC 3339 time.")
-    ] = "beginning",
-    upto: Annotated[
-        str, typer.Option("--to", metavar="WHERE", help="Where to end (exclusive): end, an offset, a time.")
-    ] = "end",
+    first: options.From = "beginning",
+    upto: options.To = "end",
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="FILE.csv is a table. [default: standard output]"),
     ] = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    config: ConfigOptions,
 ) -> None:
     """Write a range of a topic as JSON lines that `replay` sends back byte for byte.
 
     Into a file that ends in .csv: a table of the JSON values, one column for each member. The file appears
     under its name only when it is whole.
     """
-    from streamlearn.config.load import load
     from streamlearn.history import record_json, sinks, topic_reader
 
-    settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
-    with common.admin_of(settings) as admin:
+    with common.admin_of(config.settings()) as admin:
         ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
         if out and out.suffix.lower() == ".csv":
             columns = sinks.csv_columns(topic_reader.between(admin, topic, *ends))
@@ -89,21 +80,15 @@ def tail(
     as_json: Annotated[
         bool, typer.Option("--json", help="Whole records, as `record` writes them, not only values.")
     ] = False,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    config: ConfigOptions,
 ) -> None:
     """Print a topic's values, one a line: the last ten of each partition, or from WHERE on.
 
     A tombstone is an empty line.
     """
-    from streamlearn.config.load import load
     from streamlearn.history import record_json, topic_reader
 
-    settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
-    with common.admin_of(settings) as admin, common.stop_on_signal() as stop:
+    with common.admin_of(config.settings()) as admin, common.stop_on_signal() as stop:
         first = topic_reader.resolve_offsets(admin, topic, where)
         if follow:
             records = topic_reader.arriving(admin, topic, first, stop)

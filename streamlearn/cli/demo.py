@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
 from streamlearn.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def demo(
     limit: Annotated[
         int | None, typer.Option(min=100, metavar="N", help="Only the first N of the 49,097 events.")
     ] = None,
-    as_json: common.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """See a model learn, be killed, and come back: no broker, some ten seconds, nothing left behind.
 

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import From, ServiceOptions, To, register
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,15 +29,9 @@ Stage = Annotated[
     typer.Option("--stage", metavar="STAGE", help="Only decode, guard, label, predict, learn or control."),
 ]
 Feature = Annotated[str, typer.Option("--feature", metavar="NAME", help="Only those about this feature.")]
-From = Annotated[
-    str, typer.Option("--from", metavar="WHERE", help="beginning, an offset, -N or an RFC 3339 time.")
-]
-To = Annotated[
-    str, typer.Option("--to", metavar="WHERE", help="Where to end (exclusive): end, an offset, a time.")
-]
 
 
-@app.command("list")
+@register(app, "list")
 def list_(
     *,
     reason: Reason = "",
@@ -44,20 +39,15 @@ def list_(
     feature: Feature = "",
     first: From = "beginning",
     upto: To = "end",
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: ServiceOptions,
 ) -> None:
     """Dead letters by what is wrong with them, commonest first, with the place of the first of each kind."""
     import msgspec
 
     from streamlearn.studies.dead_letters import LetterFilter, groups
 
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = service.settings()
     with common.admin_of(settings) as admin:
         found = groups(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
     for group in found:
@@ -70,24 +60,19 @@ def list_(
     common.note(f"{sum(group.count for group in found)} dead letters in {settings.topics.dlq}")
 
 
-@app.command()
+@register(app)
 def show(
     *,
     place: Annotated[
         str, typer.Argument(metavar="PARTITION:OFFSET", help="A letter's place, as `dlq list` prints it.")
     ],
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: ServiceOptions,
 ) -> None:
     """One dead letter: why, from where, its headers, key and value."""
     from streamlearn.studies.dead_letters import described
 
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = service.settings()
     with common.admin_of(settings) as admin:
         shown = described(_letter_at(admin, settings.topics.dlq, place))
     if as_json:
@@ -105,7 +90,7 @@ def show(
             print(f"{part:<8} {shown[part]}")
 
 
-@app.command()
+@register(app)
 def retry(
     *,
     reason: Reason = "",
@@ -114,13 +99,8 @@ def retry(
     first: From = "beginning",
     upto: To = "end",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: ServiceOptions,
 ) -> None:
     """Send dead letters back to where they came from, bytes unchanged, marked `streamlearn.retries`.
 
@@ -128,7 +108,7 @@ def retry(
     """
     from streamlearn.studies.dead_letters import LetterFilter, Plan, sent_before
 
-    settings = _settings(config, common.flags(bootstrap_servers, backend, db, option, app_name=name))
+    settings = service.settings()
     wanted = LetterFilter(reason, stage, feature)
     with common.admin_of(settings) as admin:
         letters = list(_letters(admin, settings, wanted, first, upto))
@@ -187,12 +167,6 @@ def _report(sent: dict[str, int], plan: "Plan", settings: "Config", dry_run: boo
     for kind, count in left.items():
         if count:
             print(f"{count} not sent: they {why[kind]}")
-
-
-def _settings(config: Any, given: dict[str, object]) -> "Config":
-    from streamlearn.config.load import load
-
-    return load(config, given, need_input=False)
 
 
 def _letters(

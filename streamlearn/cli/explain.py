@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, feeding
+from streamlearn.cli import common, feeding, options
+from streamlearn.cli.options import ConfigOptions
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,25 +30,18 @@ def explain(
     at: Annotated[
         str, typer.Option("--at", metavar="TOPIC-PARTITION-OFFSET", help="The record instead of an id.")
     ] = "",
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    model: feeding.Model = None,
-    app_dir: feeding.AppDir = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    name: options.Name = None,
+    model: options.Model = None,
+    app_dir: options.AppDir = None,
+    config: ConfigOptions,
 ) -> None:
     """Why a prediction is what it is: event, answer, model, label, and what each feature added to it.
 
     The model that answered is reproduced from checkpoint and journal, beside the running service; for a
     linear model its weights times the features are shown. The newest prediction of an id is explained.
     """
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
-    settings = load(config, given, need_input=False)
+    settings = config.settings(app_name=name, model_use=model)
     if bool(ident) == bool(at):
         raise ConfigError("explain: give the event's ID, or --at TOPIC-PARTITION-OFFSET")
     feeding.prepare(settings, app_dir)

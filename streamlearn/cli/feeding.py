@@ -28,13 +28,6 @@ Delay = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after N events.")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="preset:NAME, my_module:build, river.tree:Class."),
-]
-AppDir = Annotated[
-    Path | None, typer.Option("--app-dir", metavar="DIR", help="Where your modules are. [default: here]")
-]
 DeadLetters = Annotated[
     str, typer.Option("--dead-letters", metavar="FILE", help="Where refused records go. [default: nowhere]")
 ]
@@ -52,7 +45,7 @@ def prepare(settings: "Config", app_dir: Path | None) -> None:
 def feed_of(
     settings: "Config",
     source: str,
-    how: "ReadOptions",
+    reading: "ReadOptions",
     delay: "Lag | None",
     limit: int | None,
     out_topic: bool = False,
@@ -65,10 +58,10 @@ def feed_of(
         admin = None
         if source.startswith("topic:") or out_topic:
             admin = stack.enter_context(common.admin_of(settings))
-        stream = open_source(source, how, admin)
+        stream = open_source(source, reading, admin)
         for text in stream.notes:
             common.note(text)
-        yield Feed(stream, how, delay, limit, round(common.ENV.now() * 1000)), admin
+        yield Feed(stream, reading, delay, limit, round(common.ENV.now() * 1000)), admin
         for text in stream.remarks():
             common.note(text)
 

@@ -4,12 +4,13 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, source_options
+from streamlearn.cli import common, options, source_options
+from streamlearn.cli.options import ConfigOptions
+from streamlearn.cli.source_options import ColumnOptions, FormatOptions, SourceOptions
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
@@ -41,29 +42,18 @@ def look(
     ],
     limit: Limit = LIMIT,
     missing: source_options.Missing = None,
-    delimiter: source_options.Delimiter = "",
-    decimal: source_options.Decimal = ".",
-    encoding: source_options.Encoding = "",
-    header: source_options.Header = "",
-    skip_rows: source_options.SkipRows = 0,
-    form: source_options.Format = "",
+    form: FormatOptions,
     table: Annotated[
         bool, typer.Option("--table", help="Print the table of fields, and no configuration.")
     ] = False,
-    as_json: common.AsJson = False,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    config: ConfigOptions,
 ) -> None:
     """Propose a configuration for what is there: types, gaps, id, time, label, a preset of a model.
 
     Standard output is a file for `serve`; on a terminal a table of the fields stands before it.
     """
-    given = common.flags(bootstrap_servers, backend, db, option)
-    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
-    proposal, text = proposed(source, limit, config, given, csv, form, missing)
+    proposal, text = proposed(source, limit, config, SourceOptions(ColumnOptions(missing=missing), form))
     if as_json:
         common.print_json(_as_json(proposal, text))
     elif table:
@@ -77,40 +67,32 @@ def look(
 def proposed(
     source: str,
     limit: int,
-    config: Path | None,
-    given: dict[str, object],
-    csv: source_options.Csv | None = None,
-    form: str = "",
-    missing: list[str] | None = None,
+    config: ConfigOptions,
+    table: SourceOptions,
 ) -> "tuple[Proposal, str]":
-    """The proposal for a source or topic, and its TOML. `given`: flags by configuration key."""
-    from streamlearn.config.load import load
+    """The proposal for a source or topic, and its TOML."""
     from streamlearn.studies.look import proposed_toml
     from streamlearn.studies.look.propose import propose
 
-    settings = load(config, given, need_input=False)
-    csv = csv or source_options.Csv()
-    columns = source_options.Columns("", "", "", "", "", "", missing)
-    how = source_options.how(settings, columns, csv, form, timed=True)
-    sample, topic = _sample(settings, source, how, limit)
+    settings = config.settings()
+    sample, topic = _sample(settings, source, table.read_options(settings, timed=True), limit)
     if not sample.size:
         raise ConfigError(f"{source} holds nothing to look at; look again once something has arrived")
-    sample = sample._replace(options=(*_csv_options(csv, form, missing), *sample.options))
-    text = proposed_toml.toml(propose(sample), source, topic or "events", _log(settings, config, given))
-    return propose(sample), text
+    proposal = propose(sample._replace(options=(*_file_options(table), *sample.options)))
+    return proposal, proposed_toml.toml(proposal, source, topic or "events", _log(settings, config))
 
 
-def _sample(settings: "Config", source: str, how: "ReadOptions", limit: int) -> "tuple[Sample, str]":
+def _sample(settings: "Config", source: str, reading: "ReadOptions", limit: int) -> "tuple[Sample, str]":
     """The sample, and the topic it came from, "" when from none."""
     from streamlearn.studies.look import sampling
 
     ranged = source.startswith("topic:")
     if not ranged and not sampling.is_topic(source):
-        return sampling.sample_source(source, how, limit), ""
+        return sampling.sample_source(source, reading, limit), ""
     with _topics(settings, source) as admin:
         if ranged:
             topic = source.removeprefix("topic:").partition("@")[0]
-            return sampling.sample_source(source, how, limit, admin), topic
+            return sampling.sample_source(source, reading, limit, admin), topic
         return sampling.sample_topic(admin, source, limit), source
 
 
@@ -130,21 +112,22 @@ def _topics(settings: "Config", source: str) -> Iterator["Admin"]:
         ) from error
 
 
-def _csv_options(csv: source_options.Csv, form: str, missing: list[str] | None) -> list[str]:
+def _file_options(table: SourceOptions) -> list[str]:
     """The options about the file, as `replay` takes them."""
     import shlex
 
-    said = {"delimiter": csv.delimiter, "decimal": csv.decimal.replace(".", ""), "encoding": csv.encoding}
-    said |= {"header": csv.header, "format": form, "skip-rows": str(csv.skip_rows or "")}
-    options = [f"--{name} {shlex.quote(text)}" for name, text in said.items() if text]
-    return options + [f"--missing {shlex.quote(text)}" for text in missing or ()]
+    form = table.format
+    texts = {"delimiter": form.delimiter, "decimal": form.decimal.replace(".", ""), "encoding": form.encoding}
+    texts |= {"header": form.header, "format": form.form, "skip-rows": str(form.skip_rows or "")}
+    words = [f"--{name} {shlex.quote(text)}" for name, text in texts.items() if text]
+    return words + [f"--missing {shlex.quote(text)}" for text in table.columns.missing or ()]
 
 
-def _log(settings: "Config", config: Path | None, given: dict[str, object]) -> dict[str, Any]:
+def _log(settings: "Config", config: ConfigOptions) -> dict[str, Any]:
     """The keys of `[log]`: what was said about it, else one file, which needs no broker."""
     from streamlearn.config.load import explain
 
-    said = {one.key for one in explain(config, given) if one.source != "default"}
+    said = {value.key for value in explain(config.config, config.log.flags()) if value.source != "default"}
     if said & {"log.bootstrap_servers", "log.backend", "log.path"} and settings.log.backend == "kafka":
         return {"backend": "kafka", "bootstrap_servers": settings.log.bootstrap_servers}
     return {"backend": "embedded", "path": settings.log.path}

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, progress, source_options
+from streamlearn.cli import common, options, progress, source_options
+from streamlearn.cli.options import ConfigOptions
+from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import ConfigError, StreamlearnError
 
 if TYPE_CHECKING:
@@ -39,31 +41,15 @@ def replay(
     *,
     source: source_options.Source,
     topic: Topic,
-    id_column: source_options.Id = "",
-    time_column: source_options.Time = "",
-    key_column: source_options.Key = "",
-    features: source_options.Features = "",
-    label: source_options.Label = "",
-    types: source_options.Types = "",
-    missing: source_options.Missing = None,
-    delimiter: source_options.Delimiter = "",
-    decimal: source_options.Decimal = ".",
-    encoding: source_options.Encoding = "",
-    header: source_options.Header = "",
-    skip_rows: source_options.SkipRows = 0,
-    form: source_options.Format = "",
+    table: SourceOptions,
     labels_topic: LabelsTopic = "",
     delay: DelayText = "",
     speed: Speed = "max",
     rate: Annotated[float | None, typer.Option(metavar="N", help="N records a second instead.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N events.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until stopped.")] = False,
-    as_json: common.AsJson = False,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    config: ConfigOptions,
 ) -> None:
     """Send a stream of the past to a topic, at its own pace or another.
 
@@ -71,18 +57,13 @@ def replay(
     topic go out byte for byte, a line made by `record` as the record it was; with options about columns
     (--id to --missing) they are rows of a table too. Event time (`ts`) paces.
     """
-    from streamlearn.config.load import load
-
-    settings = load(config, common.flags(bootstrap_servers, backend, db, option), need_input=False)
+    settings = config.settings()
     if loop and source == "-":
         raise ConfigError("--loop: standard input cannot begin again; replay a file")
     pace = _pace(speed, rate)
     late = _delay(topic, labels_topic, delay)
-    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
-    timed = late is not None or pace.speed is not None
-    how = source_options.how(settings, columns, csv, form, timed, late)
-    report = _send(settings, source, how, (topic, labels_topic), pace, late, limit, loop)
+    reading = table.read_options(settings, late is not None or pace.speed is not None, late)
+    report = _send(settings, source, reading, (topic, labels_topic), pace, late, limit, loop)
     if as_json:
         common.print_json(report)
     else:
@@ -93,7 +74,7 @@ def replay(
 def _send(
     settings: "Config",
     source: str,
-    how: "ReadOptions",
+    reading: "ReadOptions",
     topics: tuple[str, str],
     pace: "Pace",
     delay: "Delay | None",
@@ -105,9 +86,9 @@ def _send(
     from streamlearn.history.send import Sender, SendTopics
     from streamlearn.history.sources import open_source
 
-    stream = None if source.startswith("topic:") else open_source(source, how)
+    stream = None if source.startswith("topic:") else open_source(source, reading)
     with common.admin_of(settings, make=stream is not None) as admin, common.stop_on_signal() as stop:
-        stream = stream or open_source(source, how, admin)
+        stream = stream or open_source(source, reading, admin)
         if loop and stream.once:
             raise ConfigError(f"--loop: {source} cannot begin again; name a function that gives a new one")
         for text in stream.notes:
@@ -118,7 +99,7 @@ def _send(
         with progress.bar("replay", total) as advance:
             sender = Sender(common.ENV, admin, SendTopics(*topics), pace, stop, advance)
             try:
-                report = sender.run(partial(schedule, stream, how, delay), limit, loop)
+                report = sender.run(partial(schedule, stream, reading, delay), limit, loop)
             except StreamlearnError:
                 common.note(f"{sender.sent} records were sent to {topics[0]} before this:")
                 raise

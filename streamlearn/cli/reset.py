@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import InputOptions
 from streamlearn.core.records import SHARD
 from streamlearn.errors import ConfigError, Fenced, Stop, Unreachable
 
@@ -27,14 +28,8 @@ def reset(
             help="predictions (where they end), earliest, latest, a time, -1h, or events-0@600.",
         ),
     ] = "predictions",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    inputs: common.Inputs = None,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    yes: options.Yes = False,
+    service: InputOptions,
 ) -> None:
     """Begin a new journal for an app whose old one cannot be continued; the old one stays as it is.
 
@@ -43,8 +38,7 @@ def reset(
     from streamlearn.config.load import load
     from streamlearn.studies import new_journal
 
-    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
-    settings = load(config, given)
+    settings = service.settings()
     refuse_while_served(settings)
     with common.admin_of(settings) as admin:
         life = new_journal.old_life(admin, settings.topics.journal, _newest(settings), common.note)
@@ -56,7 +50,8 @@ def reset(
             for topic in replaced:
                 print(f"{topic} was deleted and made again: it is read from its first record on")
         lines = {"journal": journal, "checkpoints": checkpoints, "start": where}
-        load(config, {**given, **{f"topics.{key}": value for key, value in lines.items()}})  # are they right?
+        changed = {f"topics.{key}": value for key, value in lines.items()}
+        load(service.file, {**service.flags(), **changed})  # are they right?
         new_journal.check_places(admin, settings, where)
         print(f"old  journal {settings.topics.journal}: {new_journal.describe_end(life)}")
         print(f"     checkpoints {settings.topics.checkpoints}; both are left as they are")
@@ -65,7 +60,7 @@ def reset(
         confirm("Make the new topics, and change the configuration?", yes)
         _retire(settings)
         _make(admin, settings, lines)
-    _tell(config, lines, again=start not in ("predictions", "latest") or bool(replaced))
+    _tell(service.file, lines, again=start not in ("predictions", "latest") or bool(replaced))
 
 
 def refuse_while_served(settings: "Config") -> None:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streamlearn.cli import common, feeding, progress, replay, source_options
+from streamlearn.cli import common, feeding, options, progress, replay, source_options
+from streamlearn.cli.options import ConfigOptions
+from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:
@@ -37,51 +39,30 @@ def score(
     checkpoint: Checkpoint,
     out: Out = "",
     dead_letters: feeding.DeadLetters = "",
-    model: feeding.Model = None,
+    model: options.Model = None,
     delay: feeding.Delay = "",
     window: Window = 1000,
-    id_column: source_options.Id = "",
-    time_column: source_options.Time = "",
-    key_column: source_options.Key = "",
-    features: source_options.Features = "",
-    label: source_options.Label = "",
-    types: source_options.Types = "",
-    missing: source_options.Missing = None,
-    delimiter: source_options.Delimiter = "",
-    decimal: source_options.Decimal = ".",
-    encoding: source_options.Encoding = "",
-    header: source_options.Header = "",
-    skip_rows: source_options.SkipRows = 0,
-    form: source_options.Format = "",
+    table: SourceOptions,
     limit: feeding.Limit = None,
-    as_json: common.AsJson = False,
-    app_dir: feeding.AppDir = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    app_dir: options.AppDir = None,
+    config: ConfigOptions,
 ) -> None:
     """Answer every event of a source with the model of a checkpoint, which learns nothing from them.
 
     Where there are labels, a report says how good the answers were, window by window beside the baselines,
     and since when they were not. For a model of your own name it with -m or -c, so that its classes load.
     """
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, model_use=model)
-    settings = load(config, given, need_input=False)
+    settings = config.settings(model_use=model)
     if as_json and not out:
         raise ConfigError(
             "--json prints the report on standard output: send the predictions to a file with -o"
         )
     feeding.prepare(settings, app_dir)
-    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     late = feeding.delay_in(delay)
-    how = source_options.how(settings, columns, csv, form, late is not None, late)
-    own = bool(model or config)
-    report = _score(settings, own, source, how, checkpoint, (out, dead_letters), late, limit, window)
+    reading = table.read_options(settings, late is not None, late)
+    own = bool(model or config.config)
+    report = _score(settings, own, source, reading, checkpoint, (out, dead_letters), late, limit, window)
     if as_json:
         common.print_json(report)
     else:
@@ -92,7 +73,7 @@ def _score(
     settings: "Config",
     own: bool,
     source: str,
-    how: "ReadOptions",
+    reading: "ReadOptions",
     checkpoint: str,
     outs: tuple[str, str],
     delay: "Delay | None",
@@ -115,7 +96,7 @@ def _score(
     model_in(saved, trusted)
     to_topic = out.startswith("topic:")
     with contextlib.ExitStack() as stack:
-        feed, admin = stack.enter_context(feeding.feed_of(settings, source, how, delay, limit, to_topic))
+        feed, admin = stack.enter_context(feeding.feed_of(settings, source, reading, delay, limit, to_topic))
         if to_topic and admin is not None:
             replay.need_topic(admin, settings, out.removeprefix("topic:"))
         stop = stack.enter_context(common.stop_on_signal())

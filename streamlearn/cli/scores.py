@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from streamlearn.cli import common
+from streamlearn.cli import common, options
+from streamlearn.cli.options import ServiceOptions
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,22 +14,14 @@ _WIDTH = 110
 
 def scores(
     *,
-    as_json: common.AsJson = False,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: ServiceOptions,
 ) -> None:
     """The newest scores of a service, over all labels and the newest ones, beside the baselines.
 
     They are those of its newest message, or of its newest checkpoint where that is newer.
     """
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name)
-    settings = load(config, given, need_input=False)
+    settings = service.settings()
     found = _newest(settings)
     if as_json:
         common.print_json(found)

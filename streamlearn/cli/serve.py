@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, topics
+from streamlearn.cli import common, options, topics
+from streamlearn.cli.options import ConfigOptions
 from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:
@@ -28,17 +29,12 @@ _CORE_TYPES = {"x86_64": "Nehalem", "amd64": "Nehalem", "aarch64": "ARMV8", "arm
 
 def serve(
     *,
-    inputs: common.Inputs = None,
+    inputs: options.Inputs = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="TOPIC", help="Where predictions go.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="preset:NAME, my_module:build, river.tree:Class."
-        ),
-    ] = None,
-    name: common.Name = None,
+    model: options.Model = None,
+    name: options.Name = None,
     replica: Annotated[
         str | None, typer.Option(metavar="NAME", help="This replica's own name, for a quick restart.")
     ] = None,
@@ -54,28 +50,19 @@ def serve(
     begin: Annotated[
         bool, typer.Option("--begin", help="Begin a journal although there are predictions already.")
     ] = False,
-    app_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where your modules are. [default: here]")
-    ] = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    app_dir: options.AppDir = None,
+    config: ConfigOptions,
 ) -> None:
     """Read events, predict, learn, publish predictions; until stopped."""
-    from streamlearn.config.load import load
-
-    more = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
-    more["model_start_from"] = start_from
-    given = common.flags(bootstrap_servers, backend, db, option, **more, app_name=name, app_replica=replica)
+    given: dict[str, object] = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
+    given |= {"model_start_from": start_from, "app_name": name, "app_replica": replica}
     # Held back until the service, which knows how to stop, takes them: also across the execve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         _check_model_change(model_change)
         if app_dir and not app_dir.is_dir():
             raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
-        settings = load(config, given)
+        settings = config.settings(need_input=True, **given)
         start_again(settings.app.portable_math)
         _serve(settings, app_dir, model_change, begin)
     finally:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import checkpoints, common
+from streamlearn.cli import checkpoints, common, options
+from streamlearn.cli.options import ConfigOptions, InputOptions, LogOptions, register
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
@@ -17,29 +18,22 @@ PARTS = ("streamlearn", "river", "numpy", "kafka-python")
 app = typer.Typer(help="Show the configuration, a template for it, or its schema.", no_args_is_help=True)
 
 
-@app.command()
+@register(app)
 def show(
     *,
     learned: Annotated[
         bool, typer.Option("--learned", help="Instead: the features' types in the newest checkpoint.")
     ] = False,
-    as_json: common.AsJson = False,
-    inputs: common.Inputs = None,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    as_json: options.AsJson = False,
+    service: InputOptions,
 ) -> None:
     """Every value and where it came from. Secrets read ***."""
     from streamlearn.config.load import explain
 
-    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
     if learned:
-        _show_learned(checkpoints.settings_of(config, given), as_json)
+        _show_learned(service.settings(need_input=False), as_json)
         return
-    settings = explain(config, given)
+    settings = explain(service.file, service.flags())
     if as_json:
         common.print_json({one.key: {"value": one.value, "source": one.source} for one in settings})
         return
@@ -63,7 +57,7 @@ def _show_learned(settings: "Config", as_json: bool) -> None:
         print(line + note)
 
 
-@app.command()
+@register(app)
 def init(
     *,
     source: Annotated[
@@ -74,16 +68,14 @@ def init(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="A new file. [default: standard output]"),
     ] = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    log: LogOptions,
 ) -> None:
     """A commented TOML file with every default, or one that fits what is in a source or topic."""
     if source:
         from streamlearn.cli.look import LIMIT, proposed
+        from streamlearn.cli.source_options import SourceOptions
 
-        text = proposed(source, LIMIT, None, common.flags(bootstrap_servers, backend, db, option))[1]
+        text = proposed(source, LIMIT, ConfigOptions(log=log), SourceOptions())[1]
     else:
         from streamlearn.config.load import template
 
@@ -98,7 +90,7 @@ def init(
     common.note(f"wrote {out}")
 
 
-@app.command()
+@register(app)
 def schema() -> None:
     """The JSON Schema of the configuration, for editors."""
     from streamlearn.config.load import schema as json_schema
@@ -106,7 +98,7 @@ def schema() -> None:
     common.print_json(json_schema())
 
 
-def version(as_json: common.AsJson = False) -> None:
+def version(as_json: options.AsJson = False) -> None:
     """What is installed: streamlearn, Python, and the parts that decide its results."""
     found = {part: metadata.version(part) for part in PARTS} | {"python": platform.python_version()}
     if as_json:

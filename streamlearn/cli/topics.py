@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamlearn.cli import common
+from streamlearn.cli.options import InputOptions
 from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -33,19 +34,10 @@ def topics(
     principal: Annotated[
         str, typer.Option(metavar="USER", help="For --print: who runs the service, e.g. User:streamlearn.")
     ] = "",
-    inputs: common.Inputs = None,
-    name: common.Name = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    service: InputOptions,
 ) -> None:
     """Make or check the topics of a service, or print the commands for whoever may."""
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, topics_input=inputs, app_name=name)
-    settings = load(config, given)
+    settings = service.settings()
     if print_only:
         for line in [*_topic_commands(settings, partitions), *_acl_commands(settings, principal)]:
             print(line)

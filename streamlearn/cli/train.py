@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streamlearn.cli import common, feeding, progress, source_options
+from streamlearn.cli import common, feeding, options, progress, source_options
+from streamlearn.cli.options import ConfigOptions
+from streamlearn.cli.source_options import SourceOptions
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
@@ -24,47 +26,26 @@ def train(
     *,
     source: source_options.Source,
     out: Out,
-    model: feeding.Model = None,
+    model: options.Model = None,
     delay: feeding.Delay = "",
-    id_column: source_options.Id = "",
-    time_column: source_options.Time = "",
-    key_column: source_options.Key = "",
-    features: source_options.Features = "",
-    label: source_options.Label = "",
-    types: source_options.Types = "",
-    missing: source_options.Missing = None,
-    delimiter: source_options.Delimiter = "",
-    decimal: source_options.Decimal = ".",
-    encoding: source_options.Encoding = "",
-    header: source_options.Header = "",
-    skip_rows: source_options.SkipRows = 0,
-    form: source_options.Format = "",
+    table: SourceOptions,
     limit: feeding.Limit = None,
     dead_letters: feeding.DeadLetters = "",
-    name: common.Name = None,
-    as_json: common.AsJson = False,
-    app_dir: feeding.AppDir = None,
-    config: common.ConfigFile = None,
-    bootstrap_servers: common.Servers = None,
-    backend: common.Backend = None,
-    db: common.Db = None,
-    option: common.Options = None,
+    name: options.Name = None,
+    as_json: options.AsJson = False,
+    app_dir: options.AppDir = None,
+    config: ConfigOptions,
 ) -> None:
     """Learn from a source of the past, in its order, and save the state as a checkpoint.
 
     Each event is predicted and then learned, by the code of `serve`; `serve --from file:DIR@latest` goes on
     from there. Use the configuration of that service (-c), so that the model is the same.
     """
-    from streamlearn.config.load import load
-
-    given = common.flags(bootstrap_servers, backend, db, option, app_name=name, model_use=model)
-    settings = load(config, given, need_input=False)
+    settings = config.settings(app_name=name, model_use=model)
     feeding.prepare(settings, app_dir)
-    columns = source_options.Columns(id_column, time_column, key_column, features, label, types, missing)
-    csv = source_options.Csv(delimiter, decimal, encoding, header, skip_rows)
     late = feeding.delay_in(delay)
-    how = source_options.how(settings, columns, csv, form, late is not None, late)
-    done = _train(settings, source, how, (out, dead_letters), late, limit)
+    reading = table.read_options(settings, late is not None, late)
+    done = _train(settings, source, reading, (out, dead_letters), late, limit)
     if as_json:
         common.print_json(done._asdict())
         return
@@ -101,7 +82,7 @@ def _tell_rest(done: "Training", dead_letters: str) -> None:
 def _train(
     settings: "Config",
     source: str,
-    how: "ReadOptions",
+    reading: "ReadOptions",
     outs: tuple[str, str],
     delay: "Delay | None",
     limit: int | None,
@@ -115,7 +96,7 @@ def _train(
     folder_of(out)
     fresh = configured_model(settings)
     with contextlib.ExitStack() as stack:
-        feed, _ = stack.enter_context(feeding.feed_of(settings, source, how, delay, limit))
+        feed, _ = stack.enter_context(feeding.feed_of(settings, source, reading, delay, limit))
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("train", feed.total))
         letters = Letters(stack.enter_context(open_sink(dead_letters, None))) if dead_letters else None
