@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.events.event import (
-    HEADER_BYTES,
     MAX_EVENT_BYTES,
     MAX_HEADER_BYTES,
     MAX_OUTPUT_BYTES,
@@ -22,7 +21,7 @@ from streamlearn.core.events.event import (
 )
 from streamlearn.core.events.json_events import decode
 from streamlearn.core.labels.record import LabelSpec, label_reader
-from streamlearn.core.records import Headers, Record
+from streamlearn.core.records import HEADER_BYTES, Headers, Record
 from streamlearn.core.shard.encode import dead_letter, passed_on
 
 SPEC = EventSpec()

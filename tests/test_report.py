@@ -109,7 +109,7 @@ def test_the_best_of_each_column_is_marked_lowest_where_lower_is_better() -> Non
 
 
 def test_what_is_vendored_is_uplot_with_its_licence() -> None:
-    room = Path(__file__).parent.parent / "streamlearn" / "replay" / "page" / "uplot"
+    room = Path(__file__).parent.parent / "streamlearn" / "studies" / "backtest" / "page" / "uplot"
     assert "(v1.6.32)" in (room / "uPlot.iife.min.js").read_text()[:60]
     assert "MIT" in (room / "LICENSE").read_text()
 
