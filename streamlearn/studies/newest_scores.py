@@ -96,7 +96,7 @@ def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
         raise BadCheckpoint("it has no scores")
     joiner = None if spec.labels is None else LabelJoiner(spec.labels, spec.event.time_as)
     try:
-        task = str(msgspec.msgpack.decode(sections["scores"])[1])
+        task = str(msgspec.msgpack.decode(sections["scores"])["task"])
         scores = Scores.load(spec.scores, task, sections["scores"])
         if joiner is not None and "pending" in sections:
             joiner.load(sections["pending"])

@@ -1,9 +1,9 @@
 """Sums over labels that one forecaster answered, for tasks with classes, and the columns they are fed with.
 
-A class is a code, an integer from 0. Folding columns in one piece or in several gives the same sums.
+A class is a code, an integer from 0. Adding columns in one piece or in several gives the same sums.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -44,17 +44,19 @@ class Column(msgspec.Struct):
     cross: Floats
 
 
-class MetricAccumulator:
-    """Counts and sums over the labels that one forecaster answered."""
+class MetricAccumulator(msgspec.Struct):
+    """Counts and sums over the labels that one forecaster answered. `counts`: labels, predictions and hits by
+    code; `roc` and `calibration`: as in `roc_auc` and `calibration_error`; `scaled`: True while all scores
+    were within [0, 1], where the thresholds of the ROC curve are; `ranks`: None where scores need none.
+    """
 
-    def __init__(self, ranked: bool) -> None:
-        self.counts: Ints = np.zeros((3, 0), np.int64)
-        self.roc: Ints = np.zeros((2, len(THRESHOLDS) + 1), np.int64)
-        self.calibration: Floats = np.zeros((3, CALIBRATION_BINS))
-        self.log_loss = self.cross = NO_MEAN
-        self.scaled = True
-        """Whether all scores were within [0, 1], where the thresholds of the ROC curve are."""
-        self.ranks = Ranks() if ranked else None
+    ranks: Ranks | None = None
+    counts: Ints = msgspec.field(default_factory=lambda: np.zeros((3, 0), np.int64))
+    roc: Ints = msgspec.field(default_factory=lambda: np.zeros((2, len(THRESHOLDS) + 1), np.int64))
+    calibration: Floats = msgspec.field(default_factory=lambda: np.zeros((3, CALIBRATION_BINS)))
+    log_loss: Mean = NO_MEAN
+    cross: Mean = NO_MEAN
+    scaled: bool = True
 
     def add(self, y: Ints, column: Column, classes: int, one: int) -> None:
         """Count labels `y` (codes below `classes`; `one` is the positive class) and their answers."""
@@ -81,7 +83,7 @@ class MetricAccumulator:
             bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
             self.calibration[0] += np.bincount(bins, minlength=CALIBRATION_BINS)
             self.calibration[1] += np.bincount(bins, right[confident], CALIBRATION_BINS)
-            np.add.at(self.calibration[2], bins, confidence)  # one after the other, however they are folded
+            np.add.at(self.calibration[2], bins, confidence)  # one after the other, however they are added
 
     def add_losses(self, log_loss: Floats | None, cross: Floats | None) -> None:
         """Add up losses, label by label."""
@@ -113,70 +115,38 @@ class MetricAccumulator:
         result["calibration_error"] = calibration_error(self.calibration)
         return result
 
-    def saved(self) -> list[Any]:
-        """Serializable state: plain values."""
-        ranks = None if self.ranks is None else [self.ranks.shift, self.ranks.rows()]
-        return [
-            self.counts.tolist(),
-            self.roc.tolist(),
-            self.calibration.tolist(),
-            self.log_loss,
-            self.cross,
-            self.scaled,
-            ranks,
-        ]
-
-    def restore(self, saved: list[Any]) -> None:
-        """Take over what another one `saved`."""
-        counts, roc, calibration, log_loss, cross, self.scaled, ranks = saved
-        self.counts = np.array(counts, np.int64).reshape(3, -1)
-        self.roc, self.calibration = np.array(roc, np.int64), np.array(calibration, np.float64)
-        self.log_loss, self.cross = (*log_loss,), (*cross,)
-        self.ranks = None if ranks is None else Ranks(*ranks)
-
 
 def _fed(mean: Mean, values: Floats) -> Mean:
-    there = values[~np.isnan(values)]
-    return running_mean(mean, there.tolist()) if there.size else mean
+    answered = values[~np.isnan(values)]
+    return running_mean(mean, answered.tolist()) if answered.size else mean
 
 
-class LabelWindow:
-    """The columns of the last `size` labels."""
+class LabelWindow(msgspec.Struct):
+    """The columns of the last `size` labels, one of each forecaster."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.y: Ints = np.zeros(0, np.int64)
-        self.columns: list[Column] = [_column(0) for _ in FORECASTERS]
+    size: int
+    y: Ints = msgspec.field(default_factory=lambda: np.zeros(0, np.int64))
+    columns: list[Column] = msgspec.field(default_factory=lambda: [_column(0) for _ in FORECASTERS])
 
     def add(self, y: Ints, columns: list[Column]) -> None:
         """Append, and forget the oldest beyond `size`."""
-        self.y = np.concatenate((self.y, y))[-self.size :]
+        self.y = np.concatenate((self.y, y))
         for old, new in zip(self.columns, columns, strict=True):
             for name in Column.__struct_fields__:
-                both = np.concatenate((getattr(old, name), getattr(new, name)))
-                setattr(old, name, both[-self.size :])
+                setattr(old, name, np.concatenate((getattr(old, name), getattr(new, name))))
+        self.resize(self.size)
+
+    def resize(self, size: int) -> None:
+        """Hold at most `size` labels from now on."""
+        self.size, self.y = size, self.y[-size:]
+        for column in self.columns:
+            for name in Column.__struct_fields__:
+                setattr(column, name, getattr(column, name)[-size:])
 
     def forget_binary(self) -> None:
         """Drop the columns that mean something with two classes only."""
         for column in self.columns:
             column.score = column.log_loss = np.full(len(self.y), np.nan)
-
-    def saved(self) -> list[bytes]:
-        """Little-endian bytes of the columns."""
-        parts = [self.y.astype("<i2").tobytes()]
-        for column in self.columns:
-            parts.append(column.pred.astype("<i2").tobytes())
-            parts += [getattr(column, name).astype("<f8").tobytes() for name in Column.__struct_fields__[1:]]
-        return parts
-
-    def restore(self, saved: list[bytes]) -> None:
-        """The newest labels of another window."""
-        parts = iter(saved)
-        self.y = np.frombuffer(next(parts), "<i2").astype(np.int64)[-self.size :]
-        for column in self.columns:
-            column.pred = np.frombuffer(next(parts), "<i2").astype(np.int64)[-self.size :]
-            for name in Column.__struct_fields__[1:]:
-                setattr(column, name, np.frombuffer(next(parts), "<f8")[-self.size :])
 
 
 def _column(n: int) -> Column:

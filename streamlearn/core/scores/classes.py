@@ -1,10 +1,10 @@
 """Scores of tasks with classes: classification, and anomaly detection with true and false.
 
-A prediction is captured with the baselines' answers (`capture`), and waits in `captured` for its label.
-`update` only files the pair; `flush` works off what was filed, a few hundred at a time. When it does so
-changes no value: counts do not depend on order, and means are river's recurrence in the order of labels.
-The window keeps the folded columns of its labels and is added up from nothing for each report, so that
-it equals a river metric that was shown just these labels, without the drift of reverted updates.
+A prediction is captured with the baselines' answers (`capture`). When its label arrives the pair is buffered
+(`update`), and buffered pairs are aggregated a few hundred at a time (`flush`). The moment of that changes no
+value: counts do not depend on order, and means are river's recurrence in the order of labels. The window
+keeps the columns of its labels and is added up from nothing for each report, so that it equals a river metric
+that was shown just these labels, without the drift of reverted updates.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from itertools import islice
 from math import log
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,213 +27,187 @@ from streamlearn.core.scores.accumulators import (
     MetricAccumulator,
 )
 from streamlearn.core.scores.metrics import Floats, Ints, kappa
+from streamlearn.core.scores.ranks import Ranks
 
 MAX_CLASSES: Final = 1000
-"""So many classes have labels; whoever passes labels on asks `can_track_class` first."""
+"""The largest number of classes that have labels; `can_track_class` is asked before a label is passed on."""
 
-FOLD: Final = 1024
+FLUSH_AT: Final = 1024
+"""The number of pairs that are buffered before they are aggregated."""
 
 _LEAST: Final = 1e-15
 _PLAIN: Final = (bool, int, str, float, type(None))
 _FLAT: Final = 6
-"""So many parts of what is captured stand before the counts."""
+"""The number of captured values before the counts."""
 _PARTS: Final = 3 + _FLAT
-_FOLD_PARTS: Final = FOLD * _PARTS
+_BUFFER_LENGTH: Final = FLUSH_AT * _PARTS
 _SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
 
 
-class ClassScores:
+class ClassScores(msgspec.Struct, tag=True):
     """A model with classes, beside `river.dummy`'s NoChangeClassifier and PriorClassifier.
 
-    Captured: `[prediction, p, q, last label, place of the commonest label, labels so far, labels so far
-    by place, ...]`; the place of a class is the order of its first label. `p` and `q` are the probabilities
+    Captured: `[prediction, p, q, last label, index of the commonest label, labels so far, labels so far
+    by index, ...]`; the index of a class is the order of its first label. `p` and `q` are the probabilities
     of false and true; or `p` is all of them by name; or `p` is the score of an anomaly (`ranked`), which is
     on any scale. One flat list, because each container costs the garbage collector.
     """
 
-    def __init__(self, ranked: bool, window: int) -> None:
-        self._ranked = ranked
-        self._places: dict[Any, int] = {}
-        self._counts: list[int] = []
-        self.labels = 0
-        self._best = -1
-        self._last: Any = None
-        self._codes: dict[Any, int] = {None: NONE}
-        self._names: list[Any] = []
-        self._invented = 0
-        self._tail: list[Any] = []
-        """Buffered pairs, flat: label, its count, the commonest's, and what was captured up to its counts."""
-        self._accumulators = [MetricAccumulator(self._ranked) for _ in FORECASTERS]
-        self._pairs: Ints = np.zeros((2, 3), np.int64)
-        self._window = LabelWindow(window)
+    ranked: bool
+    window: LabelWindow
+    indices: dict[Any, int] = {}
+    counts: list[int] = []
+    """Labels by index."""
+    labels: int = 0
+    best: int = -1
+    """The index of the commonest label; -1 before the first."""
+    last: Any = None
+    codes: dict[Any, int] = msgspec.field(default_factory=lambda: {None: NONE})
+    """The codes of all classes, in the order in which labels and predictions named them."""
+    invented: int = 0
+    """The number of classes that were predicted before any label named them."""
+    buffer: list[Any] = []
+    """Pairs, flat: label, its count, the commonest's, and what was captured up to its counts."""
+    accumulators: list[MetricAccumulator] = []
+    pairs: Ints = msgspec.field(default_factory=lambda: np.zeros((2, 3), np.int64))
+
+    def __post_init__(self) -> None:
+        if not self.accumulators:
+            self.accumulators = _accumulators(self.ranked)
 
     def can_track_class(self, y: Any) -> bool:
         """True when a label of this class can be counted."""
-        return y in self._places or len(self._places) < MAX_CLASSES
+        return y in self.indices or len(self.indices) < MAX_CLASSES
 
     def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need, as small plain values."""
         prediction, detail = answer.prediction, answer.detail
         if type(prediction) not in _PLAIN:
             prediction = prediction.item()
-        kept = yes = None
+        p = q = None
         if detail and answer.member == "probabilities":
             if len(detail) == 2 and "true" in detail and "false" in detail:
-                kept, yes = detail["false"], detail["true"]
+                p, q = detail["false"], detail["true"]
             elif len(detail) == 2 and "1" in detail and "0" in detail:
-                kept, yes = detail["0"], detail["1"]
-            if type(kept) is not float or type(yes) is not float or type(prediction) is str:
-                kept, yes = {name: float(p) for name, p in detail.items()}, None
+                p, q = detail["0"], detail["1"]
+            if type(p) is not float or type(q) is not float or type(prediction) is str:
+                p, q = {name: float(share) for name, share in detail.items()}, None
         elif detail is not None and answer.member == "score":
-            kept = float(detail)
-        return [prediction, kept, yes, self._last, self._best, self.labels, *self._counts]
+            p = float(detail)
+        return [prediction, p, q, self.last, self.best, self.labels, *self.counts]
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """The labels that were answered."""
         prediction, _, _, last, best, *_ = captured
-        return prediction, last, next(islice(self._places, best, None)) if best >= 0 else None
+        return prediction, last, next(islice(self.indices, best, None)) if best >= 0 else None
 
     def update(self, y: Any, captured: list[Any]) -> None:
-        """File the pair; the baselines learn `y`, for which there must be room."""
-        if self._ranked:
+        """Buffer the pair; the baselines learn `y`, for which there must be room."""
+        if self.ranked:
             y = y == 1
-        counts = self._counts
-        place = self._places.get(y)
-        if place is None:
-            place = self._places[y] = len(counts)
-            assert place < MAX_CLASSES, "labels are checked by knows_room_for"
+        counts = self.counts
+        index = self.indices.get(y)
+        if index is None:
+            index = self.indices[y] = len(counts)
+            assert index < MAX_CLASSES, "labels are checked by can_track_class"
             counts.append(0)
-            if not place:
-                self._best = place
-        at = _FLAT + place
-        # Without any label the commonest one's place is -1, and its count is the number before the counts.
-        tail = self._tail
-        tail += (
-            y,
-            captured[at] if at < len(captured) else 0,
-            captured[_FLAT + captured[4]],
-            *captured[:_FLAT],
-        )
-        count = counts[place] = counts[place] + 1
-        best = self._best
-        if place != best and (count > counts[best] or (count == counts[best] and place < best)):
-            self._best = place
+            if not index:
+                self.best = index
+        at_capture = captured[_FLAT + index] if _FLAT + index < len(captured) else 0
+        # Without any label the commonest one's index is -1, and its count is the number before the counts.
+        buffer = self.buffer
+        buffer += (y, at_capture, captured[_FLAT + captured[4]], *captured[:_FLAT])
+        count = counts[index] = counts[index] + 1
+        best = self.best
+        if index != best and (count > counts[best] or (count == counts[best] and index < best)):
+            self.best = index
         self.labels += 1
-        self._last = y
-        if len(tail) >= _FOLD_PARTS:
+        self.last = y
+        if len(buffer) >= _BUFFER_LENGTH:
             self.flush()
 
     def flush(self) -> None:
-        """Work off what was filed."""
-        tail = self._tail
-        if not tail:
+        """Aggregate the pairs in the buffer."""
+        buffer = self.buffer
+        if not buffer:
             return
-        self._tail = []
-        parts = [tail[k::_PARTS] for k in range(_PARTS)]
+        self.buffer = []
+        parts = [buffer[k::_PARTS] for k in range(_PARTS)]
         ys = parts[0]
-        self._name(ys, parts[3])
-        if not self._binary and not self._ranked:
+        self._encode(ys, parts[3])
+        if not self._binary and not self.ranked:
             # A third class came: what is only meant for two must not depend on when this was noticed.
-            for accumulator in self._accumulators:
+            for accumulator in self.accumulators:
                 accumulator.forget_binary()
-            self._window.forget_binary()
-        y = np.array([self._codes[label] for label in ys], np.int64)
+            self.window.forget_binary()
+        y = np.array([self.codes[label] for label in ys], np.int64)
         columns = self._columns(y, parts)
-        one = self._codes.get(1, OTHER)
-        for accumulator, column in zip(self._accumulators, columns, strict=True):
-            accumulator.add(y, column, len(self._names), one)
+        positive = self.codes.get(1, OTHER)
+        for accumulator, column in zip(self.accumulators, columns, strict=True):
+            accumulator.add(y, column, len(self.codes) - 1, positive)
             accumulator.add_losses(column.log_loss, column.cross)
-        self._pairs += _pairs(y, columns)
-        self._window.add(y, columns)
+        self.pairs += _pairs(y, columns)
+        self.window.add(y, columns)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all`, `window` and `classes`; classes by name with the number of their labels, at most 50."""
         self.flush()
-        binary, one = self._binary, self._codes.get(1, NONE)
-        order = sorted(range(len(self._names)), key=self._rank)
-        window = self._window
-        recent = [MetricAccumulator(self._ranked) for _ in FORECASTERS]
+        binary, positive = self._binary, self.codes.get(1, NONE)
+        names = list(self.codes)[1:]
+        order = sorted(range(len(names)), key=lambda code: (type(names[code]) is str, names[code]))
+        window = self.window
+        recent = _accumulators(self.ranked)
         for accumulator, column in zip(recent, window.columns, strict=True):
-            accumulator.add(window.y, column, len(self._names), one)
+            accumulator.add(window.y, column, len(names), positive)
             # The loss that is not shown need not be added up.
             accumulator.add_losses(*((column.log_loss, None) if binary else (None, column.cross)))
         spans = {}
         for span, accumulators, pairs in (
-            ("all", self._accumulators, self._pairs),
+            ("all", self.accumulators, self.pairs),
             ("window", recent, _pairs(window.y, window.columns)),
         ):
             spans[span] = {
-                name: accumulator.metrics(order, binary, one)
+                name: accumulator.metrics(order, binary, positive)
                 for name, accumulator in zip(FORECASTERS, accumulators, strict=True)
             }
             temporal, majority = pairs.tolist()
             spans[span]["model"] |= {"kappa_m": kappa(*majority), "kappa_temporal": kappa(*temporal)}
-        shown = sorted(self._places, key=lambda label: -self._counts[self._places[label]])[:50]
-        classes = {label_text(label): self._counts[self._places[label]] for label in shown}
+        shown = sorted(self.indices, key=lambda label: -self.counts[self.indices[label]])[:50]
+        classes = {label_text(label): self.counts[self.indices[label]] for label in shown}
         return {
             "all": spans["all"],
             "window": {"labels": len(window.y), **spans["window"]},
             "classes": classes,
         }
 
-    def saved(self) -> list[Any]:
-        """Serializable state."""
-        self.flush()
-        return [
-            list(self._places),
-            self._counts,
-            self._best,
-            self._last,
-            self._names,
-            self._invented,
-            [accumulator.saved() for accumulator in self._accumulators],
-            self._pairs.tolist(),
-            self._window.saved(),
-        ]
-
-    def restore(self, saved: list[Any]) -> None:
-        """Restore from `saved`."""
-        places, counts, self._best, self._last, names, self._invented, accumulators, pairs, window = saved
-        self._places = {label: place for place, label in enumerate(places)}
-        self._counts, self.labels = counts, sum(counts)
-        self._names = names
-        self._codes = {None: NONE} | {name: code for code, name in enumerate(names)}
-        for accumulator, state in zip(self._accumulators, accumulators, strict=True):
-            accumulator.restore(state)
-        self._pairs = np.array(pairs, np.int64)
-        self._window.restore(window)
+    def resize(self, window: int) -> None:
+        """Hold at most the newest `window` labels for the report's `window`."""
+        self.window.resize(window)
 
     @property
     def _binary(self) -> bool:
         """True while all classes are 0 and 1 (false and true)."""
-        return all(type(name) is not str and name in (0, 1) for name in self._names)
+        return all(type(name) is not str and name in (0, 1, None) for name in self.codes)
 
-    def _rank(self, code: int) -> tuple[bool, Any]:
-        name = self._names[code]
-        return type(name) is str, name
-
-    def _name(self, ys: list[Any], predictions: list[Any]) -> None:
+    def _encode(self, ys: list[Any], predictions: list[Any]) -> None:
         """Give a code to every class, in the order in which labels and predictions came."""
-        codes, names = self._codes, self._names
+        codes = self.codes
         if codes.keys() >= {*ys, *predictions}:
             return
         for label, prediction in zip(ys, predictions, strict=True):
-            if label not in codes:
-                codes[label] = len(names)
-                names.append(label)
-            if prediction not in codes and self._invented < MAX_CLASSES:
-                self._invented += 1
-                codes[prediction] = len(names)
-                names.append(prediction)
+            codes.setdefault(label, len(codes) - 1)
+            if prediction not in codes and self.invented < MAX_CLASSES:
+                self.invented += 1
+                codes[prediction] = len(codes) - 1
 
     def _columns(self, y: Ints, parts: list[list[Any]]) -> list[Column]:
-        """The three forecasters' answers as arrays, from the parts of what was filed."""
+        """The three forecasters' answers as arrays, from the parts of the buffer."""
         ys, mine, commonest, preds, p, q, lasts, bests, ns = parts
-        codes = self._codes
-        by_place = np.array([*(codes[label] for label in self._places), NONE], np.int64)
+        codes = self.codes
+        by_index = np.array([*(codes[label] for label in self.indices), NONE], np.int64)
         model = np.array([codes.get(label, OTHER) for label in preds], np.int64)
         last = np.array([codes[label] for label in lasts], np.int64)
-        prior = by_place[np.array(bests)]
+        prior = by_index[np.array(bests)]
         positive = y == codes.get(1, OTHER)
         unseen = np.array(mine, np.float64)
         n = np.maximum(np.array(ns, np.float64), 1.0)
@@ -240,7 +215,7 @@ class ClassScores:
         last_one = np.where(none, np.nan, last == codes.get(1, OTHER))
         prior_y = unseen / n
         prior_one = np.where(none, np.nan, np.where(positive, unseen, n - unseen) / n)
-        if self._ranked:
+        if self.ranked:
             score = np.array(p, np.float64)
             absent = np.full(len(y), np.nan)
             answers = ((model, score), (last, last_one), (prior, prior_one))
@@ -259,18 +234,22 @@ class ClassScores:
         ]
 
 
+def _accumulators(ranked: bool) -> list[MetricAccumulator]:
+    return [MetricAccumulator(Ranks() if ranked else None) for _ in FORECASTERS]
+
+
 def _probabilities(
-    ys: list[Any], y: Ints, codes: dict[Any, int], kept: Sequence[Any], yes: Sequence[Any]
+    ys: list[Any], y: Ints, codes: dict[Any, int], ps: Sequence[Any], qs: Sequence[Any]
 ) -> tuple[Floats, Floats, Floats]:
     """For each answer: the probability of the label, of the positive class, and the largest one."""
-    if None not in yes:
+    if None not in qs:
         positive, null = y == codes.get(1, OTHER), codes.get(0, OTHER)
-        of_no, of_yes = np.array(kept, np.float64), np.array(yes, np.float64)
-        of_y = np.where(positive, of_yes, np.where(y == null, of_no, np.nan))
-        return of_y, of_yes, np.maximum(of_no, of_yes)
+        p_false, p_true = np.array(ps, np.float64), np.array(qs, np.float64)
+        of_y = np.where(positive, p_true, np.where(y == null, p_false, np.nan))
+        return of_y, p_true, np.maximum(p_false, p_true)
     nan = float("nan")
     rows = []
-    for label, p, q in zip(ys, kept, yes, strict=True):
+    for label, p, q in zip(ys, ps, qs, strict=True):
         if p is None:
             rows.append((nan, nan, nan))
         elif q is not None:
@@ -306,11 +285,11 @@ def _losses(
         # A class without a probability costs nothing in river's CrossEntropy.
         named = np.minimum(np.maximum(of_y, _LEAST), 1 - _LEAST)
         named = np.where(np.isnan(of_y) & ~np.isnan(best), 1.0, named)
-        other = np.flatnonzero((named != within) if binary else np.ones(len(named), np.bool_))
+        differ = np.flatnonzero((named != within) if binary else np.ones(len(named), np.bool_))
         cross = log_loss  # the same numbers have the same logarithms, and mostly they are the same
-        if other.size:
+        if differ.size:
             cross = log_loss.copy()
-            cross[other] = logs(named[other])
+            cross[differ] = logs(named[differ])
     return Column(pred, of_one if binary else absent, best, log_loss, cross)
 
 

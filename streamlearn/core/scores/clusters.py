@@ -5,56 +5,60 @@ Beside the model stand the label before (no-change) and the commonest label (pri
 
 from typing import Any, Final
 
+import msgspec
+
 from streamlearn.core.model.learner import Prediction
 from streamlearn.core.scores.classes import MAX_CLASSES
 from streamlearn.core.scores.metrics import cluster_metrics
 
 MAX_CELLS: Final = 20_000
-"""Pairs of label and cluster that are told apart; a further pair is not counted, but told in the report."""
+"""The most pairs of label and cluster that are counted; further pairs are reported as `uncounted`."""
 
 FORECASTERS: Final = ("model", "no_change", "prior")
 Cells = dict[tuple[int, Any], int]
 
 
-class ClusterScores:
-    """Captured: `[cluster, last label, commonest label]`, labels by their place, the order in which they
+class ClusterScores(msgspec.Struct, tag=True):
+    """Captured: `[cluster, last label, commonest label]`, labels by their index, the order in which they
     came first, and -1 for none.
     """
 
-    def __init__(self, window: int) -> None:
-        self.labels = 0
-        self._places: dict[Any, int] = {}
-        self._counts: list[int] = []
-        self._best = self._last = -1
-        self._cells: list[Cells] = [{} for _ in FORECASTERS]
-        self._uncounted = 0
-        self._size = window
-        self._window: list[list[Any]] = []
+    size: int
+    labels: int = 0
+    indices: dict[Any, int] = {}
+    counts: list[int] = []
+    """Labels by index."""
+    best: int = -1
+    last: int = -1
+    cells: list[Cells] = msgspec.field(default_factory=lambda: [{} for _ in FORECASTERS])
+    uncounted: int = 0
+    window: list[list[Any]] = []
+    """Per label of the last `size`: its index, and what was captured."""
 
     def can_track_class(self, y: Any) -> bool:
         """True when a label of this class can be counted."""
-        return y in self._places or len(self._places) < MAX_CLASSES
+        return y in self.indices or len(self.indices) < MAX_CLASSES
 
     def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need."""
         cluster = answer.prediction
-        return [None if cluster is None else int(cluster), self._last, self._best]
+        return [None if cluster is None else int(cluster), self.last, self.best]
 
     def update(self, y: Any, captured: list[Any]) -> None:
         """Count the pair; the baselines learn `y`, for which there must be room."""
-        place = self._places.get(y)
-        if place is None:
-            place = self._places[y] = len(self._counts)
-            assert place < MAX_CLASSES, "labels are checked by knows_room_for"
-            self._counts.append(0)
-        self._uncounted += _count(self._cells, place, captured, MAX_CELLS)
-        self._window.append([place, *captured])
-        del self._window[: -self._size]
-        counts = self._counts
-        counts[place] += 1
-        if self._best < 0 or (counts[place], -place) > (counts[self._best], -self._best):
-            self._best = place
-        self._last = place
+        index = self.indices.get(y)
+        if index is None:
+            index = self.indices[y] = len(self.counts)
+            assert index < MAX_CLASSES, "labels are checked by can_track_class"
+            self.counts.append(0)
+        self.uncounted += _count(self.cells, index, captured, MAX_CELLS)
+        self.window.append([index, *captured])
+        del self.window[: -self.size]
+        counts = self.counts
+        counts[index] += 1
+        if self.best < 0 or (counts[index], -index) > (counts[self.best], -self.best):
+            self.best = index
+        self.last = index
         self.labels += 1
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
@@ -62,47 +66,31 @@ class ClusterScores:
         return ()
 
     def flush(self) -> None:
-        """Nothing is put off."""
+        """Do nothing: pairs are counted at once."""
+
+    def resize(self, window: int) -> None:
+        """Hold at most the newest `window` labels for the report's `window`."""
+        self.size = window
+        del self.window[:-window]
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all` and `window`."""
         recent: list[Cells] = [{} for _ in FORECASTERS]
-        for place, *captured in self._window:
-            _count(recent, place, captured, MAX_CELLS)
+        for index, *captured in self.window:
+            _count(recent, index, captured, MAX_CELLS)
         return {
-            "all": {**_named(self._cells), "uncounted": self._uncounted},
-            "window": {"labels": len(self._window), **_named(recent)},
+            "all": {**_named(self.cells), "uncounted": self.uncounted},
+            "window": {"labels": len(self.window), **_named(recent)},
         }
 
-    def saved(self) -> list[Any]:
-        """Serializable state."""
-        cells = [[[*cell, count] for cell, count in table.items()] for table in self._cells]
-        return [
-            list(self._places),
-            self._counts,
-            self._best,
-            self._last,
-            cells,
-            self._uncounted,
-            self._window,
-        ]
 
-    def restore(self, saved: list[Any]) -> None:
-        """Restore from `saved`."""
-        places, self._counts, self._best, self._last, cells, self._uncounted, window = saved
-        self.labels = sum(self._counts)
-        self._places = {label: place for place, label in enumerate(places)}
-        self._cells = [{(place, cluster): count for place, cluster, count in table} for table in cells]
-        self._window = window[-self._size :]
-
-
-def _count(tables: list[Cells], place: int, captured: list[Any], limit: int) -> int:
-    """Count a label with each forecaster's cluster; how many pairs found no room."""
+def _count(tables: list[Cells], index: int, captured: list[Any], limit: int) -> int:
+    """Count a label with each forecaster's cluster; return the number of pairs that found no room."""
     missed = 0
     for cells, cluster in zip(tables, captured, strict=True):
         if cluster is None or (cells is not tables[0] and cluster < 0):
             continue
-        cell = (place, cluster)
+        cell = (index, cluster)
         if cell in cells or len(cells) < limit:
             cells[cell] = cells.get(cell, 0) + 1
         else:

@@ -7,19 +7,19 @@ number is river's, over the same pairs; an answer of None (or no probabilities) 
 `river.evaluate.progressive_val_score` does it. What has no definition yet is None.
 """
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from streamlearn.core.model.learner import Prediction
+from streamlearn.core.scores.accumulators import LabelWindow
 from streamlearn.core.scores.classes import MAX_CLASSES, ClassScores
 from streamlearn.core.scores.clusters import ClusterScores
-from streamlearn.core.scores.drift_statistics import DriftStatistics, next_look
+from streamlearn.core.scores.drift_statistics import DriftStatistics, next_sample
 from streamlearn.core.scores.numbers import ForecastScores, NumberScores
 
 __all__ = ["MAX_CLASSES", "Scores", "ScoresSpec"]
-
-_FORMAT: Final = 1
 
 
 class ScoresSpec(msgspec.Struct, frozen=True):
@@ -32,7 +32,9 @@ class ScoresSpec(msgspec.Struct, frozen=True):
 
 
 class TaskScores(Protocol):
-    """The scores of one kind of task. Plain values go in and out."""
+    """The scores of one kind of task: a part of the state, encoded as it is. What `capture` gives is a list
+    of plain values. `resize` changes the window.
+    """
 
     labels: int
 
@@ -40,66 +42,87 @@ class TaskScores(Protocol):
     def capture(self, answer: Prediction) -> list[Any]: ...
     def update(self, y: Any, captured: list[Any]) -> None: ...
     def answers(self, captured: list[Any]) -> tuple[Any, ...]: ...
+    def flush(self) -> None: ...
     def report(self) -> dict[str, dict[str, Any]]: ...
-    def saved(self) -> list[Any]: ...
-    def restore(self, saved: list[Any]) -> None: ...
+    def resize(self, window: int) -> None: ...
+
+
+class _State(msgspec.Struct):
+    """Serializable state: counts of events and labels, now and when the newest report was published."""
+
+    task: str
+    scores: ClassScores | NumberScores | ForecastScores | ClusterScores
+    drift: DriftStatistics = msgspec.field(default_factory=DriftStatistics)
+    events: int = 0
+    next_sample: int = 1
+    reported_events: int = 0
+    reported_labels: int = 0
+    newest_ts: Any = None
 
 
 class Scores:
     """Scores of one model over one stream of labels."""
 
-    def __init__(self, spec: ScoresSpec, task: str) -> None:
+    def __init__(self, spec: ScoresSpec, task: str, state: _State | None = None) -> None:
+        """`state`: where other scores were dumped; None: begin afresh."""
         self.spec = spec
         self.task = task
-        self.events = 0
-        """Predictions so far."""
-        self._events_reported = self._labels_reported = 0
-        """Those of the newest report that was published."""
-        self.newest_ts: Any = None
-        """The time of the newest prediction's event, as its prediction says it; None before the first."""
-        self._of = _task_scores(spec, task)
-        self._drift = DriftStatistics()
-        self._look_at = 1
-        self._capture = self._of.capture
-        self.can_track_class = self._of.can_track_class
-        """Whether a label `y` can be counted: classes are at most `MAX_CLASSES`."""
-        self.update = self._of.update
+        self._state = state or _State(task, _task_scores(spec, task))
+        scores: TaskScores = self._state.scores
+        self._scores = scores
+        self._capture = scores.capture
+        self.can_track_class = scores.can_track_class
+        """`can_track_class(y)`: True if a label `y` can be counted: classes are at most `MAX_CLASSES`."""
+        self.update = scores.update
         """`update(y, captured)`: score what was captured with its label, which the baselines learn then."""
-        self.answers = self._of.answers
+        self.answers = scores.answers
         """`answers(captured)`: what was answered, in the order of `report`'s forecasters, None for no answer;
         () for tasks where an answer is not for one label.
         """
 
     def capture(self, answer: Prediction, x: dict[str, Any], ts: Any = None) -> list[Any]:
-        """Take down what scoring will need of this answer and of the baselines' at this moment: a list of
-        plain values that msgpack can write, for `update`. Nothing of it is shared. `ts`: the event's time as
-        its prediction says it.
+        """Capture what scoring needs of this prediction and of the baselines' at this moment: a list of plain
+        values that msgpack can write, for `update`. Nothing of it is shared. `ts`: the event's time as its
+        prediction says it.
         """
-        self.newest_ts = ts
-        self.events = number = self.events + 1
-        if number == self._look_at:
-            self._look_at = next_look(number)
-            self._drift.look(_one_value(answer), x)
+        state = self._state
+        state.newest_ts = ts
+        state.events = number = state.events + 1
+        if number == state.next_sample:
+            state.next_sample = next_sample(number)
+            state.drift.sample(_one_value(answer), x)
         return self._capture(answer)
+
+    @property
+    def events(self) -> int:
+        """Predictions so far."""
+        return self._state.events
 
     @property
     def labels(self) -> int:
         """Labels observed so far."""
-        return self._of.labels
+        return self._scores.labels
+
+    @property
+    def newest_ts(self) -> Any:
+        """The time of the newest prediction's event, as its prediction says it; None before the first."""
+        return self._state.newest_ts
 
     def is_due(self) -> bool:
         """True when a message is to follow a label that came by itself: `every` labels have come since
         the last one. Where predictions keep pace with labels, the messages after predictions are enough, so
         labels must be ahead of them by a tenth of `every`.
         """
-        events, labels = self.events - self._events_reported, self.labels - self._labels_reported
+        state = self._state
+        events, labels = state.events - state.reported_events, self.labels - state.reported_labels
         every = self.spec.every
         return self.spec.after_labels and labels >= max(every, events + every // 10)
 
     def mark_reported(self) -> Any:
-        """A report is published, with the time that this returns: that of the newest event."""
-        self._events_reported, self._labels_reported = self.events, self.labels
-        return self.newest_ts
+        """Note that a report is published; return its time, that of the newest event."""
+        state = self._state
+        state.reported_events, state.reported_labels = state.events, self.labels
+        return state.newest_ts
 
     def report(self) -> dict[str, Any]:
         """All numbers, JSON-able: members `events`, `labels`, `task`, `all`, `window`, for classes
@@ -109,39 +132,40 @@ class Scores:
             "events": self.events,
             "labels": self.labels,
             "task": self.task,
-            **self._of.report(),
-            "proxies": self._drift.report(self.events, self.labels),
+            **self._scores.report(),
+            "proxies": self._state.drift.report(self.events, self.labels),
         }
 
     def dump(self) -> bytes:
         """The state; equal states give equal bytes."""
-        counts = [self.events, self._look_at, self._events_reported, self._labels_reported, self.newest_ts]
-        state = [_FORMAT, self.task, counts, self._drift.saved(), self._of.saved()]
-        return msgspec.msgpack.encode(state)
+        self._scores.flush()
+        return msgspec.msgpack.encode(self._state, enc_hook=_dump_array)
 
     @classmethod
     def load(cls, spec: ScoresSpec, task: str, data: bytes) -> "Scores":
-        """Go on where another one was dumped. A smaller window keeps its newest labels; a larger one fills.
-        Raises `ValueError` when the bytes are of another task or format.
+        """Continue where others were dumped. A smaller window keeps its newest labels; a larger one fills.
+        Raises `ValueError` when the bytes are of another task or no scores.
         """
-        state = msgspec.msgpack.decode(data)
-        if type(state) is not list or state[:2] != [_FORMAT, task]:
+        state = msgspec.msgpack.decode(data, type=_State, dec_hook=_load_array)
+        if state.task != task or type(state.scores) is not type(_task_scores(spec, task)):
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
-        scores = cls(spec, task)
-        _, _, (scores.events, scores._look_at, *reported), drift, saved = state
-        scores._events_reported, scores._labels_reported, scores.newest_ts = reported or (
-            0,
-            0,
-            None,
-        )  # as older states do
-        scores._drift.restore(drift)
-        scores._of.restore(saved)
-        return scores
+        state.scores.resize(spec.window)
+        return cls(spec, task, state)
 
 
-def _task_scores(spec: ScoresSpec, task: str) -> TaskScores:
+def _dump_array(array: Any) -> list[Any]:
+    assert isinstance(array, np.ndarray), "all else is plain"
+    return list(array.tolist())
+
+
+def _load_array(kind: Any, dumped: list[Any]) -> Any:
+    """The inverse; `kind`: the array's type with that of its numbers."""
+    return np.array(dumped, kind.__args__[1].__args__[0])
+
+
+def _task_scores(spec: ScoresSpec, task: str) -> ClassScores | NumberScores | ForecastScores | ClusterScores:
     if task in ("classification", "anomaly"):
-        return ClassScores(task == "anomaly", spec.window)
+        return ClassScores(task == "anomaly", LabelWindow(spec.window))
     if task == "regression":
         return NumberScores(spec.window)
     if task == "forecasting":
