@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from command import Command, command
 
-from streamlearn.cli import common, data, serve, show, topics
+from streamlearn.cli import common, show
+from streamlearn.cli.log import data, topics
+from streamlearn.cli.service import serve
 from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Stop, StreamlearnError, Unreachable

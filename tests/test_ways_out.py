@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from streamlearn.cli.reset import with_topics
+from streamlearn.cli.service.reset import with_topics
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.embedded.log import EmbeddedLog

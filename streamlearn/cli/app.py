@@ -5,27 +5,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from streamlearn.cli import (
-    adopt,
-    backtest,
-    checkpoints,
-    control,
-    data,
-    demo,
-    dlq,
-    explain,
-    look,
-    options,
-    replay,
-    reset,
-    score,
-    scores,
-    serve,
-    show,
-    streams,
-    topics,
-    train,
-)
+from streamlearn.cli import demo, options, show, streams
+from streamlearn.cli.log import data, dlq, topics
+from streamlearn.cli.offline import backtest, look, replay, score, train
+from streamlearn.cli.service import adopt, checkpoints, control, explain, reset, scores, serve
 
 
 class Commands(TyperGroup):

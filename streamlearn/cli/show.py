@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import checkpoints, common, options
+from streamlearn.cli import common, options
 from streamlearn.cli.options import ConfigOptions, InputOptions, LogOptions, register
+from streamlearn.cli.service import checkpoints
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
@@ -72,8 +73,8 @@ def init(
 ) -> None:
     """A commented TOML file with every default, or one that fits what is in a source or topic."""
     if source:
-        from streamlearn.cli.look import LIMIT, proposed
-        from streamlearn.cli.source_options import SourceOptions
+        from streamlearn.cli.offline.look import LIMIT, proposed
+        from streamlearn.cli.offline.source_options import SourceOptions
 
         text = proposed(source, LIMIT, ConfigOptions(log=log), SourceOptions())[1]
     else:

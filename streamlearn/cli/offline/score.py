@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streamlearn.cli import common, feeding, options, progress, replay, source_options
+from streamlearn.cli import common, options, progress
+from streamlearn.cli.offline import feeding, replay, source_options
+from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
-from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import ConfigError, Stop
 
 if TYPE_CHECKING:

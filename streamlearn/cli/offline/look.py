@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, options, source_options
+from streamlearn.cli import common, options
+from streamlearn.cli.offline import source_options
+from streamlearn.cli.offline.source_options import ColumnOptions, FormatOptions, SourceOptions
 from streamlearn.cli.options import ConfigOptions
-from streamlearn.cli.source_options import ColumnOptions, FormatOptions, SourceOptions
 from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:

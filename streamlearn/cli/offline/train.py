@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streamlearn.cli import common, feeding, options, progress, source_options
+from streamlearn.cli import common, options, progress
+from streamlearn.cli.offline import feeding, source_options
+from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
-from streamlearn.cli.source_options import SourceOptions
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, feeding, options, progress, source_options
+from streamlearn.cli import common, options, progress
+from streamlearn.cli.offline import feeding, source_options
+from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
-from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
     if as_json:
         common.print_json(result)
         return
-    from streamlearn.cli.backtest_table import show
+    from streamlearn.cli.offline.backtest_table import show
 
     show(result)
     if html is not None:

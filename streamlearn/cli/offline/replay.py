@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, options, progress, source_options
+from streamlearn.cli import common, options, progress
+from streamlearn.cli.offline import source_options
+from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
-from streamlearn.cli.source_options import SourceOptions
 from streamlearn.errors import ConfigError, StreamlearnError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from streamlearn.cli import common, options
 from streamlearn.cli.options import InputOptions
-from streamlearn.cli.reset import confirm, refuse_while_served
-from streamlearn.cli.serve import start_again
+from streamlearn.cli.service.reset import confirm, refuse_while_served
+from streamlearn.cli.service.serve import start_again
 
 if TYPE_CHECKING:
     from streamlearn.service.adopt import Moved

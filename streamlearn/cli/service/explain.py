@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamlearn.cli import common, feeding, options
+from streamlearn.cli import common, options
+from streamlearn.cli.offline import feeding
 from streamlearn.cli.options import ConfigOptions
 from streamlearn.errors import ConfigError
 

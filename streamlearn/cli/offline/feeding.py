@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, serve
+from streamlearn.cli import common
+from streamlearn.cli.service import serve
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:

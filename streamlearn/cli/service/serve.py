@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common, options, topics
+from streamlearn.cli import common, options
+from streamlearn.cli.log import topics
 from streamlearn.cli.options import ConfigOptions
 from streamlearn.errors import ConfigError, Stop
 

@@ -1,0 +1,1 @@
+"""Commands about one service: run it, look at it, command it, and carry on with it elsewhere."""
