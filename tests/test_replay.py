@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from command import Command, command
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from streamlearn.core.events.event import EventSpec, Refusal
 from streamlearn.core.events.mapping import compile_decoder
-from streamlearn.core.records import Record
+from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
 from streamlearn.history import record_json, sinks, topic_reader
@@ -22,6 +23,8 @@ from streamlearn.history.label_delay import schedule
 from streamlearn.history.send import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, SourceRecord, open_source
 from streamlearn.log.embedded.admin import EmbeddedAdmin
+from streamlearn.log.kafka.client import ClientError
+from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
 from tests.fake_env import FakeEnv
 
@@ -308,25 +311,68 @@ def test_no_place_in_a_topic(admin: EmbeddedAdmin, where: str) -> None:
         topic_reader.resolve_offsets(admin, "one", where)
 
 
-class Scripted(Admin):
-    """A log of one topic, `t`, that answers polls as it is told."""
+class Scripted:
+    """A client of Kafka, and its consumer of one partition, which answers fetches as it is told."""
 
-    def __init__(self, end: int, polls: list[Callable[[int], Polled]]) -> None:
+    bootstrap = "kafka:9092"
+
+    def __init__(
+        self, env: FakeEnv, end: int, fetches: Sequence[tuple[int, ...] | ClientError | int]
+    ) -> None:
+        self.env = env
         self.end = end
-        self.polls = polls
+        self.fetches = [*fetches]
+        self.next = 0
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in {"assign", "pause", "resume", "close"}, name
+        return lambda *_words: None
+
+    def consumer(self, **_words: object) -> "Scripted":
+        return self
+
+    def fetch(self, timeout_s: float) -> dict[TopicPartition, list[Record]]:
+        """Records at these offsets; or none, for an offset up to which there are none; or an error."""
+        self.env.sleep(timeout_s)
+        answer = self.fetches.pop(0) if len(self.fetches) > 1 else self.fetches[0]
+        if isinstance(answer, ClientError):
+            raise answer
+        offsets = answer if isinstance(answer, tuple) else ()
+        self.next = offsets[-1] + 1 if offsets else self.next if isinstance(answer, tuple) else answer
+        return {("t", 0): [Record("t", 0, offset, 0, None, b"x") for offset in offsets]} if offsets else {}
+
+    def seek(self, _partition: TopicPartition, offset: int) -> None:
+        self.next = offset
+
+    def position(self, _partition: TopicPartition) -> int:
+        return self.next
+
+    def known_end(self, _partition: TopicPartition) -> int:
+        return self.end
+
+    def bounds(self, _partition: TopicPartition) -> tuple[int, int]:
+        return 0, self.end
+
+    def ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, self.end)
+
+
+class OneTopic(Admin):
+    """A log of one topic, `t`, in which `upto` is the end."""
+
+    def __init__(self, end: int, *fetches: tuple[int, ...] | ClientError | int) -> None:
+        env = FakeEnv()
+        self.end = end
+        self.reader = RecordReader(env, cast(Any, Scripted(env, end, fetches)))
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         return {"t": TopicInfo("id", (0,), (self.end,))}
 
-    def poll(self, positions: dict[tuple[str, int], int], max_records: int, timeout_s: float) -> Polled:
-        answer = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        return answer(positions["t", 0])
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+        return self.reader.poll(positions, max_records, 1 << 62, timeout_s)
 
-
-def gives(*offsets: int, behind: bool = False) -> Callable[[int], Polled]:
-    found = [Record("t", 0, offset, 0, None, b"x") for offset in offsets]
-    waiting = frozenset({("t", 0)}) if behind else frozenset()
-    return lambda _position: Polled({("t", 0): found} if found else {}, waiting)
+    def read(self, run: Range) -> Iterator[Record]:
+        return self.reader.read(run)
 
 
 def offsets_read(admin: Admin, upto: int) -> list[int]:
@@ -334,21 +380,25 @@ def offsets_read(admin: Admin, upto: int) -> list[int]:
 
 
 def test_marks_of_transactions_at_the_end_are_no_records() -> None:
-    assert offsets_read(Scripted(4, [gives(0, 1, behind=True), gives(2), gives()]), 4) == [0, 1, 2]
+    assert offsets_read(OneTopic(4, (0, 1), (2,), (), 4), 4) == [0, 1, 2]
 
 
 def test_one_empty_answer_is_no_end() -> None:
-    assert offsets_read(Scripted(3, [gives(0, 1), gives(), gives(2), gives()]), 3) == [0, 1, 2]
+    assert offsets_read(OneTopic(3, (0, 1), (), (2,), ()), 3) == [0, 1, 2]
+
+
+def test_failed_fetches_are_no_end() -> None:
+    moving = ClientError("the leader is moving", retriable=True)
+    assert offsets_read(OneTopic(3, (0,), moving, moving, moving, (1, 2), ()), 3) == [0, 1, 2]
 
 
 def test_records_past_the_range_are_left() -> None:
-    assert offsets_read(Scripted(9, [gives(0, 1, 5, 6)]), 4) == [0, 1]
+    assert offsets_read(OneTopic(9, (0, 1, 5, 6)), 4) == [0, 1]
 
 
-def test_silence_before_the_end_is_an_error_and_not_a_short_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic_reader, "_SILENCE_S", 0.0)
+def test_silence_before_the_end_is_an_error_and_not_a_short_file() -> None:
     with pytest.raises(Unreachable, match="t-0 gives nothing from offset 1 on"):
-        offsets_read(Scripted(3, [gives(0, behind=True), gives(behind=True)]), 3)
+        offsets_read(OneTopic(3, (0,), ()), 3)
 
 
 def test_partitions_are_merged_by_arrival(admin: EmbeddedAdmin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Entry, Record, TopicPartition, journalled
+from streamlearn.core.records import SHARD, Entry, Range, Record, TopicPartition, journalled
 from streamlearn.errors import Stop
 from streamlearn.history import topic_reader
 from streamlearn.log.port import Admin
@@ -92,11 +92,12 @@ class Recorded:
         return Span(max(first, span.first), upto)
 
     def _read(self, partition: TopicPartition, span: Span) -> Iterator[Record]:
-        return topic_reader.run(self._admin, *partition, *span)
+        return topic_reader.read_range(self._admin, Range(*partition, *span))
 
     def _entries(self, journal: str) -> Iterator[Entry]:
         info = topic_reader.topic_info(self._admin, journal)
-        for record in topic_reader.run(self._admin, journal, SHARD, info.start[SHARD], info.end[SHARD]):
+        run = Range(journal, SHARD, info.start[SHARD], info.end[SHARD])
+        for record in topic_reader.read_range(self._admin, run):
             try:
                 entry = journalled(record)
             except msgspec.MsgspecError as error:

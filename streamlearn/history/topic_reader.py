@@ -2,23 +2,25 @@
 
 Invariants:
 - Committed records only, each once, in offset order within a partition.
+- A range is read to its end, or ends with an error: a broker that answers nothing makes no short file.
 - Memory holds one poll per partition, however long the range is.
 """
 
+import contextlib
 import difflib
 import heapq
+import itertools
 import re
 from collections.abc import Iterator
 
 from streamlearn.config.load import rfc3339_ms
-from streamlearn.core.records import Positions, Record
+from streamlearn.core.records import Range, Record
 from streamlearn.env import Flag
-from streamlearn.errors import CheckFailed, ConfigError, Gone, Unreachable
-from streamlearn.log.port import Polled, Reader, TopicInfo
+from streamlearn.errors import CheckFailed, ConfigError, Gone
+from streamlearn.log.port import Reader, TopicInfo
 
 _POLL_RECORDS = 1000
 _POLL_S = 0.2
-_SILENCE_S = 10.0
 _SHOWN = 10
 """So many topics are named at most when one is not there: a cluster may have thousands."""
 
@@ -68,56 +70,39 @@ def resolve_offsets(admin: Reader, topic: str, where: str) -> Offsets:
 def between(admin: Reader, topic: str, first: Offsets, upto: Offsets) -> Iterator[Record]:
     """The records with `first <= offset < upto`, partitions merged by arrival time."""
     runs = [
-        run(admin, topic, partition, *ends) for partition, ends in enumerate(zip(first, upto, strict=True))
+        read_range(admin, Range(topic, partition, *ends))
+        for partition, ends in enumerate(zip(first, upto, strict=True))
     ]
     return heapq.merge(*runs, key=lambda record: (record.timestamp_ms, record.partition))
 
 
-def run(admin: Reader, topic: str, partition: int, position: int, upto: int) -> Iterator[Record]:
-    """The records of one partition with `position <= offset < upto`, in order."""
-    source = (topic, partition)
-    silent_s = 0.0
-    at_end = False
-    while position < upto:
-        records, behind = _poll(admin, {source: position})
-        if source in records:
-            silent_s, at_end = 0.0, False
-            for record in records[source]:
-                if record.offset >= upto:
-                    return
-                yield record
-            position = records[source][-1].offset + 1
-            continue
-        # What is left may be the marks of transactions, which never come as records: then a second look,
-        # after the log was seen to answer, finds the end again.
-        topic_info(admin, topic)
-        if at_end and source not in behind:
-            return
-        at_end = source not in behind
-        silent_s += _POLL_S  # so long each poll waits where there is nothing
-        if silent_s > _SILENCE_S:
-            raise Unreachable(
-                f"{topic}-{partition} gives nothing from offset {position} on for {_SILENCE_S:.0f} s, and is"
-                f" wanted up to {upto}: check its leader, and for a producer that holds a transaction open"
-            )
+def read_range(admin: Reader, run: Range) -> Iterator[Record]:
+    """The records of a range of one partition, in order, up to its end. Raises `CheckFailed` when part of it
+    is no longer retained, `Unreachable` when nothing comes any more before the end.
+    """
+    if run.first < run.next:
+        with _retention():
+            yield from admin.read(run)
 
 
 def arriving(admin: Reader, topic: str, first: Offsets, stop: Flag) -> Iterator[Record]:
     """The records from `first` on, and those that arrive, until `stop` is set."""
     positions = {(topic, partition): offset for partition, offset in enumerate(first)}
     while not stop.is_set():
-        arrived, _ = _poll(admin, positions)
-        for source, records in arrived.items():
-            positions[source] = records[-1].offset + 1
+        with _retention():
+            polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
+        batches = [batch for batch in polled.records.values() if batch]
+        positions |= {batch[-1].place[:2]: batch[-1].offset + 1 for batch in batches}
         yield from sorted(
-            (record for records in arrived.values() for record in records),
+            itertools.chain.from_iterable(batches),
             key=lambda record: (record.timestamp_ms, record.partition, record.offset),
         )
 
 
-def _poll(admin: Reader, positions: Positions) -> Polled:
+@contextlib.contextmanager
+def _retention() -> Iterator[None]:
+    """Names retention as the cause when records are gone that were there before."""
     try:
-        polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
+        yield
     except Gone as error:
         raise CheckFailed(f"{error}; retention took it meanwhile: start from a later offset") from error
-    return polled._replace(records={source: batch for source, batch in polled.records.items() if batch})

@@ -13,7 +13,7 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.config.values import start_places
-from streamlearn.core.records import SHARD, Entry, Era, Positions, journalled
+from streamlearn.core.records import SHARD, Entry, Era, Positions, Range, journalled
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.era import at_places
 from streamlearn.engine.journal_end import places_after
@@ -43,7 +43,8 @@ def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[
     if journal not in admin.topics([journal]):
         return life
     info = topic_reader.topic_info(admin, journal)
-    for record in topic_reader.run(admin, journal, SHARD, info.start[SHARD], info.end[SHARD]):
+    run = Range(journal, SHARD, info.start[SHARD], info.end[SHARD])
+    for record in topic_reader.read_range(admin, run):
         try:
             entry = journalled(record)
         except msgspec.MsgspecError as error:
