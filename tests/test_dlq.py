@@ -189,7 +189,8 @@ def test_letters_are_sent_back_once_however_often_retry_is_called(letters: Run) 
     assert first == "2 sent back to events\n"
     report = json.loads(letters.ok("dlq", "retry", "--json", "--db", "s.db"))
     assert report == {
-        "sent": {"events": 1}, "already": 2, "tired": 0, "truncated": 1, "homeless": 0, "dry_run": False
+        "sent": {"events": 1}, "already": 2, "retries_exhausted": 0, "truncated": 1, "topic_missing": 0,
+        "dry_run": False,
     }  # fmt: skip
     again = letters.ok("dlq", "retry", "--db", "s.db")
     assert "nothing sent" in again

@@ -10,7 +10,7 @@ Invariants:
   it was is read from the topic it goes to.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -163,36 +163,39 @@ def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
     return names
 
 
-class Plan:
-    """Sorts letters into what can be sent again and what cannot, and why; holds no letters."""
+class RetryPlan(NamedTuple):
+    """The records to send again, by topic, and the numbers of letters that are not, by `NOT_RETRIED`."""
 
-    def __init__(self, retries_max: int, before: set[str], partition_count: Callable[[str], int]) -> None:
-        self._retries_max = retries_max
-        self._before = before
-        self._partition_count = partition_count
-        self.already = 0
-        """Sent again by an earlier call."""
-        self.retries_exhausted = 0
-        """Retried as often as allowed."""
-        self.truncated = 0
-        """Too large to have been kept."""
-        self.topic_missing = 0
-        """Their topic is gone."""
+    rows: dict[str, list[Row]]
+    left: dict[str, int]
 
-    def rows(self, letters: Iterable[Letter]) -> Iterator[tuple[str, Row]]:
-        """Topic and row for each letter that can be sent again, in their order."""
-        for letter in letters:
-            partitions = self._partition_count(letter.topic)
-            if letter.name in self._before:
-                self.already += 1
-            elif letter.truncated:
-                self.truncated += 1
-            elif letter.retries >= self._retries_max:
-                self.retries_exhausted += 1
-            elif partitions == 0:
-                self.topic_missing += 1
-            else:
-                yield letter.topic, retry_row(letter, partitions)
+
+NOT_RETRIED: Final = {
+    "already": "were sent back by an earlier call",
+    "retries_exhausted": "have been retried {retries_max} times already ([dlq] retries_max)",
+    "truncated": "were too large to be kept whole",
+    "topic_missing": "come from a topic that is gone",
+}
+
+
+def plan_retry(admin: Admin, letters: Sequence[Letter], retries_max: int) -> RetryPlan:
+    """Sort letters into what can be sent again and what cannot, and why."""
+    before = sent_before(admin, letters)
+    existing = admin.topics({letter.topic for letter in letters})
+    plan = RetryPlan({}, dict.fromkeys(NOT_RETRIED, 0))
+    for letter in letters:
+        if letter.name in before:
+            plan.left["already"] += 1
+        elif letter.truncated:
+            plan.left["truncated"] += 1
+        elif letter.retries >= retries_max:
+            plan.left["retries_exhausted"] += 1
+        elif letter.topic not in existing:
+            plan.left["topic_missing"] += 1
+        else:
+            row = retry_row(letter, existing[letter.topic].partitions)
+            plan.rows.setdefault(letter.topic, []).append(row)
+    return plan
 
 
 def described(letter: Letter) -> dict[str, Any]:

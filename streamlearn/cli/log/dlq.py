@@ -13,10 +13,8 @@ from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.log.port import Admin, Row
-    from streamlearn.studies.dead_letters import Letter, LetterFilter, Plan
-
-BATCH = 1000
+    from streamlearn.log.port import Admin
+    from streamlearn.studies.dead_letters import Letter, LetterFilter
 
 app = typer.Typer(help="List, show and retry dead letters.", no_args_is_help=True)
 
@@ -106,67 +104,26 @@ def retry(
 
     Each letter is sent once, however often this is called; a record at most [dlq] retries_max times.
     """
-    from streamlearn.studies.dead_letters import LetterFilter, Plan, sent_before
+    from streamlearn.studies.dead_letters import NOT_RETRIED, LetterFilter, plan_retry
 
     settings = service.settings()
-    wanted = LetterFilter(reason, stage, feature)
+    retries_max = settings.dlq.retries_max
     with common.admin_of(settings) as admin:
-        letters = list(_letters(admin, settings, wanted, first, upto))
-        existing = admin.topics({letter.topic for letter in letters})
-        plan = Plan(
-            settings.dlq.retries_max,
-            sent_before(admin, letters),
-            lambda topic: existing[topic].partitions if topic in existing else 0,
-        )
-        sent = _send(admin, plan.rows(letters), dry_run)
-    _report(sent, plan, settings, dry_run, as_json)
-
-
-def _send(admin: "Admin", rows: "Iterator[tuple[str, Row]]", dry_run: bool) -> dict[str, int]:
-    """Append in batches by topic; how many to each."""
-    sent: dict[str, int] = {}
-    waiting: dict[str, list[Row]] = {}
-    for topic, row in rows:
-        sent[topic] = sent.get(topic, 0) + 1
-        batch = waiting.setdefault(topic, [])
-        batch.append(row)
-        if len(batch) >= BATCH:
-            _append(admin, topic, batch, dry_run)
-            batch.clear()
-    for topic, batch in waiting.items():
-        _append(admin, topic, batch, dry_run)
-    return sent
-
-
-def _append(admin: "Admin", topic: str, rows: "list[Row]", dry_run: bool) -> None:
-    if rows and not dry_run:
-        admin.append(topic, rows)
-
-
-def _report(sent: dict[str, int], plan: "Plan", settings: "Config", dry_run: bool, as_json: bool) -> None:
-    left = {
-        "already": plan.already,
-        "tired": plan.retries_exhausted,
-        "truncated": plan.truncated,
-        "homeless": plan.topic_missing,
-    }
+        letters = list(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
+        plan = plan_retry(admin, letters, retries_max)
+        for topic, rows in plan.rows.items() if not dry_run else ():
+            admin.append(topic, rows)
+    counts = {topic: len(rows) for topic, rows in plan.rows.items()}
     if as_json:
-        common.print_json({"sent": sent, **left, "dry_run": dry_run})
+        common.print_json({"sent": counts, **plan.left, "dry_run": dry_run})
         return
-    verb = "would be sent" if dry_run else "sent"
-    for topic, count in sent.items():
-        print(f"{count} {verb} back to {topic}")
-    if not sent:
+    for topic, count in counts.items():
+        print(f"{count} {'would be sent' if dry_run else 'sent'} back to {topic}")
+    if not counts:
         print(f"nothing {'would be ' if dry_run else ''}sent")
-    why = {
-        "already": "were sent back by an earlier call",
-        "tired": f"have been retried {settings.dlq.retries_max} times already ([dlq] retries_max)",
-        "truncated": "were too large to be kept whole",
-        "homeless": "come from a topic that is gone",
-    }
-    for kind, count in left.items():
+    for kind, count in plan.left.items():
         if count:
-            print(f"{count} not sent: they {why[kind]}")
+            print(f"{count} not sent: they {NOT_RETRIED[kind].format(retries_max=retries_max)}")
 
 
 def _letters(
@@ -184,6 +141,7 @@ def _letters(
 
 
 def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
+    from streamlearn.core.records import Range
     from streamlearn.history import topic_reader
     from streamlearn.studies.dead_letters import parse_letter
 
@@ -192,14 +150,14 @@ def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
     if not match or int(match[1]) >= info.partitions:
         raise ConfigError(f"{place} is no place in {topic}: write PARTITION:OFFSET, as `dlq list` prints it")
     partition, offset = int(match[1]), int(match[2])
-    none = info.start
-    first = tuple(offset if n == partition else none[n] for n in range(info.partitions))
-    upto = tuple(min(offset + 1, info.end[n]) if n == partition else none[n] for n in range(info.partitions))
-    found = next(topic_reader.between(admin, topic, first, upto), None) if offset >= none[partition] else None
+    start, end = info.start[partition], info.end[partition]
+    run = Range(topic, partition, offset, min(offset + 1, end))
+    found = next(topic_reader.read_range(admin, run), None) if offset >= start else None
     letter = parse_letter(found) if found is not None else None
     if letter is None:
-        kept = f"{info.start[partition]} to {info.end[partition] - 1}"
-        raise ConfigError(f"{topic} has no dead letter at {place}; offsets {kept} are retained there")
+        raise ConfigError(
+            f"{topic} has no dead letter at {place}; offsets {start} to {end - 1} are retained there"
+        )
     return letter
 
 
