@@ -213,3 +213,29 @@ def test_a_block_is_taken_apart_into_commands() -> None:
         ("two\n", ""),
         ("three\n", "more\nand more\n"),
     ]
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=name(file)) for file in FILES])
+def test_links_lead_to_files(file: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text())
+    assert [target for target in targets if not (file.parent / target).exists()] == []
+
+
+DESIGN = sorted((ROOT / "docs" / "design").glob("*.md"))
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=name(file)) for file in DESIGN])
+def test_the_design_names_modules_that_exist(file: Path) -> None:
+    modules = re.findall(r"`((?:\w+/)*\w+\.py)`", file.read_text())
+    roots = (ROOT, ROOT / "streamlearn")
+    assert [module for module in modules if not any((root / module).exists() for root in roots)] == []
+
+
+def test_the_table_of_modules_names_each_module_once() -> None:
+    text = (ROOT / "docs" / "design" / "modules.md").read_text()
+    rows = re.findall(r"^\| `([\w/.]+?)/?` \|.*\| ([\w, ]+) \|$", text, re.M)
+    named = [f"{folder}/{module}" for folder, row in rows for module in row.split(", ")]
+    package = ROOT / "streamlearn"
+    files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py")]
+    found = [str(file) for file in files if not file.name.startswith("__")]
+    assert sorted(name.removeprefix("./") for name in named) == sorted(found)

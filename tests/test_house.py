@@ -211,7 +211,8 @@ def test_a_module_is_one_idea() -> None:
 OTHERS_ATTRIBUTES = {
     "core/": (
         "a plain value of the state, which the rules of its room change",
-        "memory self.memory state counts self.counts event label work ring clock lane places timed known early one",
+        "memory self.memory state counts self.counts event label work ring clock lane places timed known "
+        "early one",
     ),
     "core/model/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
     "core/model/pickle_parts.py": ("makes objects as their pickle says", "made"),

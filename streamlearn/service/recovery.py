@@ -1,6 +1,6 @@
 """Recovery: the one way to a shard's state, taken after a start, a crash, a rebalance and a hand-over.
 
-The steps are those of ARCHITECTURE.md, "Recovery": the shard was opened (1) and its journal's end is
+The steps are those of docs/design/journal-and-recovery.md: the shard was opened (1) and its journal's end is
 known (2); take the newest checkpoint that is whole and that the journal confirms (3); step the ranges of
 each later entry again and compare digests (4); go on from the ends of the ranges (5).
 
