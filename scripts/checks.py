@@ -2,7 +2,8 @@
 
 Style, types, then the tests with a real Kafka broker that is started here and stopped here, and a real
 browser. All of them run, also after a failure; the exit code is 0 only if all passed. With `--all` the tests
-marked `slow` run too, and those marked `kafka` once more on each of `OTHER_BROKERS`.
+marked `slow` run too, those marked `kafka` once more on each of `OTHER_BROKERS`, and the quick part of all on
+the other versions of Python that are found on PATH (`scripts/pythons.py`).
 
 Invariants:
 - The broker has a temporary folder of its own, and it ends with this process, even one killed by SIGKILL.
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+import pythons
 
 ROOT = Path(__file__).resolve().parent.parent
 BROKER_VARIABLE = "STREAMLEARN_TEST_KAFKA"
@@ -88,6 +91,8 @@ def main(words: list[str]) -> int:
         with broker(f"--version={version}"):
             if run(*pytest, "-m", "kafka", *rest):
                 failed.append(f"the Kafka tests on Kafka {version}")
+    if "--all" in words:
+        failed += pythons.failures(*rest)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return tests or int(bool(failed))
