@@ -6,7 +6,6 @@ Invariants:
 - Memory is bounded: the source is read, and the results are written, as they come.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,67 +17,49 @@ from streamlearn.engine.era import spec_of
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.warm_start import carried
-from streamlearn.env import Env, Flag
-from streamlearn.errors import BadCheckpoint, ConfigError, Stop
+from streamlearn.env import Env
+from streamlearn.errors import BadCheckpoint, ConfigError
 from streamlearn.history.feed import Feed
-from streamlearn.history.sinks import Letters, Sink
+from streamlearn.history.sinks import Sink
 from streamlearn.studies.decay import Decay
+from streamlearn.studies.feed_run import FeedRun
 
 STATIC = "static"
 """Why a batch's model learns nothing (`Memory.frozen`)."""
 
-PROGRESS_RECORDS = 1_000
 _NEVER = 1 << 62
 
 
 class ScoringJob(NamedTuple):
-    """A batch to score: a feed, the checkpoint whose model answers, what its pickle may hold beside river
+    """A fixed model: the checkpoint that has it, what its pickle may hold beside river
     (see `core.shard.snapshot.trusted_by`), the address of the schema registry, and the labels in a window of
     the report.
     """
 
-    feed: Feed
     saved: Saved
     trusted: frozenset[str]
     registry: str = ""
     window: int = 1000
 
 
-def score(
-    env: Env,
-    batch: ScoringJob,
-    out: Sink,
-    letters: Letters | None,
-    stop: Flag,
-    progress: Callable[[int], None],
-) -> dict[str, Any]:
+def score(env: Env, job: ScoringJob, run: FeedRun, out: Sink) -> dict[str, Any]:
     """Answer every event of the feed into `out`; the report.
 
     `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`, and
     `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
     """
     began_s = env.monotonic()
-    offline = _static(env, batch)
+    offline = _static(env, job, run.feed)
     spec = offline.shard.spec
-    decay = Decay(batch.window)
+    decay = Decay(job.window)
     records = predictions = 0
-    for record in batch.feed.records():
-        if stop.is_set():
-            raise Stop(f"interrupted after {records:,} records")
-        if record is None:
-            continue
-        facts = offline.step(record)
+    for _, facts in run.steps(offline):
         records += 1
         decay.note(facts, offline.shard)
         for fact in facts:
             if isinstance(fact, Predicted):
                 out.write((fact.output,))
                 predictions += 1
-        if letters is not None:
-            letters.take(facts)
-        if records % PROGRESS_RECORDS == 0:
-            progress(PROGRESS_RECORDS)
-    progress(records % PROGRESS_RECORDS)
     took_s = env.monotonic() - began_s
     return {
         "records": records,
@@ -92,26 +73,26 @@ def score(
             "revision": spec.revision,
             "learned": offline.shard.memory.learned,
         },
-        "checkpoint": {"name": batch.saved.name, "sha256": batch.saved.sha256},
+        "checkpoint": {"name": job.saved.name, "sha256": job.saved.sha256},
         "decay": decay.report(offline.shard),
     }
 
 
-def _static(env: Env, batch: ScoringJob) -> Offline:
+def _static(env: Env, job: ScoringJob, feed: Feed) -> Offline:
     """A shard that answers and does not learn. Every row has its answer, so ids that come twice are answered
     twice. Raises `ConfigError` when the checkpoint's model cannot do that.
     """
-    spec = batch.feed.spec(spec_of(batch.saved.header.under))
+    spec = feed.spec(spec_of(job.saved.header.under))
     event = msgspec.structs.replace(spec.event, duplicates=0)
-    memory = carried(batch.saved.sections)
+    memory = carried(job.saved.sections)
     memory.frozen = STATIC
-    sections = {"champion": batch.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
-    scores = ScoresSpec(every=_NEVER, window=batch.window)
+    sections = {"champion": job.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
+    scores = ScoresSpec(every=_NEVER, window=job.window)
     spec = msgspec.structs.replace(spec, event=event, scores=scores)
     try:
-        offline = Offline(spec, sections, batch.trusted, Schemas(env, batch.registry), static=True)
+        offline = Offline(spec, sections, job.trusted, Schemas(env, job.registry), static=True)
     except BadCheckpoint as reason:
-        raise ConfigError(f"the checkpoint {batch.saved.name} must not be loaded: {reason}") from reason
+        raise ConfigError(f"the checkpoint {job.saved.name} must not be loaded: {reason}") from reason
     if offline.shard.learner.task == "forecasting":
         raise ConfigError(
             "a forecaster looks ahead from the labels that it has learned, and a fixed one would forecast the"

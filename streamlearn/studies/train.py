@@ -6,7 +6,6 @@ Invariants:
 - The checkpoint is written once, at the end, whole.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,13 +21,10 @@ from streamlearn.engine.era import era_now, spec_of
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
-from streamlearn.env import Env, Flag
+from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
-from streamlearn.history.feed import Feed
-from streamlearn.history.sinks import Letters
 from streamlearn.log.port import TopicInfo
-
-PROGRESS_RECORDS = 500
+from streamlearn.studies.feed_run import FeedRun
 
 
 class Training(NamedTuple):
@@ -50,35 +46,23 @@ def train(
     env: Env,
     config: Config,
     fresh: FreshModel,
-    feed: Feed,
+    run: FeedRun,
     out: str,
-    stop: Flag,
-    progress: Callable[[int], None],
-    letters: Letters | None = None,
 ) -> Training:
-    """Step all of `feed` and write the checkpoint to `out` (`file:DIR`), and what was refused to `letters`.
+    """Step all of the feed and write the checkpoint to `out` (`file:DIR`).
 
     Raises `ConfigError` when nothing was learned, and `Stop` when the model cannot be trained, or when `stop`
     was set.
     """
+    feed = run.feed
     era = offline_era(config, fresh, feed.source.name)
     sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
     offline = Offline(spec, sections, fresh.trusted, Schemas(env, config.event.schema_registry))
     records = events = 0
-    for record in feed.records():
-        if stop.is_set():
-            raise Stop(f"interrupted after {records:,} records: no checkpoint was written")
-        if record is None:
-            continue
-        facts = offline.step(record)
-        if letters is not None:
-            letters.take(facts)
+    for record, _ in run.steps(offline, ": no checkpoint was written"):
         records += 1
         events += record.topic != feed.labels
-        if records % PROGRESS_RECORDS == 0:
-            progress(PROGRESS_RECORDS)
-    progress(records % PROGRESS_RECORDS)
     memory = offline.shard.memory
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)

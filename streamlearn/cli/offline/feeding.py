@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlearn.cli import common
+from streamlearn.cli import common, progress
 from streamlearn.cli.service import serve
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.history.feed import Feed
     from streamlearn.history.label_delay import Delay as Lag
     from streamlearn.history.sources import ReadOptions
     from streamlearn.log.port import Admin
+    from streamlearn.studies.feed_run import FeedRun
 
 Delay = Annotated[
     str,
@@ -43,26 +43,35 @@ def prepare(settings: "Config", app_dir: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def feed_of(
+def open_run(
+    title: str,
     settings: "Config",
     source: str,
-    reading: "ReadOptions",
-    delay: "Lag | None",
-    limit: int | None,
-    out_topic: bool = False,
-) -> Iterator[tuple["Feed", "Admin | None"]]:
-    """The feed, and the log where one is needed: for a source `topic:`, or to write to a topic."""
+    reading: tuple["ReadOptions", "Lag | None", int | None],
+    dead_letters: str,
+    to_topic: bool = False,
+) -> Iterator[tuple["FeedRun", "Admin | None"]]:
+    """A run of a source (`reading`: its options, the labels' delay, the limit), under a progress bar; and the
+    log where one is needed: for a source `topic:`, or to write to a topic.
+    """
     from streamlearn.history.feed import Feed
+    from streamlearn.history.sinks import Letters, open_sink
     from streamlearn.history.sources import open_source
+    from streamlearn.studies.feed_run import FeedRun
 
     with contextlib.ExitStack() as stack:
         admin = None
-        if source.startswith("topic:") or out_topic:
+        if source.startswith("topic:") or to_topic:
             admin = stack.enter_context(common.admin_of(settings))
-        stream = open_source(source, reading, admin)
+        stream = open_source(source, reading[0], admin)
         for text in stream.notes:
             common.note(text)
-        yield Feed(stream, reading, delay, limit, round(common.ENV.now() * 1000)), admin
+        feed = Feed(stream, *reading, round(common.ENV.now() * 1000))
+        stop = stack.enter_context(common.stop_on_signal())
+        advance = stack.enter_context(progress.bar(title, feed.total))
+        letters = Letters(stack.enter_context(open_sink(dead_letters, None))) if dead_letters else None
+        yield FeedRun(feed, stop, advance, letters), admin
+        stack.close()
         for text in stream.remarks():
             common.note(text)
 

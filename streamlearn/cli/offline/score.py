@@ -1,20 +1,16 @@
 """`streamlearn score`: a fixed model answers a whole source at once, into a file or a topic."""
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
 
 import typer
 
-from streamlearn.cli import common, options, progress
+from streamlearn.cli import common, options
 from streamlearn.cli.offline import feeding, replay, source_options
 from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
 from streamlearn.errors import ConfigError, Stop
-
-if TYPE_CHECKING:
-    from streamlearn.config.load import Config
-    from streamlearn.history.label_delay import Delay
-    from streamlearn.history.sources import ReadOptions
 
 Checkpoint = Annotated[
     str,
@@ -60,60 +56,44 @@ def score(
             "--json prints the report on standard output: send the predictions to a file with -o"
         )
     feeding.prepare(settings, app_dir)
+
+    from streamlearn.engine.checkpoint_file import model_in, read_saved
+    from streamlearn.engine.model import configured_model
+    from streamlearn.history.sinks import open_sink
+    from streamlearn.service.loading import preset_of
+    from streamlearn.studies.score import ScoringJob
+    from streamlearn.studies.score import score as answer
+
     late = feeding.delay_in(delay)
     reading = table.read_options(settings, late is not None, late)
-    own = bool(model or config.config)
-    report = _score(settings, own, source, reading, checkpoint, (out, dead_letters), late, limit, window)
+    saved = read_saved(checkpoint, settings.checkpoint.key)
+    trusted = preset_of(saved)
+    if model or config.config:  # the model is named, so that what it is made of is trusted
+        trusted |= configured_model(settings).trusted
+    model_in(saved, trusted)
+    job = ScoringJob(saved, trusted, settings.event.schema_registry, window)
+    to_topic = out.startswith("topic:")
+    parts = (reading, late, limit)
+    with feeding.open_run("score", settings, source, parts, dead_letters, to_topic) as (run, admin):
+        if to_topic and admin is not None:
+            replay.need_topic(admin, settings, out.removeprefix("topic:"))
+        with _told(out), open_sink(out, admin) as sink:
+            report = answer(common.ENV, job, run, sink)
     if as_json:
         common.print_json(report)
     else:
         _tell(report, out, dead_letters)
 
 
-def _score(
-    settings: "Config",
-    own: bool,
-    source: str,
-    reading: "ReadOptions",
-    checkpoint: str,
-    outs: tuple[str, str],
-    delay: "Delay | None",
-    limit: int | None,
-    window: int,
-) -> dict[str, Any]:
-    """Open everything, and score. `own`: the model is named, so that what it is made of is trusted."""
-    from streamlearn.engine.checkpoint_file import model_in, read_saved
-    from streamlearn.engine.model import configured_model
-    from streamlearn.history.sinks import Letters, open_sink
-    from streamlearn.service.loading import preset_of
-    from streamlearn.studies.score import ScoringJob
-    from streamlearn.studies.score import score as run
-
-    out, dead_letters = outs
-    saved = read_saved(checkpoint, settings.checkpoint.key)
-    trusted = preset_of(saved)
-    if own:
-        trusted |= configured_model(settings).trusted
-    model_in(saved, trusted)
-    to_topic = out.startswith("topic:")
-    with contextlib.ExitStack() as stack:
-        feed, admin = stack.enter_context(feeding.feed_of(settings, source, reading, delay, limit, to_topic))
-        if to_topic and admin is not None:
-            replay.need_topic(admin, settings, out.removeprefix("topic:"))
-        stop = stack.enter_context(common.stop_on_signal())
-        advance = stack.enter_context(progress.bar("score", feed.total))
-        sink = stack.enter_context(open_sink(out, admin))
-        letters = None
-        if dead_letters:
-            letters = Letters(stack.enter_context(open_sink(dead_letters, None)))
-        batch = ScoringJob(feed, saved, trusted, settings.event.schema_registry, window)
-        try:
-            return run(common.ENV, batch, sink, letters, stop, advance)
-        except Stop as error:
-            left = (
-                f"part of the predictions is in {out}" if to_topic else f"{out or 'the rest'} was not written"
-            )
-            raise Stop(f"{error}: {left}") from error
+@contextlib.contextmanager
+def _told(out: str) -> Iterator[None]:
+    """Adds to a `Stop` what became of the predictions."""
+    try:
+        yield
+    except Stop as error:
+        to_topic = out.startswith("topic:")
+        left = f"part of the predictions is in {out}" if to_topic else f"{out or 'the rest'} was not written"
+        raise Stop(f"{error}: {left}") from error
 
 
 def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:

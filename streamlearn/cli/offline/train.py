@@ -1,19 +1,15 @@
 """`streamlearn train`: from history to a checkpoint that `serve --from` begins with."""
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from streamlearn.cli import common, options, progress
+from streamlearn.cli import common, options
 from streamlearn.cli.offline import feeding, source_options
 from streamlearn.cli.offline.source_options import SourceOptions
 from streamlearn.cli.options import ConfigOptions
 
 if TYPE_CHECKING:
-    from streamlearn.config.load import Config
-    from streamlearn.history.label_delay import Delay
-    from streamlearn.history.sources import ReadOptions
     from streamlearn.studies.train import Training
 
 Out = Annotated[
@@ -44,61 +40,45 @@ def train(
     """
     settings = config.settings(app_name=name, model_use=model)
     feeding.prepare(settings, app_dir)
+
+    from streamlearn.engine.checkpoint_file import folder_of
+    from streamlearn.engine.model import configured_model
+    from streamlearn.studies.train import train as learn
+
     late = feeding.delay_in(delay)
     reading = table.read_options(settings, late is not None, late)
-    done = _train(settings, source, reading, (out, dead_letters), late, limit)
+    folder_of(out)
+    fresh = configured_model(settings)
+    with feeding.open_run("train", settings, source, (reading, late, limit), dead_letters) as (run, _):
+        result = learn(common.ENV, settings, fresh, run, out)
     if as_json:
-        common.print_json(done._asdict())
+        common.print_json(result._asdict())
         return
-    print(f"learned {done.learned:,} of {done.events:,} events with {done.model} {done.version}")
-    _tell_rest(done, dead_letters)
-    print(f"saved as {done.checkpoint}; begin with it: streamlearn serve --from {done.checkpoint}")
+    print(f"learned {result.learned:,} of {result.events:,} events with {result.model} {result.version}")
+    _tell_rest(result, dead_letters)
+    print(f"saved as {result.checkpoint}; begin with it: streamlearn serve --from {result.checkpoint}")
 
 
-def _tell_rest(done: "Training", dead_letters: str) -> None:
+def _tell_rest(result: "Training", dead_letters: str) -> None:
     """Say why records were not learned, and what to do."""
     from streamlearn.core.events.event import REASONS
 
-    for outcome, count in sorted(done.outcomes.items()):
+    for outcome, count in sorted(result.outcomes.items()):
         if outcome.startswith("dlq."):
             common.note(f"{count:,} records: {outcome}: {REASONS[outcome.rpartition('.')[2]]}")
         elif outcome not in ("prediction", "label.joined"):
             common.note(f"{count:,} records: {outcome}")
-    if any(outcome.startswith("dlq.") for outcome in done.outcomes):
+    if any(outcome.startswith("dlq.") for outcome in result.outcomes):
         common.note(f"they are in {dead_letters}" if dead_letters else "--dead-letters FILE keeps them")
-    unlabelled = done.outcomes.get("prediction", 0) - done.learned
+    unlabelled = result.outcomes.get("prediction", 0) - result.learned
     if unlabelled > 0:
         common.note(
             f"{unlabelled:,} events were answered and not learned: no label for them was there, or learning"
             " stood still"
         )
-    if done.withheld:
+    if result.withheld:
         common.note(
-            f"the model does without {', '.join(done.withheld[:_NAMED])}: it saw these names with values of"
+            f"the model does without {', '.join(result.withheld[:_NAMED])}: it saw these names with values of"
             " another type first, or raised at their texts; declare what they are in [event] types, or mend"
             " the source"
         )
-
-
-def _train(
-    settings: "Config",
-    source: str,
-    reading: "ReadOptions",
-    outs: tuple[str, str],
-    delay: "Delay | None",
-    limit: int | None,
-) -> "Training":
-    from streamlearn.engine.checkpoint_file import folder_of
-    from streamlearn.engine.model import configured_model
-    from streamlearn.history.sinks import Letters, open_sink
-    from streamlearn.studies.train import train as run
-
-    out, dead_letters = outs
-    folder_of(out)
-    fresh = configured_model(settings)
-    with contextlib.ExitStack() as stack:
-        feed, _ = stack.enter_context(feeding.feed_of(settings, source, reading, delay, limit))
-        stop = stack.enter_context(common.stop_on_signal())
-        advance = stack.enter_context(progress.bar("train", feed.total))
-        letters = Letters(stack.enter_context(open_sink(dead_letters, None))) if dead_letters else None
-        return run(common.ENV, settings, fresh, feed, out, stop, advance, letters)
