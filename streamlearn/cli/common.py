@@ -17,16 +17,16 @@ from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.log.port import Admin
+    from streamlearn.log.port import Admin, Log, Store
 
 ENV: Final = RealEnv()
 """The world of the one process that a command is."""
 
 
 @contextlib.contextmanager
-def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
+def open_admin(config: "Config", make: bool = False) -> Iterator["Admin"]:
     """The log to work on. `make`: the embedded file may be made; without it a missing one is an error."""
-    from streamlearn.log.backends import open_admin
+    from streamlearn.log import backends
 
     path = config.log.path
     if config.log.backend == "embedded" and not make and not Path(path).is_file():
@@ -34,11 +34,23 @@ def admin_of(config: "Config", make: bool = False) -> Iterator["Admin"]:
     look_for_broker(config)
     # Errors carry the client's last complaint; its log lines would only repeat it.
     logging.getLogger("kafka").addHandler(logging.NullHandler())
-    admin = open_admin(ENV, config)
-    try:
+    with contextlib.closing(backends.open_admin(ENV, config)) as admin:
         yield admin
-    finally:
-        admin.close()
+
+
+def open_store(config: "Config") -> contextlib.closing["Store"]:
+    """The checkpoints of a service's one shard."""
+    from streamlearn.core.records import SHARD
+    from streamlearn.log import backends
+
+    return contextlib.closing(backends.open_store(ENV, config, SHARD))
+
+
+def open_log(config: "Config") -> contextlib.closing["Log"]:
+    """A service's own connection to the log."""
+    from streamlearn.log import backends
+
+    return contextlib.closing(backends.open_log(ENV, config))
 
 
 def look_for_broker(config: "Config") -> None:

@@ -33,7 +33,7 @@ def record(
     """
     from streamlearn.history import record_json, sinks, topic_reader
 
-    with common.admin_of(config.settings()) as admin:
+    with common.open_admin(config.settings()) as admin:
         ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
         if out and out.suffix.lower() == ".csv":
             columns = sinks.csv_columns(topic_reader.between(admin, topic, *ends))
@@ -88,7 +88,7 @@ def tail(
     """
     from streamlearn.history import record_json, topic_reader
 
-    with common.admin_of(config.settings()) as admin, common.stop_on_signal() as stop:
+    with common.open_admin(config.settings()) as admin, common.stop_on_signal() as stop:
         first = topic_reader.resolve_offsets(admin, topic, where)
         if follow:
             records = topic_reader.arriving(admin, topic, first, stop)

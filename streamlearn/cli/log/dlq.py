@@ -46,7 +46,7 @@ def list_(
     from streamlearn.studies.dead_letters import LetterFilter, groups
 
     settings = service.settings()
-    with common.admin_of(settings) as admin:
+    with common.open_admin(settings) as admin:
         found = groups(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
     for group in found:
         if as_json:
@@ -71,7 +71,7 @@ def show(
     from streamlearn.studies.dead_letters import described
 
     settings = service.settings()
-    with common.admin_of(settings) as admin:
+    with common.open_admin(settings) as admin:
         shown = described(_letter_at(admin, settings.topics.dlq, place))
     if as_json:
         common.print_json(shown)
@@ -108,7 +108,7 @@ def retry(
 
     settings = service.settings()
     retries_max = settings.dlq.retries_max
-    with common.admin_of(settings) as admin:
+    with common.open_admin(settings) as admin:
         letters = list(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
         plan = plan_retry(admin, letters, retries_max)
         for topic, rows in plan.rows.items() if not dry_run else ():

@@ -42,10 +42,10 @@ def topics(
         for line in [*_topic_commands(settings, partitions), *_acl_commands(settings, principal)]:
             print(line)
     elif action == "ensure":
-        with common.admin_of(settings, make=True) as admin:
+        with common.open_admin(settings, make=True) as admin:
             _ensure(admin, settings, partitions)
     elif action == "check":
-        with common.admin_of(settings) as admin:
+        with common.open_admin(settings) as admin:
             _check(admin, settings)
     else:
         raise ConfigError(f"topics {action}: say `topics ensure`, `topics check` or `topics --print`")
@@ -103,7 +103,7 @@ def make_in_file(settings: "Config") -> None:
     """Make what is missing in the embedded file, where nobody's permission is needed for it."""
     import structlog
 
-    with common.admin_of(settings, make=True) as admin:
+    with common.open_admin(settings, make=True) as admin:
         existing = admin.topics(_names(settings))
         missing = [spec for spec in _wanted(settings, existing, partitions=1) if spec.name not in existing]
         admin.create(missing)

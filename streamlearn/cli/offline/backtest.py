@@ -100,7 +100,7 @@ def _result(
     from streamlearn.studies.backtest.setup import BacktestSetup
 
     with contextlib.ExitStack() as stack:
-        admin = stack.enter_context(common.admin_of(settings)) if source.startswith("topic:") else None
+        admin = stack.enter_context(common.open_admin(settings)) if source.startswith("topic:") else None
         trial = BacktestSetup(common.ENV, settings, source, reading, delay, limit, admin)
         for text in trial.notes:
             common.note(text)

@@ -62,7 +62,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
         admin = None
         if source.startswith("topic:") or to_topic:
-            admin = stack.enter_context(common.admin_of(settings))
+            admin = stack.enter_context(common.open_admin(settings))
         stream = open_source(source, reading[0], admin)
         for text in stream.notes:
             common.note(text)

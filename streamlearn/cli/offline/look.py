@@ -101,7 +101,7 @@ def _sample(settings: "Config", source: str, reading: "ReadOptions", limit: int)
 def _topics(settings: "Config", source: str) -> Iterator["Admin"]:
     """The log; where it cannot be had, or has no such topic, `source` may be a misspelt file as well."""
     try:
-        with common.admin_of(settings) as admin:
+        with common.open_admin(settings) as admin:
             yield admin
     except (ConfigError, Unreachable) as error:
         if source.startswith("topic:"):

@@ -88,7 +88,7 @@ def _send(
     from streamlearn.history.sources import open_source
 
     stream = None if source.startswith("topic:") else open_source(source, reading)
-    with common.admin_of(settings, make=stream is not None) as admin, common.stop_on_signal() as stop:
+    with common.open_admin(settings, make=stream is not None) as admin, common.stop_on_signal() as stop:
         stream = stream or open_source(source, reading, admin)
         if loop and stream.once:
             raise ConfigError(f"--loop: {source} cannot begin again; name a function that gives a new one")

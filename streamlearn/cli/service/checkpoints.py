@@ -46,19 +46,14 @@ def inspect(
     import msgspec
 
     settings = service.settings()
-    store = _open(settings)
-    try:
+    with common.open_store(settings) as store:
         if checkpoint not in (names := store.names()):
             raise ConfigError(
                 f"there is no checkpoint {checkpoint!r}; there are: {', '.join(names) or 'none yet'}"
             )
         header, rows = _opened(settings, store, checkpoint)
-        shown = {**msgspec.to_builtins(header), "types": rows}
-        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
-    except BadCheckpoint as reason:
-        raise CheckFailed(f"checkpoint {checkpoint} must not be loaded: {reason}") from reason
-    finally:
-        store.close()
+    contents = {**msgspec.to_builtins(header), "types": rows}
+    print(msgspec.json.format(msgspec.json.encode(contents), indent=2).decode())
 
 
 @register(app)
@@ -110,37 +105,28 @@ def _write_secret(file: Path, text: str) -> None:
         opened.write(f"{text}\n".encode())
 
 
-def _open(settings: "Config") -> "Store":
-    from streamlearn.core.records import SHARD
-    from streamlearn.log.backends import open_store
-
-    return open_store(common.ENV, settings, SHARD)
-
-
 def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, list[dict[str, Any]]]:
-    """The header of a checkpoint, and the guard's table in it. Raises `BadCheckpoint`."""
+    """The header of a checkpoint, and the guard's table in it. Raises `CheckFailed`."""
     from streamlearn.core.shard.guard import table
     from streamlearn.core.shard.snapshot import load_memory, unseal
 
-    header, sections = unseal(store.read(checkpoint), settings.checkpoint.key.encode())
-    event: Any = header.under.config.get("event", {})
-    return header, table(load_memory(sections).types, event.get("types", {}))
+    try:
+        header, sections = unseal(store.read(checkpoint), settings.checkpoint.key.encode())
+        event: Any = header.under.config.get("event", {})
+        return header, table(load_memory(sections).types, event.get("types", {}))
+    except BadCheckpoint as reason:
+        raise CheckFailed(f"checkpoint {checkpoint} must not be loaded: {reason}") from reason
 
 
 def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
     """The newest checkpoint's name, and what the guard had learned there."""
-    store = _open(settings)
-    try:
+    with common.open_store(settings) as store:
         names = store.names()
         if not names:
             raise ConfigError(
                 f"there is no checkpoint of {settings.app.name} yet: start it, or name another app with -n"
             )
         return names[-1], _opened(settings, store, names[-1])[1]
-    except BadCheckpoint as reason:
-        raise CheckFailed(f"checkpoint {names[-1]} must not be loaded: {reason}") from reason
-    finally:
-        store.close()
 
 
 def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
@@ -148,9 +134,8 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     from streamlearn.core.shard.snapshot import open_header
 
     fresh = _model(settings) if whole else None
-    store = _open(settings)
     found: list[dict[str, Any]] = []
-    try:
+    with common.open_store(settings) as store:
         for name in store.names():
             try:
                 data = store.read(name)
@@ -164,8 +149,6 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
                     {"name": name, "seq": header.seq, "era": header.era, "learned": header.learned,
                      "bytes": len(data), "digest": header.digest}
                 )  # fmt: skip
-    finally:
-        store.close()
     return found
 
 

@@ -73,7 +73,7 @@ def _send(service: ServiceOptions, command: "Command") -> None:
 
     settings = service.settings()
     topic = settings.topics.control
-    with common.admin_of(settings) as admin:
+    with common.open_admin(settings) as admin:
         if topic not in admin.topics([topic]):
             raise ConfigError(
                 f"there is no control topic {topic}: is the service called {settings.app.name}? "

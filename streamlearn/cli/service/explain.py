@@ -58,20 +58,14 @@ def explain(
 
 
 def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
-    from streamlearn.core.records import SHARD
     from streamlearn.engine.model import configured_model
-    from streamlearn.log.backends import open_store
     from streamlearn.studies.explain.explain import explain as run
     from streamlearn.studies.explain.lookup import parse_place
 
     place = parse_place(at) if at else None
     fresh = configured_model(settings)
-    with common.admin_of(settings) as admin:
-        store = open_store(common.ENV, settings, SHARD)
-        try:
-            return run(common.ENV, settings, fresh, admin, store, ident, place, common.note)
-        finally:
-            store.close()
+    with common.open_admin(settings) as admin, common.open_store(settings) as store:
+        return run(common.ENV, settings, fresh, admin, store, ident, place, common.note)
 
 
 def _print_letter(letter: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def reset(
 
     settings = service.settings()
     refuse_while_served(settings)
-    with common.admin_of(settings) as admin:
+    with common.open_admin(settings) as admin:
         life = new_journal.old_life(admin, settings.topics.journal, _newest(settings), common.note)
         journal, checkpoints = new_journal.free_names(admin, settings)
         where, replaced = start, list[str]()
@@ -65,13 +65,8 @@ def reset(
 
 def refuse_while_served(settings: "Config") -> None:
     """Raise `ConfigError` while a process serves this app: it would go on as if nothing had happened."""
-    from streamlearn.log.backends import open_log
-
-    log = open_log(common.ENV, settings)
-    try:
+    with common.open_log(settings) as log:
         running = log.members()
-    finally:
-        log.close()
     if running:
         raise ConfigError(
             f"{running} process{'es serve' if running > 1 else ' serves'} {settings.app.name} now: stop "
@@ -82,30 +77,23 @@ def refuse_while_served(settings: "Config") -> None:
 def _newest(settings: "Config") -> "Header | None":
     """The newest checkpoint's header, where there is a place of checkpoints."""
     from streamlearn.engine.checkpoints import newest_header
-    from streamlearn.log.backends import open_store
 
-    store = open_store(common.ENV, settings, SHARD)
-    try:
-        newest = newest_header(store, settings.checkpoint.key.encode())
-        return newest if newest is not None and newest.app in ("", settings.app.name) else None
-    except (ConfigError, Unreachable) as error:
-        common.note(f"the checkpoints cannot be read, and are left out: {error}")
-        return None
-    finally:
-        store.close()
+    with common.open_store(settings) as store:
+        try:
+            newest = newest_header(store, settings.checkpoint.key.encode())
+        except (ConfigError, Unreachable) as error:
+            common.note(f"the checkpoints cannot be read, and are left out: {error}")
+            return None
+    return newest if newest is not None and newest.app in ("", settings.app.name) else None
 
 
 def _retire(settings: "Config") -> None:
     """Fence a process of the old journal that may only be paused, and let go of what is kept for it."""
-    from streamlearn.log.backends import open_log
-
-    log = open_log(common.ENV, settings)
-    try:
-        log.retire(SHARD)
-    except (ConfigError, Stop, Fenced) as error:  # the old journal may be what is broken
-        common.note(f"the old journal could not be taken over first: {error}")
-    finally:
-        log.close()
+    with common.open_log(settings) as log:
+        try:
+            log.retire(SHARD)
+        except (ConfigError, Stop, Fenced) as error:  # the old journal may be what is broken
+            common.note(f"the old journal could not be taken over first: {error}")
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -31,16 +31,10 @@ def scores(
 
 def _newest(settings: "Config") -> dict[str, Any]:
     """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
-    from streamlearn.core.records import SHARD
-    from streamlearn.log.backends import open_store
     from streamlearn.studies.newest_scores import newest_scores
 
-    with common.admin_of(settings) as admin:
-        store = open_store(common.ENV, settings, SHARD)
-        try:
-            found = newest_scores(admin, store, settings.checkpoint.key.encode(), settings.topics.scores)
-        finally:
-            store.close()
+    with common.open_admin(settings) as admin, common.open_store(settings) as store:
+        found = newest_scores(admin, store, settings.checkpoint.key.encode(), settings.topics.scores)
     if found is None:
         why = "[scores] every = 0: it keeps no scores" if not settings.scores.every else "it has not run yet"
         raise ConfigError(
