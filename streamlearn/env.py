@@ -55,13 +55,16 @@ class Flag(Protocol):
 
 
 class Env(Protocol):
-    """Clocks, waiting, chance and threads."""
+    """Clocks, waiting, chance and threads: all that the package asks of the world by itself.
+
+    An `Env` is handed to the constructor of whoever needs it. Every method may be called from any thread.
+    """
 
     def now(self) -> float:
-        """Seconds since 1970, by the clock on the wall: for timestamps, and ages of what others wrote."""
+        """Seconds since 1970 by the wall clock, which may go back: for timestamps and ages, no deadlines."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment of this process: for durations and deadlines."""
+        """Seconds since some moment of this process, never going back: for durations and deadlines."""
 
     def sleep(self, seconds: float) -> None:
         """Wait, all of that time: for pauses of a second at most, which a stop need not cut short."""
@@ -70,23 +73,30 @@ class Env(Protocol):
         """A random share of `seconds`, uniform from 0 on, so that processes do not try in step."""
 
     def token(self, size_bytes: int = 16) -> str:
-        """Random bytes in hexadecimal digits, unpredictable: a name that nobody else has, or a key."""
+        """Unpredictable random bytes as `2 * size_bytes` hexadecimal digits: a unique name, or a key."""
 
     def flag(self) -> Flag:
         """A new flag, not set."""
 
     def spawn(self, name: str, work: Callable[[], Result]) -> Task[Result]:
-        """Begin `work` in a thread called `name`, which dies with the process. Whoever spawns asks for the
-        result some time, or an error is lost.
+        """Begin `work` in a thread of its own, which dies with the process.
+
+        Args:
+            name: The thread's name.
+            work: A function without arguments.
+
+        Returns:
+            The task. Ask for its `result` some time, or an error is lost.
         """
 
 
 class RealEnv:
     """The machine's own clocks, chance and threads.
 
-    >>> env = RealEnv()
-    >>> env.spawn("sum", lambda: 1 + 1).result()
-    2
+    Example:
+        >>> env = RealEnv()
+        >>> env.spawn("sum", lambda: 1 + 1).result()
+        2
     """
 
     now = staticmethod(time.time)

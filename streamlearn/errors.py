@@ -7,43 +7,70 @@ stopping. This module lies below everything else and imports nothing.
 
 
 class StreamlearnError(Exception):
-    """Base of the errors that end a command with one clear message and an exit code."""
+    """Base of the errors that end a command with one clear message and an exit code.
+
+    Attributes:
+        exit_code: The exit code of the command that ends with this error.
+
+    Example:
+        >>> [kind.exit_code for kind in (Stop, ConfigError, CheckFailed, Unreachable)]
+        [1, 2, 3, 4]
+    """
 
     exit_code = 1
 
 
 class Stop(StreamlearnError):
-    """A guarantee can no longer be kept: stop, and let a person decide. Never go on with a guess."""
+    """A guarantee can no longer be kept: stop, and let a person decide. Never go on with a guess.
+
+    The message says what happened, where, and what to do next. A process that is supervised and started again
+    stops again: the state that it found has not changed.
+    """
 
     exit_code = 1
 
 
 class Full(Stop):
-    """A disk or a quota is full: no process can go on before a person has made room."""
+    """A disk or a quota is full: no process can go on before a person has made room.
+
+    Example:
+        >>> issubclass(Full, Stop), Full.exit_code
+        (True, 4)
+    """
 
     exit_code = 4
 
 
 class ConfigError(StreamlearnError):
-    """The configuration or the command line must be changed before this can run."""
+    """The configuration or the command line must be changed before this can run.
+
+    The message names every key that is wrong, its value, its source, and a value that would be right.
+
+    Example:
+        >>> ConfigError("topics.input is not given: name the topic to read, with -i TOPIC").exit_code
+        2
+    """
 
     exit_code = 2
 
 
 class CheckFailed(StreamlearnError):
-    """A check that the user asked for said no."""
+    """A check that the user asked for said no, such as `streamlearn backtest --fail-under`."""
 
     exit_code = 3
 
 
 class Unreachable(StreamlearnError):
-    """Something that is needed (a broker, a file, a store) could not be reached in time."""
+    """A broker, a file or a store that is needed could not be reached in time; trying later may help."""
 
     exit_code = 4
 
 
 class Fenced(Exception):
-    """A newer owner holds this shard: drop it, then ask the election again."""
+    """A newer owner holds this shard: drop it, then ask the election again.
+
+    The state of the shard, and every conclusion about its journal, is worthless from then on.
+    """
 
 
 class NotOwner(Exception):
@@ -55,8 +82,15 @@ class Stopping(Exception):
 
 
 class Unknown(Exception):
-    """Nobody can say yet whether the last publish was committed: read the journal, which can. `full`: there
-    is no room for it.
+    """Nobody can say yet if the last publish was committed: open the shard again and read the journal.
+
+    Args:
+        words: A sentence for a person.
+        full: True when the log has no room for the transaction.
+
+    Example:
+        >>> Unknown("the answer to EndTxn was lost").full
+        False
     """
 
     def __init__(self, words: str = "", full: bool = False) -> None:
@@ -65,7 +99,7 @@ class Unknown(Exception):
 
 
 class Reopen(Exception):
-    """An input of the open shard has changed (more partitions): drop the shard and open it again."""
+    """An input of the open shard has more partitions than before: drop the shard and open it again."""
 
 
 class Gone(Exception):
@@ -73,15 +107,22 @@ class Gone(Exception):
 
 
 class BadCheckpoint(Exception):
-    """A checkpoint that must not be loaded; the message is the reason. Take the one before it."""
+    """A checkpoint must not be loaded; the message is the reason. Take the checkpoint before it."""
 
 
 class ModelRaised(Exception):
-    """The model raised in the middle of a step, or has no good answer after it; its state can no longer be
-    trusted: undo.
+    """The model raised in the middle of a step, or has no good answer after it: undo the step.
 
-    `stage` is `predict`, `learn` or `expire`, `reason` that of the dead letter: `raised`, or
-    `output_not_finite`. The original exception is the cause, if there is one; it never reaches an output.
+    The state can no longer be trusted. The original exception is the cause (`__cause__`), if there is one; it
+    never reaches an output.
+
+    Args:
+        stage: `predict`, `learn`, or `expire` (learning `[labels] default` when an event's time is up).
+        reason: The dead letter's reason: `raised`, or `output_not_finite`.
+
+    Example:
+        >>> ModelRaised("learn").reason
+        'raised'
     """
 
     def __init__(self, stage: str, reason: str = "raised") -> None:
@@ -91,9 +132,16 @@ class ModelRaised(Exception):
 
 
 class NeedSchema(Exception):
-    """The record's schema is not at hand: fetch `ident` from the registry and step the record again.
+    """The record's schema is not at hand: fetch it from the registry and step the record again.
 
-    Nothing was changed by the step that raised this. `ident` is a number's text or a GUID.
+    Nothing was changed by the step that raised this.
+
+    Args:
+        ident: The schema's id in the registry: the text of a number, or a GUID.
+
+    Example:
+        >>> NeedSchema("42").ident
+        '42'
     """
 
     def __init__(self, ident: str) -> None:

@@ -65,8 +65,17 @@ def headers_bytes(headers: Headers) -> int:
 
 
 class Record(msgspec.Struct, gc=False):
-    """One Kafka record. `timestamp_ms` is its arrival (or creation) time, never the event time. Names of
-    headers as `header_name` makes them.
+    """One Kafka record, as a reader of committed records sees it.
+
+    Attributes:
+        topic, partition, offset: The record's place in the log.
+        timestamp_ms: Arrival or creation time in milliseconds since 1970, never the event time.
+        key, value: The bytes; None for null. A null value is a tombstone.
+        headers: Pairs of a name, as `header_name` makes it, and bytes or None.
+
+    Example:
+        >>> Record("events", 0, 17, 1_700_000_000_000, None, b"{}").place
+        ('events', 0, 17)
     """
 
     topic: str
@@ -79,13 +88,23 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def place(self) -> RecordPlace:
-        """Where it stands in the log."""
+        """Topic, partition and offset."""
         return self.topic, self.partition, self.offset
 
 
 class Output(msgspec.Struct, gc=False):
-    """One record to publish. `role` names the topic (`predictions`, `dlq`, ...) in the configuration;
-    `partition` is the *source's*: the adapter places the output on `partition mod n`.
+    """One record to publish.
+
+    Attributes:
+        role: The topic's name in the configuration: `predictions`, `dlq`, `scores` or `alerts`.
+        partition: The partition of the *source*; the adapter places the output on `partition mod n`.
+        key, value: The bytes; None for null.
+        headers: As in `Record`.
+
+    Example:
+        >>> output = Output("predictions", 0, None, b'{"prediction":true}')
+        >>> chain(GENESIS, [output]) == chain(GENESIS, [output, output])
+        False
     """
 
     role: str
@@ -96,7 +115,18 @@ class Output(msgspec.Struct, gc=False):
 
 
 class Range(NamedTuple):
-    """A contiguous run of records: offsets `first <= offset < next` (Kafka may leave gaps inside)."""
+    """A contiguous run of records: offsets `first <= offset < next` (Kafka may leave gaps inside).
+
+    Attributes:
+        topic, partition: The partition of the run.
+        first: The offset of the first record.
+        next: The offset after the last record.
+
+    Example:
+        >>> run = Range("events", 0, 10, 15)
+        >>> run.next - run.first
+        5
+    """
 
     topic: str
     partition: int
@@ -109,7 +139,17 @@ CRASH_STAGE: Final = "crash"
 
 
 class Skip(NamedTuple):
-    """A record that made the model raise, so that it never reaches the model again, live or in redo."""
+    """A record that made the model raise, so that it never reaches the model again, live or in redo.
+
+    Attributes:
+        topic, partition, offset: The record's place in the log.
+        stage: The stage of its dead letter: `predict`, `learn`, `expire`, `decode` or `crash`.
+        reason: The reason of its dead letter, one of `core.events.event.REASONS`.
+
+    Example:
+        >>> Skip("events", 0, 17, "learn", "raised").place
+        ('events', 0, 17)
+    """
 
     topic: str
     partition: int
@@ -119,7 +159,7 @@ class Skip(NamedTuple):
 
     @property
     def place(self) -> RecordPlace:
-        """Where the record stands in the log."""
+        """Topic, partition and offset of the record."""
         return self.topic, self.partition, self.offset
 
 
@@ -132,18 +172,30 @@ class Predictions(NamedTuple):
 
 
 class Era(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Everything that `step` depends on besides records, from one entry until the next era.
+    """A configuration epoch: everything that `step` depends on besides records, until the next era.
 
-    `config`: the part of the configuration that changes what a step does, and its hash.
-    `topics`: id and partition count by input topic. `start`: where each input partition begins
-    (only the partitions that are new in this era). `fingerprint`: see `core.model.fingerprint`.
-    `app`, `journal`: whose journal this is, and the id of its topic. `predictions`: the predictions topic
-    when the inputs became those of `topics`; only later predictions are about them. `ids`: of other topics
-    that `start` has places in.
-    `why`: `genesis`, or what changed. `kinds`: what the features of the first records were seen to be, in
-    older eras of `why` "types". `resets`: how many commands to forget what was settled the state had applied.
-    `began_from`: sha256 of the checkpoint that the revision began from, "" when
-    it began with a fresh model.
+    Attributes:
+        why: `genesis`, or what changed.
+        config, config_hash: The part of the configuration that changes what a step does, and its hash.
+        model_version: The hash of the model's structure, parameters and source.
+        revision: The number of the model's revision; it grows when a model begins anew.
+        versions: Versions of python, river, numpy, orjson and streamlearn, by name.
+        topics: Id and number of partitions, by input topic.
+        start: Topic, partition and first offset of each input partition that is new in this era.
+        fingerprint: Known answers of this machine's floating point, see `core.model.fingerprint`.
+        kinds: In older eras of `why` "types": feature types inferred from the first records.
+        resets: The number of `reset-time` and `reset-label` commands that the state had applied.
+        began_from: The sha256 of the checkpoint that the revision began from; "" for a fresh model.
+        app, journal: The app whose journal this is, and the id of the journal's topic.
+        predictions: The predictions topic when the inputs became those of `topics`; only later predictions
+            are about them.
+        ids: Ids of other topics that `start` has places in.
+
+    Example:
+        >>> genesis = Era("genesis", {}, "", "9f86d081", 1, {}, {"events": ("id", 1)}, [("events", 0, 0)], "")
+        >>> entry = Entry(0, 0, GENESIS, change=genesis)
+        >>> decode_entry(encode_entry(entry)) == entry
+        True
     """
 
     why: str
@@ -165,14 +217,26 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The record of one transaction, written inside that transaction.
+    """The record of one transaction in the journal, written inside that transaction.
 
-    `ranges` are in the order in which they were applied. `change` stands only in an era entry: entry 0
-    (the genesis) and each later one that changes what `step` depends on.
+    A label can be about more events than one transaction learns; `begun` and `carried` say how many.
 
-    A label can be about more events than one transaction learns. `begun`: so many of them were learned here,
-    and the last record was not finished. `carried`: so many were learned here, before `ranges`, for the last
-    record of an earlier entry.
+    Attributes:
+        seq: The number of the entry, from 0.
+        era: The `seq` of the entry whose `change` is in force.
+        digest: `chain` over the digest of the entry before and the outputs of this one, 64 hex digits.
+        ranges: The records that were stepped, in the order in which they were applied.
+        outputs: The number of outputs.
+        skips: Records that were left out, each with its reason.
+        change: The era that begins here; only in entry 0 (the genesis) and in each later era entry.
+        format: The version of this form.
+        carried: Events learned here, before `ranges`, for the last record of an earlier entry.
+        begun: Events learned here for the last record of `ranges`, which was not finished.
+
+    Example:
+        >>> entry = Entry(1, 0, chain(GENESIS, []), [Range("events", 0, 0, 200)], outputs=200)
+        >>> encode_entry(entry)[:20]
+        b'{"seq":1,"era":0,"di'
     """
 
     seq: int
@@ -262,10 +326,22 @@ def _prefixed(field: bytes | None) -> bytes:
 
 
 def chain(previous: str, outputs: Iterable[Output]) -> str:
-    """The next digest (64 hex digits) after `previous`, over `outputs` in their order.
+    """The next digest of the journal after `previous`: BLAKE2b-256 over it and `outputs` in their order.
 
     Every field is length-prefixed and null is distinct from empty, so that no two different lists of
     outputs have the same preimage. Partition and timestamp are left out: they are placement, not content.
+
+    Args:
+        previous: The digest before, 64 hex digits; `GENESIS` before entry 0.
+        outputs: The outputs of one entry.
+
+    Returns:
+        64 hex digits.
+
+    Example:
+        >>> output = Output("predictions", 3, None, b"{}")
+        >>> chain(GENESIS, [output]) == chain(GENESIS, [Output("predictions", 4, None, b"{}")])
+        True
     """
     return hashlib.blake2b(bytes.fromhex(previous) + preimage(outputs), digest_size=32).hexdigest()
 

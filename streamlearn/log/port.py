@@ -105,18 +105,22 @@ class History(Protocol):
 
 
 class Reader(History, Protocol):
-    """Reads what anybody may, and fences nobody. Reading is not owning: what it finds at the end of a journal
-    may not be the end any more, and proves nothing about who holds the shard.
+    """Reads what anybody may, and fences nobody.
+
+    Reading is not owning: the end of a journal that a reader finds may not be the end any more, and proves
+    nothing about who holds the shard.
     """
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
-        """The topics of `names` that exist. Others are not asked about: a cluster may have thousands, made,
-        deleted and broken by people who never heard of us.
+        """The topics of `names` that exist, by name.
+
+        Other topics are not asked about: a cluster may have thousands, made, deleted and broken by people who
+        never heard of us.
         """
 
     def topic_names(self) -> list[str]:
-        """The name of every topic there is, internal ones of the backend excluded: to tell a user who named
-        one that does not exist.
+        """The name of every topic, internal ones of the backend excluded: for a message to a user who named a
+        topic that does not exist.
         """
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
@@ -126,12 +130,14 @@ class Reader(History, Protocol):
         """As `ShardLog.poll`."""
 
     def end(self, journal: TopicPartition) -> Entry | None:
-        """The last committed entry of a journal, as far as it can be read now; None in an empty one."""
+        """The last committed entry of a journal, as far as it can be read now; None in an empty journal."""
 
     def entries(self, journal: TopicPartition, after: int) -> Iterator[Entry]:
-        """Committed entries with `seq > after`, in order, up to the end as it is now. Claims are passed over.
+        """Committed entries with `seq > after`, in order, up to the end as it is now; claims are passed over.
 
-        Raises `Gone` when entry `after + 1` is no longer retained, `Stop` at what is no entry.
+        Raises:
+            Gone: Entry `after + 1` is no longer retained.
+            Stop: A record of the journal is no entry.
         """
 
     def close(self) -> None:
@@ -156,26 +162,40 @@ class Writer(Protocol):
     """What earlier owners began after `end`, as the journal tells it when the shard was opened."""
 
     def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
-        """Commit `outputs` and `entry` together. Raises `Fenced` or `Unknown`, or `Stop` when it is certain
-        that nothing was written and trying again would not help (a full disk, a record over the limit).
+        """Commit `outputs` and `entry` together, all or nothing.
 
-        `positions` (after the entry) are reported for lag tools some time later, outside the transaction.
+        Args:
+            entry: The journal's entry of this transaction.
+            outputs: The records to publish, in order.
+            positions: Input positions after the entry: reported for lag tools some time later, outside the
+                transaction.
+
+        Raises:
+            Fenced: A newer owner has opened the shard; nothing was written.
+            Unknown: Nobody can say yet if the transaction was committed.
+            Stop: Nothing was written, and trying again would not help (a full disk, a record over the limit).
         """
 
     def attempt(self, record_place: RecordPlace) -> None:
-        """Note in the journal that this record, by itself, is stepped next: if it kills the process, the next
-        owner finds it in `unfinished`. Durable when it returns. Raises as `publish` does.
+        """Note in the journal that this record, by itself, is stepped next.
+
+        If the record kills the process, the next owner finds it in `unfinished`. Durable when it returns.
+        Raises as `publish` does.
         """
 
     def release(self) -> None:
-        """Note in the journal that this owner ends in order: `unfinished` of the next one begins anew. Call
-        it before `close` where no entry was published. Raises as `publish` does.
+        """Note in the journal that this owner ends in order, so that the next owner's `unfinished` is empty.
+
+        Call it before `close` where no entry was published. Raises as `publish` does.
         """
 
     def newer_owner(self) -> str:
         """The process that has opened the shard since, in words; "" only when it is proven that none has.
-        What was concluded from the journal or the store is worth something only in the second case. Raises
-        `ConfigError` when this principal may not ask.
+
+        A conclusion from the journal or the store is worth something only when this is "".
+
+        Raises:
+            ConfigError: This principal may not ask.
         """
 
     def sync(self) -> None:
@@ -189,33 +209,50 @@ class Writer(Protocol):
 
 
 class ShardLog(Writer, History, Protocol):
-    """One owned shard: its writer, and what its owner reads."""
+    """One owned shard: its writer, and the reads of its owner."""
 
     def entries(self, after: int) -> Iterator[Entry]:
         """Committed entries with `seq > after`, in order, up to the end.
 
-        Raises `Gone` when entry `after + 1` is no longer retained.
+        Raises:
+            Gone: Entry `after + 1` is no longer retained.
         """
 
     def first_seq(self) -> int:
         """The number of the oldest entry that is retained; 0 in an empty journal."""
 
     def newest(self, role: str, since: Mapping[int, int], accepts: Callable[[Record], bool]) -> list[Record]:
-        """The newest committed record that it `accepts`, of each partition of an output topic, at or after
-        the offset in `since` (the first one where it is not named). Looks back a bounded way.
+        """The newest committed record of each partition of an output topic for which `accepts` is true.
+
+        Args:
+            role: The output's role.
+            since: The first offset to look at, by partition; the topic's first where it is not named.
+            accepts: The condition.
+
+        Returns:
+            At most one record for each partition; the look back is at most `LOOK_BACK` offsets long.
         """
 
     def ask_sources(self) -> None:
-        """Begin to ask what the input topics are now; `sources` has the answer. Does not wait."""
+        """Begin to ask for the identity of the input topics; `sources` has the answer. Does not wait."""
 
     def sources(self) -> dict[str, tuple[str, int]]:
-        """Id and number of partitions of each input topic that exists: an answer that was given after the
-        last call of `ask_sources`, by whoever had handed out what was polled before that call.
+        """Id and number of partitions of each input topic that exists, by name.
+
+        The answer was given after the last call of `ask_sources`, by the brokers that had handed out the
+        records polled before that call.
         """
 
     def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
-        """Records that have arrived at `positions` (only those partitions), waiting up to `timeout_s` for the
-        first record. Raises `Gone` when a position is no longer retained.
+        """Committed records at `positions`, in offset order within each partition.
+
+        Args:
+            positions: The next offset of each partition to read; no other partition is read.
+            max_records, max_bytes: Limits of one call, in records and in bytes.
+            timeout_s: Seconds to wait for the first record.
+
+        Raises:
+            Gone: A position is no longer retained.
         """
 
     def reached(self, positions: Positions) -> Positions:
@@ -225,18 +262,19 @@ class ShardLog(Writer, History, Protocol):
 
 
 class Log(Protocol):
-    """A connection of one service process to the log."""
+    """A connection of one service process to the log: the election, the lock, and questions about topics."""
 
     def owned(self, timeout_s: float) -> frozenset[int]:
-        """The shards this process should hold now, a level and not an event; also the heartbeat, so
-        call it often. A hint only: the lock is what `ShardLog.publish` checks.
+        """The shards that this process should hold now; also the heartbeat, so call it often.
+
+        A level and not an event, and a hint only: the lock is checked by `Writer.publish`.
         """
 
     def lost(self) -> Fenced | NotOwner:
         """The error to raise when `owned` no longer tells a shard that was held: it says why."""
 
     def open(self, shard: int) -> ShardLog:
-        """Fence the previous owner, settle its open transaction, and read the journal's end."""
+        """Fence the previous owner of a shard, settle its open transaction, then read the journal's end."""
 
     def others(self) -> int:
         """The number of members of the election now, for a process that has not called `owned` yet. 0 where a
@@ -281,7 +319,7 @@ class Log(Protocol):
 
 
 class Admin(Reader, Protocol):
-    """Orders of the command line to a log. Not transactional; durable when a call returns."""
+    """A reader that also carries out orders of the command line: not transactional, durable on return."""
 
     def settings(self, topic: str) -> dict[str, str]:
         """The settings of a topic, in Kafka's names; embedded keeps those given at creation."""
@@ -290,7 +328,7 @@ class Admin(Reader, Protocol):
         """Make topics that do not exist."""
 
     def append(self, topic: str, rows: Sequence[Row]) -> None:
-        """Append rows with arrival time now; returns when all are durable, raises when any is not."""
+        """Append rows with arrival time now; return when all are durable, raise when any is not."""
 
 
 class Store(Protocol):

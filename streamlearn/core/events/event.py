@@ -115,14 +115,33 @@ REASONS: Final[dict[str, str]] = {
 
 
 class EventSpec(msgspec.Struct, frozen=True):
-    """Where things stand in a record's value (`[event]` in the configuration). Part of an era: a new member
-    needs a default, so that old eras decode.
+    """The field mapping: the places of an event's parts in a record's value (`[event]`, docs/events.md).
 
-    `group` is "" unless labels are joined by it. `missing`: texts that mean that there is no value.
-    `decimal`: the decimal sign of numbers that come as text.
-    Each text but `format`, `preset`, `time_unit` and `time_as` is a path (`core.events.paths`). `features` is
-    the path of an object or array, a tuple of paths, "*", or "" for none. `schema` is the text of a schema,
-    not its file.
+    A path is as `core.events.paths` reads it. Part of an era: a new member needs a default, so that old eras
+    decode.
+
+    Attributes:
+        id, time, label: Paths of the event's id, time and label.
+        key: The path of the event's key; "" for the record's key.
+        time_unit: `auto`, `s`, `ms`, `us`, `ns` or `rfc3339`.
+        features: The path of an object or array, a tuple of paths, "*" for all other members, "" for none.
+        format: `json`, `csv` (a line), `avro` (as registries frame it) or `avro-bare`.
+        preset: The envelope's name (`debezium`, `connect`, ...), "" for none.
+        columns, delimiter: Names of the cells of a CSV line, and the sign between them.
+        where: An expression; records for which it is false are skipped.
+        types: Declared types of features, and of the label, by path.
+        carry: Paths that are copied into the prediction.
+        time_as: The feature under which the event's time is given to the model, "" for none.
+        duplicates: The number of newest ids among which a repeated id is skipped; 0 for no check.
+        schema: The text of a schema (not its file's name), "" for none.
+        registry: True when schemas come from a registry.
+        group: The path of the group that labels are joined by, "" unless they are.
+        missing: Texts that mean that there is no value.
+        decimal: The decimal sign of numbers that come as text.
+
+    Example:
+        >>> EventSpec(id="meta.id", features=("temp", "rpm")).label
+        'label'
     """
 
     id: str = "id"
@@ -148,10 +167,22 @@ class EventSpec(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, gc=False):
-    """A decoded record. `ts` stays as it came, to be echoed, and is None when the event has no time of
-    its own: then its record's timestamp is its time. `key` is text for the prediction. `carry`: what is
-    copied into the prediction, by path; None when nothing is asked for. `time_ms`: the event time, set once
-    the stream's time unit is known.
+    """A decoded record.
+
+    Attributes:
+        id: The event's id; `topic-partition-offset` of its record when it has none of its own.
+        key: The key for the prediction, None for none.
+        ts: The time as it came, to be echoed; None when the event has none: then its record's timestamp is
+            its time.
+        x: Features by name: finite numbers, texts and booleans.
+        y: The label inside the event; None for none.
+        carry: Values that are copied into the prediction, by path; None when nothing is asked for.
+        group: The group that labels are joined by.
+        time_ms: The event time in milliseconds since 1970, set once the stream's time unit is known.
+
+    Example:
+        >>> Event("e1", None, 1700000000.5, {"temp": 21.5}, y=True).x
+        {'temp': 21.5}
     """
 
     id: str | int
@@ -165,8 +196,16 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Refusal(NamedTuple):
-    """Why a record is a dead letter: the stage that refused it, a reason of `REASONS`, and the path or
-    feature it is about, "" when it is about the record as a whole.
+    """The reason for which a record is a dead letter. A refusal is a value and not an exception.
+
+    Attributes:
+        stage: The stage that refused the record.
+        reason: A key of `REASONS`, the closed list; never an exception's text.
+        feature: The path or feature that the reason is about, "" for the record as a whole.
+
+    Example:
+        >>> REASONS[Refusal("decode", "not_utf8").reason]
+        'the value is not UTF-8'
     """
 
     stage: str

@@ -20,8 +20,24 @@ LONG_NAME: Final = 128
 
 
 class LabelSpec(msgspec.Struct, frozen=True):
-    """`[labels]`; part of an era: a new member needs a default. Paths are those of a label's record;
-    `ttl_ms`, `early_ttl_ms` in milliseconds of event time; `default` None: forget.
+    """The rules by which labels on a topic of their own are joined (`[labels]`, docs/labels.md).
+
+    Part of an era: a new member needs a default, so that old eras decode.
+
+    Attributes:
+        topic: The labels topic.
+        join: `id`, `group`, or `interval` (key, start, end).
+        id, label, time, group, key, start, end: Paths in a label's record.
+        ttl_ms: Milliseconds of event time that an event waits for its label.
+        early_ttl_ms: Milliseconds of event time that a label waits for its event.
+        pending_max: The largest number of waiting events.
+        default: The label learned when the time is up; None to forget the event.
+        learn: `label`, or `event`: a detector without labels learns at once.
+        orphans_max_share: The share of labels without an event above which an alert is published, 0 to 1.
+
+    Example:
+        >>> LabelSpec("labels", ttl_ms=60_000.0).join
+        'id'
     """
 
     topic: str

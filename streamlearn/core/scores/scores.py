@@ -23,7 +23,17 @@ __all__ = ["MAX_CLASSES", "Scores", "ScoresSpec"]
 
 
 class ScoresSpec(msgspec.Struct, frozen=True):
-    """`every`: events between publications, 0 for none. `window`: labels in the sliding window."""
+    """The rules of scoring (`[scores]`, docs/scores.md).
+
+    Attributes:
+        every: Events between two publications, 0 for none.
+        window: Labels in the sliding window.
+        after_labels: True when labels on a topic of their own cause messages, too; False in older eras.
+
+    Example:
+        >>> ScoresSpec(every=500).window
+        1000
+    """
 
     every: int = 1000
     window: int = 1000

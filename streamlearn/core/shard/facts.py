@@ -24,8 +24,15 @@ from streamlearn.core.records import Output, Record, RecordPlace
 
 
 class Predicted(msgspec.Struct, gc=False):
-    """An event was answered. `event.x`: the features that the model was asked about; `answer`: as it is
-    published; `reason`: why it is withheld, "" when it is not; `learned`: what the model had learned by then.
+    """An event was answered.
+
+    Attributes:
+        record: The event's record.
+        event: The event; `event.x` holds the features that the model was asked about.
+        answer: The answer as it is published.
+        reason: The reason for which the answer is withheld, "" when it is not.
+        learned: The number of labels that the model had learned by then.
+        output: The prediction to publish.
     """
 
     record: Record
@@ -37,7 +44,15 @@ class Predicted(msgspec.Struct, gc=False):
 
 
 class Refused(msgspec.Struct, gc=False):
-    """A record, or what the model answered to it, cannot be used: a dead letter."""
+    """A record, or the model's answer to it, cannot be used: a dead letter.
+
+    Attributes:
+        record: The record that was refused.
+        stage: The stage that refused it: `decode`, `guard`, `label`, `control`, `predict`, `learn`, ...
+        reason: A reason of `core.events.event.REASONS`.
+        feature: The path or feature that the reason is about, "" for the record as a whole.
+        output: The dead letter to publish: the record's bytes, the reason in headers.
+    """
 
     record: Record
     stage: str
@@ -47,7 +62,12 @@ class Refused(msgspec.Struct, gc=False):
 
 
 class Skipped(msgspec.Struct, gc=False):
-    """A record is no event, by a rule of the configuration: `reason`."""
+    """A record is no event, by a rule of the configuration; it has no output and is counted.
+
+    Attributes:
+        record: The record.
+        reason: `tombstone`, `where`, `duplicate`, `header`, `delete`, `truncate` or `message`.
+    """
 
     output: ClassVar[None] = None
     record: Record
@@ -55,7 +75,12 @@ class Skipped(msgspec.Struct, gc=False):
 
 
 class Commanded(msgspec.Struct, gc=False):
-    """A command was applied."""
+    """A command of the control topic was applied.
+
+    Attributes:
+        record: The command's record.
+        name: `freeze`, `thaw`, `guard-reset`, `reset-time` or `reset-label`.
+    """
 
     output: ClassVar[None] = None
     record: Record
@@ -63,8 +88,13 @@ class Commanded(msgspec.Struct, gc=False):
 
 
 class Labelled(msgspec.Struct, gc=False):
-    """The outcome of a label: `label.joined`, `label.early`, `label.joiner`, `label.duplicate`. `place`: its
-    record's; an early one turns out to be a duplicate at the record of its event.
+    """The outcome of a label on the labels topic.
+
+    Attributes:
+        record: The record at which the outcome was known. An early label turns out to be a duplicate only at
+            the record of its event.
+        place: The place of the label's own record.
+        outcome: `label.joined`, `label.early`, `label.joiner` or `label.duplicate`.
     """
 
     output: ClassVar[None] = None
@@ -76,10 +106,13 @@ class Labelled(msgspec.Struct, gc=False):
 class Learned(msgspec.Struct, gc=False):
     """A label came to an event: the answer was scored, then the label learned, unless learning stands still.
 
-    `record`: where that happened, the event's own, its label's, or the one whose time ended the waiting.
-    `place`: the event's. `label`: the place of the label's record; None for one
-    inside its event, and for `[labels] default`. `captured`: what the scores had captured of the answers when
-    they were given, for `Scores.answers`; None where the label is not scored.
+    Attributes:
+        record: The record at which that happened: the event's own, its label's, or the record whose time
+            ended the waiting.
+        place: The place of the event's record.
+        y: The label.
+        captured: The captured prediction, for `Scores.answers`; None where the label is not scored.
+        label: The place of the label's record; None for a label inside its event, and for `[labels] default`.
     """
 
     output: ClassVar[None] = None
@@ -91,8 +124,12 @@ class Learned(msgspec.Struct, gc=False):
 
 
 class Expired(msgspec.Struct, gc=False):
-    """An event waits no longer for its label. `dropped`: because too many wait, or the model
-    raised at its label; not because time is up.
+    """An event waits no longer for its label.
+
+    Attributes:
+        record: The record at which the waiting ended.
+        place: The place of the event's record.
+        dropped: True when too many events wait, or the model raised at the label; False when time is up.
     """
 
     output: ClassVar[None] = None
@@ -102,7 +139,12 @@ class Expired(msgspec.Struct, gc=False):
 
 
 class Frozen(msgspec.Struct, gc=False):
-    """Learning stands still from now on; `why` as in `Memory.frozen`."""
+    """Learning stands still from now on.
+
+    Attributes:
+        record: The record at which it stopped.
+        why: `paused`, `broken`, `command` or `static`, as in `Memory.frozen`.
+    """
 
     output: ClassVar[None] = None
     record: Record
@@ -110,7 +152,13 @@ class Frozen(msgspec.Struct, gc=False):
 
 
 class Reported(msgspec.Struct, gc=False):
-    """The scores are published: `scores_report`."""
+    """The scores are published.
+
+    Attributes:
+        record: The record that made them due.
+        report: The message as plain values, see docs/scores.md.
+        output: The message to publish.
+    """
 
     record: Record
     report: dict[str, Any]
@@ -118,7 +166,13 @@ class Reported(msgspec.Struct, gc=False):
 
 
 class Alerted(msgspec.Struct, gc=False):
-    """The share of labels that find no event has crossed its limit: `Orphans.alert`."""
+    """The share of labels that find no event has crossed its limit, `[labels] orphans_max_share`.
+
+    Attributes:
+        record: The label's record that crossed it.
+        alert: The message as plain values.
+        output: The message to publish.
+    """
 
     record: Record
     alert: dict[str, Any]
@@ -130,5 +184,18 @@ Facts = list[Fact]
 
 
 def published(facts: Iterable[Fact]) -> tuple[Output, ...]:
-    """The outputs among facts, in their order."""
+    """The outputs among facts, in their order.
+
+    Args:
+        facts: Facts of one record, or of several records in their order.
+
+    Returns:
+        The outputs, ready for `Writer.publish`.
+
+    Example:
+        >>> record = Record("events", 0, 7, 0, None, None)
+        >>> letter = Refused(record, "decode", "not_json", "", Output("dlq", 0, None, None))
+        >>> [output.role for output in published([Skipped(record, "tombstone"), letter])]
+        ['dlq']
+    """
     return tuple([fact.output for fact in facts if fact.output is not None])

@@ -59,8 +59,19 @@ _FAILED: Final = frozenset(
 
 
 class GuardSpec(msgspec.Struct, frozen=True):
-    """The bounds of `[guard]`; part of an era. `categories` 0: texts are not counted. `withholds`: False in
-    eras from before doubtful texts were withheld: there they were refused, one feature of an event at a time.
+    """The bounds of what a model may see (`[guard]`); part of an era.
+
+    Attributes:
+        features: The largest number of features in one event.
+        names: The largest number of different feature names in the stream.
+        string_length: The largest number of characters in a text or a name.
+        categories: The largest number of different texts in one feature; 0 for no limit.
+        withholds: False in eras from before doubtful texts were withheld from the model: there they were
+            refused, one feature of an event at a time.
+
+    Example:
+        >>> GuardSpec(categories=100).features
+        2000
     """
 
     features: int = 2_000

@@ -33,26 +33,34 @@ COMMAND: Final = "command"
 
 
 class ShardSpec(msgspec.Struct, frozen=True):
-    """What a step depends on besides its state; part of an era. `model_*` go into each prediction."""
+    """All that a step depends on besides the record and the state; part of an era.
+
+    Attributes:
+        model_name, model_version, revision: The model's name, version and revision; in each prediction.
+        event: The field mapping.
+        guard: Bounds of features; None in eras from before there was a guard.
+        control: The control topic, "" for none: its records are commands.
+        labels: The join of labels on a topic of their own; None for labels inside events.
+        scores: The rules of scoring; None for no scores, as in eras from before there were any.
+        horizon: The number of labels that a forecaster looks ahead.
+        prediction_bytes: The largest prediction that its topic takes, with its headers; None where that is no
+            less than any prediction's own limit.
+
+    Example:
+        >>> ShardSpec("logistic", "9f86d081", 1, EventSpec(label="y")).horizon
+        1
+    """
 
     model_name: str
     model_version: str
     revision: int
     event: EventSpec = EventSpec()
     guard: GuardSpec | None = GuardSpec()
-    """None in eras from before there was a guard: they are redone as they were lived."""
     control: str = ""
-    """The control topic: its records are commands."""
     labels: LabelSpec | None = None
-    """How labels are joined that come on a topic of their own."""
     scores: ScoresSpec | None = None
-    """None: no scores, as in eras from before there were any."""
     horizon: int = 1
-    """How many labels a forecaster looks ahead."""
     prediction_bytes: int | None = None
-    """The largest prediction that its topic takes, with its headers; None where that is no less than what is
-    published anyway.
-    """
 
 
 class Memory(msgspec.Struct):
