@@ -30,7 +30,7 @@ def test_the_first_interval_that_came_wins_wherever_several_overlap(life: list[A
         assert len(ours) == len(plain)
         for moment in range(-1, 45):
             holds = [item for start, end, item in plain if start <= moment < end]
-            assert ours.at(moment) == (holds[0] if holds else None)
+            assert ours.find(moment) == (holds[0] if holds else None)
     assert all((start, end) in ours for start, end, _ in plain)
 
 

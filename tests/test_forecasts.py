@@ -309,7 +309,7 @@ def test_waits_from_before_there_were_any_begin_anew() -> None:
     assert late is not None
     _, header, *pieces = late.pending.dump()
     names, lanes = msgspec.msgpack.decode(header)
-    old = msgspec.msgpack.encode([names, [[*lane[:4], lane[5]] for lane in lanes]])
+    old = msgspec.msgpack.encode([names, [lane[:5] for lane in lanes]])
     late.pending = type(late.pending)(False, late.pending._packer)
     late.pending.load(memoryview(b"".join([len(old).to_bytes(8, "big"), old, *pieces])), 1e12)
     service.event(3, {"n": 3})

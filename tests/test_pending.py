@@ -86,7 +86,7 @@ def test_events_are_taken_and_end_as_by_walking_through_all_of_them(by_time: boo
         elif what == "restart":
             ours = reloaded(ours, by_time)
         assert ours.count == len(plain.waiting)
-        assert set(ours._found) == {one[3][0] for one in plain.waiting}
+        assert set(ours._addresses) == {one[3][0] for one in plain.waiting}
 
 
 def comparisons_per_ending(count: int) -> float:
@@ -96,7 +96,7 @@ def comparisons_per_ending(count: int) -> float:
         pending.advance(("t", lane), 0.0, TTL_MS)
         for n in range(count):
             pending.add(("t", lane), ("g", float(n), 0, {}, [], None, ("t", lane, n)), 1.0)
-    places = pending._found["g"]
+    places = pending._addresses["g"]
     looked = 0
 
     class Counted(int):

@@ -32,7 +32,7 @@ class Intervals(Generic[Item]):
         self._painted: list[tuple[float, float, Item]] = []
         """Disjoint pieces in the order of time; `_filled` likewise."""
         self._strokes: list[tuple[int, int, list[tuple[float, float, Item]], tuple[float, float, Item]]] = []
-        """Place and number of a stroke's pieces, what they covered, and the interval; the oldest is last."""
+        """Index and number of a stroke's pieces, what they covered, and the interval; the oldest is last."""
         self._younger: list[tuple[float, float, Item]] = []
         self._filled: list[tuple[float, float, Item]] = []
         self._stretches: list[tuple[float, float]] = []
@@ -45,12 +45,12 @@ class Intervals(Generic[Item]):
         """Tell if there is an interval with exactly this start and end."""
         return span in self._spans
 
-    def at(self, moment: float) -> Item | None:
+    def find(self, moment: float) -> Item | None:
         """The item of the first interval that came and holds `moment`; None without one."""
         for pieces in (self._painted, self._filled):
-            place = bisect_right(pieces, moment, key=_start) - 1
-            if place >= 0 and moment < pieces[place][1]:
-                return pieces[place][2]
+            index = bisect_right(pieces, moment, key=_start) - 1
+            if index >= 0 and moment < pieces[index][1]:
+                return pieces[index][2]
         return None
 
     def add(self, start: float, end: float, item: Item) -> None:
@@ -79,8 +79,8 @@ class Intervals(Generic[Item]):
             for interval in reversed(self._younger):
                 self._paint(interval)
             self._younger, self._filled, self._stretches = [], [], []
-        place, count, covered, (start, end, item) = self._strokes.pop()
-        self._painted[place : place + count] = covered
+        index, count, covered, (start, end, item) = self._strokes.pop()
+        self._painted[index : index + count] = covered
         self._spans.discard((start, end))
         return item
 

@@ -1,15 +1,15 @@
 """Labels that come later than their events, on a topic of their own: read, joined, counted.
 
 An event that was predicted without a label waits in `core.labels.pending`, with the features as its model saw
-them and with what the scores need of the answers that were given then. A label finds it by id, by group, or
-by key and interval. A label that comes first waits for its event; what it found is remembered for a while, so
-that a second label for the same event is known to be one.
+them and the captured prediction. A label finds it by id, by group, or by key and interval. A label that comes
+first (early) waits for its event; the outcome of a join key is remembered for a while, so that a second label
+for the same event is known to be one.
 
 Invariants:
-- No clock but event time decides: the running maximum of event time per input partition ends the waiting of
-  its events, the largest of these that of early labels. On an idle stream nothing ends.
-- Bounded: events by `pending_max`, early labels and remembered names by the constants below; whatever falls
-  out is counted, and at most `DUE_PER_RECORD` events end with one record.
+- Event time decides, and no other clock: the running maximum of event time per input partition expires its
+  events, the largest of these expires early labels. On an idle stream nothing expires.
+- Bounded: events by `pending_max`, early labels and remembered join keys by the constants below; whatever
+  falls out is counted, and at most `DUE_PER_RECORD` events end with one record.
 - A label is learned for each event once.
 """
 
@@ -24,7 +24,7 @@ from streamlearn.core.events.event import Event, Label, Refusal
 from streamlearn.core.labels.intervals import Intervals
 from streamlearn.core.labels.lanes import UNDATED
 from streamlearn.core.labels.packing import Packer, PendingEvent
-from streamlearn.core.labels.pending import ALL, LEAP_MS, Pending, waiting_in
+from streamlearn.core.labels.pending import ALL, LEAP_MS, Pending, count_waiting
 from streamlearn.core.labels.record import EarlyLabel, LabelRecord, LabelSpec, join_name, label_reader, short
 from streamlearn.core.labels.stats import (
     ENDED,
@@ -40,10 +40,10 @@ from streamlearn.core.labels.stats import (
 from streamlearn.core.records import Record, RecordPlace, TopicPartition
 
 EARLY_MAX: Final = 100_000
-"""So many labels wait for their events; the oldest then counts as an orphan."""
+"""The most labels that wait for their events; beyond it the oldest counts as an orphan."""
 
 AHEAD_MAX: Final = 1_000
-"""Beyond so many events whose labels are still to come nothing is forecast."""
+"""The most events whose labels are still to come while something is forecast."""
 
 DUE_PER_RECORD: Final = 1_000
 
@@ -55,13 +55,13 @@ ReleasedEvent = tuple[dict[str, Any], list[Any] | None, RecordPlace]
 """An event that no longer waits: its features, its captured prediction, and the place of its record."""
 
 
-class _Saved(msgspec.Struct):
-    """All of the state but the events that wait. `format`: that of those, too."""
+class _State(msgspec.Struct):
+    """All of the state but the pending events. `format`: that of those, too."""
 
     join: str
     counts: Counts
     early: list[EarlyLabel]
-    settled: list[dict[str, int]]
+    settled: SettledNames
     delays: Durations
     orphans: Orphans
     format: int = 1
@@ -78,8 +78,8 @@ class LabelJoiner:
         self.counts = Counts()
         self.pending = Pending(spec.join == "interval", Packer(time_as))
         self._early: dict[str, EarlyLabel | Intervals[EarlyLabel]] = {}
-        """By join: the one label, or those of several intervals. All that wait stand in `_early_order`, the
-        oldest first, and those of intervals leave in that order alone.
+        """By join key: the one label, or those of several intervals. All that wait stand in `_early_order`,
+        the oldest first, and those of intervals leave in that order alone.
         """
         self._early_order: deque[EarlyLabel] = deque()
         self._early_count = 0
@@ -87,7 +87,7 @@ class LabelJoiner:
         self._delays = Durations()
         self._orphans = Orphans()
         self.has_news = False
-        """Whether `alert` is to be asked."""
+        """True if `alert` is to be asked."""
         self._read = label_reader(spec)
 
     # --- labels ---------------------------------------------------------------------------------------
@@ -99,8 +99,8 @@ class LabelJoiner:
     def join(
         self, label: LabelRecord, arrived_ms: int, limit: int = ALL
     ) -> tuple[str, list[ReleasedEvent], bool]:
-        """What a label is (`label.joined`, `.early`, `.duplicate`, `.late`), at most `limit` of the events to
-        learn it, and whether `more` has others.
+        """Join a label: its outcome (`label.joined`, `.early`, `.duplicate`, `.late`), at most `limit` of the
+        events to learn it, and True if `more` has others.
         """
         counts = self.counts
         counts.records += 1
@@ -117,7 +117,7 @@ class LabelJoiner:
             else:
                 self._add_early(label, arrived_ms, used=True)
             return "label.joined", events, goes_on
-        state = self._settled.get(_remembered_name(label, interval))
+        state = self._settled.get(_settled_name(label, interval))
         if state == JOINED:
             counts.duplicate += 1
             return "label.duplicate", [], False
@@ -137,11 +137,11 @@ class LabelJoiner:
         return [self._learnt(event, label, arrived_ms) for event in events], goes_on
 
     def knows(self, join: str) -> bool:
-        """Whether an event or a label of this name waits."""
+        """Tell if an event or a label with this join key waits."""
         return join in self._early or join in self.pending
 
     def let_go(self, label: LabelRecord, arrived_ms: int) -> list[RecordPlace]:
-        """Take whatever events a label is still about, to be learned by nobody: their places."""
+        """Drop the events that a label is still about: nobody learns them. Their places."""
         places, goes_on = list[RecordPlace](), True
         while goes_on:
             events, goes_on = self.more(label, arrived_ms, DUE_PER_RECORD)
@@ -149,12 +149,12 @@ class LabelJoiner:
         return places
 
     def is_early(self, label: LabelRecord) -> bool:
-        """Whether a label for the same name (and interval) waits for events, or for more of them."""
-        known = self._early.get(label.join)
-        if known is None:
+        """True if a label with the same join key (and interval) waits for events, or for more of them."""
+        early = self._early.get(label.join)
+        if early is None:
             return False
         span = (label.start_ms, label.end_ms)
-        return span in known if isinstance(known, Intervals) else span == _span(known)
+        return span in early if isinstance(early, Intervals) else span == _span(early)
 
     def _learnt(self, event: PendingEvent, label: LabelRecord, arrived_ms: int) -> ReleasedEvent:
         _join, time_ms, event_arrived_ms, x, captured, _ts, place = event
@@ -165,7 +165,7 @@ class LabelJoiner:
     # --- events ---------------------------------------------------------------------------------------
 
     def advance(self, source: TopicPartition, time_ms: float) -> bool:
-        """Move the clock to an event's time. Whether events or early labels are due: then call `expire`."""
+        """Move the clock to an event's time. True if events or early labels are due: then call `expire`."""
         early = self._early_order
         while early and early[0].gone:  # a state from bytes never had them, and must answer the same
             early.popleft()
@@ -176,13 +176,13 @@ class LabelJoiner:
         newest_ms = self.pending.newest_ms
         if newest_ms < before_ms or newest_ms > before_ms + max(self.spec.ttl_ms, LEAP_MS):
             # Nothing tells whether labels came before a gap in time, or after it: they wait from now on.
-            for one in early:
-                one.deadline_ms = newest_ms + self.spec.early_ttl_ms
+            for waiting in early:
+                waiting.deadline_ms = newest_ms + self.spec.early_ttl_ms
         return expire or newest_ms > early[0].deadline_ms
 
     def expire(self, source: TopicPartition, limit: int = DUE_PER_RECORD) -> tuple[list[ReleasedEvent], bool]:
-        """End the waiting of events and labels whose time is up: at most `limit` events, and whether there
-        are more.
+        """Expire pending events and early labels past their deadline; return at most `limit` expired events,
+        and True if there are more.
         """
         while self._early_order and (
             self._early_order[0].gone or self.pending.newest_ms > self._early_order[0].deadline_ms
@@ -199,8 +199,8 @@ class LabelJoiner:
         return x, captured, place
 
     def find_label(self, event: Event, arrived_ms: int) -> tuple[Label | None, LabelRecord | None]:
-        """The label inside `event`, or one that waits for it and is joined by that; None without either. And
-        the label that waited: it is a duplicate where the event brings its own.
+        """Find an event's label: the one inside it, or an early one, which is joined by that; None without
+        either. And the early label: it is a duplicate where the event brings its own.
         """
         if event.y is not None:
             return event.y, self._brings_its_own(event)
@@ -221,18 +221,18 @@ class LabelJoiner:
         return label.y, label
 
     def early_for(self, event: Event) -> EarlyLabel | None:
-        """The label that waits for this event; of several intervals the one that came first."""
+        """Find the early label of this event; of several intervals the one that came first."""
         join = join_name(self.spec.join, event)
-        known = self._early.get(join) if join is not None else None
-        if isinstance(known, Intervals):
-            return known.at(event.time_ms)
-        if known is None or self.spec.join != "interval":
-            return known
-        return known if known.label.holds_at(event.time_ms) else None
+        early = self._early.get(join) if join is not None else None
+        if isinstance(early, Intervals):
+            return early.find(event.time_ms)
+        if early is None or self.spec.join != "interval":
+            return early
+        return early if early.label.holds_at(event.time_ms) else None
 
     def _brings_its_own(self, event: Event) -> LabelRecord | None:
-        """An event came with its label inside: another label that names it by its id is a second one. The
-        one that waited, if there is one.
+        """Note that an event came with its label inside: another label for its id is a duplicate. The early
+        one, if there is one.
         """
         if self.spec.join != "id":
             return None
@@ -251,24 +251,23 @@ class LabelJoiner:
         return self.pending.expected(AHEAD_MAX, features)
 
     def add(self, event: Event, record: Record, captured: list[Any]) -> Sequence[RecordPlace] | None:
-        """Keep a predicted event until its label comes: whose waiting ends, since too many wait. None for one
-        that no label can name.
+        """Let a predicted event wait for its label; the places of events that are dropped for it, since too
+        many wait. None for an event without a join key.
         """
         join = join_name(self.spec.join, event)
         if join is None:
             self.counts.events_unnamed += 1
             return None
-        place = record.place
-        kept = (join, event.time_ms, record.timestamp_ms, event.x, captured, event.ts, place)
-        self.pending.add(place[:2], kept, self.spec.ttl_ms)
-        over = self.pending.count - self.spec.pending_max
-        if over <= 0:
+        waiting = (join, event.time_ms, record.timestamp_ms, event.x, captured, event.ts, record.place)
+        self.pending.add((record.topic, record.partition), waiting, self.spec.ttl_ms)
+        excess = self.pending.count - self.spec.pending_max
+        if excess <= 0:
             return ()
-        dropped = min(over, DUE_PER_RECORD)  # one, but after a restart with a smaller limit
+        dropped = min(excess, DUE_PER_RECORD)  # one, but after a restart with a smaller limit
         self.counts.events_dropped += dropped
         return [self._end(self.pending.dropped())[2] for _ in range(dropped)]
 
-    # --- early labels and remembered names ------------------------------------------------------------
+    # --- early labels and remembered join keys ------------------------------------------------------------
 
     def _add_early(self, label: LabelRecord, arrived_ms: int, used: bool) -> None:
         newest_ms = self.pending.newest_ms
@@ -280,21 +279,21 @@ class LabelJoiner:
         while self._early_count > EARLY_MAX:
             self._forget(self._early_order.popleft())
         if len(self._early_order) > 2 * EARLY_MAX:
-            self._early_order = deque(one for one in self._early_order if not one.gone)
+            self._early_order = deque(early for early in self._early_order if not early.gone)
 
     def _note(self, early: EarlyLabel) -> None:
-        """Let a label be found by its name."""
+        """Let a label be found by its join key."""
         join = early.label.join
-        known = self._early.get(join)
-        if known is None:
+        others = self._early.get(join)
+        if others is None:
             self._early[join] = early
             return
         assert self.spec.join == "interval", "a second label for an id or a group is a duplicate"
-        if isinstance(known, EarlyLabel):
+        if isinstance(others, EarlyLabel):
             self._early[join] = several = Intervals[EarlyLabel]()
-            several.add(*_span(known), known)
-            known = several
-        known.add(*_span(early), early)
+            several.add(*_span(others), others)
+            others = several
+        others.add(*_span(early), early)
 
     def _forget(self, early: EarlyLabel) -> None:
         if early.gone:
@@ -302,17 +301,17 @@ class LabelJoiner:
         early.gone = True
         self._early_count -= 1
         label = early.label
-        known = self._early[label.join]
-        if isinstance(known, Intervals):
-            oldest = known.pop()
+        waiting = self._early[label.join]
+        if isinstance(waiting, Intervals):
+            oldest = waiting.pop()
             assert oldest is early, "labels of intervals leave in the order in which they came"
-        if not isinstance(known, Intervals) or not known:
+        if not isinstance(waiting, Intervals) or not waiting:
             del self._early[label.join]
         if not early.used:
             self.counts.orphan += 1
             self._ended(0, 1)
             return
-        self._settled.note(_remembered_name(label, self.spec.join == "interval"), JOINED)
+        self._settled.note(_settled_name(label, self.spec.join == "interval"), JOINED)
 
     def _ended(self, joined: int, orphans: int) -> None:
         counts = self._orphans
@@ -321,10 +320,10 @@ class LabelJoiner:
         if counts.joined + counts.orphans >= ORPHANS_OF:
             self.has_news = True
 
-    # --- what is told ---------------------------------------------------------------------------------
+    # --- reports --------------------------------------------------------------------------------------
 
     def alert(self) -> dict[str, Any] | None:
-        """What is to be told about the share of orphans, when that has changed; see `Orphans.alert`."""
+        """The alert about the share of orphans, when that has changed; see `Orphans.alert`."""
         self.has_news = False
         return self._orphans.alert(self.spec.orphans_max_share, self.spec.topic, self.spec.join)
 
@@ -333,7 +332,7 @@ class LabelJoiner:
         counts = self.counts
         return {
             "pending": self.pending.count,
-            "early_waiting": sum(1 for one in self._early_order if not one.gone and not one.used),
+            "early_waiting": sum(not (early.gone or early.used) for early in self._early_order),
             **msgspec.to_builtins(counts),
             "delay_s": delay_report(self._delays),
         }
@@ -342,23 +341,22 @@ class LabelJoiner:
 
     def dump(self) -> list[bytes]:
         """The state as pieces, most of which are referred to and not copied."""
-        early = [one for one in self._early_order if not one.gone]
-        saved = _Saved(
+        state = _State(
             join=self.spec.join,
             counts=self.counts,
-            early=early,
-            settled=self._settled.generations,
+            early=[early for early in self._early_order if not early.gone],
+            settled=self._settled,
             delays=self._delays,
             orphans=self._orphans,
             format=_FORMAT,
         )
-        head = msgspec.msgpack.encode(saved)
+        head = msgspec.msgpack.encode(state)
         return [len(head).to_bytes(8, "big"), head, *self.pending.dump()]
 
     def load(self, data: bytes, scored: bool = True) -> None:
-        """Take over what `dump` gave, joined; this object must be new. `scored`: the scores go on, too; else
-        what was foreseen for older ones is let go. Raises `ValueError`. Events and labels that were joined
-        in another way than now are let go and counted.
+        """Take over a `dump`, joined; this object must be new. `scored`: the scores go on, too; else the
+        captured predictions are dropped. Raises `ValueError`. Events and labels that were joined in another
+        way than now are dropped and counted.
         """
         view = memoryview(data)
         end = 8 + int.from_bytes(view[:8], "big")
@@ -369,32 +367,32 @@ class LabelJoiner:
                     f"waiting events of format {written}, where this version has {_FORMAT}: made again from "
                     "the journal where that is whole, else begin a new one: `streamlearn reset`"
                 )
-            saved = msgspec.msgpack.decode(view[8:end], type=_Saved)
-            self.counts, self._delays = saved.counts, saved.delays
-            if saved.join != self.spec.join:
-                self.counts.events_dropped += waiting_in(view[end:])
-                self.counts.orphan += sum(1 for one in saved.early if not one.used)
+            state = msgspec.msgpack.decode(view[8:end], type=_State)
+            self.counts, self._delays = state.counts, state.delays
+            if state.join != self.spec.join:
+                self.counts.events_dropped += count_waiting(view[end:])
+                self.counts.orphan += sum(not early.used for early in state.early)
                 return
             self.pending.load(view[end:], self.spec.ttl_ms)
             if not scored:
                 self.pending.forget_captured()
         except _BROKEN as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        self._orphans = saved.orphans
+        self._orphans = state.orphans
         self._ended(0, 0)
-        self._settled = SettledNames(saved.settled)
-        self._early_order = deque(saved.early)
-        self._early_count = len(saved.early)
+        self._settled = state.settled
+        self._early_order = deque(state.early)
+        self._early_count = len(state.early)
         newest_ms = self.pending.newest_ms
-        for one in saved.early:
+        for early in state.early:
             if newest_ms != -NEVER:
-                one.deadline_ms = min(one.deadline_ms, newest_ms + self.spec.early_ttl_ms)
-            self._note(one)
+                early.deadline_ms = min(early.deadline_ms, newest_ms + self.spec.early_ttl_ms)
+            self._note(early)
 
 
 def _span(early: EarlyLabel) -> tuple[float, float]:
     return early.label.start_ms, early.label.end_ms
 
 
-def _remembered_name(label: LabelRecord, interval: bool) -> str:
+def _settled_name(label: LabelRecord, interval: bool) -> str:
     return f"{label.join} {label.start_ms!r} {label.end_ms!r}" if interval else label.join

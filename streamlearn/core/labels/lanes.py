@@ -22,7 +22,7 @@ UNDATED: Final = 1e300
 """The deadline of an event that came before any time was known; it has a real one as soon as one is."""
 
 LABELS_SEEN: Final = 100
-"""Before so many labels have come, any event may still get one."""
+"""The number of labels before which any event may still get one."""
 
 LABELS_KEPT: Final = 1_000
 """The longest wait for a label is that of the last so many to twice as many labels."""
@@ -53,53 +53,53 @@ class Segment:
 
     def _keep(self, packed: list[bytes]) -> None:
         """Make it one piece; dead events take no bytes in it."""
-        self._hold(b"".join(packed), _ends_of(packed), self.deadlines.tobytes())
+        self._refer_to(b"".join(packed), _cumulative_ends(packed), self.deadlines.tobytes())
         self.pieces = []
 
-    def _hold(self, packed: bytes, ends: bytes, deadlines: bytes) -> None:
+    def _refer_to(self, packed: bytes, ends: bytes, deadlines: bytes) -> None:
         """Refer to bytes that never change, so that a snapshot can refer to them too."""
         self.packed = packed
         self.ends = memoryview(ends).cast("I")
         self.deadlines = memoryview(deadlines).cast("d")
 
-    def bytes_of(self, place: int) -> bytes:
-        """Of a packed segment."""
+    def packed_event(self, slot: int) -> bytes:
+        """The bytes of an event in a packed segment."""
         assert self.packed is not None
-        return self.packed[self.ends[place - 1] if place else 0 : self.ends[place]]
+        return self.packed[self.ends[slot - 1] if slot else 0 : self.ends[slot]]
 
-    def look(self, place: int) -> PendingEvent:
-        """The event at a place that is alive."""
+    def look(self, slot: int) -> PendingEvent:
+        """The event in a slot that is alive."""
         if self.packed is not None:
-            return self.packer.unpack(self.bytes_of(place), self.source)
-        young = self.pieces[place]
+            return self.packer.unpack(self.packed_event(slot), self.source)
+        young = self.pieces[slot]
         assert young is not None, "an event is removed once"
         return young
 
-    def remove(self, place: int) -> PendingEvent:
-        """The event at a place, which is no longer alive then."""
-        event = self.look(place)
-        self.alive[place] = 0
+    def remove(self, slot: int) -> PendingEvent:
+        """Remove and return the event in a slot."""
+        event = self.look(slot)
+        self.alive[slot] = 0
         self.live -= 1
         if self.packed is None:
-            self.pieces[place] = None
-        elif self.live in (512, 256, 64, 16):  # a few stragglers must not keep what all of them took
-            self._keep([self.bytes_of(n) if lives else b"" for n, lives in enumerate(self.alive)])
+            self.pieces[slot] = None
+        elif self.live in (512, 256, 64, 16):  # compact, so that few live events do not pin the memory of all
+            self._keep([self.packed_event(n) if lives else b"" for n, lives in enumerate(self.alive)])
         return event
 
     def end_by(self, latest_ms: float) -> None:
         """Bring deadlines forward that were given when events were to wait longer."""
         if len(self.deadlines) and self.deadlines[-1] > latest_ms:
-            sooner = array("d", (min(one, latest_ms) for one in self.deadlines))
+            sooner = array("d", (min(deadline_ms, latest_ms) for deadline_ms in self.deadlines))
             self.deadlines = sooner if self.packed is None else memoryview(sooner.tobytes()).cast("d")
 
-    def put_off(self, place: int, deadline_ms: float) -> None:
+    def put_off(self, slot: int, deadline_ms: float) -> None:
         """Give an event another deadline."""
         if self.packed is not None:
             deadlines = array("d", self.deadlines)
-            deadlines[place] = deadline_ms
+            deadlines[slot] = deadline_ms
             self.deadlines = memoryview(deadlines.tobytes()).cast("d")
         else:
-            self.deadlines[place] = deadline_ms
+            self.deadlines[slot] = deadline_ms
 
     def forget_captured(self) -> None:
         """Go on without what scoring would have needed."""
@@ -114,19 +114,19 @@ class Segment:
         if self.packed is not None:
             return self.packed, self.ends.obj, self.deadlines.obj, bytes(self.alive)
         pieces = self._each_packed()
-        return b"".join(pieces), _ends_of(pieces), self.deadlines.tobytes(), bytes(self.alive)
+        return b"".join(pieces), _cumulative_ends(pieces), self.deadlines.tobytes(), bytes(self.alive)
 
     @classmethod
-    def of(cls, parts: list[bytes], packer: Packer, source: TopicPartition) -> "Segment":
+    def from_parts(cls, parts: list[bytes], packer: Packer, source: TopicPartition) -> "Segment":
         """The inverse of `parts`."""
         segment = cls(packer, source)
         packed, ends, deadlines, alive = parts
         segment.alive = bytearray(alive)
         segment.live = sum(alive)
-        segment._hold(packed, ends, deadlines)
+        segment._refer_to(packed, ends, deadlines)
         if len(alive) < SEGMENT:
             segment.pieces = [
-                segment.packer.unpack(segment.bytes_of(n), source) if lives else None
+                segment.packer.unpack(segment.packed_event(n), source) if lives else None
                 for n, lives in enumerate(alive)
             ]
             segment.packed = None
@@ -135,43 +135,45 @@ class Segment:
 
 
 def _uncaptured(event: PendingEvent) -> PendingEvent:
-    join, time_ms, arrived_ms, x, _guess, ts, place = event
-    return join, time_ms, arrived_ms, x, None, ts, place
+    join, time_ms, arrived_ms, x, _guess, ts, slot = event
+    return join, time_ms, arrived_ms, x, None, ts, slot
 
 
-def _ends_of(pieces: list[bytes]) -> bytes:
+def _cumulative_ends(pieces: list[bytes]) -> bytes:
     return array("I", accumulate(map(len, pieces))).tobytes()
 
 
 class Waits(msgspec.Struct, array_like=True):
-    """How long labels let events of a lane wait, counted in places of events that came after them."""
+    """Statistics of how long events of a lane wait for labels, counted in events that came after them."""
 
     labels: int = 0
     """Labels since `longest` began anew."""
     longest: int = 0
     longest_before: int = 0
-    settled: bool = False
-    """Whether `LABELS_SEEN` labels have come."""
+    warm: bool = False
+    """True once `LABELS_SEEN` labels have come."""
     newest: int = 0
-    """The place of the newest event that has its label."""
+    """The position of the newest event that has its label."""
 
-    def note(self, place: int, behind: int) -> None:
-        """A label has come for the event at `place`; the next event to wait will stand at `behind`."""
-        self.newest = max(self.newest, place)
-        self.longest = max(self.longest, behind - place)
+    def note(self, position: int, next_position: int) -> None:
+        """Count the label of the event at `position`; the next event that waits will stand at
+        `next_position`.
+        """
+        self.newest = max(self.newest, position)
+        self.longest = max(self.longest, next_position - position)
         self.labels += 1
         if self.labels >= LABELS_SEEN:
-            self.settled = True
+            self.warm = True
         if self.labels >= LABELS_KEPT:
             self.labels, self.longest, self.longest_before = 0, 0, self.longest
 
-    def expected_from(self, behind: int) -> int:
-        """Events before this place get no label any more, as far as can be seen: a later one has its own, and
-        no label has come so late.
+    def expected_from(self, next_position: int) -> int:
+        """The first position that may still get a label: a later event has its own, and no label has come so
+        late for the ones before.
         """
-        if not self.settled:
+        if not self.warm:
             return 0
-        return min(self.newest, behind - max(self.longest, self.longest_before))
+        return min(self.newest, next_position - max(self.longest, self.longest_before))
 
 
 class Lane:
@@ -195,20 +197,20 @@ class Lane:
         but more than `limit`.
         """
         first = max(self.head, self.waits.expected_from(self.next))
-        found: list[list[tuple[Segment, int]]] = []
-        for at in reversed(self.segments):
-            if (at + 1) * SEGMENT <= first or sum(map(len, found)) > limit:
+        by_segment: list[list[tuple[Segment, int]]] = []
+        for number in reversed(self.segments):
+            if (number + 1) * SEGMENT <= first or sum(map(len, by_segment)) > limit:
                 break
-            segment, places = self.segments[at], []
-            place = segment.alive.find(1, max(first - at * SEGMENT, 0))
-            while place >= 0:
-                places.append((segment, place))
-                place = segment.alive.find(1, place + 1)
-            found.append(places)
-        return [event for places in reversed(found) for event in places]
+            segment, events = self.segments[number], []
+            slot = segment.alive.find(1, max(first - number * SEGMENT, 0))
+            while slot >= 0:
+                events.append((segment, slot))
+                slot = segment.alive.find(1, slot + 1)
+            by_segment.append(events)
+        return [event for events in reversed(by_segment) for event in events]
 
     def deadline(self, ttl_ms: float) -> float:
-        """That of an event which comes now."""
+        """The deadline of an event that comes now."""
         return UNDATED if self.clock.now_ms == -NEVER else self.clock.now_ms + ttl_ms
 
     def end_by(self, latest_ms: float) -> None:
@@ -221,11 +223,11 @@ class Lane:
         """Let the newest events, which were later than `after_ms` and so ahead of the clock, wait until
         `deadline_ms`: the clock has followed them.
         """
-        for at in range(self.next - 1, max(self.head, self.next - AHEAD_MAX) - 1, -1):
-            segment, place = self.segments.get(at // SEGMENT), at % SEGMENT
-            if segment is None or (segment.alive[place] and segment.look(place)[1] <= after_ms):
+        for position in range(self.next - 1, max(self.head, self.next - AHEAD_MAX) - 1, -1):
+            segment, slot = self.segments.get(position // SEGMENT), position % SEGMENT
+            if segment is None or (segment.alive[slot] and segment.look(slot)[1] <= after_ms):
                 return
-            segment.put_off(place, deadline_ms)
+            segment.put_off(slot, deadline_ms)
 
     def oldest(self) -> float:
         """The deadline of the oldest event that waits; moves the head there."""
@@ -234,10 +236,10 @@ class Lane:
             if segment is None:
                 self.head = (self.head // SEGMENT + 1) * SEGMENT
                 continue
-            place = segment.alive.find(1, self.head % SEGMENT)
-            if place >= 0:
-                self.head += place - self.head % SEGMENT
-                self.due_ms = segment.deadlines[place]
+            slot = segment.alive.find(1, self.head % SEGMENT)
+            if slot >= 0:
+                self.head += slot - self.head % SEGMENT
+                self.due_ms = segment.deadlines[slot]
                 return self.due_ms
             self.head = min((self.head // SEGMENT + 1) * SEGMENT, self.next)
         self.due_ms = NEVER

@@ -43,7 +43,8 @@ class Packer:
     def __init__(self, time_as: str) -> None:
         self._time_as = time_as
         self._numbers: dict[tuple[str, ...], int] = {}
-        self._names: list[tuple[str, ...]] = []
+        self.names: list[tuple[str, ...]] = []
+        """The table of names that stand together; packed events refer to it."""
 
     def pack(self, event: PendingEvent) -> bytes:
         """The event in bytes; of its place only the offset, because a lane is one partition."""
@@ -52,9 +53,9 @@ class Packer:
         shape: int | tuple[str, ...] | None = self._numbers.get(names)
         if shape is None:
             shape = names
-            if len(self._names) < SHAPES_MAX:
-                shape = self._numbers[names] = len(self._names)
-                self._names.append(names)
+            if len(self.names) < SHAPES_MAX:
+                shape = self._numbers[names] = len(self.names)
+                self.names.append(names)
         if self._time_as:
             values = [None if name == self._time_as else value for name, value in x.items()]
             return _pack((join, time_ms, arrived_ms, shape, values, captured, offset, ts))
@@ -64,16 +65,12 @@ class Packer:
         """The inverse of `pack`; `source` is the partition of the event."""
         join, time_ms, arrived_ms, shape, values, captured, offset, *moment = _unpack(data)
         ts = moment[0] if moment else None
-        x = dict(zip(self._names[shape] if type(shape) is int else shape, values, strict=True))
+        x = dict(zip(self.names[shape] if type(shape) is int else shape, values, strict=True))
         if self._time_as in x:
             x[self._time_as] = moment_of(ts, time_ms)
         return join, time_ms, arrived_ms, x, captured, ts, (*source, offset)
 
-    def saved(self) -> list[tuple[str, ...]]:
-        """The table of names."""
-        return self._names
-
-    def restore(self, names: list[list[str]]) -> None:
-        """Take over the table of names that was saved with packed events."""
-        self._names = [tuple(one) for one in names]
-        self._numbers = {one: n for n, one in enumerate(self._names)}
+    def load(self, names: list[tuple[str, ...]]) -> None:
+        """Take over the `names` of the packer that packed the events."""
+        self.names = names
+        self._numbers = {shape: number for number, shape in enumerate(names)}

@@ -1,11 +1,11 @@
-"""Events that wait for their label, packed: found by what a label names them by, and forgotten in order.
+"""Events that wait for their label, packed: found by their join key, and expired in order.
 
-What it owns: a lane of events per input partition (`core.labels.lanes`), and where in them those of a name
-stand.
+What it owns: a lane of events per input partition (`core.labels.lanes`), and the addresses of the events of
+each join key: lane and position in it.
 
 Invariants:
-- `_found` names every event that waits. Everything is a function of the calls, in their order.
-- No call takes longer because more events wait: one that ends is only counted off from its list of places,
+- `_addresses` finds every event that waits. Everything is a function of the calls, in their order.
+- No call takes longer because more events wait: one that ends is only counted off from its list of addresses,
   which is swept when half of it has ended.
 """
 
@@ -24,18 +24,19 @@ from streamlearn.core.records import TopicPartition
 _LANE_BITS: Final = 20
 _LANE_MASK: Final = (1 << _LANE_BITS) - 1
 _SWEPT_FROM: Final = 4
-"""A list of places is not swept for fewer that have ended."""
+"""A list of addresses is not swept for fewer that have ended."""
 
 LEAP_MS: Final = 3_600_000.0
-"""By more than that, and than events wait, a partition's time goes on only when two events agree."""
+"""A partition's time goes on by more than this, and than events wait, only when two events agree."""
 
 ALL: Final = 1 << 62
 """A limit that is none."""
 
 
-class _Places:
-    """Places of the events that one name finds, or (time, place) of those by time, in order. `ended`: so many
-    of them are no longer there. `falls`: whether they stand the other way round, for `take` to pop them.
+class _Addresses:
+    """Addresses of the events of one join key, or (time, address) of those by time, in order. `ended`: the
+    number of them that no longer wait. `falls`: True while they stand in falling order, for `take` to pop
+    them.
     """
 
     __slots__ = ("ended", "falls", "items")
@@ -44,6 +45,27 @@ class _Places:
         self.items = items
         self.ended = 0
         self.falls = False
+
+
+class _LaneState(msgspec.Struct, array_like=True):
+    """A lane in the header; `segments`: number and the sizes of the four parts of each."""
+
+    topic: str
+    partition: int
+    clock: Clock
+    next: int
+    segments: list[tuple[int, tuple[int, int, int, int]]]
+    waits: Waits = msgspec.field(default_factory=Waits)
+
+
+class _State(msgspec.Struct, array_like=True):
+    """The header of a dump: the packer's names, and the lanes."""
+
+    names: list[tuple[str, ...]]
+    lanes: list[_LaneState]
+
+
+_decode_header: Final = msgspec.msgpack.Decoder(_State).decode
 
 
 class Pending:
@@ -55,12 +77,12 @@ class Pending:
         self._by_time = by_time
         self._by_source: dict[TopicPartition, Lane] = {}
         self._lanes: list[Lane] = []
-        self._found: dict[str, Any] = {}
-        """By join: the one place, or `_Places`; by time: always these."""
+        self._addresses: dict[str, Any] = {}
+        """By join key: the one address, or `_Addresses`; by time: always these."""
 
     def advance(self, source: TopicPartition, time_ms: float, ttl_ms: float) -> bool:
         """Move the clock of a partition to an event's time, as `Clock.advance` does: a leap of more than
-        `ttl_ms` and an hour needs a second event. Whether something in the partition is due now.
+        `ttl_ms` and an hour needs a second event. True if something in the partition is due now.
         """
         lane = self._by_source.get(source)
         if lane is None:
@@ -94,11 +116,11 @@ class Pending:
     def add(self, source: TopicPartition, event: PendingEvent, ttl_ms: float) -> None:
         """Let an event wait until its partition's clock is `ttl_ms` further. `advance` was called for it."""
         lane = self._by_source[source]
-        at = lane.next
-        lane.next = at + 1
+        position = lane.next
+        lane.next = position + 1
         segment = lane.tail
-        if at % SEGMENT == 0:
-            segment = lane.tail = lane.segments[at // SEGMENT] = Segment(self._packer, source)
+        if position % SEGMENT == 0:
+            segment = lane.tail = lane.segments[position // SEGMENT] = Segment(self._packer, source)
         segment.pieces.append(event)
         deadline_ms = lane.deadline(ttl_ms)
         segment.deadlines.append(deadline_ms)
@@ -108,62 +130,62 @@ class Pending:
             lane.due_ms = deadline_ms
         if lane.next % SEGMENT == 0:
             segment.seal()
-        place = at << _LANE_BITS | lane.number
-        if event[0] in self._found or self._by_time:
-            self._note(event[0], event[1], place)
+        address = position << _LANE_BITS | lane.number
+        if event[0] in self._addresses or self._by_time:
+            self._note(event[0], event[1], address)
         else:
-            self._found[event[0]] = place
+            self._addresses[event[0]] = address
         self.count += 1
 
     def __contains__(self, join: str) -> bool:
-        """Whether an event waits that labels name by `join`."""
-        return join in self._found
+        """Tell if an event with this join key waits."""
+        return join in self._addresses
 
     def take(self, join: str, limit: int = ALL) -> tuple[list[PendingEvent], bool]:
-        """Remove and return the events that a label names by `join`, by their places in their partitions: at
-        most `limit`, and whether there are more.
+        """Remove and return the events with this join key, in the order of their positions: at most `limit`;
+        True if there are more.
         """
-        places = self._found.get(join)
-        if places is None:
+        addresses = self._addresses.get(join)
+        if addresses is None:
             return [], False
-        if type(places) is int:
-            del self._found[join]
-            return [self._labelled(places)], False
-        if not places.falls:
-            places.items.sort(reverse=True)
-            places.falls = True
-        taken: list[PendingEvent] = []
-        while places.items and len(taken) < limit:
-            place = places.items.pop()
-            if self._is_there(place):
-                taken.append(self._labelled(place))
+        if type(addresses) is int:
+            del self._addresses[join]
+            return [self._labelled(addresses)], False
+        if not addresses.falls:
+            addresses.items.sort(reverse=True)
+            addresses.falls = True
+        events: list[PendingEvent] = []
+        while addresses.items and len(events) < limit:
+            address = addresses.items.pop()
+            if self._is_alive(address):
+                events.append(self._labelled(address))
             else:
-                places.ended -= 1
-        return taken, self._goes_on(join, places)
+                addresses.ended -= 1
+        return events, self._has_events(join, addresses)
 
     def take_between(
         self, join: str, start_ms: float, end_ms: float, limit: int = ALL
     ) -> tuple[list[PendingEvent], bool]:
         """As `take`, the events of `join` with `start_ms <= time < end_ms`, by time."""
-        timed = self._found.get(join)
+        timed = self._addresses.get(join)
         if timed is None:
             return [], False
         items = timed.items
         first, last = bisect_left(items, (start_ms, -1)), bisect_left(items, (end_ms, -1))
-        taken: list[PendingEvent] = []
-        at = first
-        while at < last:
-            place = items[at][1]
-            if not self._is_there(place):
+        events: list[PendingEvent] = []
+        index = first
+        while index < last:
+            address = items[index][1]
+            if not self._is_alive(address):
                 timed.ended -= 1
-            elif len(taken) < limit:
-                taken.append(self._labelled(place))
+            elif len(events) < limit:
+                events.append(self._labelled(address))
             else:
                 break
-            at += 1
-        del items[first:at]
-        self._goes_on(join, timed)
-        return taken, at < last
+            index += 1
+        del items[first:index]
+        self._has_events(join, timed)
+        return events, index < last
 
     def labelled_at_once(self, source: TopicPartition) -> None:
         """Note that an event of this partition came with its label. `advance` was called for it."""
@@ -180,88 +202,90 @@ class Pending:
             return None
         if not features:
             return [{}] * waiting
-        events = [[segment.look(place) for segment, place in lane] for lane in lanes if lane]
+        events = [[segment.look(slot) for segment, slot in lane] for lane in lanes if lane]
         return [{**event[3]} for event in merge(*events, key=_time_ms)]
 
     def expire(self, source: TopicPartition, limit: int) -> tuple[list[PendingEvent], bool]:
-        """Remove and return the events whose time is up in this partition: at most `limit`, and whether there
+        """Remove and return the events of this partition past their deadline: at most `limit`; True if there
         are more.
         """
         lane = self._by_source[source]
-        found: list[PendingEvent] = []
+        expired: list[PendingEvent] = []
         while more := lane.clock.now_ms > lane.oldest():
-            if len(found) == limit:
+            if len(expired) == limit:
                 break
-            found.append(self._pop(lane))
-        return found, more
+            expired.append(self._pop(lane))
+        return expired, more
 
     def dropped(self) -> PendingEvent:
         """Remove and return the event nearest to its deadline, as when too many wait."""
         return self._pop(min(self._lanes, key=Lane.oldest))
 
     def forget_captured(self) -> None:
-        """The scores begin anew: what was foreseen for the old ones means nothing to them."""
+        """Drop the captured predictions: they mean nothing to scores that begin anew."""
         for lane in self._lanes:
             for segment in lane.segments.values():
                 segment.forget_captured()
 
     def _pop(self, lane: Lane) -> PendingEvent:
         """Remove the event at the head of `lane`."""
-        place = lane.head << _LANE_BITS | lane.number
-        event = self._removed(place)
+        address = lane.head << _LANE_BITS | lane.number
+        event = self._removed(address)
         join = event[0]
-        places = self._found[join]
-        if type(places) is int:
-            del self._found[join]
+        addresses = self._addresses[join]
+        if type(addresses) is int:
+            del self._addresses[join]
             return event
-        places.ended += 1
-        if self._goes_on(join, places) and places.ended > max(_SWEPT_FROM, len(places.items) // 2):
+        addresses.ended += 1
+        if self._has_events(join, addresses) and addresses.ended > max(
+            _SWEPT_FROM, len(addresses.items) // 2
+        ):
             timed = self._by_time
-            places.items = [one for one in places.items if self._is_there(one[1] if timed else one)]
-            places.ended = 0
+            addresses.items = [item for item in addresses.items if self._is_alive(item[1] if timed else item)]
+            addresses.ended = 0
         return event
 
-    def _goes_on(self, join: str, places: _Places) -> bool:
-        """Whether any of these events waits; else their name is forgotten."""
-        if places.ended < len(places.items):
+    def _has_events(self, join: str, addresses: _Addresses) -> bool:
+        """True if any of these events waits; else their join key is forgotten."""
+        if addresses.ended < len(addresses.items):
             return True
-        del self._found[join]
+        del self._addresses[join]
         return False
 
-    def _is_there(self, place: int) -> bool:
-        """Whether the event of a place still waits; no place is ever given again."""
-        at = place >> _LANE_BITS
-        segment = self._lanes[place & _LANE_MASK].segments.get(at // SEGMENT)
-        return segment is not None and bool(segment.alive[at % SEGMENT])
+    def _is_alive(self, address: int) -> bool:
+        """True if the event of an address still waits; no address is ever given again."""
+        position = address >> _LANE_BITS
+        segment = self._lanes[address & _LANE_MASK].segments.get(position // SEGMENT)
+        return segment is not None and bool(segment.alive[position % SEGMENT])
 
-    def _note(self, join: str, time_ms: float, place: int) -> None:
-        known = self._found.get(join)
+    def _note(self, join: str, time_ms: float, address: int) -> None:
+        addresses = self._addresses.get(join)
         if self._by_time:
-            if known is None:
-                self._found[join] = _Places([(time_ms, place)])
+            if addresses is None:
+                self._addresses[join] = _Addresses([(time_ms, address)])
             else:
-                insort(known.items, (time_ms, place))
-        elif known is None:
-            self._found[join] = place
-        elif type(known) is int:
-            self._found[join] = _Places([known, place])
+                insort(addresses.items, (time_ms, address))
+        elif addresses is None:
+            self._addresses[join] = address
+        elif type(addresses) is int:
+            self._addresses[join] = _Addresses([addresses, address])
         else:
-            known.items.append(place)
-            known.falls = False
+            addresses.items.append(address)
+            addresses.falls = False
 
-    def _labelled(self, place: int) -> PendingEvent:
-        lane = self._lanes[place & _LANE_MASK]
-        lane.waits.note(place >> _LANE_BITS, lane.next)
-        return self._removed(place)
+    def _labelled(self, address: int) -> PendingEvent:
+        lane = self._lanes[address & _LANE_MASK]
+        lane.waits.note(address >> _LANE_BITS, lane.next)
+        return self._removed(address)
 
-    def _removed(self, place: int) -> PendingEvent:
-        lane = self._lanes[place & _LANE_MASK]
-        at = place >> _LANE_BITS
-        segment = lane.segments[at // SEGMENT]
-        event = segment.remove(at % SEGMENT)
+    def _removed(self, address: int) -> PendingEvent:
+        lane = self._lanes[address & _LANE_MASK]
+        number, slot = divmod(address >> _LANE_BITS, SEGMENT)
+        segment = lane.segments[number]
+        event = segment.remove(slot)
         self.count -= 1
         if not segment.live and len(segment.alive) == SEGMENT:
-            del lane.segments[at // SEGMENT]
+            del lane.segments[number]
         return event
 
     # --- as bytes -------------------------------------------------------------------------------------
@@ -272,45 +296,38 @@ class Pending:
         lanes = []
         for (topic, partition), lane in self._by_source.items():
             table = []
-            for at, segment in lane.segments.items():
-                parts = segment.parts()
-                table.append([at, [len(part) for part in parts]])
+            for number, segment in lane.segments.items():
+                packed, ends, deadlines, alive = parts = segment.parts()
+                table.append((number, (len(packed), len(ends), len(deadlines), len(alive))))
                 pieces += parts
-            clock = msgspec.structs.astuple(lane.clock)
-            lanes.append([topic, partition, clock, lane.next, lane.waits, table])
-        header = msgspec.msgpack.encode([self._packer.saved(), lanes])
+            lanes.append(_LaneState(topic, partition, lane.clock, lane.next, table, lane.waits))
+        header = msgspec.msgpack.encode(_State(self._packer.names, lanes))
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
     def load(self, data: memoryview, ttl_ms: float) -> None:
-        """Take over what `dump` gave, joined; this store must be empty. From now on nothing waits longer than
+        """Take over a `dump`, joined; this store must be empty. From now on nothing waits longer than
         `ttl_ms`. Raises `ValueError` and the like when `data` is not that.
         """
-        at = 8 + int.from_bytes(data[:8], "big")
-        names, lanes = msgspec.msgpack.decode(data[8:at])
-        self._packer.restore(names)
-        for number, (topic, partition, clock, behind, *waits, table) in enumerate(lanes):
-            source = (topic, partition)
+        end = 8 + int.from_bytes(data[:8], "big")
+        state = _decode_header(data[8:end])
+        self._packer.load(state.names)
+        for number, dumped in enumerate(state.lanes):
+            source = (dumped.topic, dumped.partition)
             lane = Lane(number, Segment(self._packer, source))
-            # Before a leap needed a second event, the clock was one number.
-            lane.clock = (
-                Clock(clock, sure=True) if isinstance(clock, float) else msgspec.convert(clock, Clock)
-            )
-            lane.next = behind
-            if waits:  # else it was saved before there were any
-                lane.waits = msgspec.convert(waits[0], Waits)
-            for segment_at, sizes in table:
+            lane.clock, lane.next, lane.waits = dumped.clock, dumped.next, dumped.waits
+            for segment_number, sizes in dumped.segments:
                 parts = []
                 for size in sizes:
-                    parts.append(bytes(data[at : at + size]))
-                    at += size
-                segment = lane.segments[segment_at] = Segment.of(parts, self._packer, source)
+                    parts.append(bytes(data[end : end + size]))
+                    end += size
+                segment = lane.segments[segment_number] = Segment.from_parts(parts, self._packer, source)
                 segment.end_by(lane.deadline(ttl_ms))
-            lane.head = min(lane.segments, default=behind // SEGMENT) * SEGMENT
-            lane.tail = lane.segments.get(behind // SEGMENT, lane.tail)
+            lane.head = min(lane.segments, default=dumped.next // SEGMENT) * SEGMENT
+            lane.tail = lane.segments.get(dumped.next // SEGMENT, lane.tail)
             self._by_source[source] = lane
             self._lanes.append(lane)
-            for place, join, time_ms in _waiting(lane):
-                self._note(join, time_ms, place << _LANE_BITS | number)
+            for position, join, time_ms in _alive_events(lane):
+                self._note(join, time_ms, position << _LANE_BITS | number)
                 self.count += 1
             lane.oldest()
 
@@ -319,25 +336,25 @@ def _time_ms(event: PendingEvent) -> float:
     return event[1]
 
 
-def waiting_in(data: memoryview) -> int:
-    """How many events wait in what `Pending.dump` gave, joined."""
-    at = 8 + int.from_bytes(data[:8], "big")
+def count_waiting(data: memoryview) -> int:
+    """Count the events that wait in a `Pending.dump`, joined."""
+    end = 8 + int.from_bytes(data[:8], "big")
     waiting = 0
-    for *_, table in msgspec.msgpack.decode(data[8:at])[1]:
-        for _, (*sizes, marks) in table:
-            at += sum(sizes) + marks
-            waiting += sum(data[at - marks : at])
+    for lane in _decode_header(data[8:end]).lanes:
+        for _, (*sizes, marks) in lane.segments:
+            end += sum(sizes) + marks
+            waiting += sum(data[end - marks : end])
     return waiting
 
 
-def _waiting(lane: Lane) -> Iterator[tuple[int, str, float]]:
-    """Place, join and time of all that wait; of packed events nothing else is read."""
-    for at, segment in lane.segments.items():
-        for place, lives in enumerate(segment.alive):
+def _alive_events(lane: Lane) -> Iterator[tuple[int, str, float]]:
+    """Position, join key and time of all that wait; of packed events nothing else is read."""
+    for number, segment in lane.segments.items():
+        for slot, lives in enumerate(segment.alive):
             if not lives:
                 continue
             if segment.packed is None:
-                join, time_ms = segment.look(place)[:2]
+                join, time_ms = segment.look(slot)[:2]
             else:
-                join, time_ms = named(segment.bytes_of(place))
-            yield at * SEGMENT + place, join, time_ms
+                join, time_ms = named(segment.packed_event(slot))
+            yield number * SEGMENT + slot, join, time_ms

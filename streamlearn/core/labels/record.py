@@ -1,4 +1,4 @@
-"""Records of the labels topic: what each says, of which events, and since when that is known.
+"""Records of the labels topic: each label, its events, and when it became available.
 
 Invariant: a refusal is a value, of stage `label`, with a reason of the closed list.
 """
@@ -58,8 +58,8 @@ class LabelSpec(msgspec.Struct, frozen=True):
 
 
 class LabelRecord(msgspec.Struct, array_like=True, gc=False):
-    """One label: whom it names and in what interval, what it says, when that became known (None: unsaid), and
-    where its record stands in the labels topic.
+    """A label record: join key, optional event-time interval, label, when it became available (None: unsaid),
+    and its place in the labels topic.
     """
 
     join: str
@@ -71,7 +71,7 @@ class LabelRecord(msgspec.Struct, array_like=True, gc=False):
     offset: int = 0
 
     def holds_at(self, time_ms: float) -> bool:
-        """Whether a moment is in the interval."""
+        """Tell if a moment is in the interval."""
         return self.start_ms <= time_ms < self.end_ms
 
 
@@ -86,7 +86,7 @@ class EarlyLabel(msgspec.Struct, array_like=True):
 
 
 def short(name: str | int) -> str:
-    """A name as it is remembered: a long one by its hash, because a hundred thousand are."""
+    """A join key as it is remembered: a long one by its hash, because a hundred thousand are."""
     name = name if type(name) is str else str(name)
     if len(name) <= LONG_NAME:
         return name
@@ -94,84 +94,104 @@ def short(name: str | int) -> str:
 
 
 def join_name(kind: str, event: Event) -> str | None:
-    """What labels call an event by, under `[labels] join = kind`; None for one that no label can name."""
-    found = spelled_name(kind, event)
-    return None if found is None else short(found)
+    """An event's join key under `[labels] join = kind`; None for an event that has none."""
+    name = spelled_name(kind, event)
+    return None if name is None else short(name)
 
 
 def spelled_name(kind: str, event: Event) -> str | int | None:
-    """The same as it stands in a label's record, however long."""
+    """The join key as it stands in a label's record, however long."""
     return event.id if kind == "id" else event.group if kind == "group" else event.key
 
 
 Reader = Callable[[Record, str, str, float], LabelRecord | Refusal]
-"""What reads a label's record: by the stream's time unit ("" while it is open), the unit that leads, and the
+"""Reads a label's record: by the stream's time unit ("" while it is open), the unit that leads, and the
 latest time that can be in it.
 """
 
 
 def label_reader(spec: LabelSpec) -> Reader:
-    """What reads the records of labels as `spec` has them."""
-    join = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
-    label, time, start, end = map(getter, (spec.label, spec.time, spec.start, spec.end))
+    """Compile the reader of label records as `spec` has them."""
+    read_any = _general_reader(spec)
+    if spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time)):
+        return _flat_reader(spec, read_any)
+    return read_any
 
-    plain_join, plain_label, plain_time = spec.id, spec.label, spec.time
-    plain = spec.join == "id" and not any("." in path for path in (spec.id, spec.label, spec.time))
+
+_TIMES: Final = frozenset((str, int, float))
+
+
+def _flat_reader(spec: LabelSpec, read_any: Reader) -> Reader:
+    """Compile a reader of most label records in few calls: flat, with a short id and true, false or a text
+    for a label; `read_any` reads all others.
+    """
+    id_path, label_path, time_path = spec.id, spec.label, spec.time
+
+    def read(record: Record, unit: str, leading: str, latest_ms: float) -> LabelRecord | Refusal:
+        value, scale = record.value, MS_PER_UNIT.get(unit)
+        if value is None or scale is None or len(value) > MAX_EVENT_BYTES:
+            return read_any(record, unit, leading, latest_ms)
+        try:
+            doc = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return read_any(record, unit, leading, latest_ms)
+        if type(doc) is dict and is_clean(value, doc):
+            name, y, ts = doc.get(id_path), doc.get(label_path), doc.get(time_path)
+            if (
+                type(name) is str
+                and len(name) <= LONG_NAME
+                and (type(y) is bool or type(y) is str)
+                and (type(ts) is int or type(ts) is float)
+                and (time_ms := ts * scale) <= latest_ms
+            ):
+                return LabelRecord(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
+        return read_any(record, unit, leading, latest_ms)
+
+    return read
+
+
+def _general_reader(spec: LabelSpec) -> Reader:
+    """Compile the reader of every label record."""
+    get_name = getter({"id": spec.id, "group": spec.group, "interval": spec.key}[spec.join])
+    get_label, get_time, get_start, get_end = map(getter, (spec.label, spec.time, spec.start, spec.end))
 
     def read(record: Record, unit: str, leading: str, latest_ms: float) -> LabelRecord | Refusal:
         value = record.value
         assert value is not None, "a tombstone is a skip and never read"
         if len(value) > MAX_EVENT_BYTES:
             return Refusal("label", "too_large")
-        if plain and (scale := MS_PER_UNIT.get(unit)) is not None:
-            # Most labels, in few calls: flat, with a short id and true, false or a text for a label.
-            try:
-                doc = orjson.loads(value)
-            except orjson.JSONDecodeError:
-                return read_any(record, value, unit, leading, latest_ms)
-            if type(doc) is dict and is_clean(value, doc):
-                name, y, ts = doc.get(plain_join), doc.get(plain_label), doc.get(plain_time)
-                if (
-                    type(name) is str
-                    and len(name) <= LONG_NAME
-                    and (type(y) is bool or type(y) is str)
-                    and (type(ts) is int or type(ts) is float)
-                    and (time_ms := ts * scale) <= latest_ms
-                ):
-                    return LabelRecord(name, y, time_ms, 0.0, 0.0, record.partition, record.offset)
-        return read_any(record, value, unit, leading, latest_ms)
-
-    def read_any(
-        record: Record, value: bytes, unit: str, leading: str, latest_ms: float
-    ) -> LabelRecord | Refusal:
         doc = clean_object(record, value)
         if type(doc) is not dict:
             assert isinstance(doc, Refusal)
             return doc._replace(stage="label")
-        name, y, ts = join(doc), label(doc), time(doc)
+        name, y, ts = get_name(doc), get_label(doc), get_time(doc)
         if type(name) is not str and type(name) is not int:
             return Refusal("label", "no_join")
         if y is None or y is MISSING:
             return Refusal("label", "no_label")
-        if ts is None or ts is MISSING:
-            time_ms = None
-        else:
-            time_ms = _time_of(ts, unit, leading, latest_ms)
-            if time_ms is None:
-                return Refusal("label", "bad_time")
-            if time_ms > latest_ms:
-                return Refusal("label", "future")
-        if spec.join != "interval":
-            return LabelRecord(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
-        start_ms, end_ms = (_time_of(get(doc), unit, leading, latest_ms) for get in (start, end))
-        if start_ms is None or end_ms is None or not start_ms < end_ms:
-            return Refusal("label", "bad_interval")
-        return LabelRecord(short(name), y, time_ms, start_ms, end_ms, record.partition, record.offset)
+        time_ms = _available_ms(ts, unit, leading, latest_ms)
+        if isinstance(time_ms, Refusal):
+            return time_ms
+        label = LabelRecord(short(name), y, time_ms, 0.0, 0.0, record.partition, record.offset)
+        if spec.join == "interval":
+            start_ms, end_ms = (_ms(get(doc), unit, leading, latest_ms) for get in (get_start, get_end))
+            if start_ms is None or end_ms is None or not start_ms < end_ms:
+                return Refusal("label", "bad_interval")
+            label.start_ms, label.end_ms = start_ms, end_ms
+        return label
 
     return read
 
 
-def _time_of(ts: Any, unit: str, leading: str, latest_ms: float) -> float | None:
-    if type(ts) is not str and type(ts) is not int and type(ts) is not float:
+def _available_ms(ts: Any, unit: str, leading: str, latest_ms: float) -> float | Refusal | None:
+    """The time of a label; None where its record tells none."""
+    if ts is None or ts is MISSING:
         return None
-    return time_in(ts, unit, leading, latest_ms)[0]
+    time_ms = _ms(ts, unit, leading, latest_ms)
+    if time_ms is None:
+        return Refusal("label", "bad_time")
+    return time_ms if time_ms <= latest_ms else Refusal("label", "future")
+
+
+def _ms(ts: Any, unit: str, leading: str, latest_ms: float) -> float | None:
+    return time_in(ts, unit, leading, latest_ms)[0] if type(ts) in _TIMES else None

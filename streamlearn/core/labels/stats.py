@@ -39,8 +39,8 @@ class Counts(msgspec.Struct):
 
 
 def label_delay_ms(known_ms: float | None, event_ms: float, between_ms: float) -> float:
-    """How long a label took in milliseconds, 0 to `MAX_DELAY_MS`: it became known at `known_ms`, its event
-    being of `event_ms`; where a label has no time of its own (None), what lay between both arrivals counts.
+    """The delay of a label, 0 to `MAX_DELAY_MS`: its time `known_ms` minus that of its event, or for a label
+    without a time (None) the difference of both arrivals.
     """
     delay_ms = between_ms if known_ms is None else known_ms - event_ms
     if not 0.0 <= delay_ms <= MAX_DELAY_MS:  # also what no number is: moments can be endlessly far apart
@@ -112,14 +112,14 @@ class Orphans(msgspec.Struct):
         if (share > limit) == self.raised:
             return None
         self.raised = share > limit
-        found = f"{orphans} of the last {ended} labels of {topic} found no event within early_ttl."
+        message = f"{orphans} of the last {ended} labels of {topic} found no event within early_ttl."
         return {
             "alert": "labels.orphans",
             "state": "raised" if self.raised else "cleared",
             "share": share,
             "limit": limit,
             "labels": ended,
-            "message": f"{found} {_WHY_ORPHANS[join]}" if self.raised else "labels find their events again",
+            "message": f"{message} {_WHY_ORPHANS[join]}" if self.raised else "labels find their events again",
         }
 
 
@@ -135,22 +135,21 @@ JOINED: Final = 0
 ENDED: Final = 1
 
 
-class SettledNames:
-    """The ends of the events of a name, `JOINED` or `ENDED`: of at most `SETTLED_MAX` names, in two
-    generations of half as many, of which the older one goes as a whole. `generations`: the younger first.
+class SettledNames(msgspec.Struct):
+    """Outcomes of join keys, `JOINED` or `ENDED`: of at most `SETTLED_MAX` of them, in two generations of
+    half as many, of which the older one goes as a whole. `generations`: the younger first.
     """
 
-    def __init__(self, generations: list[dict[str, int]] | None = None) -> None:
-        self.generations = generations or [{}, {}]
+    generations: list[dict[str, int]] = msgspec.field(default_factory=lambda: [{}, {}])
 
     def note(self, name: str, state: int) -> None:
-        """Remember what became of this name."""
+        """Remember the outcome of a join key."""
         young = self.generations[0]
         young[name] = state
         if len(young) >= SETTLED_MAX // 2:
             self.generations = [{}, young]
 
     def get(self, name: str) -> int | None:
-        """The end that is remembered of this name; None for one that is not remembered."""
+        """The outcome that is remembered of a join key; None for others."""
         young, old = self.generations
         return young[name] if name in young else old.get(name)
