@@ -11,7 +11,7 @@ from command import Command, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.events.event import Event, EventSpec, Refusal, event_time_ms, moment_of
+from streamlearn.core.events.event import Event, EventSpec, Refusal, as_moment, event_time_ms
 from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
@@ -184,4 +184,4 @@ def test_a_leap_second_is_a_time_to_the_service_as_it_is_in_a_file() -> None:
     assert event_time_ms("2016-12-31T23:59:60Z", "rfc3339") == 1483228800000.0
     assert event_time_ms("2016-12-31t23:59:60.5z", "rfc3339") == 1483228800500.0
     assert event_time_ms("9999-12-31T23:59:60Z", "rfc3339") is None
-    assert moment_of("2016-12-31T23:59:60Z", 0.0) == datetime(2017, 1, 1, tzinfo=UTC)
+    assert as_moment("2016-12-31T23:59:60Z", 0.0) == datetime(2017, 1, 1, tzinfo=UTC)

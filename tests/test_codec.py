@@ -17,7 +17,7 @@ from streamlearn.core.events.event import (
     EventSpec,
     Refusal,
     event_time_ms,
-    unit_of,
+    likely_unit,
 )
 from streamlearn.core.events.json_events import decode
 from streamlearn.core.labels.record import LabelSpec, label_reader
@@ -307,7 +307,7 @@ def test_any_bytes_are_an_event_or_a_refusal_with_a_known_reason(value: bytes) -
     [(1.7e9, "s"), (1.7e12, "ms"), (17 * 10**14, "us"), (17 * 10**17, "ns"), (-1, "s"), ("x", "rfc3339")],
 )
 def test_the_time_unit_follows_from_the_size(ts: str | float, unit: str) -> None:
-    assert unit_of(ts) == unit
+    assert likely_unit(ts) == unit
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from streamlearn.core.events.event import event_time_ms, unit_of
+from streamlearn.core.events.event import event_time_ms, likely_unit
 from streamlearn.errors import ConfigError
 from streamlearn.history.cells import ColumnType, JsonText, text_encoder, value_encoder
 from streamlearn.log.port import Row
@@ -173,7 +173,7 @@ def event_time_s(ts: object, time_unit: str) -> float | None:
     """Seconds since 1970 of an event's time as it stands, None when it has none that can be understood."""
     if isinstance(ts, bool) or not isinstance(ts, str | int | float):
         return None
-    time_ms = event_time_ms(ts, unit_of(ts) if time_unit == "auto" else time_unit)
+    time_ms = event_time_ms(ts, likely_unit(ts) if time_unit == "auto" else time_unit)
     return None if time_ms is None else time_ms / 1000
 
 

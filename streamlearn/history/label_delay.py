@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamlearn.config.values import duration_s
-from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, unit_of
+from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, likely_unit
 from streamlearn.core.events.json_events import is_clean
 from streamlearn.core.events.paths import optional, take
 from streamlearn.errors import ConfigError
@@ -365,6 +365,6 @@ def later(ts: Any, time_unit: str, seconds: float) -> Any:
         when = calendar_time(ts)
         assert when is not None, "its time was read"
         return (when + timedelta(seconds=seconds)).astimezone(when.tzinfo or UTC).isoformat()
-    unit = unit_of(ts) if time_unit == "auto" else time_unit
+    unit = likely_unit(ts) if time_unit == "auto" else time_unit
     moved = seconds * 1000 / MS_PER_UNIT[unit]
     return ts + (int(moved) if isinstance(ts, int) and moved == int(moved) else moved)

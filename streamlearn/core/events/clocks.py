@@ -6,11 +6,12 @@ Invariants:
 - One record alone moves a clock by at most a limit. Further ahead, it waits for a second one that agrees.
 """
 
+from itertools import chain
 from typing import Final
 
 import msgspec
 
-from streamlearn.core.events.event import MAX_AHEAD_MS, MS_PER_UNIT, event_time_ms, unit_of
+from streamlearn.core.events.event import MAX_AHEAD_MS, MS_PER_UNIT, event_time_ms, likely_unit
 from streamlearn.core.records import Record
 
 KNOWN_FROM_MS: Final = 946_684_800_000
@@ -22,7 +23,7 @@ KNOWN_TO_MS: Final = 4_102_444_800_000
 NEVER: Final = float("inf")
 
 AHEAD_MAX: Final = 3
-"""So many records in a row that are too far ahead move a clock, whether or not two of them agree."""
+"""The number of records in a row, too far ahead, that move a clock even if no two of them agree."""
 
 
 class Clock(msgspec.Struct, array_like=True):
@@ -91,8 +92,8 @@ def dated(record: Record, arrivals: Arrivals) -> tuple[Record, float]:
         clock.now_ms = float(stamp_ms)  # as most records; no clock has ever stood before `KNOWN_FROM_MS`
         return record, stamp_ms + MAX_AHEAD_MS
     if stamp_ms < KNOWN_FROM_MS:
-        known = [clock] if clock is not None else [one for each in arrivals.values() for one in each.values()]
-        stamp_ms = max((int(one.now_ms) for one in known), default=UNKNOWN_MS)
+        clocks = [clock] if clock is not None else chain(*(topic.values() for topic in arrivals.values()))
+        stamp_ms = max((int(clock.now_ms) for clock in clocks), default=UNKNOWN_MS)
         return msgspec.structs.replace(record, timestamp_ms=stamp_ms), KNOWN_TO_MS + MAX_AHEAD_MS
     if clock is None:
         arrivals.setdefault(record.topic, {})[record.partition] = Clock(float(stamp_ms))
@@ -120,7 +121,7 @@ def time_in(
     plausible = _plausible_unit(ts, latest_ms)
     if plausible:
         return event_time_ms(ts, plausible), (plausible, True)
-    looks = unit_of(ts)
+    looks = likely_unit(ts)
     time_ms = event_time_ms(ts, leading) if leading else None
     if time_ms is None or time_ms > latest_ms:
         time_ms = event_time_ms(ts, looks)
@@ -134,5 +135,5 @@ def _plausible_unit(ts: str | int | float, latest_ms: float) -> str:
     if isinstance(ts, str):
         time_ms = event_time_ms(ts, "rfc3339")
         return "rfc3339" if time_ms is not None and KNOWN_FROM_MS <= time_ms <= latest_ms else ""
-    found = [unit for unit, scale in MS_PER_UNIT.items() if KNOWN_FROM_MS <= ts * scale <= latest_ms]
-    return found[0] if len(found) == 1 else ""
+    units = [unit for unit, scale in MS_PER_UNIT.items() if KNOWN_FROM_MS <= ts * scale <= latest_ms]
+    return units[0] if len(units) == 1 else ""

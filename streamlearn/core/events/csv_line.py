@@ -37,8 +37,8 @@ def csv_reader(spec: EventSpec) -> Callable[[Record, bytes], dict[str, Any] | Re
         doc = {}
         for (name, read_cell), text in zip(readers, cells, strict=True):
             if not is_absent(text, missing):
-                found = doc[name] = read_cell(text)
-                if found is MISSING:
+                content = doc[name] = read_cell(text)
+                if content is MISSING:
                     return Refusal("decode", "decimal_sign", name)
         return doc
 
@@ -50,7 +50,7 @@ def _reader(name: str, spec: EventSpec) -> _Read:
     if name in spec.types:
         convert = conversions(spec.decimal)[spec.types[name]]
         # What does not fit stays as it stands: the mapping refuses it, if it is used.
-        return lambda text: text if (found := convert(text)) is MISSING else found
+        return lambda text: text if (converted := convert(text)) is MISSING else converted
     if name in (spec.id, spec.key):
         return _name
     decimal, commas = spec.decimal, spec.delimiter != ","
@@ -61,9 +61,9 @@ def _name(text: str) -> str | int:
     """An id or a key: the id 1.50 is a name, and not the number 1.5."""
     bare = text.strip()
     whole = (match := JSON_NUMBER.fullmatch(bare)) and not match[1] and not match[2]
-    found = cell(bare) if whole else bare
-    assert isinstance(found, str | int)
-    return found
+    name = cell(bare) if whole else bare
+    assert isinstance(name, str | int)
+    return name
 
 
 def _cells(value: bytes, delimiter: str) -> list[str] | Refusal:

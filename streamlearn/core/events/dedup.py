@@ -24,19 +24,19 @@ class RecentIds:
         ring.recent_next = 0 if len(ring.recent) == size else len(ring.recent)
         self._ring = ring
         self._size = size
-        self._known = set(ring.recent)
+        self._ids = set(ring.recent)
 
     def __contains__(self, ident: str | int) -> bool:
-        return ident in self._known
+        return ident in self._ids
 
     def add(self, ident: str | int) -> None:
         """Remember `ident`, which is not in the window, and forget the oldest when it is full."""
         ring = self._ring
-        at = ring.recent_next
+        slot = ring.recent_next
         if len(ring.recent) < self._size:
             ring.recent.append(ident)
         else:
-            self._known.discard(ring.recent[at])
-            ring.recent[at] = ident
-        self._known.add(ident)
-        ring.recent_next = (at + 1) % self._size
+            self._ids.discard(ring.recent[slot])
+            ring.recent[slot] = ident
+        self._ids.add(ident)
+        ring.recent_next = (slot + 1) % self._size

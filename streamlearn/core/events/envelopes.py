@@ -49,14 +49,18 @@ def recognised(record: Record, doc: Document) -> str:
     """
     if _CE_VERSION in _headers(record):
         return "cloudevents"
-    inner = _payload(doc)
-    if isinstance(inner, dict) and inner.get("op") in _OPERATIONS and inner.keys() & {"after", "before"}:
-        return "debezium" if isinstance(inner.get("after"), dict) else "delete"
-    if inner is not doc:
-        return "connect" if isinstance(inner, dict) else "tombstone"
+    payload = _payload(doc)
+    if isinstance(payload, dict) and _is_change(payload):
+        return "debezium" if isinstance(payload.get("after"), dict) else "delete"
+    if payload is not doc:
+        return "connect" if isinstance(payload, dict) else "tombstone"
     if isinstance(doc.get("fields"), dict) and {"name", "timestamp"} <= doc.keys():
         return "telegraf"
     return "cloudevents" if "specversion" in doc and {"id", "source", "type"} <= doc.keys() else ""
+
+
+def _is_change(payload: Document) -> bool:
+    return payload.get("op") in _OPERATIONS and bool(payload.keys() & {"after", "before"})
 
 
 def may_hold_part(preset: str, path: str) -> bool:
@@ -67,7 +71,7 @@ def may_hold_part(preset: str, path: str) -> bool:
 
 
 def _payload(doc: Document) -> Any:
-    """What a schema and payload pair holds, or the value itself where there is no such pair."""
+    """The payload of a schema and payload pair, or the value itself where there is no such pair."""
     return doc["payload"] if doc.keys() == {"schema", "payload"} else doc
 
 
@@ -171,12 +175,12 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]{2,22}={0,2}", re.ASCII)
 
 
 def has_decimals(value: bytes) -> bool:
-    """Whether the schema in a record's value may know decimals: cheap, for each record is asked."""
+    """Tell if the schema in a record's value may know decimals; cheap, because each record is asked."""
     return b"connect.data.Decimal" in value or b"VariableScaleDecimal" in value
 
 
 def look_like_decimals(texts: Collection[str]) -> bool:
-    """Whether texts are perhaps decimals whose schema did not come with them: base 64 of a few bytes each,
+    """Tell if texts are perhaps decimals whose schema did not come with them: base 64 of a few bytes each,
     some of them filled up with `=`, as no words are.
 
     >>> look_like_decimals(["BAg=", "AMgA", "Ew==", "A+g="]), look_like_decimals(["north", "east", "west"])
@@ -188,48 +192,46 @@ def look_like_decimals(texts: Collection[str]) -> bool:
     )
 
 
-def numbers_in(part: Any, schema: Any) -> Any:
-    """`part` with numbers where `schema` has decimals, changed in place where it can be; `BAD` where one is
+def numbers_in(value: Any, schema: Any) -> Any:
+    """`value` with numbers where `schema` has decimals, changed in place where it can be; `BAD` where one is
     none.
 
     >>> kind = {"name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "4"}}
     >>> numbers_in({"price": "BAg="}, {"type": "struct", "fields": [{**kind, "field": "price"}]})
     {'price': 0.1032}
     """
-    if type(schema) is not dict or part is None:
-        return part
+    if type(schema) is not dict or value is None:
+        return value
     name = schema.get("name")
     if name == _DECIMAL:
         parameters = schema.get("parameters")
-        return _number(part, parameters.get("scale") if type(parameters) is dict else None)
+        return _number(value, parameters.get("scale") if type(parameters) is dict else None)
     if name == _VARIABLE:
-        return _number(part.get("value"), part.get("scale")) if type(part) is dict else BAD
-    if type(part) is dict and type(schema.get("fields")) is list:
-        return _members(part, schema["fields"])
-    inner = schema.get("items") if type(part) is list else schema.get("values")
-    if type(part) is list:
-        return _all(part, range(len(part)), inner)
-    if type(part) is dict and inner is not None:
-        return _all(part, list(part), inner)
-    return part
+        return _number(value.get("value"), value.get("scale")) if type(value) is dict else BAD
+    if type(value) is list:
+        return _all(value, range(len(value)), schema.get("items"))
+    if type(value) is dict:
+        fields = schema.get("fields")
+        return _members(value, fields) if type(fields) is list else _all(value, value, schema.get("values"))
+    return value
 
 
-def _members(part: dict[str, Any], fields: list[Any]) -> Any:
+def _members(value: dict[str, Any], fields: list[Any]) -> Any:
     for field in fields:
         name = field.get("field") if type(field) is dict else None
-        if type(name) is str and name in part:
-            part[name] = numbers_in(part[name], field)
-            if part[name] is BAD:
+        if type(name) is str and name in value:
+            value[name] = numbers_in(value[name], field)
+            if value[name] is BAD:
                 return BAD
-    return part
+    return value
 
 
-def _all(part: Any, places: Any, schema: Any) -> Any:
-    for at in places:
-        part[at] = numbers_in(part[at], schema)
-        if part[at] is BAD:
+def _all(value: Any, keys: Any, schema: Any) -> Any:
+    for key in keys:
+        value[key] = numbers_in(value[key], schema)
+        if value[key] is BAD:
             return BAD
-    return part
+    return value
 
 
 def _number(value: Any, scale: Any) -> Any:
@@ -244,5 +246,5 @@ def _number(value: Any, scale: Any) -> Any:
     if not 0 < len(unscaled) <= MAX_BYTES or abs(digits) > _MAX_SCALE:
         return BAD
     whole = int.from_bytes(unscaled, "big", signed=True)
-    found = from_decimal(Decimal(f"{whole}e{-digits}"))
-    return BAD if found is MISSING else found
+    number = from_decimal(Decimal(f"{whole}e{-digits}"))
+    return BAD if number is MISSING else number

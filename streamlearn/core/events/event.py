@@ -226,13 +226,13 @@ _SECOND: Final = datetime.timedelta(seconds=1)
 MS_PER_UNIT: Final[dict[str, float]] = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
 
-def unit_of(ts: str | int | float) -> str:
+def likely_unit(ts: str | int | float) -> str:
     """The time unit that makes `ts` a plausible date: what `time_unit = "auto"` settles on.
 
     A number of seconds since 1970 has up to 11 digits until the year 5138, and each finer unit has
     three more.
 
-    >>> unit_of(1_700_000_000.5), unit_of(1_700_000_000_500), unit_of("2026-01-01T00:00:00Z")
+    >>> likely_unit(1_700_000_000.5), likely_unit(1_700_000_000_500), likely_unit("2026-01-01T00:00:00Z")
     ('s', 'ms', 'rfc3339')
     """
     if isinstance(ts, str):
@@ -284,17 +284,19 @@ def event_time_ms(ts: str | int | float, unit: str) -> float | None:
 
 
 def beyond_limits(y: Label) -> str:
-    """Why a label would harm a model or its predictions, though its type is right; "" when it does not."""
+    """The reason to refuse a label that would harm a model or its predictions, though its type is right; ""
+    for none.
+    """
     if type(y) is str:
         return "label_too_long" if len(y) > MAX_LABEL_LENGTH else ""
     return "" if -MAX_NUMBER <= y <= MAX_NUMBER else "label_too_large"  # type: ignore[operator]
 
 
-def moment_of(ts: str | int | float | None, time_ms: float) -> datetime.datetime | None:
+def as_moment(ts: str | int | float | None, time_ms: float) -> datetime.datetime | None:
     """The event time as a model gets it: at the offset a text names, else in UTC. None when no calendar
     reaches so far.
 
-    >>> moment_of("2026-01-31T08:00:00+01:00", 0).hour, moment_of(7, 3.6e6).hour
+    >>> as_moment("2026-01-31T08:00:00+01:00", 0).hour, as_moment(7, 3.6e6).hour
     (8, 1)
     """
     if isinstance(ts, str):

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Final
 
 SETTLED: Final = 20
-"""So many votes decide, and no first one."""
+"""The number of votes that decide."""
 
 
 def is_settled(votes: Mapping[str, int], leading: str) -> bool:
-    """Whether enough votes were given, and more for the leading one than for all others together.
+    """Tell if enough votes were given, and more for the leading one than for all others together.
 
     >>> is_settled({"ms": 19}, "ms"), is_settled({"ms": 19, "s": 1}, "ms")
     (False, True)

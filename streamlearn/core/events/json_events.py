@@ -58,7 +58,7 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
     if type(x) is not dict:
         if type(x) is not list:
             return _worse(value, Refusal("guard", "no_features"))
-        x = {str(n): part for n, part in enumerate(x)}
+        x = {str(n): item for n, item in enumerate(x)}
     # Equal counts, no escape and only small numbers prove the text clean, as in `is_clean`.
     suspect = value.count(b":") != len(doc) + len(x) or _BACKSLASH in value
     try:
@@ -66,9 +66,9 @@ def decode(spec: EventSpec, record: Record) -> Event | Refusal:
         suspect = suspect or not hypot(*x.values()) < _INT_LIMIT
     except TypeError:
         suspect = True
-    for part in doc.values():
-        kind = type(part)
-        if kind is list or (kind in _NUMBERS and not -_INT_LIMIT < part < _INT_LIMIT):
+    for item in doc.values():
+        kind = type(item)
+        if kind is list or (kind in _NUMBERS and not -_INT_LIMIT < item < _INT_LIMIT):
             suspect = True
     if suspect:
         checked = _checked(value, doc, x)
@@ -124,7 +124,7 @@ def checked_event(
 def _checked(value: bytes, doc: dict[str, Any], x: dict[str, Any]) -> dict[str, Any] | Refusal:
     """The features without nulls, once whatever looked suspect has proved harmless."""
     if not _NULLABLE.issuperset(map(type, x.values())):
-        name = next(name for name, part in x.items() if type(part) not in _NULLABLE)
+        name = next(name for name, item in x.items() if type(item) not in _NULLABLE)
         return _worse(value, Refusal("guard", "bad_feature", name))
     if not is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
@@ -166,10 +166,10 @@ def is_clean(value: bytes, doc: dict[str, Any]) -> bool:
         return False
     if value.count(b":") != len(doc):
         return _is_clean_inside(value, doc)
-    for part in doc.values():  # flat, and no colon in a string: as most values without an envelope
-        kind = type(part)
+    for item in doc.values():  # flat, and no colon in a string: as most values without an envelope
+        kind = type(item)
         if kind is float or kind is int:
-            if not -_INT_LIMIT < part < _INT_LIMIT:
+            if not -_INT_LIMIT < item < _INT_LIMIT:
                 return False
         elif kind is list or kind is dict:
             return _is_clean_inside(value, doc)
@@ -182,12 +182,12 @@ def _is_clean_inside(value: bytes, doc: dict[str, Any]) -> bool:
         return False
     members = 0
     parts: list[Any] = [doc]
-    for part in parts:  # grows by what is found inside
-        inside = part
-        if type(part) is dict:
-            members += len(part)
-            inside = part.values()
-        for inner in inside:
+    for item in parts:  # grows by what is found inside
+        items = item
+        if type(item) is dict:
+            members += len(item)
+            items = item.values()
+        for inner in items:
             kind = type(inner)
             if kind is float or kind is int:
                 if not -_INT_LIMIT < inner < _INT_LIMIT:

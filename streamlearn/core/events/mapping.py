@@ -1,7 +1,7 @@
 """The field mapping: an `[event]` table compiled once into a function from records to events.
 
 A value is read (`json`, `csv`, `avro`, or what a schema registry framed), unwrapped by its preset, asked
-`where`, and its parts are taken from their paths. A plain envelope is left to `codec.decode`.
+`where`, and its parts are taken from their paths. A plain envelope is left to `json_events.decode`.
 
 Invariants:
 - Every check of the envelope holds for a mapped record too: names twice, 64 bits, NaN, depth, size.
@@ -10,7 +10,7 @@ Invariants:
 - The order of features is that of the value, or of the list of paths: models add numbers in this order.
 """
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from streamlearn.core.events.csv_line import csv_reader
@@ -75,7 +75,7 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
 
 
 def _is_plain(spec: EventSpec) -> bool:
-    """Whether `codec.decode` reads these values: top-level members, nothing to convert or to leave out."""
+    """Tell if `decode` reads these values: top-level members, nothing to convert or to leave out."""
     names = (spec.id, spec.key, spec.time, spec.label, spec.group)
     return (
         isinstance(spec.features, str)
@@ -87,7 +87,7 @@ def _is_plain(spec: EventSpec) -> bool:
 
 
 def has_schema(spec: EventSpec) -> bool:
-    """Whether values are read by a schema, which says what is a text and what a number."""
+    """Tell if values are read by a schema, which distinguishes texts from numbers."""
     return spec.format != "csv" and bool(spec.format.startswith("avro") or spec.schema or spec.registry)
 
 
@@ -95,7 +95,9 @@ def has_schema(spec: EventSpec) -> bool:
 
 
 def compile_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Reader:
-    """What makes the document of a value to which the paths of `spec` refer, or says why there is none."""
+    """Compile the reader of the document to which the paths of `spec` refer; it refuses a value that has
+    none.
+    """
     read: Reader = clean_object
     if spec.format == "csv":
         read = csv_reader(spec)
@@ -109,7 +111,7 @@ def compile_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Rea
 
 
 def _other_parts(spec: EventSpec) -> Callable[[Document], tuple[Any, Any, Any, Any]]:
-    """What takes id, key, time and label."""
+    """Compile the getter of id, key, time and label."""
     paths = (spec.id, spec.key, spec.time, spec.label)
     if not spec.missing and not any("." in path or path in spec.types for path in paths):
         # No member is named None: what is not asked for is not found.
@@ -120,8 +122,8 @@ def _other_parts(spec: EventSpec) -> Callable[[Document], tuple[Any, Any, Any, A
 
 
 def _typed(path: str, spec: EventSpec) -> Getter:
-    """What finds the part at `path`, converted where a type is declared: None where there is nothing (or
-    no path at all), `MISSING` for a value that is not of its declared type.
+    """Compile the getter of the value at `path`, converted where a type is declared: None where there is
+    nothing (or no path at all), `MISSING` for a value that is not of its declared type.
     """
     if not path:
         return lambda _doc: None
@@ -132,17 +134,17 @@ def _typed(path: str, spec: EventSpec) -> Getter:
         return get
 
     def typed(doc: Document) -> Any:
-        found = get(doc)
-        if found is None or (missing and is_word(found, missing)):
+        value = get(doc)
+        if value is None or (missing and is_word(value, missing)):
             return None
-        return found if convert is None else convert(found)
+        return value if convert is None else convert(value)
 
     return typed
 
 
 def _features(spec: EventSpec) -> Take:
-    """What takes the features out of a document: without nulls, converted, and each a scalar. No path: none,
-    as in a series of labels.
+    """Compile the getter of the features: without nulls, converted, and each a scalar. No path: none, as in a
+    series of labels.
     """
     if not spec.features:
         return lambda _doc: {}
@@ -168,7 +170,7 @@ def _features(spec: EventSpec) -> Take:
             if type(x) is not dict:
                 return x
         if missing:
-            x = {name: part for name, part in x.items() if not is_word(part, missing)}
+            x = {name: item for name, item in x.items() if not is_word(item, missing)}
         for name, convert in converts:
             if name in x and (value := convert(x[name])) is not x[name]:
                 if value is MISSING:
@@ -181,10 +183,10 @@ def _features(spec: EventSpec) -> Take:
 
 def _settled(x: Features) -> Features | Refusal:
     """Features that are not all scalars: without the nulls; refused for what is neither."""
-    for name, part in x.items():
-        if type(part) not in _NULLABLE:
+    for name, item in x.items():
+        if type(item) not in _NULLABLE:
             return Refusal("guard", "bad_feature", name)
-    return {name: part for name, part in x.items() if part is not None}
+    return {name: item for name, item in x.items() if item is not None}
 
 
 def _parts(spec: EventSpec) -> frozenset[str]:
@@ -192,44 +194,42 @@ def _parts(spec: EventSpec) -> frozenset[str]:
     return frozenset((spec.id, spec.key, spec.time, spec.label, spec.group)) - {""}
 
 
-def _listed(paths: Iterable[str]) -> Take:
+def _listed(paths: tuple[str, ...]) -> Take:
+    if not any("." in path for path in paths):
+        return lambda doc: (
+            {name: doc[name] for name in paths if name in doc} or Refusal("guard", "no_features")
+        )
     getters = [(path, getter(path)) for path in paths]
-    if not any("." in path for path, _ in getters):
-        names = [path for path, _ in getters]
-
-        def members(doc: Document) -> Features | Refusal:
-            return {name: doc[name] for name in names if name in doc} or Refusal("guard", "no_features")
-
-        return members
 
     def listed(doc: Document) -> Features | Refusal:
-        found = {path: part for path, get in getters if (part := get(doc)) is not MISSING}
-        return found or Refusal("guard", "no_features")
+        x = {path: item for path, get in getters if (item := get(doc)) is not MISSING}
+        return x or Refusal("guard", "no_features")
 
     return listed
 
 
 def _all_others(spec: EventSpec) -> tuple[Take, Take]:
-    """What takes the members that are not named otherwise; and what settles them where they are not all
-    scalars: nested ones stand under their dotted paths. What is named is left out with all inside it.
+    """Compile the getter of the members that are not named otherwise; and the function that flattens them
+    where they are not all scalars: nested ones stand under their dotted paths. What is named is left out with
+    all inside it.
     """
     named = _parts(spec) | frozenset(spec.carry) | META.get(spec.preset, frozenset())
-    inside = tuple(f"{path}." for path in named)
+    prefixes = tuple(f"{path}." for path in named)
 
-    def others(doc: Document) -> Features | Refusal:
-        x = {name: part for name, part in doc.items() if name not in named}
+    def unnamed(doc: Document) -> Features | Refusal:
+        x = {name: item for name, item in doc.items() if name not in named}
         return x or Refusal("guard", "no_features")
 
     def flattened(x: Features) -> Features | Refusal:
-        found = flat(x)
-        if type(found) is not dict:
-            return found
-        left = {
-            path: part for path, part in found.items() if path not in named and not path.startswith(inside)
+        leaves = flat(x)
+        if type(leaves) is not dict:
+            return leaves
+        others = {
+            path: item for path, item in leaves.items() if path not in named and not path.startswith(prefixes)
         }
-        return _settled(left) if left else Refusal("guard", "no_features")
+        return _settled(others) if others else Refusal("guard", "no_features")
 
-    return others, flattened
+    return unnamed, flattened
 
 
 def _inside(spec: EventSpec) -> Take:
@@ -241,14 +241,12 @@ def _inside(spec: EventSpec) -> Take:
     copies = bool(others or spec.carry)  # what is carried stays as it came, whatever becomes of a feature
 
     def members(doc: Document) -> Features | Refusal:
-        found = get(doc)
-        if type(found) is list:
-            found = {str(n): part for n, part in enumerate(found)}
-        elif type(found) is not dict:
+        x = get(doc)
+        if type(x) is list:
+            x = {str(n): item for n, item in enumerate(x)}
+        if type(x) is not dict:
             return Refusal("guard", "no_features")
-        if copies:
-            return {name: part for name, part in found.items() if name not in others}
-        features: Features = found
+        features: Features = {name: item for name, item in x.items() if name not in others} if copies else x
         return features
 
     return members

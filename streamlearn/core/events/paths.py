@@ -14,7 +14,7 @@ from streamlearn.core.events.event import Refusal
 MISSING: Final[Any] = object()
 """What a path gives where there is nothing; null is something."""
 
-_PLACE: Final = re.compile("0|[1-9][0-9]{0,8}")
+_INDEX: Final = re.compile("0|[1-9][0-9]{0,8}")
 
 Getter = Callable[[Any], Any]
 
@@ -34,7 +34,7 @@ def optional(path: str) -> Getter:
     """The same for those to whom null and nothing are one: the value, or None."""
     if "." not in path:
         return lambda doc: doc.get(path)
-    return lambda doc: None if (found := _find(doc, path)) is MISSING else found
+    return lambda doc: None if (value := _find(doc, path)) is MISSING else value
 
 
 def take(doc: dict[str, Any], path: str) -> Any:
@@ -45,40 +45,40 @@ def take(doc: dict[str, Any], path: str) -> Any:
     >>> take(doc, "meta.y"), doc
     (1, {'meta': {'n': 2}})
     """
-    place = _locate(doc, path)
-    if place is None:
+    location = _locate(doc, path)
+    if location is None:
         return None
-    part, name = place
-    found = part[name]
-    if type(part) is dict:
-        del part[name]
+    node, name = location
+    value = node[name]
+    if type(node) is dict:
+        del node[name]
     else:
-        part[name] = None
-    return found
+        node[name] = None
+    return value
 
 
-def _find(part: Any, path: str) -> Any:
-    place = _locate(part, path)
-    return MISSING if place is None else place[0][place[1]]
+def _find(node: Any, path: str) -> Any:
+    location = _locate(node, path)
+    return MISSING if location is None else location[0][location[1]]
 
 
-def _locate(part: Any, path: str) -> tuple[Any, Any] | None:
+def _locate(node: Any, path: str) -> tuple[Any, Any] | None:
     """The object or array in which `path` ends, and the name or number there."""
-    if type(part) is dict:
-        if path in part:
-            return part, path
-        at = path.rfind(".")
-        while at >= 0:
-            if (inner := part.get(path[:at])) is not None:
-                found = _locate(inner, path[at + 1 :])
-                if found is not None:
-                    return found
-            at = path.rfind(".", 0, at)
-    elif type(part) is list:
+    if type(node) is dict:
+        if path in node:
+            return node, path
+        split = path.rfind(".")
+        while split >= 0:
+            if (inner := node.get(path[:split])) is not None:
+                value = _locate(inner, path[split + 1 :])
+                if value is not None:
+                    return value
+            split = path.rfind(".", 0, split)
+    elif type(node) is list:
         head, dot, rest = path.partition(".")
         # Only the one spelling of a number, so that no element has two paths.
-        if _PLACE.fullmatch(head) and int(head) < len(part):
-            return _locate(part[int(head)], rest) if dot else (part, int(head))
+        if _INDEX.fullmatch(head) and int(head) < len(node):
+            return _locate(node[int(head)], rest) if dot else (node, int(head))
     return None
 
 
@@ -89,27 +89,27 @@ def flat(doc: dict[str, Any]) -> dict[str, Any] | Refusal:
     {'a': 1, 'b.c.0': 2, 'b.c.1': 3}
     """
     pairs = leaves(doc, empties=False)
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else Refusal("guard", "same_path")
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else Refusal("guard", "same_path")
 
 
 def leaves(doc: dict[str, Any], empties: bool = True) -> list[tuple[str, Any]]:
     """Every scalar and null in `doc` with its path, in the order of the text. `empties`: an empty object or
     array stands for itself. However deeply values are nested, the stack of calls is not.
     """
-    found = []
+    value = []
     stack = [_members("", doc)]
     while stack:
-        for path, part in stack[-1]:
-            if (type(part) is dict or type(part) is list) and (part or not empties):
-                stack.append(_members(path + ".", part))
+        for path, node in stack[-1]:
+            if (type(node) is dict or type(node) is list) and (node or not empties):
+                stack.append(_members(path + ".", node))
                 break
-            found.append((path, part))
+            value.append((path, node))
         else:
             stack.pop()
-    return found
+    return value
 
 
-def _members(prefix: str, part: Any) -> Any:
-    pairs = part.items() if type(part) is dict else enumerate(part)
+def _members(prefix: str, node: Any) -> Any:
+    pairs = node.items() if type(node) is dict else enumerate(node)
     return ((f"{prefix}{name}", inner) for name, inner in pairs)

@@ -50,19 +50,23 @@ def schema_reader(spec: EventSpec, schemas: MutableMapping[str, Schema]) -> Pars
             return Refusal("decode", "not_avro") if spec.format == "avro" else clean_object(record, value)
         if local is not None:
             return local(record, value)
-        parse = parsers.get(ident)
-        if parse is None:
-            if ident not in schemas:
-                raise NeedSchema(ident)
-            if len(parsers) >= MAX_SCHEMAS:
-                parsers.clear()
-            try:
-                parse = parsers[ident] = _parser(schemas[ident])
-            except ValueError:
-                return Refusal("decode", "schema_kind")
-        return parse(record, value)
+        parse = parsers.get(ident) or _add_parser(ident, parsers, schemas)
+        return Refusal("decode", "schema_kind") if parse is None else parse(record, value)
 
     return read
+
+
+def _add_parser(ident: str, parsers: dict[str, Parse], schemas: MutableMapping[str, Schema]) -> Parse | None:
+    """Compile the parser of a registry's schema; None for a schema that cannot be read."""
+    if ident not in schemas:
+        raise NeedSchema(ident)
+    if len(parsers) >= MAX_SCHEMAS:
+        parsers.clear()
+    try:
+        parsers[ident] = _parser(schemas[ident])
+    except ValueError:
+        return None
+    return parsers[ident]
 
 
 def _parser(schema: Schema) -> Parse:
@@ -77,8 +81,10 @@ def _parser(schema: Schema) -> Parse:
 def _local(text: str) -> Schema:
     """A schema from a file: Avro's name their type and fields, JSON Schemas do not."""
     try:
-        found = orjson.loads(text)
+        document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"the schema is not JSON: {error}") from None
-    avro = isinstance(found, list) or (isinstance(found, dict) and "fields" in found and "name" in found)
+    avro = isinstance(document, list) or (
+        isinstance(document, dict) and "fields" in document and "name" in document
+    )
     return Schema("AVRO" if avro else "JSON", text)

@@ -50,7 +50,7 @@ Convert = Callable[[Any], Any]
 
 
 def is_absent(text: str, missing: frozenset[str]) -> bool:
-    """Whether a text means that there is no value: it is blank, or one of `missing`.
+    """Tell if a text means that there is no value: it is blank, or one of `missing`.
 
     >>> is_absent(" ", frozenset()), is_absent("NA", frozenset(("NA",)))
     (True, True)
@@ -60,17 +60,17 @@ def is_absent(text: str, missing: frozenset[str]) -> bool:
 
 
 def is_word(value: Any, missing: frozenset[str]) -> bool:
-    """Whether a value that has a type already is a text of `missing`; a blank one is a text like others."""
+    """Tell if a value that has a type already is a text of `missing`; a blank one is a text like others."""
     return type(value) is str and value.strip() in missing
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number where a number is declared."""
+    """Tell if a text is a number where a number is declared."""
     return _DECLARED.fullmatch(text.strip()) is not None
 
 
 def reads_as_number(text: str) -> bool:
-    """Whether anybody might take a text for a number, with either decimal sign, infinite, or in other digits:
+    """Tell if anybody might take a text for a number, with either decimal sign, infinite, or in other digits:
     one that is refused as a number may still be a mistake.
 
     >>> [reads_as_number(text) for text in ("21,5", "1_000", "-inf", "A1")]
@@ -93,8 +93,8 @@ def number(bare: str) -> int | float | None:
     if match is None:
         return None
     if match[1] or match[2] or match[3]:
-        found = float(bare)
-        return found if isfinite(found) else None
+        parsed = float(bare)
+        return parsed if isfinite(parsed) else None
     return int(bare) if len(bare) <= 20 and -INT_LIMIT <= int(bare) < INT_LIMIT else None
 
 
@@ -107,8 +107,8 @@ def from_decimal(value: Decimal) -> Any:
     """
     if value.as_tuple().exponent == 0 and -INT_LIMIT <= value < INT_LIMIT:
         return int(value)
-    found = float(value)
-    return found if isfinite(found) else MISSING
+    parsed = float(value)
+    return parsed if isfinite(parsed) else MISSING
 
 
 def cell(text: str, decimal: str = ".", commas: bool = False) -> Any:
@@ -120,20 +120,20 @@ def cell(text: str, decimal: str = ".", commas: bool = False) -> Any:
     (21.5, 3, '007', 'on', 1.5)
     """
     bare = text.strip()
-    found: int | float | None
+    parsed: int | float | None
     if decimal != ".":
         if POINT_NUMBER.fullmatch(bare):
             return MISSING
-        found = number(bare.replace(",", ".", 1))
+        parsed = number(bare.replace(",", ".", 1))
     else:
         if commas and COMMA_NUMBER.fullmatch(bare):
             return MISSING
-        found = number(bare)
-    return text.strip(BLANKS) if found is None else found
+        parsed = number(bare)
+    return text.strip(BLANKS) if parsed is None else parsed
 
 
 def is_coated(text: str) -> bool:
-    """Whether a text that is no number would be one without what groups its digits, or its unit of money or
+    """Tell if a text that is no number would be one without what groups its digits, or its unit of money or
     percent.
 
     >>> is_coated("1,234.5"), is_coated("12 %"), is_coated("EUR 3"), is_coated("21.5"), is_coated("10.0.0.1")
@@ -162,11 +162,11 @@ def _float(value: Any) -> Any:
     if kind is float:
         return value
     if kind is int:
-        found = float(value)
-        return found if int(found) == value else MISSING
+        parsed = float(value)
+        return parsed if int(parsed) == value else MISSING
     if kind is str and _DECLARED.fullmatch(value.strip()):
-        found = float(value)
-        return found if isfinite(found) else MISSING
+        parsed = float(value)
+        return parsed if isfinite(parsed) else MISSING
     return MISSING
 
 

@@ -38,7 +38,7 @@ _WORDS: Final = frozenset(("and", "or", "not", "in"))
 class _Token(NamedTuple):
     kind: str
     text: str
-    at: int
+    position: int
 
 
 def compile_where(text: str) -> Test:
@@ -61,8 +61,8 @@ class _Parser:
         self._tokens = list(_tokens(text))
         self._next = 0
 
-    def _fail(self, what: str, token: _Token) -> ValueError:
-        return ValueError(f"{what} at character {token.at + 1} of {self._text!r}")
+    def _fail(self, problem: str, token: _Token) -> ValueError:
+        return ValueError(f"{problem} at character {token.position + 1} of {self._text!r}")
 
     @property
     def _token(self) -> _Token:
@@ -76,12 +76,12 @@ class _Parser:
             return token.text
         return ""
 
-    def expect(self, what: str) -> None:
-        """Pass over the sign or the end `what`, which must come now."""
-        if what == "end" and self._token.kind == "end":
+    def expect(self, text: str) -> None:
+        """Pass over the sign or the end `text`, which must come now."""
+        if text == "end" and self._token.kind == "end":
             return
-        if not self._take(what):
-            raise self._fail(f"{what} is expected", self._token)
+        if not self._take(text):
+            raise self._fail(f"{text} is expected", self._token)
 
     def expression(self, depth: int) -> Test:
         """Terms joined by `or`."""
@@ -110,14 +110,14 @@ class _Parser:
             return test
         left = self._operand()
         if sign := self._take("==", "!="):
-            return _equality(left, self._operand(), wanted=sign == "==")
+            return _equality(left, self._operand(), expected=sign == "==")
         if sign := self._take("<", "<=", ">", ">="):
             return _order(left, self._operand(), _ORDERS[sign])
-        outside = bool(self._take("not"))
-        if outside:
+        negated = bool(self._take("not"))
+        if negated:
             self.expect("in")
-        if outside or self._take("in"):
-            return _membership(left, self._list(), wanted=not outside)
+        if negated or self._take("in"):
+            return _membership(left, self._list(), expected=not negated)
         return lambda doc: left(doc) is True
 
     def _operand(self) -> Operand:
@@ -156,19 +156,18 @@ class _Parser:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    at = 0
+    position = 0
     end = len(text.rstrip())
-    while at < end:
-        match = _TOKEN.match(text, at)
+    while position < end:
+        match = _TOKEN.match(text, position)
         if not match:
-            at += len(text[at:]) - len(text[at:].lstrip())
-            hint = {"=": "; equality is ==", "&": "; write and", "|": "; write or", "!": "; write not"}
-            raise ValueError(
-                f"{text[at]!r} is not understood{hint.get(text[at], '')}, at character {at + 1} of {text!r}"
-            )
+            position += len(text[position:]) - len(text[position:].lstrip())
+            char, hints = text[position], {"=": "; equality is ==", "&": "; write and", "|": "; write or"}
+            hint = {**hints, "!": "; write not"}.get(char, "")
+            raise ValueError(f"{char!r} is not understood{hint}, at character {position + 1} of {text!r}")
         kind = str(match.lastgroup)
         yield _Token(kind, match[kind], match.start(kind))
-        at = match.end()
+        position = match.end()
     yield _Token("end", "", end)
 
 
@@ -177,10 +176,10 @@ def _kind(value: Any) -> type:
     return float if type(value) is int else type(value)
 
 
-def _equality(left: Operand, right: Operand, wanted: bool) -> Test:
+def _equality(left: Operand, right: Operand, expected: bool) -> Test:
     def test(doc: dict[str, Any]) -> bool:
         a, b = left(doc), right(doc)
-        return (_kind(a) is _kind(b) and bool(a == b)) is wanted
+        return (_kind(a) is _kind(b) and bool(a == b)) is expected
 
     return test
 
@@ -193,12 +192,12 @@ def _order(left: Operand, right: Operand, holds: Callable[[Any, Any], bool]) -> 
     return test
 
 
-def _membership(left: Operand, values: list[Any], wanted: bool) -> Test:
-    known = {(_kind(value), value) for value in values}
+def _membership(left: Operand, values: list[Any], expected: bool) -> Test:
+    literals = {(_kind(value), value) for value in values}
 
     def test(doc: dict[str, Any]) -> bool:
-        found = left(doc)
-        inside = type(found) not in (dict, list) and (_kind(found), found) in known
-        return inside is wanted
+        value = left(doc)
+        is_member = type(value) not in (dict, list) and (_kind(value), value) in literals
+        return is_member is expected
 
     return test

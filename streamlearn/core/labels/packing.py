@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.events.event import moment_of
+from streamlearn.core.events.event import as_moment
 from streamlearn.core.records import RecordPlace, TopicPartition
 
 SHAPES_MAX: Final = 4_096
@@ -67,7 +67,7 @@ class Packer:
         ts = moment[0] if moment else None
         x = dict(zip(self.names[shape] if type(shape) is int else shape, values, strict=True))
         if self._time_as in x:
-            x[self._time_as] = moment_of(ts, time_ms)
+            x[self._time_as] = as_moment(ts, time_ms)
         return join, time_ms, arrived_ms, x, captured, ts, (*source, offset)
 
     def load(self, names: list[tuple[str, ...]]) -> None:

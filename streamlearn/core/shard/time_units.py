@@ -17,7 +17,7 @@ from sys import float_info
 from typing import Final
 
 from streamlearn.core.events.clocks import Evidence, time_in
-from streamlearn.core.events.event import MS_PER_UNIT, Event, EventSpec, Refusal, moment_of
+from streamlearn.core.events.event import MS_PER_UNIT, Event, EventSpec, Refusal, as_moment
 from streamlearn.core.events.evidence import SETTLED, is_settled
 from streamlearn.core.shard.state import Memory
 
@@ -64,7 +64,7 @@ def set_event_time(
         time_ms = arrived_ms
     event.time_ms = time_ms
     if spec.time_as:
-        moment = moment_of(ts, time_ms)
+        moment = as_moment(ts, time_ms)
         if moment is None:
             return Refusal("guard", "bad_time")
         event.x[spec.time_as] = moment

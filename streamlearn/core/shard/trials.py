@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.events.event import Label, moment_of
+from streamlearn.core.events.event import Label, as_moment
 from streamlearn.core.labels.joiner import ReleasedEvent
 from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import Learner, Prediction
@@ -102,7 +102,7 @@ class Teacher:
             return False
         x = dict(probe.x)
         if self._time_as in x:  # a state from bytes has it as a text
-            x[self._time_as] = moment_of(probe.ts, probe.time_ms)
+            x[self._time_as] = as_moment(probe.ts, probe.time_ms)
         return not self.ask(x, probe.y).finite
 
     def _judge(self, x: dict[str, Any], y: Label | None, stage: str) -> None:

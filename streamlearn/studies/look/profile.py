@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, unit_of
+from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, likely_unit
 from streamlearn.core.events.paths import leaves
 from streamlearn.core.events.values import NO_VALUE, is_coated, is_number
 from streamlearn.history.cells import patterned_time
@@ -146,7 +146,7 @@ def _formats(path: str, numbers: list[Any], texts: list[str], count: int) -> tup
 
 
 def _number_formats(path: str, numbers: list[Any], count: int) -> tuple[str, ...]:
-    units = Counter(map(unit_of, numbers))
+    units = Counter(map(likely_unit, numbers))
     unit, _ = units.most_common(1)[0]
     plausible = sum(_SINCE_MS <= n * MS_PER_UNIT[unit] < _UNTIL_MS for n in numbers)
     if plausible >= _MOSTLY * count:
