@@ -10,7 +10,7 @@ import pytest
 
 from streamlearn.core.events.event import Refusal
 from streamlearn.core.records import Headers, Record
-from streamlearn.core.shard.dead_letter_rate import FEW, WINDOW, Letter, noted, storm
+from streamlearn.core.shard.dead_letter_rate import FEW, WINDOW, Letter, note_dead_letter, stop_message
 from streamlearn.core.shard.encode import dead_letter
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
@@ -242,42 +242,42 @@ def window(*outcomes: tuple[int, Refusal | None]) -> tuple[list[Letter], int]:
         for _ in range(count):
             records += 1
             if refusal is not None:
-                noted(letters, records, refusal)
+                note_dead_letter(letters, records, refusal)
     return letters, records
 
 
 def test_a_burst_of_fewer_than_a_hundred_is_no_storm() -> None:
-    assert storm(*window((FEW - 1, JSON)), 0, 0.5) == ""
-    assert storm(*window((FEW, JSON)), 0, 0.5)
+    assert stop_message(*window((FEW - 1, JSON)), 0, 0.5) == ""
+    assert stop_message(*window((FEW, JSON)), 0, 0.5)
 
 
 @pytest.mark.parametrize(("good", "bad", "fires"), [(500, 500, False), (499, 501, True), (900, 100, False)])
 def test_a_storm_is_more_than_the_share_of_the_last_thousand(good: int, bad: int, fires: bool) -> None:
     for before in (0, 5000):
         letters, records = window((before, None), (good, None), (bad, JSON))
-        assert bool(storm(letters, records, 0, 0.5)) == fires
+        assert bool(stop_message(letters, records, 0, 0.5)) == fires
 
 
 def test_what_lies_further_back_than_the_window_is_forgotten() -> None:
     letters, records = window((3000, JSON), (WINDOW // 2, None))
     assert len(letters) == WINDOW
-    assert storm(letters, records, 0, 0.5) == ""
+    assert stop_message(letters, records, 0, 0.5) == ""
 
 
 def test_a_share_of_one_never_stops() -> None:
-    assert storm(*window((5000, JSON)), 0, 1) == ""
+    assert stop_message(*window((5000, JSON)), 0, 1) == ""
 
 
 def test_a_new_start_counts_anew() -> None:
     letters, records = window((900, JSON), (FEW - 1, JSON))
-    assert storm(letters, records, 900, 0.5) == ""
+    assert stop_message(letters, records, 900, 0.5) == ""
     letters, records = window((900, JSON), (FEW, JSON))
-    assert storm(letters, records, 900, 0.5).startswith("100 of the last 100 records")
+    assert stop_message(letters, records, 900, 0.5).startswith("100 of the last 100 records")
 
 
 def test_the_message_names_the_three_commonest_reasons() -> None:
     rare = Refusal("guard", "bad_id")
-    message = storm(
+    message = stop_message(
         *window((300, TYPE), (200, JSON), (100, Refusal("guard", "bad_time")), (50, rare)), 0, 0.5
     )
     lines = message.splitlines()

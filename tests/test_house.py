@@ -211,8 +211,8 @@ def test_a_module_is_one_idea() -> None:
 OTHERS_ATTRIBUTES = {
     "core/": (
         "a plain value of the state, which the rules of its room change",
-        "memory self.memory state counts self.counts event label work ring clock lane addresses timed known "
-        "early waiting",
+        "memory self.memory state counts self.counts event label work ring clock lane addresses timed "
+        "feature early waiting",
     ),
     "core/model/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
     "core/model/pickle_parts.py": ("makes objects as their pickle says", "made"),
@@ -396,11 +396,11 @@ def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
 RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
     "code lines: service": (14_370, 8_500),
     "code lines: workshop": (8_249, 5_300),
-    "empty names, % of bindings": (2.99, 1),
-    "functions called x_of or of_x": (14, 9),
+    "empty names, % of bindings": (2.71, 1),
+    "functions called x_of or of_x": (13, 9),
     "class names used twice": (5, 0),
     "vague docstrings, %": (3, 3),
-    "complex functions, %": (3.51, 2),
+    "complex functions, %": (3.5, 2),
     "files in the fullest folder": (17, 14),
 }
 

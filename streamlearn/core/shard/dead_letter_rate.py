@@ -12,7 +12,7 @@ from streamlearn.core.events.event import REASONS, Refusal
 
 WINDOW: Final = 1_000
 FEW: Final = 100
-"""Fewer dead letters than this are no storm, whatever their share: one burst must not stop a service."""
+"""Fewer dead letters than this stop no service, whatever their share: one burst must not."""
 
 _FEATURE_CHARS: Final = 64
 
@@ -20,14 +20,14 @@ Letter = tuple[int, str, str, str]
 """The number of the record that was refused (see `Memory.records`), then stage, reason and feature."""
 
 
-def noted(letters: list[Letter], records: int, refusal: Refusal) -> None:
+def note_dead_letter(letters: list[Letter], records: int, refusal: Refusal) -> None:
     """Add the dead letter of record number `records` to the newest ones."""
     letters.append((records, refusal.stage, refusal.reason, refusal.feature[:_FEATURE_CHARS]))
     if len(letters) > WINDOW:
         del letters[0]
 
 
-def storm(letters: list[Letter], records: int, since: int, max_share: float) -> str:
+def stop_message(letters: list[Letter], records: int, since: int, max_share: float) -> str:
     """The message of a stop when over `max_share` of the last records are dead letters, else ""."""
     if len(letters) < FEW:
         return ""
@@ -38,7 +38,7 @@ def storm(letters: list[Letter], records: int, since: int, max_share: float) -> 
     counts: dict[tuple[str, str, str], int] = {}
     for _, *why in newest:
         counts[why[0], why[1], why[2]] = counts.get((why[0], why[1], why[2]), 0) + 1
-    common = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:3]
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:3]
     lines = [
         f"\n  {count} x {stage}.{reason}{f' (feature {feature!r})' if feature else ''}: {REASONS[reason]}"
         for (stage, reason, feature), count in common

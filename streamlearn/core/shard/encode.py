@@ -22,7 +22,7 @@ from streamlearn.core.shard.facts import Predicted
 from streamlearn.core.shard.state import Memory
 
 MAX_NAME_CHARS: Final = 256
-"""So much of a feature's name goes into a dead letter's header."""
+"""The most of a feature's name that goes into a dead letter's header."""
 
 _PLAIN: Final = frozenset((bool, float, int, str, type(None)))  # and numpy's scalars, whose shape is ()
 _LOST: Final = ("dlq.label.", "label.unused", "label.too_many_classes")
@@ -30,12 +30,12 @@ _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
 _INTS: Final = {"false": "0", "true": "1"}
-_BOOLS_OF: Final = {"0": "false", "1": "true"}
+_BOOL_TEXTS: Final = {"0": "false", "1": "true"}
 _BOOLS: Final = frozenset(_INTS)
 
 
 class Encoder:
-    """Of one model: what every prediction says in the same bytes is made once, per model and partition."""
+    """Encodes one model's outputs; the bytes that its predictions share are made once per partition."""
 
     def __init__(
         self, name: str, version: str, revision: int, key: bool, limit_bytes: int | None = None
@@ -61,7 +61,7 @@ class Encoder:
             answer = _renamed(answer, int, _INTS)
             prediction = answer.prediction
         elif labels == "bool" and (type(prediction) is int or (detail and not detail.keys() <= _BOOLS)):
-            answer = _renamed(answer, bool, _BOOLS_OF)
+            answer = _renamed(answer, bool, _BOOL_TEXTS)
             prediction = answer.prediction
         if type(prediction) not in _PLAIN and getattr(prediction, "shape", None) != ():
             return Refusal("predict", "output_type")
@@ -129,9 +129,9 @@ def _body(event: Event, record: Record, answer: Prediction, reason: str) -> dict
 def _plain(value: Any) -> Any:
     """An answer without numpy's scalars."""
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(item) for item in value]
     return value if type(value) in _PLAIN else value.item()
 
 
@@ -157,15 +157,15 @@ def passed_on(headers: Headers) -> Headers:
     """The input's headers that travel with the output: in order, up to `MAX_HEADER_BYTES` in all."""
     if not headers:
         return headers
-    kept: list[tuple[str, bytes | None]] = []
+    passed: list[tuple[str, bytes | None]] = []
     room = MAX_HEADER_BYTES
     for name, value in headers:
         if name == ORDER_HEADER:
             continue
         room -= header_bytes(name, value)
         if room >= 0:
-            kept.append((name, value))
-    return tuple(kept)
+            passed.append((name, value))
+    return tuple(passed)
 
 
 def dead_letter(record: Record, refusal: Refusal) -> Output:

@@ -1,19 +1,19 @@
-"""The guard between decoder and model: each feature keeps one kind, and nothing in an event grows for ever.
+"""The guard between decoder and model: each feature keeps one type, and nothing in an event grows for ever.
 
-What it owns: per feature name the kind (`number`, `bool`, `str`; int and float are one kind), how many
-events agreed on it, and the different texts seen. A kind that `[event] types` declares holds at once; a
+What it owns: per feature name the type (`number`, `bool`, `str`; int and float are one type), how many
+events agreed on it, and the different texts seen. A type that `[event] types` declares holds at once; a
 learned one after `SETTLED` agreeing events, and before that a disagreeing value starts the learning anew. A
-value of another kind than the one that holds is a dead letter. A *missing* feature is the model's business.
+value of another type than the one that holds is a dead letter. A *missing* feature is the model's business.
 
 A bad first event cannot be known to be bad when it arrives, but river's models are fixed for ever by what
-they see first: a tree that has seen one text under a name raises at the numbers that follow. So while a kind
+they see first: a tree that has seen one text under a name raises at the numbers that follow. So while a type
 is open no event is refused for it, and a text that may be a mistake is *withheld*: the model gets the event
 without that feature. Under one name a model sees texts or other values, never both: a mixture is what trees
 raise at. Each feature of an event is judged, and counts, by itself:
 
     value, open, not declared      the model has seen under that name   it is given    counts as evidence
-    number, true, false            a text                               no             of its kind
-                                   else                                 yes            of its kind
+    number, true, false            a text                               no             of its type
+                                   else                                 yes            of its type
     text                           a number, or it raised at a text     no             of texts
                                    else                                 yes            of texts
     reads as a number ("21.5")     a number                             no             no
@@ -46,11 +46,11 @@ from streamlearn.core.events.evidence import SETTLED
 from streamlearn.core.events.values import NO_VALUE, reads_as_number
 
 MAX_TEXTS: Final = 100_000
-"""Different texts that are remembered over all features."""
+"""The most texts that are remembered over all features."""
 
 _SHAPES: Final = 256
 
-_KINDS: Final[dict[type, str]] = {float: "number", int: "number", bool: "bool", str: "str"}
+_FEATURE_TYPES: Final[dict[type, str]] = {float: "number", int: "number", bool: "bool", str: "str"}
 _DECLARED: Final = {"float": "number", "int": "number", "number": "number", "bool": "bool", "str": "str"}
 _FAILED: Final = frozenset(
     ("", "bad", "err", "error", "fail", "failed", "failure", "fault", "invalid", "unavailable")
@@ -82,15 +82,15 @@ class GuardSpec(msgspec.Struct, frozen=True):
 
 
 class LearnedFeature(msgspec.Struct, omit_defaults=True):
-    """What is known of one feature. `numbers`, `given`: the model has seen it as a number, as a text;
+    """The state of one feature. `as_number`, `as_text`: the model has seen it as a number, as a text;
     `barred`: the model raised at its first text; `needed`: the model raised without its text.
     """
 
-    kind: str
+    type: str
     agreed: int = 0
     texts: set[str] = set()
-    numbers: bool = False
-    given: bool = False
+    as_number: bool = False
+    as_text: bool = False
     barred: bool = False
     needed: bool = False
 
@@ -98,7 +98,8 @@ class LearnedFeature(msgspec.Struct, omit_defaults=True):
 Types = dict[str, LearnedFeature]
 _Shape = tuple[list[type], list[str], list[tuple[str, set[str]]], list[str]]
 """Of names that stand together in events from which nothing more is learned: the types that their values
-mostly have, their kinds, the texts that may stand under each name that has any, and the names to withhold.
+mostly have, their feature types, the texts that may stand under each name that has any, and the names to
+withhold.
 """
 
 
@@ -121,23 +122,24 @@ class Guard:
         self._free = free
         declared = {**dict.fromkeys(free, "str"), **declared}
         self._declared = {
-            name: _DECLARED[kind] for name, kind in sorted(declared.items()) if kind in _DECLARED
+            name: _DECLARED[feature_type]
+            for name, feature_type in sorted(declared.items())
+            if feature_type in _DECLARED
         }
         self._types = types
-        self._texts = sum(len(known.texts) for known in types.values())
+        self._texts = sum(len(feature.texts) for feature in types.values())
         self._shapes: dict[tuple[str, ...], _Shape] = {}
 
     def knows(self, x: dict[str, Any]) -> bool:
-        """Whether there is nothing to judge and nothing to learn: the names have stood together before, each
-        value is of its name's settled kind, and each text was seen. The common event ends here. What its
-        model must not see is taken out of `x`.
+        """Fast path: this feature set was seen before, with its learned types and known texts. Takes out of
+        `x` the features that its model must not see.
         """
         shape = self._shapes.get(tuple(x))
         if shape is None:
             return False
-        expected, kinds, texts, withheld = shape
+        expected, feature_types, texts, withheld = shape
         types = [*map(type, x.values())]
-        if types != expected and kinds != [*map(_KINDS.get, types)]:
+        if types != expected and feature_types != [*map(_FEATURE_TYPES.get, types)]:
             return False
         if texts and not all(x[name] in seen for name, seen in texts):
             return False
@@ -146,7 +148,34 @@ class Guard:
         return True
 
     def refusal(self, x: dict[str, Any]) -> Refusal | None:
-        """Why an event with the features `x` must not reach the model, or None."""
+        """The reason to keep an event with the features `x` from the model, or None."""
+        types = self._types
+        if refusal := self._unbounded(x):
+            return refusal
+        texts = 0
+        suspect = ""  # only where doubtful texts are still refused
+        for name, value in x.items():
+            feature_type, settled_type = _feature_type(value), self._settled_type(name)
+            if settled_type and feature_type != settled_type:
+                return Refusal("guard", "feature_type", name)
+            if feature_type != "str" or name in self._free:
+                continue
+            if len(value) > self._spec.string_length:
+                return Refusal("guard", "text_too_long", name)
+            feature = types.get(name)
+            if feature is None or value not in feature.texts:
+                texts += 1
+                if self._has_no_room(feature, settled_type, texts):
+                    return Refusal("guard", "too_many_categories", name)
+            if not (self._spec.withholds or suspect or settled_type) and _doubt(value):
+                suspect = name
+        if suspect:
+            self._note(suspect, x[suspect])
+            return Refusal("guard", "feature_type", suspect)
+        return None
+
+    def _unbounded(self, x: dict[str, Any]) -> Refusal | None:
+        """Refuse features beyond the bounds of their number and of the number and length of names."""
         spec, types = self._spec, self._types
         if len(x) > spec.features:
             return Refusal("guard", "too_many_features")
@@ -157,118 +186,106 @@ class Guard:
                 return Refusal("guard", "text_too_long", long)
             if len(types) + len(unknown) > spec.names:
                 return Refusal("guard", "too_many_names", unknown[0])
-        texts = 0
-        suspect = ""  # only where doubtful texts are still refused
-        for name, value in x.items():
-            kind = _kind_of(value)
-            holds = self._holds(name)
-            if holds and kind != holds:
-                return Refusal("guard", "feature_type", name)
-            if kind != "str" or name in self._free:
-                continue
-            if len(value) > spec.string_length:
-                return Refusal("guard", "text_too_long", name)
-            known = types.get(name)
-            if known is None or value not in known.texts:
-                texts += 1
-                full = known is not None and holds and len(known.texts) >= spec.categories
-                if spec.categories and (full or self._texts + texts > MAX_TEXTS):
-                    return Refusal("guard", "too_many_categories", name)
-            if not (self._spec.withholds or suspect or holds) and _doubt(value):
-                suspect = name
-        if suspect:
-            self._note(suspect, x[suspect])
-            return Refusal("guard", "feature_type", suspect)
         return None
 
-    def _holds(self, name: str) -> str:
-        """The kind that `name` must have, "" while that is open."""
+    def _has_no_room(self, feature: LearnedFeature | None, settled_type: str, texts: int) -> bool:
+        """True if a new text, the event's `texts`-th, would be one too many for its name or for all names."""
+        categories = self._spec.categories
+        full = feature is not None and settled_type != "" and len(feature.texts) >= categories
+        return categories > 0 and (full or self._texts + texts > MAX_TEXTS)
+
+    def _settled_type(self, name: str) -> str:
+        """The type that `name` must have, "" while that is open."""
         declared = self._declared.get(name)
         if declared is not None:
             return declared
-        known = self._types.get(name)
-        return known.kind if known is not None and known.agreed >= SETTLED else ""
+        feature = self._types.get(name)
+        return feature.type if feature is not None and feature.agreed >= SETTLED else ""
 
     def passed(self, x: dict[str, Any]) -> dict[str, Any]:
         """Learn from an event that was accepted: the features that its model may see."""
-        is_fixed = True  # whether such an event leaves all as it is
+        is_fixed = True  # while such an event leaves all as it is
         withheld = []
         for name, value in x.items():
-            is_open = not self._holds(name)
-            given, counts = self._judged(name, value, x) if is_open else (True, True)
+            is_open = not self._settled_type(name)
+            is_given, counts = self._judged(name, value, x) if is_open else (True, True)
             is_fixed = is_fixed and not (is_open and counts)
-            known = self._note(name, value) if counts else self._types.setdefault(name, LearnedFeature("str"))
-            given = given and (name in self._declared or self._is_alike(known, value))
-            if not given:
+            feature = (
+                self._note(name, value) if counts else self._types.setdefault(name, LearnedFeature("str"))
+            )
+            is_given = is_given and (name in self._declared or self._is_alike(feature, value))
+            if not is_given:
                 withheld.append(name)
             else:
-                self._give(known, value)
+                self._give(feature, value)
         if is_fixed:
             self._remember(x, withheld)
         return {name: value for name, value in x.items() if name not in withheld} if withheld else x
 
-    def _give(self, known: LearnedFeature, value: Any) -> None:
-        """The model gets `value`: that is remembered, and of what was known before nothing is sure."""
+    def _give(self, feature: LearnedFeature, value: Any) -> None:
+        """Remember that the model gets `value`, and look at all shapes again when that is new."""
         if type(value) is str:
-            news, known.given = not known.given, True
+            is_new, feature.as_text = not feature.as_text, True
         else:
-            news, known.numbers = not known.numbers, True
-        if news:
+            is_new, feature.as_number = not feature.as_number, True
+        if is_new:
             self._shapes.clear()
 
-    def _is_alike(self, known: LearnedFeature, value: Any) -> bool:
-        """Whether the model may have `value` beside what it has seen under that name: texts or others."""
+    def _is_alike(self, feature: LearnedFeature, value: Any) -> bool:
+        """True if the model may have `value` beside the values that it has seen under that name: texts or
+        others.
+        """
         if type(value) is str:
-            return not (known.numbers or known.barred)
-        return known.numbers or not known.given or not self._spec.withholds
+            return not (feature.as_number or feature.barred)
+        return feature.as_number or not feature.as_text or not self._spec.withholds
 
     def _judged(self, name: str, value: Any, x: dict[str, Any]) -> tuple[bool, bool]:
-        """By the table above, for a name whose kind is open: whether the model may get `value`, and whether
+        """Judge a name whose type is open by the table above: True if the model may get `value`, and True if
         it counts as evidence.
         """
         doubt = "" if type(value) is not str or self._typed or not self._spec.withholds else _doubt(value)
         if not doubt:
             return True, True
-        known = self._types.get(name) or LearnedFeature("str")
-        if known.numbers:
+        feature = self._types.get(name) or LearnedFeature("str")
+        if feature.as_number:
             return False, False
-        if known.given or known.needed:
+        if feature.as_text or feature.needed:
             return True, True
         if doubt == "no value":
             return False, False
-        beside = any(type(other) is float or type(other) is int for other in x.values())
-        return beside and known.agreed > 0, True
+        beside = any(type(number) is float or type(number) is int for number in x.values())
+        return beside and feature.agreed > 0, True
 
     def _remember(self, x: dict[str, Any], withheld: list[str]) -> None:
-        """Events like `x` need no second look, until something more is known of one of their names."""
+        """Events like `x` need no second look, until more is learned of one of their names."""
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
-        kinds = [_kind_of(value) for value in x.values()]
+        feature_types = [_feature_type(value) for value in x.values()]
         texts = [
-            (name, self._types[name].texts if self._holds(name) else {value})
+            (name, self._types[name].texts if self._settled_type(name) else {value})
             for name, value in x.items()
             if type(value) is str and name not in self._free
         ]
-        self._shapes[tuple(x)] = ([*map(type, x.values())], kinds, texts, withheld)
+        self._shapes[tuple(x)] = ([*map(type, x.values())], feature_types, texts, withheld)
 
     def _note(self, name: str, value: Any) -> LearnedFeature:
         """Count `value` as evidence."""
-        kind = _kind_of(value)
-        known = self._types.get(name)
-        if known is None:
-            known = self._types[name] = LearnedFeature(kind)
-        elif known.kind != kind:
-            self._texts -= len(known.texts)
-            known.kind, known.agreed, known.texts = kind, 0, set()
-        if known.agreed < SETTLED:
-            known.agreed += 1
-            if known.agreed == SETTLED:
+        feature_type = _feature_type(value)
+        feature = self._types.get(name)
+        if feature is None:
+            feature = self._types[name] = LearnedFeature(feature_type)
+        elif feature.type != feature_type:
+            self._texts -= len(feature.texts)
+            feature.type, feature.agreed, feature.texts = feature_type, 0, set()
+        if feature.agreed < SETTLED:
+            feature.agreed += 1
+            if feature.agreed == SETTLED:
                 self._shapes.clear()
-        room = name not in self._free and len(known.texts) < self._spec.categories
-        if kind == "str" and room and value not in known.texts:
-            known.texts.add(value)
+        room = name not in self._free and len(feature.texts) < self._spec.categories
+        if feature_type == "str" and room and value not in feature.texts:
+            feature.texts.add(value)
             self._texts += 1
-        return known
+        return feature
 
     def raised(self, x: dict[str, Any]) -> None:
         """The model raised at `x`. Its first texts are the likely cause: they are withheld from now on, so
@@ -277,33 +294,33 @@ class Guard:
         """
         for name, value in x.items():
             if type(value) is str and name not in self._declared:
-                given = bool(self._holds(name)) or self._judged(name, value, x)[0]
-                known = self._types.setdefault(name, LearnedFeature("str"))
-                first = not (known.given or known.numbers)
-                known.barred = known.barred or (given and first)
-                known.needed = known.needed or (not given and first)
+                is_given = bool(self._settled_type(name)) or self._judged(name, value, x)[0]
+                feature = self._types.setdefault(name, LearnedFeature("str"))
+                first = not (feature.as_text or feature.as_number)
+                feature.barred = feature.barred or (is_given and first)
+                feature.needed = feature.needed or (not is_given and first)
         self._shapes.clear()
 
-    def settle(self, kinds: dict[str, str]) -> None:
-        """Take over what a service saw when it looked at its first records together, as older eras say."""
-        for name, kind in kinds.items():
+    def settle(self, feature_types: dict[str, str]) -> None:
+        """Take over the types that were inferred from the first records together, as older eras say."""
+        for name, feature_type in feature_types.items():
             if name not in self._types and len(self._types) < self._spec.names:
-                self._types[name] = LearnedFeature(kind, SETTLED)
+                self._types[name] = LearnedFeature(feature_type, SETTLED)
 
     def reset(self, name: str) -> None:
         """Forget what was learned of one feature."""
-        known = self._types.pop(name, None)
-        if known is not None:
-            self._texts -= len(known.texts)
+        feature = self._types.pop(name, None)
+        if feature is not None:
+            self._texts -= len(feature.texts)
             self._shapes.clear()
 
 
-def _kind_of(value: Any) -> str:
-    return _KINDS.get(type(value), "moment")
+def _feature_type(value: Any) -> str:
+    return _FEATURE_TYPES.get(type(value), "moment")
 
 
 def _doubt(text: str) -> str:
-    """Whether a text reads as a "number" or as "no value"; "" for any other.
+    """The doubt about a text that reads as a "number" or as "no value"; "" for any other.
 
     >>> [_doubt(text) for text in ("21.5", "21,5", "N/A", " ", "A1")]
     ['number', 'number', 'no value', 'no value', '']
@@ -323,23 +340,23 @@ def withheld(types: Types, declared: Mapping[str, str]) -> list[str]:
 
 
 def table(types: Types, declared: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What is learned, for a person or a machine: one row per feature, in the order of names."""
-    rows = []
-    for name in sorted({*types, *declared}):
-        known = types.get(name, LearnedFeature(""))
-        is_declared = declared.get(name) in _DECLARED
-        settled = is_declared or known.agreed >= SETTLED
-        withheld = known.given and not known.numbers
-        if known.kind == "str":
-            withheld = known.numbers or known.barred or not (known.given or settled)
-        rows.append(
-            {
-                "feature": name,
-                "kind": _DECLARED[declared[name]] if is_declared else known.kind,
-                "from": "declared" if is_declared else "settled" if settled else "learning",
-                "agreed": min(known.agreed, SETTLED),
-                "texts": len(known.texts),
-                "withheld": withheld and not is_declared,
-            }
-        )
-    return rows
+    """The learned features, for a person or a machine: one row per feature, in the order of names."""
+    return [
+        _row(name, types.get(name, LearnedFeature("")), _DECLARED.get(declared.get(name, ""), ""))
+        for name in sorted({*types, *declared})
+    ]
+
+
+def _row(name: str, feature: LearnedFeature, declared: str) -> dict[str, Any]:
+    is_settled = bool(declared) or feature.agreed >= SETTLED
+    is_withheld = feature.as_text and not feature.as_number
+    if feature.type == "str":
+        is_withheld = feature.as_number or feature.barred or not (feature.as_text or is_settled)
+    return {
+        "feature": name,
+        "kind": declared or feature.type,
+        "from": "declared" if declared else "settled" if is_settled else "learning",
+        "agreed": min(feature.agreed, SETTLED),
+        "texts": len(feature.texts),
+        "withheld": is_withheld and not declared,
+    }

@@ -72,8 +72,8 @@ class LabelRules:
         that a model without labels can only be scored by must be fit for that.
         """
         memory = self._memory
-        settled = memory.label_type == "bool" and not memory.label_votes
-        if type(y) is bool and settled and self._declared in ("", "bool"):
+        is_bool = memory.label_type == "bool" and not memory.label_votes
+        if type(y) is bool and is_bool and self._declared in ("", "bool"):
             return y  # as most are
         plain = self.plain(y)
         if plain is None:
@@ -88,12 +88,12 @@ class LabelRules:
         if self._learner.task != "classification" or type(y) not in _LABELS:
             return y
         if self._declared:
-            found: Label = CONVERSIONS[self._declared](y)
-            return None if found is MISSING else found
+            converted: Label = CONVERSIONS[self._declared](y)
+            return None if converted is MISSING else converted
         return int(y) if type(y) is float and -_EXACT <= y <= _EXACT and y.is_integer() else y
 
     def refusal(self, y: Label, strict: bool) -> Refusal | None:
-        """Why a label (as `plain` has it) cannot be learned; `strict` as in `accepted`."""
+        """The reason to refuse a label (as `plain` has it), or None; `strict` as in `accepted`."""
         learner, scores = self._learner, self._scores
         if type(y) not in _LABELS:
             return Refusal("label", "label_type")
@@ -132,12 +132,19 @@ def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> Non
         memory.label_votes = {}
     elif votes or not memory.label_type:
         votes[kind] = votes.get(kind, 0) + 1
-        leads = memory.label_type
-        changes = bool(leads) and _is_text(kind) != _is_text(leads)
-        if votes[kind] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory)):
+        if _overtakes(kind, memory):
             _lead(kind, learner, memory)
         if is_settled(votes, memory.label_type):
             memory.label_votes = {}
+
+
+def _overtakes(kind: str, memory: Memory) -> bool:
+    """True if labels of this type lead now: by two votes, and never while the model is kept, where texts and
+    others change places.
+    """
+    votes, leads = memory.label_votes, memory.label_type
+    changes = bool(leads) and _is_text(kind) != _is_text(leads)
+    return votes[kind] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory))
 
 
 def _lead(kind: str, learner: Learner, memory: Memory) -> None:
@@ -152,7 +159,7 @@ def _lead(kind: str, learner: Learner, memory: Memory) -> None:
 
 
 def _is_still(memory: Memory) -> bool:
-    """Whether somebody wants the model as it is."""
+    """True if somebody wants the model as it is."""
     return memory.frozen not in ("", PAUSED, BROKEN)
 
 

@@ -25,7 +25,7 @@ from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import CRASH_STAGE, Record
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.commands import FREEZE, GUARD_RESET, THAW, command_in
-from streamlearn.core.shard.dead_letter_rate import noted
+from streamlearn.core.shard.dead_letter_rate import note_dead_letter
 from streamlearn.core.shard.encode import Encoder, dead_letter, scores_report
 from streamlearn.core.shard.facts import (
     Alerted,
@@ -47,10 +47,11 @@ from streamlearn.core.shard.trials import NOT_FINITE, Lessons, Teacher, is_extre
 from streamlearn.core.shard.work import EventWork, LabelWork
 
 FAILING_LIMIT: Final = 100
-"""So many predict failures in a row, and the service stops rather than drain a topic into dead letters."""
+"""The number of predict failures in a row that stop the service, so that no topic drains into dead letters.
+"""
 
 _AT_ONCE: Final = 1_000
-"""So many waiting events are unpacked at a time."""
+"""The number of waiting events that are unpacked at a time."""
 
 
 class Shard:
@@ -77,7 +78,7 @@ class Shard:
             joiner = LabelJoiner(spec.labels, spec.event.time_as)
         self.joiner = joiner
         self.work = work
-        """What is left of the record that was begun last."""
+        """The unfinished work of the record that was begun last."""
         self.label_rules = LabelRules(spec, self.learner, memory, scores)
         limits, types, typed = spec.guard, spec.event.types, has_schema(spec.event)
         texts = self.learner.text_fields
@@ -181,23 +182,33 @@ class Shard:
         event = self.peek(record)
         record, latest_ms = dated(record, memory.arrivals)
         if self.joiner is not None and event is None:
-            label = self.label_rules.read(self.joiner, record, latest_ms)
-            if isinstance(label, LabelRecord):
-                _, events, goes_on = self.joiner.join(label, record.timestamp_ms, 1)
-                released = [place for *_, place in events]
-                if goes_on:
-                    released += self.joiner.let_go(label, record.timestamp_ms)
-                facts += [Expired(record, place, True) for place in released]
+            facts += self._released(self.joiner, record, latest_ms)
         elif self.joiner is not None and event is not None and stage == "expire":
-            source = (record.topic, record.partition)
-            refusal = self._check(event, record, latest_ms)
-            if refusal is None and self.joiner.advance(source, event.time_ms):
-                events, _ = self.joiner.expire(source)
-                facts += [Expired(record, place, False) for *_, place in events]
+            if self._check(event, record, latest_ms) is None:
+                facts += self._expired(self.joiner, event, record)
             stage = "learn"
         elif self.guard is not None and event is not None and reason == "raised":
             self.guard.raised(event.x)
         return [*facts, self._refuse(record, Refusal(stage, reason))]
+
+    def _released(self, joiner: LabelJoiner, record: Record, latest_ms: float) -> Facts:
+        """Take the events of a label that nobody learns."""
+        label = self.label_rules.read(joiner, record, latest_ms)
+        if not isinstance(label, LabelRecord):
+            return []
+        _, events, goes_on = joiner.join(label, record.timestamp_ms, 1)
+        places = [place for *_, place in events]
+        if goes_on:
+            places += joiner.let_go(label, record.timestamp_ms)
+        return [Expired(record, place, True) for place in places]
+
+    def _expired(self, joiner: LabelJoiner, event: Event, record: Record) -> Facts:
+        """Take the events past their deadline at the time of this one, which nobody learns."""
+        source = (record.topic, record.partition)
+        if not joiner.advance(source, event.time_ms):
+            return []
+        events, _ = joiner.expire(source)
+        return [Expired(record, place, False) for *_, place in events]
 
     # --- records of other topics ----------------------------------------------------------------------
 
@@ -256,7 +267,7 @@ class Shard:
     # --- events ---------------------------------------------------------------------------------------
 
     def _check(self, event: Event, record: Record, latest_ms: float) -> Refusal | None:
-        """What depends on the stream so far, which learns from an event that is accepted."""
+        """Check by the stream so far, which learns from an event that is accepted."""
         arrived_ms: float = record.timestamp_ms
         if arrived_ms == UNKNOWN_MS:
             arrived_ms = -NEVER if self.joiner is None else self.joiner.pending.newest_ms
@@ -308,14 +319,13 @@ class Shard:
         ts = (record.timestamp_ms or None) if event.ts is None else event.ts
         captured = [] if scores is None else scores.capture(answer, x, ts)
         y, label = (event.y, None) if joiner is None else joiner.find_label(event, record.timestamp_ms)
-        place = None
+        label_place = None
         if label is not None and joiner is not None:
-            place = (joiner.spec.topic, label.partition, label.offset)
+            label_place = (joiner.spec.topic, label.partition, label.offset)
             outcome = "label.joined" if event.y is None else "label.duplicate"
-            facts.append(Labelled(record, place, outcome))
+            facts.append(Labelled(record, label_place, outcome))
         if y is not None:
-            at = record.place
-            learned = Learned(record, at, y, captured, place)
+            learned = Learned(record, record.place, y, captured, label_place)
             self._lessons.learn(x, learned, trial, facts)
             if joiner is not None:
                 joiner.pending.labelled_at_once((record.topic, record.partition))
@@ -326,7 +336,7 @@ class Shard:
             if dropped is None:
                 self._lessons.learn_unlabelled(x, trial)
             else:
-                facts += [Expired(record, one, True) for one in dropped]
+                facts += [Expired(record, place, True) for place in dropped]
         if self._recent_ids is not None:
             self._recent_ids.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
@@ -335,8 +345,8 @@ class Shard:
         return facts
 
     def _end_waiting(self, work: EventWork, units: int) -> Facts:
-        """Events whose label did not come in time: learn `default`, or forget them. A model that needs no
-        label learns them all the same. After the last of them the event is answered.
+        """Expire events whose label did not come in time: learn `default`, or forget them. A model that needs
+        no label learns them all the same. After the last of them the event is answered.
         """
         joiner, record = self.joiner, work.record
         assert joiner is not None, "only events of labels wait"
@@ -366,7 +376,7 @@ class Shard:
 
     def _refuse(self, record: Record, refusal: Refusal) -> Refused:
         self.memory.count(f"dlq.{refusal.stage}.{refusal.reason}")
-        noted(self.memory.letters, self.memory.records, refusal)
+        note_dead_letter(self.memory.letters, self.memory.records, refusal)
         return Refused(record, *refusal, dead_letter(record, refusal))
 
     def _note_undo(self, record: Record, stage: str, reason: str) -> Facts:

@@ -107,7 +107,7 @@ class Memory(msgspec.Struct):
     recent_next: int = 0
     """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
     types: dict[str, LearnedFeature] = {}
-    """What the guard has learned, by feature name."""
+    """The features that the guard has learned, by name."""
     letters: list[Letter] = []
     """The newest dead letters, see `core.shard.dead_letter_rate`."""
 
@@ -116,8 +116,8 @@ class Memory(msgspec.Struct):
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def note_undo(self, stage: str, reason: str) -> None:
-        """What the model did at the newest record was undone: too often, and learning pauses."""
-        recent = [at for at in self.raised_at if at > self.records - UNDO_WINDOW]
+        """Note that the model was undone at the newest record; too often, and learning pauses."""
+        recent = [number for number in self.raised_at if number > self.records - UNDO_WINDOW]
         self.raised_at = [*recent, self.records][-UNDO_LIMIT:]
         if len(recent) >= UNDO_LIMIT:
             self.freeze(PAUSED)

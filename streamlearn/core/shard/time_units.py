@@ -84,7 +84,7 @@ def note_unit(evidence: Evidence, spec: EventSpec, memory: Memory) -> None:
     votes[unit] = (plausible + 1, others) if strong else (plausible, min(others + 1, SETTLED))
     if _weight(votes[unit]) > _weight(votes.get(memory.time_unit, (0, 0))):
         memory.time_unit = unit
-    plausible_times = {one: counts[0] for one, counts in votes.items()}
+    plausible_times = {unit: counts[0] for unit, counts in votes.items()}
     leading = max(plausible_times, key=plausible_times.__getitem__)
     if is_settled(plausible_times, leading):
         memory.time_unit, memory.time_votes = leading, {}

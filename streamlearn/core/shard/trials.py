@@ -198,8 +198,8 @@ class Lessons:
     ) -> None:
         """Learn the label in `record` for events that waited for it."""
         label_place = record.place
-        for x, kept, place in events:
-            captured, on_trial = unmarked(kept)
+        for x, waiting, place in events:
+            captured, on_trial = unmarked(waiting)
             self.learn(
                 x, Learned(record, place, label.y, captured, label_place), "learn" if on_trial else "", facts
             )
@@ -214,9 +214,9 @@ class Lessons:
         or are forgotten; a model that needs no label learns them all the same.
         """
         try:
-            for x, kept, place in events:
+            for x, waiting, place in events:
                 facts.append(Expired(record, place, False))
-                captured, on_trial = unmarked(kept)
+                captured, on_trial = unmarked(waiting)
                 trial = "learn" if on_trial else ""
                 if default is not None:
                     self.learn(x, Learned(record, place, default, captured, None), trial, facts)

@@ -12,7 +12,7 @@ from streamlearn.config.schema import Config
 from streamlearn.core.events.envelopes import look_like_decimals
 from streamlearn.core.events.values import is_coated
 from streamlearn.core.records import Record
-from streamlearn.core.shard.dead_letter_rate import storm
+from streamlearn.core.shard.dead_letter_rate import stop_message
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.checkpoints import newest_header
@@ -93,7 +93,7 @@ class Watch:
     def storm(self) -> str:
         """Why so many dead letters must end the work, or ""."""
         memory = self._standing.shard.memory
-        return storm(memory.letters, memory.records, self._opened_at, self._config.dlq.max_share)
+        return stop_message(memory.letters, memory.records, self._opened_at, self._config.dlq.max_share)
 
     def _refuse_to_go_on(self) -> None:
         memory = self._standing.shard.memory
