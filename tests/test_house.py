@@ -215,7 +215,7 @@ OTHERS_ATTRIBUTES = {
         "feature early waiting",
     ),
     "core/model/pickle_load.py": ("makes objects as their pickle says", "Asleep() instance"),
-    "core/model/pickle_parts.py": ("makes objects as their pickle says", "made"),
+    "core/model/pickle_parts.py": ("makes objects as their pickle says", "built"),
     "cli/streams.py": ("standard streams that are closed are opened on /dev/null", "sys"),
     "core/scores/accumulators.py": ("columns of the window, a plain value", "column old"),
     "log/kafka/kafka_python/": ("the library has no other way", "coordinator producer consumer._fetcher"),
@@ -396,11 +396,11 @@ def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
 RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
     "code lines: service": (14_370, 8_500),
     "code lines: workshop": (8_249, 5_300),
-    "empty names, % of bindings": (2.71, 1),
+    "empty names, % of bindings": (2.24, 1),
     "functions called x_of or of_x": (13, 9),
     "class names used twice": (5, 0),
     "vague docstrings, %": (3, 3),
-    "complex functions, %": (3.5, 2),
+    "complex functions, %": (3.32, 2),
     "files in the fullest folder": (17, 14),
 }
 

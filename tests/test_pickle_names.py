@@ -15,7 +15,7 @@ EVENTS = 120
 def asked(pickled: bytes) -> set[str]:
     collector = _Collector(pickled)
     collector.load()
-    return {f"{module}:{name}" for module, name in collector.asked}
+    return {f"{module}:{name}" for module, name in collector.requested}
 
 
 def test_the_list_covers_what_every_model_of_the_zoo_has_learned() -> None:

@@ -56,7 +56,7 @@ def recognised(record: Record, doc: Document) -> str:
         return "connect" if isinstance(payload, dict) else "tombstone"
     if isinstance(doc.get("fields"), dict) and {"name", "timestamp"} <= doc.keys():
         return "telegraf"
-    return "cloudevents" if "specversion" in doc and {"id", "source", "type"} <= doc.keys() else ""
+    return "cloudevents" if {"specversion", "id", "source", "type"} <= doc.keys() else ""
 
 
 def _is_change(payload: Document) -> bool:

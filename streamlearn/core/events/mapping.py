@@ -19,7 +19,7 @@ from streamlearn.core.events.event import MAX_EVENT_BYTES, Event, EventSpec, NoE
 from streamlearn.core.events.json_events import checked_event, clean_object, decode
 from streamlearn.core.events.paths import MISSING, Getter, flat, getter, optional
 from streamlearn.core.events.registry import Schema, schema_reader
-from streamlearn.core.events.values import conversions, is_word
+from streamlearn.core.events.values import Convert, conversions, is_word
 from streamlearn.core.events.where import compile_where
 from streamlearn.core.records import Record
 
@@ -161,14 +161,20 @@ def _features(spec: EventSpec) -> Take:
         # A type may be declared by the whole path or, as the model knows it, by the feature's name.
         converts = [(name.removeprefix(prefix), c) for name, c in converts if name not in _parts(spec)]
 
+    return _converted(take, settle, missing, converts)
+
+
+def _converted(
+    take: Take, settle: Take, missing: frozenset[str], converts: list[tuple[str, Convert]]
+) -> Take:
+    """Compile the getter of features that are settled where not all are scalars, and converted."""
+
     def features(doc: Document) -> Features | Refusal:
         x = take(doc)
+        if type(x) is dict and not _SCALARS.issuperset(map(type, x.values())):
+            x = settle(x)
         if type(x) is not dict:
             return x
-        if not _SCALARS.issuperset(map(type, x.values())):
-            x = settle(x)
-            if type(x) is not dict:
-                return x
         if missing:
             x = {name: item for name, item in x.items() if not is_word(item, missing)}
         for name, convert in converts:

@@ -26,6 +26,6 @@ def fingerprint() -> str:
     parts = (grid, np.exp(-grid % 7), np.dot(square, square.T), np.array([grid.sum(), grid.std()]))
     digest = hashlib.blake2b(digest_size=8)
     digest.update(struct.pack(f"<{len(answers)}d", *answers))
-    for part in parts:
-        digest.update(part.tobytes())
+    for array in parts:
+        digest.update(array.tobytes())
     return digest.hexdigest()

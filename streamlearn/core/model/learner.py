@@ -22,8 +22,8 @@ from streamlearn.core.events.json_events import label_text
 
 Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
 Predict = Callable[..., "Prediction"]
-"""Of features and label; for a forecaster also the features of the events that will be learned before, in
-their order (none without), or None for too many of them.
+"""Predicts from features and label; for a forecaster also the features of the events that will be learned
+before, in their order (none without), or None for too many of them.
 """
 
 
@@ -115,7 +115,7 @@ def model_task(model: Any) -> Task:
 
 
 def _unservable(model: Any) -> str:
-    """Why a model with the right base class still cannot be served, as river 0.26.1 has it; "" if it can."""
+    """The reason to serve no model of the right base class, as river 0.26.1 has it; "" for none."""
     from river import anomaly, base, cluster
     from river.active.base import ActiveLearningClassifier
 

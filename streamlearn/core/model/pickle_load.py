@@ -41,7 +41,7 @@ class Named(NamedTuple):
 
     module: str
     name: str
-    found: Any
+    target: Any
 
 
 class Bound(NamedTuple):
@@ -113,7 +113,7 @@ class Loader:
         self._keyed: set[type] = set()  # those of the user's own that are found by their value
         self._sleeping: list[tuple[Any, type]] = []
         self._states: list[tuple[Any, Any]] = []
-        self._held = False  # whether a placeholder is anywhere but in an argument of `part`
+        self._held = False  # True once a placeholder is anywhere but in an argument of `part`
         self._real: dict[int, tuple[Any, Any]] = {}
 
     def load(self) -> Any:
@@ -133,17 +133,17 @@ class Loader:
     def kind(self, module: str, name: str, blank: bool) -> _Kind:
         """A class to make instances of."""
         if f"{module}:{name}" in CLASSES:
-            made = _listed(module, name, blank)
-            self._kinds[made.cls] = made
-            return made
+            kind = _listed(module, name, blank)
+            self._kinds[kind.cls] = kind
+            return kind
         cls: Any = self.resolve(module, name)
         if not issubclass(type(cls), type):
             raise BadCheckpoint(f"it makes instances of {module}.{name}, which is no class")
         mine = self.is_mine(module)
-        made = self._kinds[cls] = self._kinds.get(cls) or _Kind(cls, False, mine)
+        kind = self._kinds[cls] = self._kinds.get(cls) or _Kind(cls, False, mine)
         if mine and cls.__hash__ is not object.__hash__:
             self._keyed.add(cls)
-        return _Kind(cls, True, mine) if blank else made
+        return _Kind(cls, True, mine) if blank else kind
 
     def make(self, kind: _Kind, *arguments: Any) -> Any:
         """An instance without its state."""
@@ -176,11 +176,11 @@ class Loader:
 
     def part(self, name: str, *arguments: Any) -> Any:
         """An object by one of `pickle_parts.CONSTRUCTORS`."""
-        if any(type(one) is types.MethodType for one in arguments):
+        if any(type(argument) is types.MethodType for argument in arguments):
             raise BadCheckpoint(f"it makes {name!r} out of a tool of the loader")
         if type(name) is str and name.startswith("operator:"):  # what they ask for is what they do
-            asked = f"{name}{arguments!r}" if all(map(small, arguments)) else "more"
-            if not self.may_call("operator", asked.removeprefix("operator:")):
+            request = f"{name}{arguments!r}" if all(map(small, arguments)) else "more"
+            if not self.may_call("operator", request.removeprefix("operator:")):
                 raise BadCheckpoint(f"it makes an {name} that the fresh model does not hold")
         if name == VECTOR_DICT and len(arguments) > 1 and type(arguments[1]) is Asleep:
             self._wake(arguments[1])
@@ -194,9 +194,9 @@ class Loader:
 
     def value(self, module: str, name: str) -> Named:
         """A class or a function as an argument of `part` or `partial`; an unbound method anywhere."""
-        found = self.resolve(module, name, NAMED)
-        self._held = self._held or type(found) is types.MethodDescriptorType
-        return Named(module, name, found)
+        target = self.resolve(module, name, NAMED)
+        self._held = self._held or type(target) is types.MethodDescriptorType
+        return Named(module, name, target)
 
     def bind(self, owner: Any, name: str) -> Bound:
         """A method, later."""
@@ -215,9 +215,9 @@ class Loader:
         if type(constructor) is not Named or not self.may_call(*constructor[:2]):
             raise BadCheckpoint(f"it calls {_shown(constructor)}, which is not allowed")
         self._fill_all()
-        made = constructor.found(*map(self._inside, arguments))
-        self._kinds.setdefault(type(made), _Kind(type(made), False, True))
-        return made
+        instance = constructor.target(*map(self._inside, arguments))
+        self._kinds.setdefault(type(instance), _Kind(type(instance), False, True))
+        return instance
 
     # --- what may be named ----------------------------------------------------------------------------
 
@@ -236,11 +236,11 @@ class Loader:
             return look_up(module, name)
         if package not in self._trusted:
             raise BadCheckpoint(f"it asks for {module}.{name}, which is not allowed: no model is made of it")
-        found = look_up(module, name)
-        home = str(getattr(found, "__module__", "")).split(".", maxsplit=1)[0]
-        if home != package or not isinstance(found, type | types.FunctionType | types.BuiltinFunctionType):
+        target = look_up(module, name)
+        home = str(getattr(target, "__module__", "")).split(".", maxsplit=1)[0]
+        if home != package or not isinstance(target, type | types.FunctionType | types.BuiltinFunctionType):
             raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in {package}")
-        return found
+        return target
 
     # --- after the last instruction -------------------------------------------------------------------
 
@@ -291,13 +291,13 @@ class Loader:
             raise BadCheckpoint(f"the state of a {kind.cls.__qualname__} is something else")
         names = kind.names
         try:
-            found = {names[name]: value for name, value in state.items()}
+            attributes = {names[name]: value for name, value in state.items()}
         except KeyError:
             names.update({name: _attribute(kind, name) for name in state if name not in names})
-            found = {names[name]: value for name, value in state.items()}
-        if self._held and not _SIMPLE.issuperset(map(type, found.values())):
-            return {name: self._inside(value) for name, value in found.items()}
-        return found
+            attributes = {names[name]: value for name, value in state.items()}
+        if self._held and not _SIMPLE.issuperset(map(type, attributes.values())):
+            return {name: self._inside(value) for name, value in attributes.items()}
+        return attributes
 
     # --- placeholders ---------------------------------------------------------------------------------
 
@@ -308,9 +308,9 @@ class Loader:
             return self._argument(value)
         if not self._held or cls in _SIMPLE or not isinstance(value, _CONTAINERS):
             return value
-        known = self._real.get(id(value))
-        if known is not None:
-            return known[1]
+        real = self._real.get(id(value))
+        if real is not None:
+            return real[1]
         if cls is tuple or cls is frozenset:
             return self._keep(value, cls(map(self._inside, value)))
         self._keep(value, value)
@@ -321,18 +321,18 @@ class Loader:
         """Resolve a placeholder, once and the same for all who hold it; else `value`."""
         cls = type(value)
         if cls is Named:
-            return value.found
+            return value.target
         if cls is Bound:
             return self._real.get(id(value), (0, None))[1] or self._keep(value, self._method(value))
         if cls is not Partial:
             return self._inside(value)
-        known = self._real.get(id(value))
-        if known is not None:
-            return known[1]
+        real = self._real.get(id(value))
+        if real is not None:
+            return real[1]
         if type(value.function) is Asleep:
             self._wake(value.function)
         function, arguments = self._argument(value.function), map(self._argument, value.arguments)
-        named = {name: self._argument(one) for name, one in value.named.items()}
+        named = {name: self._argument(argument) for name, argument in value.named.items()}
         return self._keep(value, functools.partial(function, *arguments, **named))
 
     def _keep(self, value: Any, real: Any) -> Any:
@@ -351,16 +351,16 @@ class Loader:
                 set.clear(value)
                 set.update(value, items)
         elif not _SIMPLE.issuperset(map(type, value)):
-            for at, old in enumerate(value):
+            for index, old in enumerate(value):
                 if (new := self._inside(old)) is not old:
-                    value[at] = new
+                    value[index] = new
 
     def _method(self, bound: Bound) -> Any:
         owner, name = self._inside(bound.owner), bound.name
-        cls = next((cls for one, cls in self._sleeping if one is owner), type(owner))
+        cls = next((cls for instance, cls in self._sleeping if instance is owner), type(owner))
         function = in_class(cls, name) if type(name) is str else None
-        known = cls in self._kinds or (cls is random.Random and name == "gauss")
-        if not known or not isinstance(function, types.FunctionType) or name.startswith("__"):
+        is_model_part = cls in self._kinds or (cls is random.Random and name == "gauss")
+        if not is_model_part or not isinstance(function, types.FunctionType) or name.startswith("__"):
             raise BadCheckpoint(f"it asks for {_shown(cls)}.{name}, which is not allowed")
         return types.MethodType(function, owner)
 
@@ -376,12 +376,12 @@ def _attribute(kind: _Kind, name: Any) -> str:
         return sys.intern(name)
     if type(name) is not str or name.startswith("__"):
         raise BadCheckpoint(f"it sets {name!r} of a {kind.cls.__qualname__}, which is not allowed")
-    found = in_class(kind.cls, name)
-    if hasattr(type(found), "__set__") and type(found) is not types.MemberDescriptorType:
+    attribute = in_class(kind.cls, name)
+    if hasattr(type(attribute), "__set__") and type(attribute) is not types.MemberDescriptorType:
         raise BadCheckpoint(f"it sets the property {name!r} of a {kind.cls.__qualname__}")
     return sys.intern(name)
 
 
-def _shown(found: Any) -> str:
-    module, name = getattr(found, "__module__", "?"), getattr(found, "__qualname__", type(found).__name__)
-    return f"{found.module}.{found.name}" if type(found) is Named else f"{module}.{name}"
+def _shown(target: Any) -> str:
+    module, name = getattr(target, "__module__", "?"), getattr(target, "__qualname__", type(target).__name__)
+    return f"{target.module}.{target.name}" if type(target) is Named else f"{module}.{name}"

@@ -318,11 +318,11 @@ def in_class(cls: type, name: str) -> Any:
 
 def look_up(module: str, name: str) -> Any:
     """The value under a dotted name of `module`, without asking any `__getattr__`."""
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for room in name.split("."):
         if room.startswith("__"):
             raise BadCheckpoint(f"it asks for {module}.{name}, which is not defined in a package of models")
-        found = in_class(found, room) if isinstance(found, type) else vars(found)[room]
-        if isinstance(found, staticmethod):
-            found = found.__func__
-    return found
+        target = in_class(target, room) if isinstance(target, type) else vars(target)[room]
+        if isinstance(target, staticmethod):
+            target = target.__func__
+    return target

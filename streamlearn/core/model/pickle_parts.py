@@ -30,9 +30,9 @@ _MAX_NUMBER: Final = 10**7
 _MAX_TEXT: Final = 10_000
 
 
-def _need(holds: bool, what: str) -> None:
+def _need(holds: bool, name: str) -> None:
     if not holds:
-        raise BadCheckpoint(f"it makes {what} out of something else")
+        raise BadCheckpoint(f"it makes {name} out of something else")
 
 
 class Asleep:
@@ -52,9 +52,9 @@ def small(value: Any) -> bool:
 def _random(state: Any) -> random.Random:
     _need(type(state) is tuple and len(state) == 3 and type(state[1]) is tuple, "a generator")
     _need(all(type(word) is int for word in state[1]), "a generator")
-    made = random.Random(0)
-    made.setstate(state)
-    return made
+    built = random.Random(0)
+    built.setstate(state)
+    return built
 
 
 def _deque(items: Any = (), maxlen: Any = None) -> collections.deque[Any]:
@@ -64,9 +64,9 @@ def _deque(items: Any = (), maxlen: Any = None) -> collections.deque[Any]:
 
 def _counter(counts: Any) -> "collections.Counter[Any]":
     _need(type(counts) is dict, "a Counter")
-    made: collections.Counter[Any] = collections.Counter()
-    dict.update(made, counts)
-    return made
+    built: collections.Counter[Any] = collections.Counter()
+    dict.update(built, counts)
+    return built
 
 
 def _ordered() -> "collections.OrderedDict[Any, Any]":
@@ -75,33 +75,36 @@ def _ordered() -> "collections.OrderedDict[Any, Any]":
 
 def _default(factory: Any = None) -> "collections.defaultdict[Any, Any]":
     _need(factory is None or callable(factory) or type(factory) is Asleep, "a defaultdict")
-    made: collections.defaultdict[Any, Any] = collections.defaultdict()
-    made.default_factory = factory  # it may be asleep yet
-    return made
+    built: collections.defaultdict[Any, Any] = collections.defaultdict()
+    built.default_factory = factory  # it may be asleep yet
+    return built
 
 
 def _iterator(items: Any, position: Any = 0) -> Any:
     _need(type(items) in (tuple, list) and type(position) is int, "an iterator")
-    made = iter(items)
-    made.__setstate__(position)
-    return made
+    built = iter(items)
+    built.__setstate__(position)
+    return built
 
 
 def _moment(kind: type) -> Callable[..., Any]:
-    def made(*arguments: Any) -> Any:
-        known = (int, float, bytes, str, datetime.timedelta, datetime.timezone)
-        _need(all(type(one) in known for one in arguments), kind.__name__)
+    def built(*arguments: Any) -> Any:
+        allowed = (int, float, bytes, str, datetime.timedelta, datetime.timezone)
+        _need(all(type(value) in allowed for value in arguments), kind.__name__)
         return kind(*arguments)
 
-    return made
+    return built
 
 
 def _numbers(kind: type) -> Callable[..., Any]:
-    def made(*arguments: Any) -> Any:
-        _need(all(type(one) in (int, float) and abs(one) <= _MAX_NUMBER for one in arguments), kind.__name__)
+    def built(*arguments: Any) -> Any:
+        _need(
+            all(type(value) in (int, float) and abs(value) <= _MAX_NUMBER for value in arguments),
+            kind.__name__,
+        )
         return kind(*arguments)
 
-    return made
+    return built
 
 
 def _decimal(text: Any) -> decimal.Decimal:
@@ -120,19 +123,19 @@ def _pattern(text: Any, flags: Any) -> Any:
 
 
 def _integers(kind: type) -> Callable[..., Any]:
-    def made(*arguments: Any) -> Any:
-        _need(all(one is None or type(one) is int for one in arguments), kind.__name__)
+    def built(*arguments: Any) -> Any:
+        _need(all(value is None or type(value) is int for value in arguments), kind.__name__)
         return kind(*arguments)
 
-    return made
+    return built
 
 
 def _getter(kind: Callable[..., Any]) -> Callable[..., Any]:
-    def made(*arguments: Any) -> Any:
+    def built(*arguments: Any) -> Any:
         _need(all(map(small, arguments)), "what asks for an item, an attribute or a method")
         return kind(*arguments)
 
-    return made
+    return built
 
 
 # --- numpy --------------------------------------------------------------------------------------------
@@ -157,7 +160,9 @@ def _scalar(text: Any, data: Any) -> Any:
 def _is_entropy(value: Any) -> bool:
     """True for the entropy of a seed sequence: one number, or a few."""
     numbers = value if type(value) in (list, tuple) else [value]
-    return len(numbers) <= _MAX_POOL and all(type(one) is int and abs(one) < 1 << 1024 for one in numbers)
+    return len(numbers) <= _MAX_POOL and all(
+        type(value) is int and abs(value) < 1 << 1024 for value in numbers
+    )
 
 
 def _bits(name: Any, state: Any, seeds: Any) -> Any:
@@ -170,11 +175,11 @@ def _bits(name: Any, state: Any, seeds: Any) -> Any:
         _need(_is_entropy(entropy) and type(spawn_key) is tuple and _is_entropy(spawn_key), "a generator")
         _need(type(pool_size) is type(spawned) is int and 4 <= pool_size <= _MAX_POOL, "a generator")
         sequence = SeedSequence(seeds[0], spawn_key=seeds[1], pool_size=seeds[2], n_children_spawned=seeds[3])
-    made = getattr(np.random, name)(0 if sequence is None else sequence)
+    built = getattr(np.random, name)(0 if sequence is None else sequence)
     if sequence is None and name == "MT19937":
-        made._legacy_seeding(0)  # as `RandomState(seed)` leaves it: without a seed sequence
-    made.state = state
-    return made
+        built._legacy_seeding(0)  # as `RandomState(seed)` leaves it: without a seed sequence
+    built.state = state
+    return built
 
 
 def _generator(*bits: Any) -> Any:
@@ -183,17 +188,17 @@ def _generator(*bits: Any) -> Any:
 
 def _random_state(bits: Any, state: Any) -> Any:
     _need(type(bits) is tuple and len(bits) == 3 and type(state) is dict, "a generator")
-    made = np.random.RandomState(_bits(*bits))
-    made.set_state(state)
-    return made
+    built = np.random.RandomState(_bits(*bits))
+    built.set_state(state)
+    return built
 
 
 def _bits_apart(bits: Any) -> tuple[Any, ...]:
     seeds = getattr(bits, "seed_seq", None)
-    kept = None
+    sequence_state = None
     if seeds is not None:
-        kept = (seeds.entropy, seeds.spawn_key, seeds.pool_size, seeds.n_children_spawned)
-    return type(bits).__name__, bits.state, kept
+        sequence_state = (seeds.entropy, seeds.spawn_key, seeds.pool_size, seeds.n_children_spawned)
+    return type(bits).__name__, bits.state, sequence_state
 
 
 def _array_apart(array: Any) -> tuple[Any, ...]:
@@ -216,13 +221,13 @@ def _vector(data: Any, factory: Any = None, mask: Any = None, copy: Any = True) 
 
 
 def _component(name: str) -> Callable[..., Any]:
-    def made(*arguments: Any) -> Any:
+    def built(*arguments: Any) -> Any:
         from river.time_series import holt_winters
 
-        _need(all(type(one) in (int, float) and abs(one) <= _MAX_NUMBER for one in arguments), name)
+        _need(all(type(value) in (int, float) and abs(value) <= _MAX_NUMBER for value in arguments), name)
         return getattr(holt_winters, name)(*arguments)
 
-    return made
+    return built
 
 
 _HOLT_WINTERS: Final = (
@@ -286,7 +291,7 @@ def taken_apart(obj: Any) -> tuple[Any, ...] | None:
 
 def put_together(name: Any, *arguments: Any) -> Any:
     """The inverse of `taken_apart`. Raises `BadCheckpoint`."""
-    made = CONSTRUCTORS.get(name) if type(name) is str else None
-    if made is None:
+    constructor = CONSTRUCTORS.get(name) if type(name) is str else None
+    if constructor is None:
         raise BadCheckpoint(f"it asks to make {name!r}, which is not allowed")
-    return made(*arguments)
+    return constructor(*arguments)

@@ -41,31 +41,32 @@ def check(data: bytes) -> None:
     """Raise `BadCheckpoint` when `data` is not a pickle of the instructions above, to its last byte."""
     if data[:2] not in (b"\x80\x04", b"\x80\x05"):
         raise BadCheckpoint("its model is not a pickle of protocol 4 or 5")
-    at, end = 2, len(data) - 1
+    position, end = 2, len(data) - 1
     while True:
-        run = _RUN.match(data, at)
+        run = _RUN.match(data, position)
         assert run is not None, "the pattern matches nothing as well"
-        at = run.end()
-        if at >= end:
+        position = run.end()
+        if position >= end:
             break
-        at = _after_long(data, at)
-    if at != end or data[end] != 0x2E:
+        position = _after_long(data, position)
+    if position != end or data[end] != 0x2E:
         raise BadCheckpoint("its model's pickle does not end where it says")
     needed = sum(data.count(code) * size for code, size in _BYTES_OF.items())
     if needed > max(FREE_BYTES, GROWTH * len(data)):
         raise BadCheckpoint(f"its model would take about {needed:,} bytes of memory, out of {len(data):,}")
 
 
-def _after_long(data: bytes, at: int) -> int:
-    """The place after the instruction at `at`, which has a length of its own."""
-    width = _LENGTH_BYTES.get(data[at])
+def _after_long(data: bytes, position: int) -> int:
+    """The place after the instruction at `position`, which has a length of its own."""
+    width = _LENGTH_BYTES.get(data[position])
     if width is None:
+        instruction = data[position : position + 1]
         raise BadCheckpoint(
-            f"its model's pickle holds the instruction {data[at : at + 1]!r}, which is not allowed: another "
-            "version of streamlearn wrote it, or something else did"
+            f"its model's pickle holds the instruction {instruction!r}, which is not allowed: "
+            "another version of streamlearn wrote it, or something else did"
         )
-    size = int.from_bytes(data[at + 1 : at + 1 + width], "little")
-    after = at + 1 + width + size
+    size = int.from_bytes(data[position + 1 : position + 1 + width], "little")
+    after = position + 1 + width + size
     if after >= len(data):
         raise BadCheckpoint("its model's pickle is cut short")
     return after

@@ -257,13 +257,13 @@ class _Collector(Loader):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data, frozenset())
-        self.asked: dict[tuple[str, str], Any] = {}
+        self.requested: dict[tuple[str, str], Any] = {}
         self.called: set[str] = set()
 
     def resolve(self, module: str, name: str, _listed: frozenset[str] = CLASSES) -> Any:
         """Whatever has that name."""
-        found = self.asked[module, name] = look_up(module, name)
-        return found
+        target = self.requested[module, name] = look_up(module, name)
+        return target
 
     def is_mine(self, module: str) -> bool:
         """Yes: whatever made these bytes was here a moment ago."""
@@ -293,12 +293,12 @@ def trusted_by(fresh: bytes) -> frozenset[str]:
     collector = _Collector(fresh)
     collector.load()
     trusted: set[str] = set(collector.called)
-    for (module, name), found in collector.asked.items():
+    for (module, name), target in collector.requested.items():
         package, *rooms = module.split(".")
         if package == "streamlearn" or not _NO_PARTS_OF_MODELS.isdisjoint(rooms):
             continue
         if package == "builtins" and f"{module}:{name}" not in HARMLESS:
             continue
-        mine = package != "river" and isinstance(found, type) and issubclass(found, Base)
+        mine = package != "river" and isinstance(target, type) and issubclass(target, Base)
         trusted.add(package if mine else f"{module}:{name}")
     return frozenset(trusted)

@@ -17,7 +17,7 @@ from streamlearn.core.scores.metrics import (
     Mean,
     calibration_error,
     class_metrics,
-    known,
+    finite_or_none,
     roc_auc,
     running_mean,
 )
@@ -58,8 +58,8 @@ class MetricAccumulator(msgspec.Struct):
     cross: Mean = NO_MEAN
     scaled: bool = True
 
-    def add(self, y: Ints, column: Column, classes: int, one: int) -> None:
-        """Count labels `y` (codes below `classes`; `one` is the positive class) and their answers."""
+    def add(self, y: Ints, column: Column, classes: int, positive_code: int) -> None:
+        """Count labels `y` (codes below `classes`; `positive_code`: of the positive class) and answers."""
         pred = column.pred
         if self.counts.shape[1] < classes:
             self.counts = np.pad(self.counts, ((0, 0), (0, classes - self.counts.shape[1])))
@@ -67,7 +67,7 @@ class MetricAccumulator(msgspec.Struct):
         self.counts[0] += np.bincount(y[pred != NONE], minlength=classes)
         self.counts[1] += np.bincount(pred[pred >= 0], minlength=classes)
         self.counts[2] += np.bincount(y[right], minlength=classes)
-        positive = y == one
+        positive = y == positive_code
         scored = ~np.isnan(column.score)
         if scored.any():
             score = column.score[scored]
@@ -99,9 +99,9 @@ class MetricAccumulator(msgspec.Struct):
         self.scaled = True
         self.log_loss = NO_MEAN
 
-    def metrics(self, order: list[int], binary: bool, one: int) -> dict[str, float | None]:
+    def metrics(self, order: list[int], binary: bool, positive_code: int) -> dict[str, float | None]:
         """The numbers of a report, all but those that compare with a baseline."""
-        positive = one if binary else None
+        positive = positive_code if binary else None
         counts = self.counts
         if counts.shape[1] < len(order):
             counts = np.pad(counts, ((0, 0), (0, len(order) - counts.shape[1])))
@@ -111,7 +111,7 @@ class MetricAccumulator(msgspec.Struct):
         if self.ranks is not None:
             return result | self.ranks.metrics()
         n, loss = self.log_loss if binary else self.cross
-        result["log_loss"] = known(loss) if n else None
+        result["log_loss"] = finite_or_none(loss) if n else None
         result["calibration_error"] = calibration_error(self.calibration)
         return result
 

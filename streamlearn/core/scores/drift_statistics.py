@@ -107,13 +107,13 @@ class DriftStatistics(msgspec.Struct):
             del self.recent[:-RECENT]
             return
         for name, value in x.items():
-            if name not in names and len(names) < MAX_FEATURES and type(value) in _PLAIN:
-                names[name] = len(names) + 1
+            if type(value) in _PLAIN and len(names) < MAX_FEATURES:
+                names.setdefault(name, len(names) + 1)
         self.reference.append([_trimmed(answer), *(_trimmed(x.get(name)) for name in names)])
         if len(self.reference) == REFERENCE:
-            width = len(names) + 1
-            full = [row + [None] * (width - len(row)) for row in self.reference]
-            self.bins = [Bins.fit(list(column)) for column in zip(*full, strict=True)]
+            rows, width = self.reference, len(names) + 1
+            table = [row + [None] * (width - len(row)) for row in rows]
+            self.bins = [Bins.fit(list(column)) for column in zip(*table, strict=True)]
             self.reference = []
 
     def report(self, events: int, labels: int) -> dict[str, Any]:

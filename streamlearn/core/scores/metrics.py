@@ -56,19 +56,19 @@ def judges(task: str) -> Judges:
     return _JUDGES.get(task, Judges())
 
 
-def is_better(one: float, other: float, metric: str) -> bool:
-    """True if a score is better than another one."""
-    return one < other if metric in LOWER_IS_BETTER else one > other
+def is_better(score: float, rival: float, metric: str) -> bool:
+    """True if a score is better than a rival's."""
+    return score < rival if metric in LOWER_IS_BETTER else score > rival
 
 
-def known(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """`value`, or None when it is no finite number."""
     return value if isfinite(value) else None
 
 
-def ratio(part: float, whole: float) -> float | None:
-    """`part / whole`, None without a whole."""
-    return known(part / whole) if whole else None
+def ratio(share: float, whole: float) -> float | None:
+    """`share / whole`, None without a whole."""
+    return finite_or_none(share / whole) if whole else None
 
 
 def running_mean(mean: Mean, values: Iterable[float]) -> Mean:
@@ -93,17 +93,14 @@ def class_metrics(counts: Ints, order: Sequence[int], positive: int | None) -> d
     seen = [c for c in order if support[c] or predicted[c]]
     recalls = [hits[c] / support[c] for c in seen if support[c]]
     observed = sum(hits) / n
-    expected = 0.0
-    for c in seen:
-        expected += (support[c] / n) * (predicted[c] / n)
+    expected = _sum((support[c] / n) * (predicted[c] / n) for c in seen)
     result: dict[str, float | None] = {"answered": n, "accuracy": observed}
     result["balanced_accuracy"] = _sum(recalls) / len(recalls)
     if positive is None:
         scores = [_f1(hits[c], predicted[c], support[c]) or 0.0 for c in seen]
         result["macro_f1"] = _sum(scores) / len(seen)
     else:
-        at = positive
-        result["f1"] = None if at < 0 else _f1(hits[at], predicted[at], support[at])
+        result["f1"] = None if positive < 0 else _f1(hits[positive], predicted[positive], support[positive])
     result["cohen_kappa"] = ratio(observed - expected, 1 - expected)
     return result
 
@@ -158,7 +155,7 @@ def calibration_error(bins: Floats) -> float | None:
     """
     n, hits, confidence = bins
     total = float(n.sum())
-    return known(float(np.abs(hits - confidence).sum()) / total) if total else None
+    return finite_or_none(float(np.abs(hits - confidence).sum()) / total) if total else None
 
 
 def rank_metrics(groups: Sequence[tuple[int, int]]) -> dict[str, float | None]:
@@ -214,13 +211,17 @@ def cluster_metrics(cells: Mapping[tuple[Any, Any], int]) -> dict[str, float | N
 
 
 def _explained(
-    cells: Mapping[tuple[Any, Any], int], what: Mapping[Any, int], given: Mapping[Any, int], axis: int, n: int
+    cells: Mapping[tuple[Any, Any], int],
+    classes: Mapping[Any, int],
+    others: Mapping[Any, int],
+    axis: int,
+    n: int,
 ) -> float:
-    """1 - H(what | given) / H(what); 1 when there is nothing to explain."""
-    entropy = -_sum(count / n * log(count / n) for count in what.values())
+    """1 - H(classes | others) / H(classes); 1 when there is nothing to explain."""
+    entropy = -_sum(count / n * log(count / n) for count in classes.values())
     if not entropy:
         return 1.0
-    rest = -_sum(count / n * log(count / given[cell[axis]]) for cell, count in cells.items())
+    rest = -_sum(count / n * log(count / others[cell[axis]]) for cell, count in cells.items())
     return 1.0 - rest / entropy
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from streamlearn.core.model.learner import Prediction
-from streamlearn.core.scores.metrics import NO_MEAN, Mean, known, ratio, running_mean
+from streamlearn.core.scores.metrics import NO_MEAN, Mean, finite_or_none, ratio, running_mean
 
 FLUSH_AT: Final = 512
 """The number of pairs that are buffered before they are aggregated."""
@@ -76,8 +76,8 @@ class ErrorAccumulator(msgspec.Struct):
         rest = ratio(self.rest, total)
         return {
             "answered": int(n),
-            "mae": known(mae),
-            "rmse": known(self.mse[1] ** 0.5),
+            "mae": finite_or_none(mae),
+            "rmse": finite_or_none(self.mse[1] ** 0.5),
             "r2": None if rest is None else 1 - rest,
             "mase": ratio(self.paired, self.paired_no_change),
         }
@@ -252,18 +252,22 @@ class ForecastScores(msgspec.Struct, tag=True):
     def _window(self) -> dict[str, dict[str, Any]]:
         """Over all errors of the window's labels, whatever their step."""
         rows = [row for label in self.recent for row in label]
-        spans: dict[str, dict[str, Any]] = {}
-        for column, name in enumerate(FORECASTERS, 1):
-            errors = [(row[column], row[2]) for row in rows if not isnan(row[column])]
-            paired = [(abs(error), abs(last)) for error, last in errors if not isnan(last)]
-            n = len(errors)
-            mse = ratio(sum(error * error for error, _ in errors), n)
-            spans[name] = {
-                "mae": ratio(sum(abs(error) for error, _ in errors), n),
-                "rmse": None if mse is None else sqrt(mse),
-                "mase": ratio(sum(error for error, _ in paired), sum(last for _, last in paired)),
-            }
-        return spans
+        return {
+            name: _error_metrics([(row[column], row[2]) for row in rows if not isnan(row[column])])
+            for column, name in enumerate(FORECASTERS, 1)
+        }
+
+
+def _error_metrics(errors: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    """The metrics of errors, each beside that of no-change."""
+    paired = [(abs(error), abs(last)) for error, last in errors if not isnan(last)]
+    n = len(errors)
+    mse = ratio(sum(error * error for error, _ in errors), n)
+    return {
+        "mae": ratio(sum(abs(error) for error, _ in errors), n),
+        "rmse": None if mse is None else sqrt(mse),
+        "mase": ratio(sum(error for error, _ in paired), sum(last for _, last in paired)),
+    }
 
 
 def _mean_known(values: Sequence[float | None]) -> float | None:

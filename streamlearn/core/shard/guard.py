@@ -348,7 +348,7 @@ def table(types: Types, declared: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _row(name: str, feature: LearnedFeature, declared: str) -> dict[str, Any]:
-    is_settled = bool(declared) or feature.agreed >= SETTLED
+    is_settled = feature.agreed >= SETTLED
     is_withheld = feature.as_text and not feature.as_number
     if feature.type == "str":
         is_withheld = feature.as_number or feature.barred or not (feature.as_text or is_settled)
