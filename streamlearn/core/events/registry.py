@@ -1,6 +1,6 @@
 """Values that a schema registry's serializers wrote, and bare Avro: bytes and a schema to a document.
 
-Framing is Confluent's wire format (`codec.unframed`). What stands behind an id never changes.
+Framing is Confluent's wire format (`json_events.unframed`). What stands behind an id never changes.
 
 Invariants:
 - Nothing is fetched here. A schema that is not at hand is asked for by raising `NeedSchema`, before

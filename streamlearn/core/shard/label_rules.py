@@ -29,7 +29,7 @@ from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.state import BROKEN, PAUSED, Memory, ShardSpec
 from streamlearn.core.shard.time_units import settled_unit
 
-_KINDS: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
+_LABEL_TYPES: Final[dict[type, str]] = {bool: "bool", int: "int", str: "str"}
 _LABELS: Final = frozenset((bool, int, float, str))
 _EXACT: Final = 2.0**53
 """A float beyond that may stand for several integers."""
@@ -38,7 +38,7 @@ _EXACT: Final = 2.0**53
 def declared_type(spec: ShardSpec) -> str:
     """The type of labels that the configuration declares, for classes; "" when it declares none."""
     declared = spec.event.types.get(spec.event.label, "") if spec.event.label else ""
-    return declared if declared in _KINDS.values() else ""
+    return declared if declared in _LABEL_TYPES.values() else ""
 
 
 class LabelRules:
@@ -99,9 +99,9 @@ class LabelRules:
             return Refusal("label", "label_type")
         if learner.learns_unlabelled and learner.task == "anomaly":
             return Refusal("label", "label_value") if strict and y not in (0, 1) else None
-        kind = _kind(y, learner)
-        leads = self._declared or self._memory.label_type or kind
-        if not learner.learns_unlabelled and (not kind or kind != leads):
+        label_type = _label_type(y, learner)
+        leads = self._declared or self._memory.label_type or label_type
+        if not learner.learns_unlabelled and (not label_type or label_type != leads):
             return Refusal("label", "label_type")
         if learner.binary and y not in (0, 1):
             return Refusal("label", "label_value")
@@ -123,38 +123,38 @@ def note_label(y: Label, learner: Learner, memory: Memory, declared: str) -> Non
     """Take a label (as `LabelRules.plain` has it) for evidence of the type; before it is judged, so that the
     one with which another type leads is learned.
     """
-    kind = _kind(y, learner)
-    if not kind or learner.learns_unlabelled or (learner.binary and y not in (0, 1)):
+    label_type = _label_type(y, learner)
+    if not label_type or learner.learns_unlabelled or (learner.binary and y not in (0, 1)):
         return
     votes = memory.label_votes
     if declared or learner.task != "classification":
-        _lead(declared or kind, learner, memory)
+        _lead(declared or label_type, learner, memory)
         memory.label_votes = {}
     elif votes or not memory.label_type:
-        votes[kind] = votes.get(kind, 0) + 1
-        if _overtakes(kind, memory):
-            _lead(kind, learner, memory)
+        votes[label_type] = votes.get(label_type, 0) + 1
+        if _overtakes(label_type, memory):
+            _lead(label_type, learner, memory)
         if is_settled(votes, memory.label_type):
             memory.label_votes = {}
 
 
-def _overtakes(kind: str, memory: Memory) -> bool:
+def _overtakes(label_type: str, memory: Memory) -> bool:
     """True if labels of this type lead now: by two votes, and never while the model is kept, where texts and
     others change places.
     """
     votes, leads = memory.label_votes, memory.label_type
-    changes = bool(leads) and _is_text(kind) != _is_text(leads)
-    return votes[kind] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory))
+    changes = bool(leads) and _is_text(label_type) != _is_text(leads)
+    return votes[label_type] > max(votes.get(leads, 0), changes) and not (changes and _is_still(memory))
 
 
-def _lead(kind: str, learner: Learner, memory: Memory) -> None:
+def _lead(label_type: str, learner: Learner, memory: Memory) -> None:
     """Labels of this type are to be learned from now on."""
-    before, memory.label_type = memory.label_type, kind
-    if learner.task != "classification" or learner.binary or before == kind:
+    before, memory.label_type = memory.label_type, label_type
+    if learner.task != "classification" or learner.binary or before == label_type:
         return
     if not before:
         learner.keep_untaught()
-    elif _is_text(before) != _is_text(kind) and not _is_still(memory) and learner.begin_anew():
+    elif _is_text(before) != _is_text(label_type) and not _is_still(memory) and learner.begin_anew():
         memory.begin_anew()
 
 
@@ -163,13 +163,13 @@ def _is_still(memory: Memory) -> bool:
     return memory.frozen not in ("", PAUSED, BROKEN)
 
 
-def _is_text(kind: str) -> bool:
-    return kind == "str"
+def _is_text(label_type: str) -> bool:
+    return label_type == "str"
 
 
-def _kind(y: Label, learner: Learner) -> str:
+def _label_type(y: Label, learner: Learner) -> str:
     """The label's type in the vocabulary of `Memory.label_type`; "" when the task has no such label."""
     if learner.task != "classification":
         return "number" if type(y) is float or type(y) is int else ""
-    kind = _KINDS.get(type(y), "")
-    return "" if learner.binary and kind == "str" else kind
+    label_type = _LABEL_TYPES.get(type(y), "")
+    return "" if learner.binary and label_type == "str" else label_type
