@@ -18,7 +18,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "errors": (),
     "env": ("errors",),
     "core": (),
-    "core.records": (),
+    "core.records": ("errors",),
     "core.events": ("errors", "core.records"),
     "core.model": ("errors", "core.events"),
     "core.labels": ("errors", "core.records", "core.events"),

@@ -9,6 +9,7 @@ after all faults every event has exactly one prediction, equal to a plain river 
 the store is the state at the entry that it names.
 """
 
+import hashlib
 import sqlite3
 import threading
 import time
@@ -16,18 +17,29 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from streamlearn.config.load import Config, load
-from streamlearn.core.records import Entry, Output, Positions, Range, Record, decode_entry
+from streamlearn.core.records import (
+    Entry,
+    Output,
+    Positions,
+    Range,
+    Record,
+    decode_entry,
+    encode_entry,
+    journalled,
+)
 from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.env import Env, RealEnv
-from streamlearn.log.backends import open_store
+from streamlearn.log.backends import open_blobs
+from streamlearn.log.background_store import BackgroundStore
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Log, Polled, Row, ShardLog, Store, TopicInfo, TopicSpec
+from streamlearn.log.port import Blobs, Log, Polled, Row, ShardLog, TopicInfo, TopicSpec
 from streamlearn.service.process import Process
 
 QUIET_POLLS = 3
@@ -147,9 +159,9 @@ class FaultyLog:
 
 
 class FaultyStore:
-    """`Store` with faults, under `store.<method>`."""
+    """`Blobs` with faults, under `store.<method>`."""
 
-    def __init__(self, inner: Store, faults: Faults) -> None:
+    def __init__(self, inner: Blobs, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
 
@@ -198,7 +210,8 @@ class Harness:
         ordered = Faults(self, *faults)
         env = self.env
         inner = EmbeddedLog(env, config.names(), config.log.path, 7 * 86400)
-        log, store = FaultyLog(inner, ordered), FaultyStore(open_store(env, config, 0), ordered)
+        blobs = FaultyStore(open_blobs(env, config, 0), ordered)
+        log, store = FaultyLog(inner, ordered), BackgroundStore(env, blobs)  # type: ignore[arg-type]
         ordered.process = Process(env, config, self.fresh(config), log, store, model_change, self.begin)  # type: ignore[arg-type]
         try:
             ordered.process.run()
@@ -229,15 +242,21 @@ class Harness:
         return [decode_entry(r.value or b"") for r in self.records(self.config.topics.journal)]
 
     def check_checkpoints(self) -> int:
-        """Every checkpoint is the state at the entry it names; how many there are."""
-        store = open_store(RealEnv(), self.config, 0)
+        """Every checkpoint that the journal names is there, and is the state at its entry; how many."""
+        store = open_blobs(RealEnv(), self.config, 0)
         entries = {entry.seq: entry for entry in self.journal()}
-        for name in store.names():
-            header, sections = unseal(store.read(name), self.config.checkpoint.key.encode())
-            if header.seq < min(entries):
-                continue  # of an owner that was overtaken, and of no use to anybody
-            assert header.seq in entries, f"checkpoint {name} is ahead of the journal"
-            assert header.digest == entries[header.seq].digest, name
+        if not entries:
+            return 0
+        last = entries[max(entries)]
+        kept = entries[last.named].checkpoints
+        for named in kept:
+            name, data = named.name, store.read(named.name)
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (named.size, named.sha256), name
+            header, sections = unseal(data, self.config.checkpoint.key.encode())
+            assert (header.seq, header.digest) == (named.seq, named.digest), name
+            assert header.seq <= last.seq
+            if header.seq in entries:
+                assert header.digest == entries[header.seq].digest, name
             if 0 in entries:
                 until = [entry for entry in entries.values() if entry.seq <= header.seq]
                 covered = sum(run.next - run.first for entry in until for run in entry.ranges)
@@ -245,7 +264,7 @@ class Harness:
                 ends = {(run.topic, run.partition): run.next for entry in until for run in entry.ranges}
                 positions = header.next_offsets()
                 assert {at: positions[at] for at in ends} == ends, name
-        return len(store.names())
+        return len(kept)
 
     def db(self, statement: str, *values: Any) -> None:
         """Change the file behind everybody's back."""
@@ -254,13 +273,7 @@ class Harness:
 
     def cut_tail(self, topic: str, end: int) -> None:
         """The partition loses its records from `end` on, as after a power cut."""
-        number = "(SELECT number FROM topics WHERE name = ?)"
-        records = self.records(topic)
-        self.db(f"DELETE FROM packs WHERE topic = {number}", topic)
-        self.db(f"UPDATE partitions SET next_offset = ? WHERE topic = {number}", records[0].offset, topic)
-        rows = [Row(r.key, r.value, r.headers) for r in records if r.offset < end]
-        if rows:
-            self.admin.append(topic, rows)
+        rewrite(self.config.log.path, topic, lambda record: record.value, end)
 
     def recreate(self, topic: str, ident: str = "another") -> None:
         """Delete the topic and make it again, empty."""
@@ -268,6 +281,50 @@ class Harness:
         self.db(f"DELETE FROM packs WHERE topic = {number}", topic)
         self.db(f"UPDATE partitions SET next_offset = 0, log_start = 0 WHERE topic = {number}", topic)
         self.db("UPDATE topics SET id = ? WHERE name = ?", ident, topic)
+
+
+def rewrite(
+    path: str, topic: str, value_of: Callable[[Record], bytes | None], end: float = float("inf")
+) -> None:
+    """Put other values into the records of an embedded topic, and leave out those from offset `end` on."""
+    admin = EmbeddedAdmin(RealEnv(), path)
+    number = "(SELECT number FROM topics WHERE name = ?)"
+    info = admin.topics([topic])[topic]
+    records: list[Record] = []
+    while (at := records[-1].offset + 1 if records else info.start[0]) < info.end[0]:
+        records += admin.poll({(topic, 0): at}, 100_000, 0).records[topic, 0]
+    with sqlite3.connect(path, timeout=30) as db:
+        db.execute(f"DELETE FROM packs WHERE topic = {number}", (topic,))
+        statement = f"UPDATE partitions SET next_offset = ? WHERE topic = {number}"
+        db.execute(statement, (records[0].offset, topic))
+        rows = [Row(r.key, value_of(r), r.headers) for r in records if r.offset < end]
+        if not rows:
+            db.execute(
+                f"UPDATE partitions SET next_offset = 0, log_start = 0 WHERE topic = {number}", (topic,)
+            )
+    if rows:
+        admin.append(topic, rows)
+    admin.close()
+
+
+def name_anew(path: str, journal: str, file: Path) -> None:
+    """Let the journal name the bytes that are in this file of a checkpoint now, as only who can write to the
+    journal can do.
+    """
+    data = file.read_bytes()
+    print_of = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def value_of(record: Record) -> bytes | None:
+        entry = journalled(record)
+        if entry is None:
+            return record.value
+        kept = [
+            msgspec.structs.replace(one, **print_of) if one.name == file.stem else one
+            for one in entry.checkpoints
+        ]
+        return encode_entry(msgspec.structs.replace(entry, checkpoints=kept))
+
+    rewrite(path, journal, value_of)
 
 
 # --- what may happen ------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ import orjson
 import pytest
 from river import linear_model
 
+from streamlearn.engine import checkpoints
+from streamlearn.engine.checkpoints import BlobName
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop, Unreachable
 from streamlearn.log.embedded.log import EmbeddedLog
+from streamlearn.log.folder_store import names_in
 from streamlearn.service.health.checkpoint_age import CheckpointAge
 from tests.fake_env import FakeEnv
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over
@@ -66,18 +69,31 @@ def test_a_new_model_does_not_begin_without_its_checkpoint(app: Harness) -> None
         with pytest.raises(Stop, match="first checkpoint cannot be written"):
             app.run(Fault("store.write", 0, FULL), model_change="fresh")
         assert len(app.predictions()) == 200
-    app.run()
+    app.run(model_change="fresh")
     assert [p["model"]["revision"] for p in app.predictions()[200:]] == [2] * 100
 
 
-def test_an_overtaken_owner_replaces_no_checkpoint_of_the_new_one(app: Harness) -> None:
+def test_an_overtaken_owner_replaces_no_checkpoint_of_the_new_one(
+    app: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "REDO_S", 0.0)
+    monkeypatch.setattr(checkpoints, "WORK_PER_COST", 0)
     stream = events(400)
     app.produce(stream)
-    app.run(Fault("sync", 0, is_taken_over))  # it writes its checkpoint of entry 0 when the other is at 8
+    app.run(Fault("sync", 0, is_taken_over))  # it writes its checkpoint of entry 1 when the other is at 8
     store = app.folder / "log.db.checkpoints" / "app" / "0"
-    assert sorted(path.stem for path in store.iterdir()) == [f"{0:012d}", f"{8:012d}"]
-
+    names = [BlobName.parse(path.stem) for path in store.iterdir()]
+    claims = {name.claim: name.seq for name in names if name}
+    assert claims[1] == 1, "the checkpoint of the overtaken one is there"
+    entries = app.journal()
+    kept = entries[entries[-1].named].checkpoints
+    assert {BlobName.parse(one.name).claim for one in kept if one.seq} == {2}, "and nothing names it"
     audit(app, stream)
+    app.produce(stream[:1])
+    app.run()
+    app.produce(stream[:1])
+    app.run()
+    assert not any(name.claim == 1 and name.seq for name in map(BlobName.parse, names_in(store)) if name)
 
 
 def test_a_killed_writer_leaves_the_checkpoint_before(app: Harness) -> None:

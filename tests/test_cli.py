@@ -172,7 +172,7 @@ def store_checkpoints(*seqs: int, key: bytes = b"") -> Path:
 
     folder = Path("s.db.checkpoints/streamlearn/0")
     for seq in seqs:
-        FolderStore(RealEnv(), folder).write(f"{seq:012d}", checkpoint(seq, key), [])
+        FolderStore(RealEnv(), folder).write(f"{seq:012d}", checkpoint(seq, key))
     return folder
 
 

@@ -16,6 +16,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.studies.explain.contributions import contributions
 from streamlearn.studies.explain.lookup import Place, parse_place
 from tests.command import Command, command
+from tests.faulty_log import name_anew
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import events, logistic
 
@@ -120,17 +121,28 @@ def test_without_a_way_to_the_very_model_the_numbers_are_said_to_be_an_older_one
     apps: Apps, command: Command
 ) -> None:
     app = apps("", **{"checkpoint.interval_s": 3600, "transaction.max_records": 50})
-    served(app, events(300))
-    first = app.folder / "log.db.checkpoints" / app.config.app.name / "0" / "000000000000.ckpt"
+    stream = events(300)
+    app.produce(stream[:150])
+    process = app.serve()
+    app.wait(process, 150)
+    app.stop(process)
+    app.produce(stream[150:])
+    process = app.serve()
+    app.wait(process, 300)
+    process.kill()
+    process.wait()
+    first, second = sorted((app.folder / "log.db.checkpoints" / app.config.app.name / "0").glob("*.ckpt"))
     header, sections = unseal(first.read_bytes())
     other = logistic()
     other.learn_one({"f0": 1.0}, True)
     first.write_bytes(seal(header, {**sections, "champion": dump_model(other)}))
+    name_anew(app.config.log.path, app.config.topics.journal, first)
     found = orjson.loads(command.ok("explain", "e10", "--json", *words(app)))
     assert (found["model"]["exact"], found["model"]["why"]) == (
         False,
         "the prediction comes out different in this process",
     )
+    second.write_bytes(seal(header, sections))  # not the one that the journal names
     forget(app, app.config.topics.journal, 4)
     found = orjson.loads(command.ok("explain", "e280", "--json", *words(app)))
     assert found["model"]["exact"] is False

@@ -32,7 +32,7 @@ def test_a_folder_that_does_not_exist_yet_has_no_checkpoints(store: FolderStore,
 
 
 def test_what_is_written_is_read_back_and_nothing_else_is_left(store: FolderStore, folder: Path) -> None:
-    store.write("0001", b"\x00state", [])
+    store.write("0001", b"\x00state")
     assert store.read("0001") == b"\x00state"
     assert files(folder) == ["0001.ckpt"]
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back_and_nothing_else_is_left(store: FolderStor
 def test_what_is_no_file_of_a_sane_size_is_refused_at_once(
     kind: str, store: FolderStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.write("1", b"one", [])
+    store.write("1", b"one")
     place = folder / "2.ckpt"
     match kind:
         case "fifo":
@@ -74,40 +74,41 @@ def test_every_folder_that_was_made_is_synced_into_the_one_above(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", note)
-    FolderStore(RealEnv(), tmp_path / "a" / "b" / "c").write("1", b"one", [])
+    FolderStore(RealEnv(), tmp_path / "a" / "b" / "c").write("1", b"one")
     folders = [Path(name) for name in synced if Path(name).is_dir()]
     assert folders == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "c"]
 
 
 def test_names_are_sorted_oldest_first(store: FolderStore) -> None:
     for name in ("0002", "0010", "0001.b"):
-        store.write(name, b"", [])
+        store.write(name, b"")
     assert store.names() == ["0001.b", "0002", "0010"]
 
 
-def test_a_write_drops_the_names_it_is_told_and_forgives_missing_ones(store: FolderStore) -> None:
-    store.write("1", b"one", [])
-    store.write("2", b"two", ["1", "0"])
+def test_names_are_forgotten_and_missing_ones_forgiven(store: FolderStore) -> None:
+    store.write("1", b"one")
+    store.write("2", b"two")
+    store.forget({"1": "", "0": ""})
     assert store.names() == ["2"]
 
 
 def test_writing_a_name_again_replaces_it(store: FolderStore) -> None:
-    store.write("1", b"one", [])
-    store.write("1", b"uno", [])
+    store.write("1", b"one")
+    store.write("1", b"uno")
     assert store.read("1") == b"uno"
 
 
-def test_a_write_that_fails_drops_nothing_and_leaves_nothing(
+def test_a_write_that_fails_leaves_nothing(
     store: FolderStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.write("1", b"one", [])
+    store.write("1", b"one")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Unreachable, match=r"on-demand.*No space left on device.*make room"):
-        store.write("2", b"two", ["1"])
+        store.write("2", b"two")
     assert files(folder) == ["1.ckpt"]
 
 
@@ -119,7 +120,7 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_live_ones_are_not(
     with (folder / ".2.ckpt.alive.tmp").open("wb") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         assert store.names() == []
-        store.write("3", b"whole", [])
+        store.write("3", b"whole")
     assert files(folder) == [".2.ckpt.alive.tmp", "3.ckpt"]
 
 
@@ -139,9 +140,9 @@ def test_a_name_that_could_leave_the_folder_is_refused(store: FolderStore, name:
     with pytest.raises(BadCheckpoint, match="not a checkpoint's name"):
         store.read(name)
     with pytest.raises(BadCheckpoint, match="not a checkpoint's name"):
-        store.write(name, b"", [])
+        store.write(name, b"")
     with pytest.raises(BadCheckpoint, match="not a checkpoint's name"):
-        store.write("good", b"", [name])
+        store.forget({"good": "", name: ""})
     assert store.names() == []
 
 
@@ -149,6 +150,6 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     store = FolderStore(RealEnv(), tmp_path / "file" / "folder")
     with pytest.raises(Unreachable, match=r"file/folder cannot be written.*checkpoint\.url"):
-        store.write("1", b"", [])
+        store.write("1", b"")
     with pytest.raises(Unreachable, match=r"file/folder cannot be read"):
         store.names()

@@ -13,6 +13,7 @@ from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Era
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import (
+    FORMAT,
     MAGIC,
     Header,
     Section,
@@ -83,7 +84,9 @@ def test_a_few_bytes_that_become_a_great_many_are_not_unpacked() -> None:
     payload = b"".join(packed.compress(zeros) for _ in range(size >> 20)) + packed.flush()
     from streamlearn.core.shard import snapshot
 
-    head = msgspec.json.encode(msgspec.structs.replace(HEADER, sections=[Section("champion", size, "00")]))
+    head = msgspec.json.encode(
+        msgspec.structs.replace(HEADER, sections=[Section("champion", size, "00")], format=FORMAT)
+    )
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
     with pytest.raises(BadCheckpoint, match="over its limit"):
         unseal(prefix + snapshot._seal([prefix, payload], b"") + payload)

@@ -496,49 +496,66 @@ def big(seed: int) -> bytes:
 
 
 @pytest.mark.kafka
-def test_another_replica_finds_every_kept_checkpoint_and_no_dropped_one(
+def test_another_replica_finds_every_blob_and_no_forgotten_one(
     kafka: str, names: Names, store: TopicStore
 ) -> None:
     assert store.names() == []
-    store.write("1", big(1), [])
-    store.write("2", b"", [])
-    store.write("3", big(3), ["1"])
-    store.write("4", big(4), ["2"])
+    places = {name: store.write(name, data) for name, data in (("1", big(1)), ("2", b""), ("3", big(3)))}
+    store.forget({"1": places["1"], "2": ""})
+    places["4"] = store.write("4", big(4))
     other = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     assert other.names() == ["3", "4"]
-    assert (other.read("3"), other.read("4")) == (big(3), big(4))
+    assert (other.read("3"), other.read("4", places["4"])) == (big(3), big(4))
     with pytest.raises(BadCheckpoint):
         other.read("1")
     other.close()
 
 
 @pytest.mark.kafka
-def test_chunks_of_a_dropped_checkpoint_get_tombstones_with_the_next_write(
+def test_chunks_of_a_forgotten_blob_get_tombstones(
     names: Names, admin: KafkaAdmin, store: TopicStore
 ) -> None:
-    store.write("1", b"one", [])
-    (first_key, _, _), _ = committed(admin, names.roles["checkpoints"])
-    store.write("2", b"two", ["1"])
-    store.write("3", b"three", [])
+    place = store.write("1", big(1))
+    store.write("2", b"two")
+    store.forget({"1": ""})
     rows = [(key, value) for key, value, _ in committed(admin, names.roles["checkpoints"])]
-    assert rows.count((first_key, None)) == 1
-    assert rows[-1][0] == b"manifest"
+    assert [key for key, value in rows if value is None] == [b"1.0", b"1.1", b"1.2"]
+    assert rows[-1][0] == b"catalog"
+    assert place == "0-3/3"
 
 
 @pytest.mark.kafka
-def test_a_writer_that_dies_before_its_manifest_leaves_the_ones_before(
+def test_a_blob_is_read_where_the_journal_says_although_the_catalog_was_overwritten(
+    names: Names, admin: KafkaAdmin, store: TopicStore
+) -> None:
+    where = store.write("1", big(1))
+    admin.append(names.roles["checkpoints"], [Row(b"catalog", b'{"blobs": [], "format": 2}', (), 0)])
+    assert store.names() == []
+    assert store.read("1", where) == big(1)
+    store.write("2", b"two")
+    store.forget({"1": where})
+    deleted = {key for key, value, _ in committed(admin, names.roles["checkpoints"]) if value is None}
+    assert deleted == {b"1.0", b"1.1", b"1.2"}
+
+
+@pytest.mark.kafka
+def test_a_writer_that_dies_before_its_catalog_leaves_what_can_be_swept(
     kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.write("1", big(1), [])
+    store.write("1", big(1))
     dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
-    monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
+    monkeypatch.setattr(dying, "_append_catalog", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        dying.write("2", big(2) * 10, ["1"])
+        dying.write("2", big(2))
     dying.close()
-    assert store.names() == ["1"]
+    assert store.names() == ["1", "2"]
     assert store.read("1") == big(1)
-    store.write("3", big(3), ["1"])
-    assert store.names() == ["3"]
+    store.write("3", b"three")
+    assert store.names() == ["1", "2", "3"]
+    store.forget({"2": ""})
+    assert store.names() == ["1", "3"]
+    deleted = {key for key, value, _ in committed(admin, names.roles["checkpoints"]) if value is None}
+    assert deleted == {b"2.0", b"2.1", b"2.2"}
 
 
 @pytest.mark.kafka
@@ -550,61 +567,28 @@ def test_a_topic_of_checkpoints_that_is_gone_is_told_at_once(kafka: str, topic_p
 
 
 @pytest.mark.kafka
-def test_junk_in_place_of_a_manifest_is_passed_over(
+def test_junk_in_place_of_a_catalog_is_passed_over(
     names: Names, admin: KafkaAdmin, store: TopicStore
 ) -> None:
-    store.write("1", b"one", [])
-    for junk in (b"{", b"[]", b'{"kept": 3}', b"[" * 100_000):
-        admin.append(names.roles["checkpoints"], [Row(b"manifest", junk, (), 0)])
+    store.write("1", b"one")
+    for junk in (b"{", b"[]", b'{"blobs": 3}', b"[" * 100_000):
+        admin.append(names.roles["checkpoints"], [Row(b"catalog", junk, (), 0)])
         assert store.names() == ["1"]
     assert store.read("1") == b"one"
-    store.write("2", b"two", [])
+    store.write("2", b"two")
     assert store.names() == ["1", "2"]
 
 
 @pytest.mark.kafka
-def test_chunks_of_a_writer_that_died_are_buried_and_those_of_one_that_lives_are_not(
-    kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["", "0-3/3"])
+def test_a_blob_that_is_not_whole_is_refused(
+    store: TopicStore, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    store.write("1", b"one", [])
-    for name in ("2", "3"):
-        dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
-        monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            dying.write(name, big(int(name)), [])
-        dying.close()
-
-    def buried() -> set[bytes]:
-        rows = committed(admin, names.roles["checkpoints"])
-        return {(key or b"").split(b".")[0] for key, value, _ in rows if value is None}
-
-    store.write("4", b"four", [])
-    assert buried() == set(), "they are young: their writers may live"
-    store.write("5", b"five", [])
-    assert buried() == {b"2", b"3"}
-    dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
-    monkeypatch.setattr(dying, "_bury", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        dying.write("6", b"six", [])
-    monkeypatch.setattr(kafka_store, "DEAD_MS", -60_000)
-    store.write("7", b"seven", [])
-    assert buried() == {b"2", b"3", b"6"}
-    assert [store.read(name) for name in store.names()] == [b"one", b"four", b"five", b"seven"]
-
-
-@pytest.mark.kafka
-def test_a_checkpoint_that_is_not_what_was_written_is_refused(
-    store: TopicStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.write("1", big(1), [])
     with monkeypatch.context() as damage:
-        damage.setattr(kafka_store, "_hash", lambda _: "0" * 64)
-        store.write("2", big(2), [])
-    with monkeypatch.context() as damage:
-        damage.setattr(kafka_store, "_key", lambda kept, number: b"all chunks under one key")
-        store.write("3", big(3), [])
-    assert store.names() == ["1", "2", "3"]
-    assert store.read("1") == big(1)
-    for name in ("2", "3"):
-        with pytest.raises(BadCheckpoint, match=f"{name} in"):
-            store.read(name)
+        damage.setattr(kafka_store, "_key", lambda name, number: f"{name}.0".encode())
+        store.write("1", big(1))
+    store.write("2", big(2))
+    assert store.names() == ["1", "2"]
+    assert store.read("2") == big(2)
+    with pytest.raises(BadCheckpoint, match=r"1 in .*2 of its 3 chunks are not there"):
+        store.read("1", where)

@@ -25,6 +25,7 @@ from streamlearn.core.model.pickle_parts import _bits
 from streamlearn.core.model.pickles import dump_model, load_model, trusted_by
 from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.errors import BadCheckpoint, ConfigError
+from tests.faulty_log import name_anew
 
 __all__ = ["apps"]
 
@@ -389,6 +390,7 @@ def test_serve_takes_the_one_before_and_verify_names_the_bad_one(apps: Apps) -> 
     app.stop(process)
     file = sorted(Path(f"{app.config.log.path}.checkpoints").rglob("*.ckpt"))[-1]
     proof = spoiled(file, app.folder)
+    name_anew(app.config.log.path, app.config.topics.journal, file)
     app.produce(events(20, start=100))
     process = app.serve()
     app.wait(process, 120)

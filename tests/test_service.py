@@ -16,9 +16,11 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from river import linear_model, preprocessing, tree
 
 from streamlearn.core.shard.snapshot import seal, unseal
+from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec
+from tests.faulty_log import name_anew
 from tests.service_process import App, Apps, apps, backend
 
 __all__ = ["apps", "backend"]
@@ -76,6 +78,14 @@ def test_five_kills_lose_repeat_and_change_nothing(apps: Apps, backend: str) -> 
     assert answers(app.predictions()) == plain_loop(logistic(), stream + last)
 
 
+def records_saved(app: App) -> int:
+    """So many records of the input are in the newest checkpoint that the journal names."""
+    journal = (app.config.topics.journal, 0)
+    newest = named_checkpoints(app.admin, journal)[-1].seq
+    entries = [entry for entry in app.admin.entries(journal, -1) if entry.seq <= newest]
+    return sum(run.next - run.first for entry in entries for run in entry.ranges)
+
+
 def test_a_tree_killed_between_checkpoints_answers_as_if_nothing_happened(apps: Apps, backend: str) -> None:
     app = apps(backend, **{"model.use": "app_models:tree_model", "checkpoint.interval_s": 3600})
     stream = events(3000)
@@ -83,10 +93,12 @@ def test_a_tree_killed_between_checkpoints_answers_as_if_nothing_happened(apps: 
     process = app.serve()
     app.wait(process, 2000)
     process.kill()
+    left = 2000 - records_saved(app)
     app.produce(stream[2000:])
     process = app.serve()
     app.wait(process, len(stream))
-    assert '"offsets":2000' in app.log
+    assert left > 0
+    assert f'"offsets":{left}' in app.log
     assert answers(app.predictions()) == plain_loop(tree.HoeffdingTreeClassifier(grace_period=50), stream)
 
 
@@ -348,7 +360,7 @@ def test_damaged_checkpoints_are_refused_and_the_log_replaces_them(apps: Apps, h
     process = app.serve()
     app.wait(process, 1500)
     app.stop(process)
-    assert ("checkpoint.refused" in app.log) == how.startswith("newest")
+    assert "checkpoint.refused" in app.log
     assert answers(app.predictions()) == plain_loop(logistic(), stream)
 
 
@@ -433,7 +445,8 @@ def test_foreign_and_stray_files_among_the_checkpoints_do_no_harm(apps: Apps) ->
     newest = sorted(folder.glob("*.ckpt"))[-1]
     (folder / "copy-of-it.ckpt").write_bytes(newest.read_bytes())
     header, sections = unseal(newest.read_bytes())
-    newest.write_bytes(seal(msgspec.structs.replace(header, app="other", digest="00" * 32), sections))
+    newest.write_bytes(seal(msgspec.structs.replace(header, app="other"), sections))
+    name_anew(app.config.log.path, app.config.topics.journal, newest)
     app.produce(stream[600:])
     process = app.serve()
     app.wait(process, 900)

@@ -5,18 +5,24 @@ that is planted into the service is found: else the histories would prove nothin
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from streamlearn.core.records import Entry
+from streamlearn.core.shard.snapshot import dump_state, unseal
+from streamlearn.engine.checkpoints import stored
 from streamlearn.engine.standing import Standing
-from streamlearn.errors import Unknown
+from streamlearn.errors import BadCheckpoint, Unknown
 from streamlearn.service.health import sources
+from streamlearn.service.recovery import Recovery
+from streamlearn.service.starting_states import StartingState
 from streamlearn.service.task import ShardTask
 from tests.simulator.faults import ENDING, HEALING
+from tests.simulator.memory_log import MemoryShardLog
 from tests.simulator.world import World
 
 SEEDS: Final = 200
@@ -109,7 +115,47 @@ def compares_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Standing, "_restep", restep)
 
 
+def names_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a zombie's checkpoint is named."""
+    real, check = MemoryShardLog.publish, MemoryShardLog._check_epoch
+    naming: list[MemoryShardLog] = []
+
+    def publish(self: MemoryShardLog, entry: Entry, *words: Any) -> None:
+        naming[:] = [self] if entry.checkpoints and not entry.steps else []
+        real(self, entry, *words)
+
+    monkeypatch.setattr(MemoryShardLog, "publish", publish)
+    monkeypatch.setattr(MemoryShardLog, "_check_epoch", lambda self: None if self in naming else check(self))
+
+
+def checkpoints_when_it_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first edition did when a stop and a fence came together: it wrote down a state that was ahead of
+    its entry, and the next start took the newest checkpoint that was there.
+    """
+    real = ShardTask.drop
+
+    def drop(self: ShardTask) -> StartingState:
+        standing = self.standing
+        standing.driver.advance()
+        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        with suppress(Exception):
+            self._checkpointer.write(header, dump_state(standing.shard), {}, 0.0)
+            self._checkpointer.wait()
+        return real(self)
+
+    def candidates(self: Recovery, end: Entry) -> Iterator[StartingState]:
+        for name in reversed(stored(self._store.names(), self.birth_name.journal, 0)):
+            with suppress(BadCheckpoint):
+                header, sections = unseal(self._store.read(name.text))
+                yield StartingState(name.text, header, sections, header.next_offsets())
+
+    monkeypatch.setattr(ShardTask, "drop", drop)
+    monkeypatch.setattr(Recovery, "candidates", candidates)
+
+
 PLANTED: Final = {
+    names_without_the_lock: "faults that heal",
+    checkpoints_when_it_is_fenced: "faults that heal",
     takes_unknown_for_committed: "faults that heal",
     reads_a_recreated_topic_on: "an input made again",
     compares_no_digest: "machines of two kinds",

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from streamlearn.errors import Stop
+
 SHARD: Final = 0
 """The one shard of a service, and its partition of the journal."""
 
@@ -216,6 +218,19 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     ids: dict[str, str] = {}
 
 
+class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A checkpoint that an entry names: the state at entry `seq`, whose digest is `digest`, in `size` bytes
+    with this SHA-256 (hex). `name` and `where` are the store's.
+    """
+
+    seq: int
+    digest: str
+    name: str
+    size: int
+    sha256: str
+    where: str = ""
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """The record of one transaction in the journal, written inside that transaction.
 
@@ -223,20 +238,23 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         seq: The number of the entry, from 0.
-        era: The `seq` of the entry whose `change` is in force.
+        era: The number of the era in force: how many eras began before it.
         digest: `chain` over the digest of the entry before and the outputs of this one, 64 hex digits.
         ranges: The records that were stepped, in the order in which they were applied.
         outputs: The number of outputs.
         skips: Records that were left out, each with its reason.
         change: The era that begins here; only in entry 0 (the genesis) and in each later era entry.
-        format: The version of this form.
         carried: Events learned here, before `ranges`, for the last record of an earlier entry.
         begun: Events learned here for the last record of `ranges`, which was not finished.
+        checkpoints: Every checkpoint that is kept from here on, oldest first; none where nothing changes
+        about
+            them.
+        named: The newest entry, up to this one, that names checkpoints.
 
     Example:
         >>> entry = Entry(1, 0, chain(GENESIS, []), [Range("events", 0, 0, 200)], outputs=200)
-        >>> encode_entry(entry)[:20]
-        b'{"seq":1,"era":0,"di'
+        >>> encode_entry(entry)[:31]
+        b'{"format":2,"seq":1,"era":0,"di'
     """
 
     seq: int
@@ -246,30 +264,47 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: int = 0
     skips: list[Skip] = []
     change: Era | None = None
-    format: int = 1
     carried: int = 0
     begun: int = 0
+    checkpoints: list[Checkpoint] = []
+    named: int = 0
 
+    @property
+    def steps(self) -> bool:
+        """True if the state after this entry is another one than before it."""
+        return bool(self.ranges or self.carried or self.change)
+
+
+ENTRY_FORMAT: Final = 2
 
 _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _attempt_decoder = msgspec.json.Decoder(RecordPlace)
+_ENTRY_BEGINS: Final = b'{"format":%d,' % ENTRY_FORMAT
 
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry as it stands in the journal (JSON)."""
-    return _encoder.encode(entry)
+    return _ENTRY_BEGINS + _encoder.encode(entry)[1:]
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The inverse of `encode_entry`. Raises `msgspec.MsgspecError` when `data` is not an entry."""
-    return _entry_decoder.decode(data)
+    """The inverse of `encode_entry`. Raises `msgspec.MsgspecError` for no entry, `Stop` for another
+    format.
+    """
+    entry = _entry_decoder.decode(data)
+    found = ENTRY_FORMAT if data.startswith(_ENTRY_BEGINS) else msgspec.json.decode(data).get("format", 1)
+    if found != ENTRY_FORMAT:
+        raise Stop(
+            f"entry {entry.seq} of the journal has format {found}, and this version of streamlearn reads and "
+            f"writes format {ENTRY_FORMAT}. Go on with the version that wrote it; or begin a new journal "
+            "where the predictions end: `streamlearn reset --start predictions`."
+        )
+    return entry
 
 
 CLAIM_KEY: Final = b"claim"
-"""The key of an owner's claim in the journal, written right after the fence. The last entry before one's own
-claim is the end.
-"""
+"""The key of an owner's claim, written right after the fence: the end is the last entry before one's own."""
 ATTEMPT_KEY: Final = b"attempt"
 """The key of an attempt: one record, by itself, is stepped next."""
 RELEASE_KEY: Final = b"release"
@@ -291,9 +326,9 @@ def encode_attempt(place: RecordPlace) -> bytes:
 
 def journalled(record: Record) -> Entry | None:
     """The entry in a record of the journal; None for a note. Raises `msgspec.MsgspecError` for what is
-    neither.
+    neither, `Stop` for an entry of another format.
     """
-    return None if record.key in NOTE_KEYS else _entry_decoder.decode(record.value or b"")
+    return None if record.key in NOTE_KEYS else decode_entry(record.value or b"")
 
 
 class Unfinished(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.core.shard.snapshot import Header, Sections, load_learner, open_header, seal, unseal
+from streamlearn.engine.checkpoints import BlobName
 from streamlearn.engine.era import stated_spec
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -92,7 +93,7 @@ def write_trained(env: Env, where: str, header: Header, sections: Sections, key:
             )
     seq = max(numbers, default=-1) + 1
     data = seal(msgspec.structs.replace(header, seq=seq), sections, key.encode())
-    store.write(f"{seq:012d}", data, ())
+    store.write(f"{seq:012d}", data)
     return f"file:{folder}@{seq}"
 
 
@@ -114,12 +115,25 @@ def _file_of(where: str) -> Path:
     if not at or not folder or not (which == "latest" or which.isdigit()):
         raise ConfigError(f"{where!r} names no checkpoint: {_SYNTAX}")
     place = _place_in(Path(folder))
-    names = names_in(place)
-    name = names[-1] if which == "latest" else f"{int(which):012d}"
-    if name not in names:
-        there = ", ".join(str(int(one)) if one.isdigit() else one for one in names)
-        raise ConfigError(f"there is no checkpoint {which} in {place}; there are: {there}")
-    return place / f"{name}.ckpt"
+    names = _by_entry(place)
+    number = max(names, default=None) if which == "latest" else int(which)
+    if number not in names:
+        raise ConfigError(
+            f"there is no checkpoint {which} in {place}; there are: {', '.join(map(str, names)) or 'none'}"
+        )
+    return place / f"{names[number]}.ckpt"
+
+
+def _by_entry(folder: Path) -> dict[int, str]:
+    """The names in a folder by the entry or number that they begin with, in order; of several that of the
+    newest claim. Whether a journal names them is not known here.
+    """
+    found = [
+        (blob.seq, blob.claim, blob.number, name) if blob else (int(name), -1, -1, name)
+        for name in names_in(folder)
+        if (blob := BlobName.parse(name)) or name.isdigit()
+    ]
+    return {seq: name for seq, _, _, name in sorted(found)}
 
 
 def _place_in(folder: Path) -> Path:

@@ -1,25 +1,34 @@
-"""When checkpoints are written, which are kept, and the thread that writes them.
+"""When checkpoints are written, how the journal comes to name them, and which are kept.
+
+A checkpoint is written beside the loop, as a blob under a name that nobody else uses. Once it is durable, the
+next entry of the journal names it, with its hash, and with it all that are kept; on an idle stream an entry
+of its own does. Until then, and without an entry for ever, it is nothing: what a writer that was overtaken
+leaves behind counts for nobody.
 
 Invariants:
-- A checkpoint is written only for an entry whose commit is known.
-- The loop pays for the pickle alone; sealing, compressing and writing happen in one writer thread, one
+- A checkpoint is written only for an entry whose commit is known, and named only by a later one (that of a
+  birth by the very entry).
+- A blob is forgotten only when a committed entry no longer names it, or when it is of an older claim of this
+  journal and no entry names it.
+- The loop pays for the pickle alone; sealing, compressing and writing happen in the store's thread, one
   checkpoint at a time. When one is still being written, the next is not due.
-- A checkpoint never stands before one that is there already: that one is of a newer owner.
 - Kept are the newest few, then one per doubling of age, for as long as the input after it is retained.
 """
 
+import contextlib
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import structlog
 
-from streamlearn.core.records import Positions
+from streamlearn.core.records import Checkpoint, Entry, Positions
 from streamlearn.core.shard.snapshot import Header, Sections, open_header, seal
-from streamlearn.env import Env, Task
-from streamlearn.errors import BadCheckpoint, Fenced
-from streamlearn.log.port import Store, TopicInfo
+from streamlearn.env import Env
+from streamlearn.errors import BadCheckpoint
+from streamlearn.log.port import Store, TopicInfo, Written
 
 log = structlog.get_logger()
 
@@ -29,18 +38,64 @@ REDO_S = 1.0
 WORK_PER_COST = 20
 
 
-def name_of(seq: int) -> str:
-    """A checkpoint's name: its entry's number, so that names sort by age.
+class BlobName(NamedTuple):
+    """The parts of a blob's name. Within one journal, a claim and a number make it unique; `seq` comes first,
+    so that names sort by age.
 
-    >>> name_of(42)
-    '000000000042'
+    >>> BlobName(42, "QX-7a", 3, 9, 1).text
+    '000000000042-QX-7a-3-9-1'
+    >>> BlobName.parse("000000000042-QX-7a-3-9-1")
+    BlobName(seq=42, journal='QX-7a', shard=3, claim=9, number=1)
     """
-    return f"{seq:012d}"
+
+    seq: int
+    journal: str
+    shard: int
+    claim: int
+    number: int
+
+    @property
+    def text(self) -> str:
+        """The name."""
+        return f"{self.seq:012d}-{self.journal}-{self.shard}-{self.claim}-{self.number}"
+
+    @classmethod
+    def parse(cls, name: str) -> "BlobName | None":
+        """The parts of a name; None for a name of something else."""
+        found = re.fullmatch(r"(\d{12})-(.+)-(\d+)-(\d+)-(\d+)", name)
+        return found and cls(int(found[1]), found[2], int(found[3]), int(found[4]), int(found[5]))
 
 
-def stored(store: Store) -> list[str]:
-    """The checkpoints in `store`, oldest first; other things that lie there are not ours."""
-    return [name for name in store.names() if re.fullmatch(r"\d{12}", name)]
+def stored(names: Iterable[str], journal: str | None, shard: int) -> list[BlobName]:
+    """The blobs among `names` that are of a shard of the journal with this id (None: of any), oldest
+    first.
+    """
+    found = (BlobName.parse(name) for name in names)
+    return sorted(one for one in found if one and one.shard == shard and journal in (None, one.journal))
+
+
+def newest_header(store: Store, key: bytes, journal: str | None, shard: int) -> Header | None:
+    """The header of the newest blob of a shard that is whole, None when there is none. Whether the journal
+    names it is not asked.
+    """
+    for name in reversed(stored(store.names(), journal, shard)):
+        try:
+            return open_header(store.read(name.text), key)
+        except BadCheckpoint:  # recovery, which comes next, says why
+            continue
+    return None
+
+
+def named_bytes(store: Store, named: Checkpoint) -> bytes:
+    """The bytes of a checkpoint that the journal names. Raises `BadCheckpoint` when they are others, or
+    gone.
+    """
+    data = store.read(named.name, named.where)
+    if len(data) != named.size or hashlib.sha256(data).hexdigest() != named.sha256:
+        raise BadCheckpoint(
+            "it is not the one that the journal names (another SHA-256): it was damaged, changed or exchanged"
+        )
+    return data
 
 
 def starts_of(topics: Mapping[str, TopicInfo]) -> Positions:
@@ -52,162 +107,231 @@ def starts_of(topics: Mapping[str, TopicInfo]) -> Positions:
     }
 
 
-def newest_header(store: Store, key: bytes) -> Header | None:
-    """The header of the newest checkpoint that is whole, None when there is none."""
-    for name in reversed(stored(store)):
-        try:
-            return open_header(store.read(name), key)
-        except BadCheckpoint:  # recovery, which comes next, says why
-            continue
-    return None
-
-
-def to_drop(names: Sequence[str], keep: int) -> list[str]:
-    """Choose those of `names` (oldest first) that are no longer kept, by number and age.
+def to_drop(seqs: Sequence[int], keep: int) -> list[int]:
+    """Choose those of `seqs` (oldest first) that are no longer kept, by number and age.
 
     The newest `keep` stay; of the older ones, the oldest in each doubling of distance from the newest.
 
-    >>> to_drop([name_of(n) for n in range(0, 100, 10)], keep=2)
-    ['000000000070', '000000000050', '000000000040', '000000000020', '000000000010']
+    >>> to_drop(range(0, 100, 10), keep=2)
+    [10, 20, 40, 50, 70]
     """
-    if len(names) <= keep:
-        return []
-    newest = int(names[-1])
-    dropped: list[str] = []
+    dropped: list[int] = []
     seen: set[int] = set()
-    for name in names[:-keep]:  # oldest first, so that the oldest of each doubling stays
-        age = (newest - int(name)).bit_length()
+    for seq in seqs[:-keep]:  # oldest first, so that the oldest of each doubling stays
+        age = (seqs[-1] - seq).bit_length()
         if age in seen:
-            dropped.append(name)
+            dropped.append(seq)
         seen.add(age)
-    return sorted(dropped, reverse=True)
+    return dropped
 
 
-class Written(NamedTuple):
-    """What became of one checkpoint. `oldest_seq`: no entry before it is needed any more."""
+def write_birth(store: Store, name: BlobName, header: Header, sections: Sections, key: bytes) -> Checkpoint:
+    """Write the state with which a revision begins, and wait. Raises what the store raised."""
+    store.wait()
+    with contextlib.suppress(Exception):
+        store.finished()  # what an ownership before this one had begun
+    store.begin(name.text, partial(seal, header, sections, key), {})
+    store.wait()
+    written = store.finished()
+    assert written is not None
+    return _checkpoint(header, written)
 
-    seq: int
-    size_bytes: int
+
+def _checkpoint(header: Header, written: Written) -> Checkpoint:
+    return Checkpoint(header.seq, header.digest, written.name, written.size, written.sha256, written.where)
+
+
+class _Unnamed(NamedTuple):
+    """A checkpoint on its way: durable, and named by no entry yet."""
+
+    checkpoint: Checkpoint
     duration_s: float
-    oldest_seq: int
-    positions: Positions
 
 
 class Checkpointer:
-    """Writes one shard's checkpoints. All methods are for the loop's thread."""
+    """The checkpoints of one ownership. All methods are for the loop's thread."""
 
-    def __init__(self, env: Env, store: Store, interval_s: float, keep: int, key: bytes) -> None:
+    def __init__(
+        self,
+        env: Env,
+        store: Store,
+        birth: BlobName,
+        kept: Sequence[Checkpoint],
+        interval_s: float,
+        keep: int,
+        key: bytes,
+    ) -> None:
+        """`birth`: the name that a birth of this ownership has, or would have; `kept`: what the journal
+        names.
+        """
         self._env = env
         self._store = store
         self._interval_s = interval_s
         self._keep = keep
         self._key = key
+        self._name = birth
+        self._kept = [*kept]
         self._last_s = self._env.monotonic()
+        self._began_s = 0.0
+        self._header: Header | None = None
+        """Of the checkpoint that is being written."""
+        self._unnamed: list[_Unnamed] = []
+        self._named_seq = -1
+        """The entry of the newest checkpoint that is named and was not refused."""
         self._last_seq = -1
+        """The entry of the newest checkpoint that was begun and has not failed."""
         self._cost_s = 0.0
-        self._task: Task[None] | None = None
-        self._written: list[Written] = []
-        self._failed: Exception | None = None
         self._positions: dict[str, Positions] = {}
+        self._starts: Positions = {}
+        self._elsewhere: set[str] = set()
+        """Checkpoints that were in another host's folder when this ownership began."""
+        self._forget: dict[str, str] = {}
+        self._forgetting: dict[str, str] = {}
+        """What the write that goes on is to forget at its end."""
         self.failure = ""
         """Why the newest try gave no checkpoint; "" when it gave one."""
         self.newest: Positions | None = None
-        """The positions of the newest checkpoint that is known to be whole; None before there is one."""
+        """The positions of the newest checkpoint that is named; None before there is one."""
 
-    def begins(self, newest: Positions | None) -> None:
-        """A shard was opened whose state came from the checkpoint at `newest`, or from none."""
+    def begins(self, newest: Positions | None, seq: int | None, saving_s: float = 0.0) -> None:
+        """A shard was opened, from the state at entry `seq`: that of a checkpoint at `newest`, or a later
+        one; both None where no checkpoint could be used. What is of older claims and has no entry that names
+        it goes with the next write. Raises `Unreachable`.
+        """
         self.newest = newest
-        self.failure = ""
+        self._cost_s = saving_s
+        if seq is not None and self._kept:
+            self._named_seq = self._last_seq = min(seq, self._kept[-1].seq)
+        listed = {one.name for one in self._kept}
+        names = self._store.names()
+        self._elsewhere = listed - {*names}
+        ours = stored(names, self._name.journal, self._name.shard)
+        self._forget = {
+            one.text: "" for one in ours if one.claim < self._name.claim and one.text not in listed
+        }
 
     def due(self, seq: int, stepped_s: float) -> bool:
-        """True if it is time for a checkpoint at entry `seq`, `stepped_s` of model work after the last one.
+        """True if it is time for a checkpoint, after `stepped_s` of model work since the last one. `seq`: the
+        newest entry that changed the state.
 
         By the clock every `interval_s`; under a backlog also as soon as redoing would take longer than a
         second, but never so often that checkpoints cost more than a twentieth of the work.
         """
-        if seq <= self._last_seq or (self._task is not None and not self._task.is_done):
+        if seq <= self._last_seq or self._store.is_busy():
             return False
         if self._env.monotonic() - self._last_s >= self._interval_s:
             return True
         return stepped_s >= max(REDO_S, WORK_PER_COST * self._cost_s)
+
+    def covers(self, seq: int) -> bool:
+        """True if a checkpoint of entry `seq` or later was begun, and has not failed."""
+        return seq <= self._last_seq
 
     def write(self, header: Header, sections: Sections, starts: Positions, dumped_s: float) -> None:
         """Begin to write. `starts`: the first retained offset of each input partition; `dumped_s`: what
         the sections took the loop.
         """
         self.wait()
+        self.collect()
         self._cost_s = dumped_s
-        self._last_s = self._env.monotonic()
+        self._began_s = self._last_s = self._env.monotonic()
         self._last_seq = header.seq
-        self._task = self._env.spawn("checkpoint", partial(self._write, header, sections, starts))
+        self._header = header
+        self._starts = starts
+        self._name = self._name._replace(seq=header.seq, number=self._name.number + 1)
+        self._forgetting, self._forget = self._forget, {}
+        self._store.begin(self._name.text, partial(self._sealed, header, sections), self._forgetting)
 
     def wait(self) -> None:
         """Return when nothing is being written."""
-        if self._task is not None:
-            self._task.wait()
+        self._store.wait()
 
-    def collect(self) -> list[Written]:
-        """What was written since the last call. A failure is logged once; the next interval tries again."""
-        if self._task is not None and not self._task.is_done:
-            return []
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            self.put_off(str(failed))
-        written, self._written = self._written, []
-        if written:
-            self.failure, self.newest = "", written[-1].positions
-        return written
+    def collect(self) -> None:
+        """Take note of a write that has ended. A failure is logged once; the next interval tries again."""
+        header, self._header = self._header, self._header if self._store.is_busy() else None
+        try:
+            written = self._store.finished()
+        except Exception as error:  # noqa: BLE001 - the edge of the store's thread: whatever ended it
+            if header is not None:
+                self._forget.update(self._forgetting)
+                self.put_off(str(error))
+            return
+        if written is None or header is None:
+            return  # nothing, or what an ownership before this one had begun: it names that no more
+        wrote_s = self._env.monotonic() - self._began_s
+        self._cost_s += wrote_s
+        self._positions[written.name] = header.next_offsets()
+        self._forget.update(written.left)
+        self._unnamed.append(_Unnamed(_checkpoint(header, written), round(wrote_s, 4)))
+
+    @property
+    def has_unnamed(self) -> bool:
+        """True if an entry is to name what is durable."""
+        return bool(self._unnamed)
+
+    def to_name(self) -> list[Checkpoint]:
+        """What the next entry is to name: all that is kept from there on; nothing where nothing changes."""
+        return [*self._choose()] if self._unnamed else []
+
+    def named(self, entry: Entry) -> int:
+        """Note that `entry`, which names checkpoints, is committed. Returns the first entry that is still
+        needed.
+        """
+        kept = {one.name for one in entry.checkpoints}
+        for one in (*self._kept, *(blob.checkpoint for blob in self._unnamed)):
+            if one.name not in kept:
+                self._forget[one.name] = one.where
+                self._positions.pop(one.name, None)
+        self._kept = entry.checkpoints
+        oldest_seq = self._kept[0].seq  # so a birth stays in the journal as long as its checkpoint
+        for checkpoint, duration_s in self._unnamed:
+            log.info(
+                "checkpoint.saved",
+                seq=checkpoint.seq,
+                size_bytes=checkpoint.size,
+                duration_s=duration_s,
+                oldest_seq=oldest_seq,
+            )
+        self._unnamed = []
+        self._named_seq = self._kept[-1].seq
+        self.failure, self.newest = "", self._positions.get(self._kept[-1].name, self.newest)
+        return oldest_seq
 
     def put_off(self, reason: str) -> None:
         """Note that there is no checkpoint for a reason; the next interval tries again."""
         log.error("checkpoint.failed", reason=reason, next_try_s=self._interval_s)
         self.failure = reason
-        self._last_seq = -1
+        self._last_seq = max([self._named_seq, *(blob.checkpoint.seq for blob in self._unnamed)])
         self._last_s = self._env.monotonic()
 
-    def _write(self, header: Header, sections: Sections, starts: Positions) -> None:
-        began_s = self._env.monotonic()
-        try:
-            data = seal(header, sections, self._key)
-            name = name_of(header.seq)
-            names = [*(n for n in stored(self._store) if n != name), name]
-            if newer := [one for one in names if one > name and self._is_whole(one)]:
-                raise Fenced(f"checkpoint {newer[-1]} is newer: another process has gone on from here")
-            drop = self._obsolete(names, header, starts)
-            self._store.write(name, data, drop)
-            kept = [n for n in names if n not in set(drop)]
-            wrote_s = self._env.monotonic() - began_s
-            self._cost_s += wrote_s
-            self._written.append(
-                Written(header.seq, len(data), round(wrote_s, 4), int(kept[0]), header.next_offsets())
-            )
-        except Exception as error:  # noqa: BLE001 - the edge of this thread: `collect` tells what failed
-            self._failed = error
+    def _sealed(self, header: Header, sections: Sections) -> bytearray:
+        """In the store's thread: the bytes of a checkpoint."""
+        for one in self._kept:
+            if one.name not in self._positions and one.name not in self._elsewhere:
+                try:
+                    opened = open_header(self._store.read(one.name, one.where), self._key)
+                    self._positions[one.name] = opened.next_offsets()
+                except BadCheckpoint as reason:
+                    log.warning(
+                        "checkpoint.refused", name=one.name, reason=str(reason), action="kept for a look"
+                    )
+                    self._positions[one.name] = {}
+        return seal(header, sections, self._key)
 
-    def _is_whole(self, name: str) -> bool:
-        """True if recovery would look at it: a damaged one is passed over."""
-        try:
-            open_header(self._store.read(name), self._key)
-        except BadCheckpoint:
-            return False
-        return True
+    def _choose(self) -> Iterator[Checkpoint]:
+        """All that is kept, oldest first: by number and age, here and in other hosts' folders alike, and
+        without those after which the input is no longer retained. The newest always stays.
+        """
+        every = [*self._kept, *(blob.checkpoint for blob in self._unnamed)]
+        dropped: set[tuple[bool, int]] = set()
+        for elsewhere in (False, True):
+            seqs = [one.seq for one in every if (one.name in self._elsewhere) == elsewhere]
+            dropped |= {(elsewhere, seq) for seq in to_drop(seqs, self._keep)}
+        for one in every[:-1]:
+            if (one.name in self._elsewhere, one.seq) not in dropped and not self._is_stranded(one):
+                yield one
+        yield every[-1]
 
-    def _obsolete(self, names: list[str], header: Header, starts: Positions) -> list[str]:
-        """What to drop: by number and age, and those after which the input is no longer retained."""
-        self._positions[names[-1]] = header.next_offsets()
-        drop = to_drop(names, self._keep)
-        kept = [name for name in names if name not in set(drop)]
-        while len(kept) > 1 and self._is_stranded(kept[0], starts):
-            drop.append(kept.pop(0))
-        for name in drop:
-            self._positions.pop(name, None)
-        return drop
-
-    def _is_stranded(self, name: str, starts: Positions) -> bool:
-        if name not in self._positions:
-            try:
-                self._positions[name] = open_header(self._store.read(name), self._key).next_offsets()
-            except BadCheckpoint as reason:
-                log.warning("checkpoint.refused", name=name, reason=str(reason), action="kept for a look")
-                return False
-        return any(starts.get(tp, 0) > offset for tp, offset in self._positions[name].items())
+    def _is_stranded(self, one: Checkpoint) -> bool:
+        positions = self._positions.get(one.name, {})
+        return any(self._starts.get(place, 0) > offset for place, offset in positions.items())

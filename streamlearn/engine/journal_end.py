@@ -1,18 +1,18 @@
-"""What the journal says without anything being stepped: its end, and where a revision began.
+"""What the journal says without anything being stepped: its end, its checkpoints, and where a revision began.
 
 Invariant: what was trimmed is not asked for. A journal is read from the newest confirmed checkpoint on, and
 without one from its oldest entry.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from streamlearn.core.records import Entry, Era, Positions
+from streamlearn.core.records import Checkpoint, Entry, Era, Positions, TopicPartition
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.standing import ids_under, positions_under
 from streamlearn.errors import Gone, Stop
-from streamlearn.log.port import ShardLog
+from streamlearn.log.port import Reader, ShardLog
 
 BIRTHS: Final = ("genesis", "model")
 """Why an era began whose entry holds the position of every input."""
@@ -20,7 +20,7 @@ BIRTHS: Final = ("genesis", "model")
 
 class JournalEnd(NamedTuple):
     """The last entry, the era that holds there with its number, and the positions after it with the ids of
-    their topics.
+    their topics. `stepped`: the newest entry that changed the state, as far as was read; -1 without one.
     """
 
     entry: Entry
@@ -28,6 +28,34 @@ class JournalEnd(NamedTuple):
     number: int
     positions: Positions
     ids: dict[str, str]
+    stepped: int
+
+
+def checkpoints_at(end: Entry | None, entries: Callable[[int], Iterator[Entry]]) -> Sequence[Checkpoint]:
+    """The checkpoints that a journal with this end names, oldest first. `entries`: those after some number.
+
+    Raises `Stop` when the entry that names them is gone: trimming leaves it, so something else deleted it.
+    """
+    if end is None or end.checkpoints:
+        return () if end is None else end.checkpoints
+    try:
+        naming = next(entries(end.named - 1), None)
+    except Gone as error:
+        raise Stop(
+            f"the journal no longer holds entry {end.named}, which names the checkpoints ({error}): "
+            "something else than streamlearn deleted from it. Restore it, or begin a new one where the "
+            "predictions end: `streamlearn reset --start predictions`."
+        ) from error
+    return () if naming is None else naming.checkpoints
+
+
+def named_checkpoints(reader: Reader, journal: TopicPartition) -> Sequence[Checkpoint]:
+    """The checkpoints that a journal names now, as anybody may read it, oldest first; none where there is no
+    journal.
+    """
+    if journal[0] not in reader.topics([journal[0]]):
+        return ()
+    return checkpoints_at(reader.end(journal), lambda after: reader.entries(journal, after))
 
 
 def entries(shard_log: ShardLog, journal: str, after: int, alive: Alive) -> Iterator[Entry]:
@@ -55,18 +83,20 @@ def read_end(
     positions: Positions = newest.next_offsets() if newest else {}
     ids = newest.topic_ids() if newest else {}
     whole = newest is not None
+    stepped = -1
     after = newest.seq if newest else shard_log.first_seq() - 1
     for entry in entries(shard_log, journal, after, alive):
         whole = whole or _is_birth(entry)
         if entry.change is not None:
             era, number = entry.change, entry.era
         positions, ids = places_after(entry, positions, ids)
+        stepped = entry.seq if entry.steps else stepped
     if era is None or not whole:
         raise Stop(
             f"the journal {journal} begins after its last era, and no checkpoint is usable: how far each "
             "input was read is not known. Restore a checkpoint, or begin a new journal: `streamlearn reset`."
         )
-    return JournalEnd(end, era, number, positions, ids)
+    return JournalEnd(end, era, number, positions, ids, stepped)
 
 
 def places_after(

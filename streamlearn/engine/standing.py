@@ -8,11 +8,23 @@ Invariants:
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from streamlearn.core.labels.pending import ALL
-from streamlearn.core.records import Entry, Era, Output, Positions, Range, Record, RecordPlace, Skip, chain
+from streamlearn.core.records import (
+    Checkpoint,
+    Entry,
+    Era,
+    Output,
+    Positions,
+    Range,
+    Record,
+    RecordPlace,
+    Skip,
+    chain,
+)
 from streamlearn.core.shard.facts import Facts, published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state
@@ -88,6 +100,14 @@ class Standing:
         """The positions of the newest checkpoint of this state; None when there is none."""
         self.saved_seq: int | None = header.seq
         """The entry of that checkpoint."""
+        self.saving_s = 0.0
+        """How long writing it took, where this process wrote it."""
+        self.checkpoints: Sequence[Checkpoint] = ()
+        """What the journal names at `seq`, oldest first."""
+        self.named = 0
+        """The entry that names them."""
+        self.stepped = header.seq
+        """The newest entry that changed the state."""
         self.era_began = False
         """True when this process wrote the era's entry: a checkpoint of it is then due at once."""
         self._snapshot = sections
@@ -113,6 +133,7 @@ class Standing:
         header = Header(entry.seq, entry.digest, entry.era, entry.change, positions, 0, ids=ids)
         standing = cls(fresh, header, sections, schemas)
         standing.saved_at = standing.saved_seq = None
+        standing.stand_by(entry.checkpoints, entry.named)
         return standing
 
     def header(self) -> Header:
@@ -142,12 +163,40 @@ class Standing:
         """The newest snapshot, and where in the journal it stands. Its entry is known to be committed."""
         return self._snapshot_header, self._snapshot
 
+    def next_entry(
+        self,
+        outputs: Sequence[Output] = (),
+        change: Era | None = None,
+        checkpoints: Sequence[Checkpoint] = (),
+        **parts: Any,
+    ) -> Entry:
+        """The entry that follows here; `parts`: its other fields."""
+        seq = self.seq + 1
+        return Entry(
+            seq=seq,
+            era=self.era_number + (change is not None),
+            digest=chain(self.digest, outputs),
+            outputs=len(outputs),
+            change=change,
+            checkpoints=[*checkpoints],
+            named=seq if checkpoints else self.named,
+            **parts,
+        )
+
+    def stand_by(self, checkpoints: Sequence[Checkpoint], named: int) -> None:
+        """Take note of what the journal names here, and in which entry."""
+        self.checkpoints, self.named = checkpoints, named
+
     def advance(self, entry: Entry) -> None:
         """The state is the one after `entry`: move the place in the journal there too."""
         for run in entry.ranges:
             self.positions[run.topic, run.partition] = run.next
         self.seq = entry.seq
         self.digest = entry.digest
+        if entry.checkpoints:
+            self.stand_by(entry.checkpoints, entry.seq)
+        if entry.steps:
+            self.stepped = entry.seq
         self.driver.advance()
         self.since.append(entry)
 
@@ -172,7 +221,7 @@ class Standing:
         if resets == self.era.resets or self.shard.work is not None:
             return None
         era = msgspec.structs.replace(self.era, why="reset", start=[], resets=resets)
-        return Entry(self.seq + 1, self.era_number + 1, chain(self.digest, ()), change=era)
+        return self.next_entry(change=era)
 
     def redo(self, entry: Entry, shard_log: History, alive: Alive) -> bool:
         """Step what `entry` covers again and stand after it. False when its outputs came out different:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from streamlearn.config.load import Config, duration_s
 from streamlearn.env import Env
-from streamlearn.log.port import Admin, Log, Store
+from streamlearn.log.background_store import BackgroundStore
+from streamlearn.log.port import Admin, Blobs, Log, Store
 
 
 def open_log(env: Env, config: Config) -> Log:
@@ -36,6 +37,11 @@ def open_admin(env: Env, config: Config) -> Admin:
 
 
 def open_store(env: Env, config: Config, shard: int) -> Store:
+    """The checkpoints of `shard`."""
+    return BackgroundStore(env, open_blobs(env, config, shard))
+
+
+def open_blobs(env: Env, config: Config, shard: int) -> Blobs:
     """Where the checkpoints of `shard` are: `checkpoint.url`, else the backend's own place."""
     if config.checkpoint.url or config.log.backend == "embedded":
         from streamlearn.log.folder_store import FolderStore
@@ -47,5 +53,5 @@ def open_store(env: Env, config: Config, shard: int) -> Store:
         return FolderStore(env, Path(folder) / app / str(shard))
     from streamlearn.log.kafka.log import TopicStore
 
-    log = config.log
-    return TopicStore(env, log.bootstrap_servers, log.options, config.topics.checkpoints, shard)
+    log, topic = config.log, config.topics.checkpoints
+    return TopicStore(env, log.bootstrap_servers, log.options, topic, shard)

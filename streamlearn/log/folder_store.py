@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from streamlearn.env import Env
@@ -64,7 +64,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 class FolderStore:
-    """`Store` in `folder`, which is made by the first write."""
+    """`Blobs` in `folder`, which is made by the first write."""
 
     def __init__(self, env: Env, folder: str | Path) -> None:
         self._env = env
@@ -74,7 +74,7 @@ class FolderStore:
         """The complete checkpoints, oldest first. Raises `Unreachable` when the folder cannot be read."""
         return names_in(self._folder)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, where: str = "") -> bytes:
         """The bytes of one. Raises `BadCheckpoint`."""
         path = self._path(name)
         try:
@@ -82,16 +82,23 @@ class FolderStore:
         except OSError as error:
             raise BadCheckpoint(f"{path} cannot be read: {error.strerror}") from error
 
-    def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
-        """Durable under `name` when it returns; only then the names in `drop` are removed."""
+    def write(self, name: str, data: bytes | bytearray) -> str:
+        """Durable under `name` when it returns."""
         path = self._path(name)
-        dropped = [self._path(old) for old in drop]
         try:
             self._make_folder()
             self._remove_leftovers()
             self._write_whole(path, data)
-            for old in dropped:
-                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unreachable(self._folder, "written", error) from error
+        return ""
+
+    def forget(self, blobs: Mapping[str, str]) -> None:
+        """Delete these; one that is not there is no error."""
+        paths = [self._path(name) for name in blobs]
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise _unreachable(self._folder, "written", error) from error
 

@@ -307,8 +307,8 @@ class Log(Protocol):
         """A sentence that names who holds a transaction open in a partition."""
 
     def record_limit(self, role: str) -> int | None:
-        """The largest record that the topic of `role` takes, in bytes of key, value and headers (a header has
-        `HEADER_BYTES` beside its name and value); None where the log sets no limit.
+        """The bytes of key, value and headers (`core.records.headers_bytes`) that the topic of `role` takes
+        in a record; None where the log sets no limit.
         """
 
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
@@ -331,17 +331,67 @@ class Admin(Reader, Protocol):
         """Append rows with arrival time now; return when all are durable, raise when any is not."""
 
 
-class Store(Protocol):
-    """Where one shard's checkpoints live, as named bytes. Names sort by age: the newest is last."""
+class Written(NamedTuple):
+    """A blob that is durable. `where` is the store's own note of its place; `sha256` in hex. `left`: what was
+    to be forgotten and may still be there.
+    """
+
+    name: str
+    where: str
+    size: int
+    sha256: str
+    left: Mapping[str, str]
+
+
+class Blobs(Protocol):
+    """Named bytes, as one backend keeps them. A call returns when it is done, however long that takes."""
 
     def names(self) -> list[str]:
-        """The complete checkpoints, oldest first."""
+        """The blobs that are there, by name. One whose writer died may be there in part."""
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one. Raises `BadCheckpoint` when it is missing or not whole."""
+    def read(self, name: str, where: str = "") -> bytes:
+        """The bytes of one; `where` as `write` returned it, if that is known. Raises `BadCheckpoint` when it
+        is missing or not whole.
+        """
 
-    def write(self, name: str, data: bytes | bytearray, drop: Sequence[str]) -> None:
-        """Durable under `name` when it returns; only then the names in `drop` are forgotten."""
+    def write(self, name: str, data: bytes | bytearray) -> str:
+        """Durable when it returns; nobody else uses this name. Returns `where`: what helps to find it
+        again.
+        """
+
+    def forget(self, blobs: Mapping[str, str]) -> None:
+        """Delete these, each with its `where` ("" if unknown). One that is not there is no error."""
+
+    def close(self) -> None:
+        """Let go of the backend."""
+
+
+class Store(Protocol):
+    """Where one shard's checkpoints live, as named bytes. Nothing in it says which of them count: the journal
+    does. A write goes on beside its caller.
+    """
+
+    def names(self) -> list[str]:
+        """As `Blobs.names`."""
+
+    def read(self, name: str, where: str = "") -> bytes:
+        """As `Blobs.read`."""
+
+    def begin(self, name: str, data: Callable[[], bytes | bytearray], forget: Mapping[str, str]) -> None:
+        """Begin to write what `data` returns under `name`, then to forget what is named in `forget`; does not
+        wait. `data` is called in the thread that writes. One at a time.
+        """
+
+    def finished(self) -> Written | None:
+        """The end of the write that was begun last, told once; None while it goes on, or when there is none.
+        Raises what ended it.
+        """
+
+    def is_busy(self) -> bool:
+        """True while a write goes on."""
+
+    def wait(self) -> None:
+        """Return when no write goes on."""
 
     def close(self) -> None:
         """Let go of the backend."""

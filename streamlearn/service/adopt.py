@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Entry, Era, chain
+from streamlearn.core.records import SHARD, Era
 from streamlearn.engine.era import check_app, era_now, start_of
 from streamlearn.engine.journal_end import JournalEnd, read_end
 from streamlearn.engine.model import FreshModel, configured_model
@@ -27,7 +27,8 @@ from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
 from streamlearn.log.port import Log, ShardLog, TopicInfo
-from streamlearn.service.recovery import Candidate, Recovery, Resources
+from streamlearn.service.recovery import Recovery, Resources
+from streamlearn.service.starting_states import StartingState
 
 
 class Changed(NamedTuple):
@@ -58,7 +59,7 @@ class Moved(NamedTuple):
         standing = self.standing
         places = [(topic, partition, offset) for (topic, partition), offset in standing.positions.items()]
         era = msgspec.structs.replace(self.era, why="adopted", start=sorted([*self.era.start, *places]))
-        entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=era)
+        entry = standing.next_entry(change=era)
         try:
             self.log.publish(entry, (), positions_under(era, standing.positions, {}))
         except (Fenced, Unknown) as error:
@@ -179,13 +180,14 @@ def _check_partitions(before: Era, now: Era) -> None:
 
 
 def _compare(
-    recovery: Recovery, end: JournalEnd, newest: Candidate | None, others: Iterator[Candidate]
+    recovery: Recovery, end: JournalEnd, newest: StartingState | None, others: Iterator[StartingState]
 ) -> tuple[Standing, int]:
     """The state at the journal's end, and how many entries were redone for it: from the newest checkpoint
     that leaves any, because one at the very end proves nothing about the records.
     """
     candidates = itertools.chain([newest] if newest else [], others)
-    older = (one for one in candidates if one.header.seq < end.entry.seq)
+    stepped = end.stepped if end.stepped >= 0 or newest is None else newest.header.seq
+    older = (one for one in candidates if one.header.seq < stepped)
     first = next(older, newest)
     try:
         standing = recovery.redone(end, itertools.chain([first] if first else [], older))

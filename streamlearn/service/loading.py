@@ -58,20 +58,22 @@ def preset_of(saved: Saved) -> frozenset[str]:
 
 
 def _newest(settings: "Config", key: str) -> Saved:
-    """The newest checkpoint of a service that is whole."""
+    """The newest checkpoint of a service that its journal names and that is whole."""
     from streamlearn.core.records import SHARD
-    from streamlearn.engine.checkpoints import stored
+    from streamlearn.engine.checkpoints import named_bytes
+    from streamlearn.engine.journal_end import named_checkpoints
     from streamlearn.env import RealEnv
-    from streamlearn.log.backends import open_store
+    from streamlearn.log.backends import open_admin, open_store
 
-    store = open_store(RealEnv(), settings, SHARD)
-    refused = ""
+    env, refused = RealEnv(), ""
+    reader, store = open_admin(env, settings), open_store(env, settings, SHARD)
     try:
-        for name in reversed(stored(store)):
+        for named in reversed(named_checkpoints(reader, (settings.topics.journal, SHARD))):
             try:
-                return saved_from(name, store.read(name), key)
+                return saved_from(named.name, named_bytes(store, named), key)
             except (BadCheckpoint, ConfigError) as reason:
                 refused = refused or f"; the newest: {reason}"
     finally:
         store.close()
+        reader.close()
     raise ConfigError(f"the service {settings.app.name} has no checkpoint that can be loaded{refused}")

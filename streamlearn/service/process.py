@@ -25,7 +25,8 @@ from streamlearn.service.health.checks import let_others_go_first
 from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.ownership import Heartbeat, as_owner
-from streamlearn.service.recovery import Candidate, Recovery, Resources
+from streamlearn.service.recovery import Recovery, Resources
+from streamlearn.service.starting_states import StartingState
 from streamlearn.service.task import POLL_S, Outlet, ShardTask
 
 log = structlog.get_logger()
@@ -94,7 +95,7 @@ class Process:
         self._resources = Resources(env, config, fresh, service_log, store, schemas)
         self._tasks: dict[int, ShardTask] = {}
         self._failures = Failures()
-        self._last: Candidate | None = None
+        self._last: StartingState | None = None
         """The newest snapshot of the task that ended, while there is no other task."""
 
     @property
@@ -185,7 +186,16 @@ class Process:
         alone = OneByOne(shard_log, config.transaction.max_records)
         changes = self._model_change if self._last is None else ""
         standing = recovery.run(changes, self._begin)
-        return ShardTask(self._resources, shard_log, standing, topics, self._heartbeat, alone, self._outlet)
+        return ShardTask(
+            self._resources,
+            shard_log,
+            standing,
+            recovery.birth_name,
+            topics,
+            self._heartbeat,
+            alone,
+            self._outlet,
+        )
 
     def _drop(self) -> None:
         """Let go of what is held: all of a task but its newest snapshot is of no account from here on."""

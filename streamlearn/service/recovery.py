@@ -1,12 +1,13 @@
 """Recovery: the one way to a shard's state, taken after a start, a crash, a rebalance and a hand-over.
 
 The steps are those of docs/design/journal-and-recovery.md: the shard was opened (1) and its journal's end is
-known (2); take the newest checkpoint that is whole and that the journal confirms (3); step the ranges of
-each later entry again and compare digests (4); go on from the ends of the ranges (5).
+known (2); take the newest of the checkpoints that the journal names whose bytes are those that it names (3);
+step the ranges of each later entry again and compare digests (4); go on from the ends of the ranges (5).
 
 Invariants:
 - Nothing is rolled back and nothing is guessed: whatever contradicts the journal stops the service.
 - A changed model never replaces the old one unless the user said so.
+- A revision begins with a checkpoint: the entry of its birth names it, so that it is durable before.
 """
 
 import itertools
@@ -17,13 +18,12 @@ import msgspec
 import structlog
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import GENESIS, Entry, Era, Positions, Record, chain
+from streamlearn.core.records import GENESIS, SHARD, Entry, Era, Positions, Record, chain
 from streamlearn.core.shard.shard import FAILING_LIMIT
-from streamlearn.core.shard.snapshot import Header, Sections, unseal
-from streamlearn.engine.checkpoints import stored
+from streamlearn.engine.checkpoints import BlobName, write_birth
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, start_of, what_changed
-from streamlearn.engine.journal_end import JournalEnd, birth_of, entries, read_end
+from streamlearn.engine.journal_end import JournalEnd, birth_of, checkpoints_at, entries, read_end
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import check_model, events_of
@@ -34,6 +34,7 @@ from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
 from streamlearn.service.one_by_one import CLAIMS
+from streamlearn.service.starting_states import StartingState, StartingStates
 
 log = structlog.get_logger()
 
@@ -49,21 +50,11 @@ class Resources(NamedTuple):
     schemas: Schemas
 
 
-class Candidate(NamedTuple):
-    """A state to begin from: a checkpoint that is whole, or the last snapshot of an ownership that ended."""
-
-    name: str
-    header: Header
-    sections: Sections
-    saved_at: Positions | None
-    """The positions of the newest checkpoint that is known: its own, if it is one."""
-
-
 class Recovery:
     """What recovery needs to know, and the journal's end that it works towards."""
 
     def __init__(
-        self, resources: Resources, shard_log: ShardLog, alive: Alive, last: Candidate | None = None
+        self, resources: Resources, shard_log: ShardLog, alive: Alive, last: StartingState | None = None
     ) -> None:
         """`last`: what this process itself last knew to be committed, None at its first start."""
         self._env, config, fresh, service_log, self._store, self._schemas = resources
@@ -72,9 +63,13 @@ class Recovery:
         self._log = service_log
         self._shard_log = shard_log
         self._alive = alive
-        self._last = last
         self._journal = config.topics.journal
         self._topics: dict[str, TopicInfo] = service_log.topics()
+        ident = self._topics[self._journal].id if self._journal in self._topics else ""
+        self.birth_name = BlobName(0, ident, SHARD, shard_log.claim, 0)
+        """The name of the checkpoint of a birth, once it has the number of its entry."""
+        self._checkpoints = checkpoints_at(shard_log.end, shard_log.entries)
+        self._states = StartingStates(config, self._store, shard_log, ident, self._checkpoints, last)
         self._prediction_bytes = service_log.record_limit("predictions")
         self._beginning = Beginning(config, fresh)
 
@@ -96,7 +91,7 @@ class Recovery:
         if end.era.model_version != now.model_version:
             self._refuse_silent_change(model_change, end.era, now)
             return self._replaced(end, now)
-        at_end = newest is not None and newest.header.seq == end.entry.seq
+        at_end = newest is not None and newest.header.seq >= end.stepped
         if end.era.fingerprint != now.fingerprint and not at_end:
             raise Stop(
                 f"this machine's floating point ({now.fingerprint}) differs from that of the machine which "
@@ -152,7 +147,7 @@ class Recovery:
         )
         known = positions_under(now, standing.positions, standing.ids)
         now = start_of(self._env, self._log, self._config, now, self._topics, known)
-        entry = Entry(standing.seq + 1, standing.era_number + 1, chain(standing.digest, ()), change=now)
+        entry = standing.next_entry(change=now)
         self._shard_log.publish(entry, (), positions_under(now, standing.positions, standing.ids))
         standing.begin_era(entry)
         standing.era_began = True
@@ -167,10 +162,7 @@ class Recovery:
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
         if self._shard_log.unfinished.claims < CLAIMS:  # else one of them may have killed the processes
             check_model(self._env, self._fresh, era, self._first_records(era), self._schemas)
-        entry = Entry(0, 0, chain(GENESIS, ()), change=era)
-        standing = self._standing_at(entry)
-        self._shard_log.publish(entry, (), standing.positions)
-        standing.era_began = True
+        standing = self._begun(Entry(0, 0, chain(GENESIS, ()), change=era))
         log.info(
             "journal.started",
             app=self._config.app.name,
@@ -183,7 +175,10 @@ class Recovery:
         """Raise when something of an earlier life of this app is left, beside an empty journal: predictions
         of what would be read from `start` on, too.
         """
-        witness = ", ".join(stored(self._store)) or ", ".join(
+        mine = self.birth_name
+        left = [name for name in map(BlobName.parse, self._store.names()) if name is not None]
+        lives = [name.text for name in left if name.seq > 0 or name.journal != mine.journal]
+        witness = ", ".join(lives) or ", ".join(
             f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
         )
         if witness:
@@ -245,11 +240,34 @@ class Recovery:
         left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}
         start = sorted([*now.start, *kept])
         now = msgspec.structs.replace(now, start=start, began_from=began_from, ids=left)
-        entry = Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
-        standing = self._standing_at(entry)
-        self._shard_log.publish(entry, (), standing.positions)
-        standing.era_began = True
+        standing = self._begun(
+            Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
+        )
         log.warning("model.replaced", before=before, after=now.model_version, revision=now.revision)
+        return standing
+
+    def _begun(self, birth: Entry) -> Standing:
+        """Begin a revision: its checkpoint is written first, then the entry that names it."""
+        standing = self._standing_at(birth)
+        began_s = self._env.monotonic()
+        sections = standing.take_snapshot()
+        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        name = self.birth_name._replace(seq=birth.seq)
+        try:
+            checkpoint = write_birth(
+                self._store, name, header, sections, self._config.checkpoint.key.encode()
+            )
+        except Exception as error:  # whatever ended the write
+            raise Stop(
+                f"the first checkpoint cannot be written: {error}. Nothing was read or predicted yet. Make "
+                "the folder of [checkpoint] url (on Kafka: the checkpoints topic) writable, and start again."
+            ) from error
+        entry = msgspec.structs.replace(birth, checkpoints=[checkpoint], named=birth.seq)
+        self._shard_log.publish(entry, (), standing.positions)
+        standing.stand_by(entry.checkpoints, entry.named)
+        standing.saved_at, standing.saved_seq = dict(standing.positions), birth.seq
+        standing.saving_s = self._env.monotonic() - began_s
+        log.info("checkpoint.saved", seq=birth.seq, size_bytes=checkpoint.size, oldest_seq=birth.seq)
         return standing
 
     def _standing_at(self, birth: Entry) -> Standing:
@@ -259,56 +277,11 @@ class Recovery:
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 
-    def candidates(self, end: Entry) -> Iterator[Candidate]:
-        """The states that can be used, newest first; the others are logged with their reason."""
-        last = self._last
-        if last is not None and not self._confirms_last(last, end):
-            last = None
-        for name in reversed(stored(self._store)):
-            if last is not None and last.header.seq >= int(name):
-                yield last  # no bytes to read, and less to redo
-                last = None
-            try:
-                header, sections = unseal(self._store.read(name), self._config.checkpoint.key.encode())
-                if header.app != self._config.app.name:
-                    raise BadCheckpoint(f"it belongs to the app {header.app!r}")
-                self._confirm(f"checkpoint {name}", header, end)
-            except BadCheckpoint as reason:
-                log.warning("checkpoint.refused", name=name, reason=str(reason), action="the one before it")
-                continue
-            yield Candidate(name, header, sections, header.next_offsets())
-        if last is not None:
-            yield last
+    def candidates(self, end: Entry) -> Iterator[StartingState]:
+        """The states that can be used, newest first."""
+        return self._states.newest_first(end)
 
-    def _confirms_last(self, last: Candidate, end: Entry) -> bool:
-        """True when the journal still holds the entry of the process' own snapshot, with its digest."""
-        try:
-            self._confirm(last.name, last.header, end)
-        except BadCheckpoint as reason:
-            log.info("snapshot.refused", seq=last.header.seq, reason=str(reason))
-            return False
-        return True
-
-    def _confirm(self, name: str, header: Header, end: Entry) -> None:
-        """Raise when the journal does not hold the entry of a state with its digest."""
-        if header.seq > end.seq:
-            raise Stop(
-                f"{name} stands at entry {header.seq}, but the journal {self._journal} ends at "
-                f"{end.seq}: the journal lost data. Restore it, or begin a new one where the predictions "
-                "end: `streamlearn reset --start predictions`."
-            )
-        try:
-            entry = end if header.seq == end.seq else next(self._shard_log.entries(header.seq - 1))
-        except Gone as error:
-            raise BadCheckpoint(f"the journal no longer holds its entry {header.seq}") from error
-        if entry.digest != header.digest:
-            raise Stop(
-                f"{name} and the journal {self._journal} disagree about entry {header.seq} "
-                "(another digest): one of them belongs to another history. Move the checkpoints away to "
-                "recover from the journal alone."
-            )
-
-    def redone(self, end: JournalEnd, candidates: Iterable[Candidate]) -> Standing:
+    def redone(self, end: JournalEnd, candidates: Iterable[StartingState]) -> Standing:
         """The state at the journal's end, from the newest checkpoint from which the digests come out; else
         from the birth of the model, the era entry with which its revision began.
         """
@@ -322,6 +295,7 @@ class Recovery:
                     continue
                 failed = self._redo_all(standing)
                 if failed is None:
+                    standing.stand_by(self._checkpoints, end.entry.named)
                     return standing
                 diverged = max(diverged, failed)
                 log.warning(
@@ -333,6 +307,7 @@ class Recovery:
                 standing = self._standing_at(birth)
                 failed = self._redo_all(standing)
                 if failed is None:
+                    standing.stand_by(self._checkpoints, end.entry.named)
                     return standing
                 diverged = max(diverged, failed)
         except Gone as error:
@@ -368,7 +343,7 @@ class Recovery:
         )
         check_topics(then, now)
 
-    def _loaded(self, candidate: Candidate) -> Standing | None:
+    def _loaded(self, candidate: StartingState) -> Standing | None:
         """Stand where a checkpoint stands; None when its state cannot be loaded."""
         try:
             standing = Standing(

@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.records import SHARD, Entry, chain
+from streamlearn.core.records import SHARD, Entry
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.snapshot import Sections
-from streamlearn.engine.checkpoints import Checkpointer, starts_of
+from streamlearn.engine.checkpoints import BlobName, Checkpointer, starts_of
 from streamlearn.engine.standing import Standing, within
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
@@ -32,7 +32,8 @@ from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.merge import Merge
 from streamlearn.service.one_by_one import OneByOne, check_crashes
 from streamlearn.service.ownership import Heartbeat, as_owner
-from streamlearn.service.recovery import Candidate, Resources
+from streamlearn.service.recovery import Resources
+from streamlearn.service.starting_states import StartingState
 from streamlearn.service.stepping import Stepper
 
 log = structlog.get_logger()
@@ -62,6 +63,7 @@ class ShardTask:
         resources: Resources,
         shard_log: ShardLog,
         standing: Standing,
+        birth_name: BlobName,
         topics: TopicWatch,
         heartbeat: Heartbeat,
         alone: OneByOne,
@@ -80,7 +82,15 @@ class ShardTask:
         self._watch = Watch(env, config, fresh, standing, schemas, topics)
         self._sources = SourceWatch(env, standing.era)
         section = config.checkpoint
-        self._checkpointer = Checkpointer(env, store, section.interval_s, section.keep, section.key.encode())
+        self._checkpointer = Checkpointer(
+            env,
+            store,
+            birth_name,
+            standing.checkpoints,
+            section.interval_s,
+            section.keep,
+            section.key.encode(),
+        )
         self._age = CheckpointAge(env, service_log)
         self._learning = LearningWatch(service_log)
         self._stepper = Stepper(env, config.transaction, standing, self._merge, shard_log, heartbeat, alone)
@@ -95,7 +105,7 @@ class ShardTask:
         """Take over from recovery, which had begun at `opened_s`. Raises `Stop` without a checkpoint."""
         standing = self.standing
         self._stepped_s = self._behind_s = self._env.monotonic() - opened_s  # the next one need not again
-        self._checkpointer.begins(standing.saved_at)
+        self._checkpointer.begins(standing.saved_at, standing.saved_seq, standing.saving_s)
         if standing.era_began or standing.saved_at is None:
             self._first_checkpoint()
         self._learning.look(standing.shard.memory)
@@ -112,11 +122,14 @@ class ShardTask:
         self._heartbeat.confirm()
         batch = self._gathered()
         self._sources.compare(self.log, self.standing.era)
+        self._checkpointer.collect()
         if not batch.empty:
             self._publish(batch)
             self._begin_reset_era()
             self._learning.look(self.standing.shard.memory)
-        self._checkpoint(now=False)
+        else:
+            self._name_checkpoints()
+        self._checkpoint()
         self._age.look(self._checkpointer.newest or {}, self.standing.positions, self._checkpointer.failure)
         self._sources.check_grown(self.standing.era)
 
@@ -125,7 +138,7 @@ class ShardTask:
         with as_owner(self.log):
             self._watch.close()
             try:
-                self._checkpoint(now=True)
+                self._last_checkpoint()
             except Unreachable as error:
                 self._checkpointer.put_off(str(error))
             if self._checkpointer.failure:
@@ -137,16 +150,17 @@ class ShardTask:
         outcomes = self.standing.shard.memory.outcomes
         log.info("service.stopped", seq=self.standing.seq, outcomes=outcomes)
 
-    def drop(self) -> Candidate:
+    def drop(self) -> StartingState:
         """Let go of the shard: the newest snapshot, of an entry that is known to be committed."""
         self.log.close()
-        return Candidate("the last snapshot", *self.standing.snapshot(), self._checkpointer.newest)
+        return StartingState("the last snapshot", *self.standing.snapshot(), self._checkpointer.newest)
 
     def _first_checkpoint(self) -> None:
-        """Save a state that no checkpoint leads to: without one nothing is trimmed, and nothing survives a
-        change of versions. So a service that cannot write it does not begin.
+        """Save a state that no checkpoint leads to, because its rules are new, or none is left: without one
+        nothing is trimmed, and nothing survives a change of versions. So a service that cannot write it does
+        not begin.
         """
-        self._checkpoint(now=True)
+        self._last_checkpoint()
         if self._checkpointer.newest is None:
             raise Stop(
                 f"the first checkpoint cannot be written: {self._checkpointer.failure}. Nothing was read or "
@@ -207,12 +221,10 @@ class ShardTask:
         """Commit the batch, and stand after it."""
         standing = self.standing
         work = standing.shard.work
-        entry = Entry(
-            seq=standing.seq + 1,
-            era=standing.era_number,
-            digest=chain(standing.digest, batch.outputs),
+        entry = standing.next_entry(
+            batch.outputs,
+            checkpoints=self._checkpointer.to_name(),
             ranges=batch.ranges,
-            outputs=len(batch.outputs),
             skips=batch.skips,
             carried=batch.carried,
             begun=work.done if work is not None and batch.records else 0,
@@ -222,6 +234,7 @@ class ShardTask:
         self.log.publish(entry, batch.outputs, positions)
         self._published_s = self._env.monotonic()
         standing.advance(entry)
+        self._named(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
         if undone or long or len(standing.since) > SINCE_LIMIT:
@@ -252,32 +265,46 @@ class ShardTask:
 
     # --- between transactions -------------------------------------------------------------------------
 
-    def _checkpoint(self, now: bool) -> None:
-        """Begin a checkpoint when one is due; with `now`, write one and wait for it."""
-        standing = self.standing
+    def _checkpoint(self) -> None:
+        """Begin a checkpoint when one is due."""
+        if self._checkpointer.due(self.standing.stepped, self._stepped_s):
+            self._write_checkpoint()
+
+    def _last_checkpoint(self) -> None:
+        """See to it that a checkpoint of this very state is named, and wait for it."""
         checkpointer = self._checkpointer
-        if now:
+        checkpointer.wait()
+        checkpointer.collect()
+        if not checkpointer.covers(self.standing.stepped):
+            self._write_checkpoint()
             checkpointer.wait()
-        self._collect()
-        if not (now or checkpointer.due(standing.seq, self._stepped_s)):
-            return
+            checkpointer.collect()
+        self._name_checkpoints()
+
+    def _write_checkpoint(self) -> None:
+        """Begin to write the state."""
+        standing = self.standing
         self.log.sync()
         try:
             topics = self._service_log.topics()
         except Unreachable as error:
-            checkpointer.put_off(str(error))
+            self._checkpointer.put_off(str(error))
             return
         sections = self._take_snapshot()
         standing.positions.update(self.log.reached(self._merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
-        checkpointer.write(header, sections, starts_of(topics), self._dump_s)
+        self._checkpointer.write(header, sections, starts_of(topics), self._dump_s)
         self._stepped_s = 0.0
-        if now:
-            checkpointer.wait()
-            self._collect()
 
-    def _collect(self) -> None:
-        for written in self._checkpointer.collect():
-            told = {name: value for name, value in written._asdict().items() if name != "positions"}
-            log.info("checkpoint.saved", **told)
-            self.log.trim(written.oldest_seq)
+    def _name_checkpoints(self) -> None:
+        """Let an entry of its own name what is durable, since no other is at hand."""
+        if self._checkpointer.has_unnamed:
+            entry = self.standing.next_entry(checkpoints=self._checkpointer.to_name())
+            self.log.publish(entry, (), self.standing.positions)
+            self.standing.advance(entry)
+            self._named(entry)
+
+    def _named(self, entry: Entry) -> None:
+        """Let go of what no entry from this one on needs."""
+        if entry.checkpoints:
+            self.log.trim(self._checkpointer.named(entry))

@@ -18,7 +18,7 @@ from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.era import at_places
 from streamlearn.engine.journal_end import places_after
 from streamlearn.engine.witnesses import source_of
-from streamlearn.errors import ConfigError
+from streamlearn.errors import ConfigError, Stop
 from streamlearn.history import topic_reader
 from streamlearn.log.port import Admin, TopicInfo
 from streamlearn.studies.explain.lookup import ScanCounter, backwards
@@ -47,8 +47,10 @@ def old_life(admin: Admin, journal: str, newest: Header | None, tell: Callable[[
     for record in topic_reader.read_range(admin, run):
         try:
             entry = journalled(record)
-        except msgspec.MsgspecError as error:
-            tell(f"{journal} at offset {record.offset} is no entry ({error}): what follows is not looked at")
+        except (msgspec.MsgspecError, Stop) as error:
+            tell(
+                f"{journal} at offset {record.offset} cannot be read ({error}): what follows is not looked at"
+            )
             break
         if entry is None:
             continue

@@ -14,12 +14,13 @@ import msgspec
 import orjson
 
 from streamlearn.core.labels.joiner import LabelJoiner
-from streamlearn.core.records import Positions
+from streamlearn.core.records import Positions, TopicPartition
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.encode import scores_report
 from streamlearn.core.shard.snapshot import Header, load_memory, unseal
-from streamlearn.engine.checkpoints import stored
+from streamlearn.engine.checkpoints import named_bytes
 from streamlearn.engine.era import stated_spec
+from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.errors import BadCheckpoint
 from streamlearn.history.topic_reader import between, resolve_offsets
 from streamlearn.log.port import Admin, Store
@@ -28,13 +29,15 @@ _BACK: Final = (10, 100, 10_000)
 """So far before the end the newest message is looked for: on Kafka marks of transactions take offsets too."""
 
 
-def newest_scores(admin: Admin, store: Store, key: bytes, topic: str) -> dict[str, Any] | None:
+def newest_scores(
+    admin: Admin, store: Store, key: bytes, topic: str, journal: TopicPartition
+) -> dict[str, Any] | None:
     """As a message of the scores topic; None where there is neither message nor checkpoint. What came of a
     checkpoint has `source` `{"checkpoint": its number}`, and no `ts`. Where no label was scored, `source`
     has `unread`, if there are records after it that may bring some: how many, at most.
     """
     message = _newest_message(admin, topic)
-    positions, labelled, scores = _newest_saved(store, key) or ({}, [], message)
+    positions, labelled, scores = _newest_saved(admin, journal, store, key) or ({}, [], message)
     if scores is not None and message is not None and not _is_newer(scores, message, positions):
         scores = message
     if scores is None or scores["labels"]:
@@ -74,13 +77,15 @@ def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
     return None
 
 
-def _newest_saved(store: Store, key: bytes) -> tuple[Positions, list[str], dict[str, Any]] | None:
+def _newest_saved(
+    admin: Admin, journal: TopicPartition, store: Store, key: bytes
+) -> tuple[Positions, list[str], dict[str, Any]] | None:
     """The positions of the newest checkpoint that has scores, the topics that labels come on, and the scores
     as a message; None without one.
     """
-    for name in reversed(stored(store)):
+    for named in reversed(named_checkpoints(admin, journal)):
         try:
-            header, sections = unseal(store.read(name), key)
+            header, sections = unseal(named_bytes(store, named), key)
             scores = _saved(header, sections)
         except BadCheckpoint:  # an older one is whole
             continue

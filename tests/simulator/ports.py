@@ -1,8 +1,10 @@
 """A simulated process's log and store: the real calls, with a turn before and after each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from streamlearn.errors import BadCheckpoint
+from streamlearn.log.background_store import BackgroundStore
 from tests.simulator.environment import SimulatedEnv
 from tests.simulator.memory_log import Cluster, MemoryLog, MemoryShardLog
 from tests.simulator.scheduler import Scheduler
@@ -38,7 +40,7 @@ class Ports:
 
 
 class MemoryStore:
-    """`Store` on a cluster. A blob that was not written to its end is not there, or there in part."""
+    """`Blobs` on a cluster. A blob that was not written to its end is not there, or there in part."""
 
     def __init__(self, cluster: Cluster, env: SimulatedEnv, scheduler: Scheduler) -> None:
         self._cluster = cluster
@@ -48,27 +50,32 @@ class MemoryStore:
     def names(self) -> list[str]:
         return sorted(self._cluster.blobs)
 
-    def read(self, name: str) -> bytes:
-        from streamlearn.errors import BadCheckpoint
-
+    def read(self, name: str, where: str = "") -> bytes:
         if name not in self._cluster.blobs:
             raise BadCheckpoint(f"there is no checkpoint {name}")
         return self._cluster.blobs[name]
 
-    def write(self, name: str, data: bytes | bytearray, drop: Any) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> str:
         if self._scheduler.random.random() < 0.5:  # a store that does not hide what is half done
             self._cluster.blobs[name] = bytes(data[: len(data) // 2])
         self._scheduler.turn("store.half")
         self._cluster.blobs[name] = bytes(data)
         self._scheduler.turn("store.whole")
-        for other in drop:
-            self._cluster.blobs.pop(other, None)
+        return ""
+
+    def forget(self, blobs: Mapping[str, str]) -> None:
+        for name in blobs:
+            self._cluster.blobs.pop(name, None)
+            self._scheduler.turn("store.forgotten")
 
     def close(self) -> None:
         """Nothing to let go of."""
 
 
-def open_ports(scheduler: Scheduler, cluster: Cluster, names: Any, env: SimulatedEnv) -> tuple[Ports, Ports]:
+def open_ports(
+    scheduler: Scheduler, cluster: Cluster, names: Any, env: SimulatedEnv
+) -> tuple[Ports, BackgroundStore]:
     """The log and the store of one process."""
     log = MemoryLog(cluster, names, env, lambda: scheduler.turn("shard.publish.between"))
-    return Ports(scheduler, log, "log"), Ports(scheduler, MemoryStore(cluster, env, scheduler), "store")
+    blobs: Any = Ports(scheduler, MemoryStore(cluster, env, scheduler), "store")
+    return Ports(scheduler, log, "log"), BackgroundStore(env, blobs)

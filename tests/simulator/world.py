@@ -6,7 +6,9 @@ the entry that it names.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from typing import Any, Final
 
 import orjson
@@ -14,7 +16,7 @@ from river import linear_model, preprocessing
 
 from streamlearn.config.load import load
 from streamlearn.core.records import SHARD, Entry, Record
-from streamlearn.core.shard.snapshot import load_memory, unseal
+from streamlearn.core.shard.snapshot import load_memory, open_header, unseal
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
@@ -293,15 +295,22 @@ class World:
         assert self.stops or self.covered() < EVENTS or len(letters) == len(self.deadly)
 
     def check_checkpoints(self) -> None:
-        """Each whole checkpoint is the state at an entry of the journal."""
+        """Each checkpoint that the journal names is there, and is the state at its entry. No other that is
+        whole stands beyond the journal's end.
+        """
         entries = {entry.seq: entry for entry in self.journal()}
-        for name, blob in self.cluster.blobs.items():
-            try:
-                header, sections = unseal(blob, b"")
-            except BadCheckpoint:
-                continue
-            assert header.seq <= max(entries), f"checkpoint {name} is ahead of the journal"
+        if not entries:
+            return
+        last = entries[max(entries)]
+        for named in entries[last.named].checkpoints:
+            blob, name = self.cluster.blobs[named.name], named.name
+            assert (len(blob), sha256(blob).hexdigest()) == (named.size, named.sha256), name
+            header, sections = unseal(blob, b"")
+            assert (header.seq, header.digest) == (named.seq, named.digest), name
             if header.seq in entries:
                 assert header.digest == entries[header.seq].digest, name
                 until = [run for entry in entries.values() if entry.seq <= header.seq for run in entry.ranges]
                 assert load_memory(sections).records == max((run.next for run in until), default=0), name
+        for name, blob in self.cluster.blobs.items():
+            with suppress(BadCheckpoint):
+                assert open_header(blob).seq <= last.seq, f"checkpoint {name} is ahead of the journal"

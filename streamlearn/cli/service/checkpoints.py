@@ -12,10 +12,12 @@ from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
+    from streamlearn.core.records import Checkpoint
     from streamlearn.engine.model import FreshModel
     from streamlearn.log.port import Store
 
 KEY_BYTES = 32
+_UNNAMED = "not named by the journal: no start takes it"
 
 app = typer.Typer(help="List, inspect and verify saved states.", no_args_is_help=True)
 
@@ -33,7 +35,8 @@ def list_(
         elif "bad" in found:
             print(f"{found['name']}  BAD: {found['bad']}")
         else:
-            print(f"{found['name']}  era {found['era']}  learned {found['learned']}  {found['bytes']} bytes")
+            size = f"{found['bytes']} bytes" + ("" if found["named"] else f"  ({_UNNAMED})")
+            print(f"{found['name']}  era {found['era']}  learned {found['learned']}  {size}")
 
 
 @register(app)
@@ -63,9 +66,10 @@ def verify(
 ) -> None:
     """Read every checkpoint as a start would, its model too; exit 3 when one must not be loaded."""
     summaries = _summaries(service.settings(), whole=True)
-    bad = [found for found in summaries if "bad" in found]
+    bad = [found for found in summaries if "bad" in found and found["named"]]
     for found in summaries:
-        print(f"{found['name']}  {'BAD: ' + found['bad'] if 'bad' in found else 'ok'}")
+        said = f"BAD: {found['bad']}" if "bad" in found else "ok"
+        print(f"{found['name']}  {said if found['named'] else _UNNAMED}")
     if bad:
         raise CheckFailed(
             f"{len(bad)} of {len(summaries)} checkpoints must not be loaded; a start takes the one before"
@@ -121,7 +125,7 @@ def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, l
 def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
     """The newest checkpoint's name, and what the guard had learned there."""
     with common.open_store(settings) as store:
-        names = store.names()
+        names = [*_named(settings)] or store.names()
         if not names:
             raise ConfigError(
                 f"there is no checkpoint of {settings.app.name} yet: start it, or name another app with -n"
@@ -132,24 +136,37 @@ def learned_types(settings: "Config") -> tuple[str, list[dict[str, Any]]]:
 def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     """Rows of `list`, one a checkpoint. `whole`: a state that cannot be restored is bad, too."""
     from streamlearn.core.shard.snapshot import open_header
+    from streamlearn.engine.checkpoints import named_bytes
 
     fresh = _model(settings) if whole else None
+    named = _named(settings)
     found: list[dict[str, Any]] = []
     with common.open_store(settings) as store:
-        for name in store.names():
+        for name in sorted({*store.names(), *named}):
             try:
-                data = store.read(name)
+                data = named_bytes(store, named[name]) if name in named else store.read(name)
                 header = open_header(data, settings.checkpoint.key.encode())
                 if fresh is not None:
                     _restore(fresh, data, settings.checkpoint.key.encode())
             except BadCheckpoint as reason:
-                found.append({"name": name, "bad": str(reason)})
+                found.append({"name": name, "bad": str(reason), "named": name in named or not named})
             else:
                 found.append(
                     {"name": name, "seq": header.seq, "era": header.era, "learned": header.learned,
-                     "bytes": len(data), "digest": header.digest}
+                     "bytes": len(data), "digest": header.digest, "named": name in named or not named}
                 )  # fmt: skip
     return found
+
+
+def _named(settings: "Config") -> "dict[str, Checkpoint]":
+    """The checkpoints that the journal names, oldest first; none where there is no journal to ask."""
+    from streamlearn.core.records import SHARD
+    from streamlearn.engine.journal_end import named_checkpoints
+
+    if settings.log.backend == "embedded" and not Path(settings.log.path).is_file():
+        return {}
+    with common.open_admin(settings) as admin:
+        return {one.name: one for one in named_checkpoints(admin, (settings.topics.journal, SHARD))}
 
 
 def _model(settings: "Config") -> "FreshModel | None":

@@ -75,12 +75,12 @@ def refuse_while_served(settings: "Config") -> None:
 
 
 def _newest(settings: "Config") -> "Header | None":
-    """The newest checkpoint's header, where there is a place of checkpoints."""
+    """The newest checkpoint's header, of whatever journal, where there is a place of checkpoints."""
     from streamlearn.engine.checkpoints import newest_header
 
     with common.open_store(settings) as store:
         try:
-            newest = newest_header(store, settings.checkpoint.key.encode())
+            newest = newest_header(store, settings.checkpoint.key.encode(), None, SHARD)
         except (ConfigError, Unreachable) as error:
             common.note(f"the checkpoints cannot be read, and are left out: {error}")
             return None

@@ -31,10 +31,12 @@ def scores(
 
 def _newest(settings: "Config") -> dict[str, Any]:
     """Message or checkpoint, the newer one. Raises `ConfigError` where there is neither."""
+    from streamlearn.core.records import SHARD
     from streamlearn.studies.newest_scores import newest_scores
 
+    key, topics = settings.checkpoint.key.encode(), settings.topics
     with common.open_admin(settings) as admin, common.open_store(settings) as store:
-        found = newest_scores(admin, store, settings.checkpoint.key.encode(), settings.topics.scores)
+        found = newest_scores(admin, store, key, topics.scores, (topics.journal, SHARD))
     if found is None:
         why = "[scores] every = 0: it keeps no scores" if not settings.scores.every else "it has not run yet"
         raise ConfigError(

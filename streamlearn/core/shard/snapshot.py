@@ -41,6 +41,9 @@ MAX_RATIO: Final = 200
 
 MAX_COUNT: Final = 1 << 63
 
+FORMAT: Final = 2
+"""The one format that is written and read."""
+
 
 class Section(msgspec.Struct, frozen=True):
     """One part of the state inside the payload."""
@@ -64,7 +67,7 @@ class Header(msgspec.Struct, frozen=True):
     app: str = ""
     sections: list[Section] = []
     sealed: str = "sha256"
-    format: int = 1
+    format: int = 0
     ids: dict[str, str] = {}
 
     def next_offsets(self) -> Positions:
@@ -182,7 +185,8 @@ def seal(header: Header, sections: Sections, key: bytes = b"") -> bytearray:
     """
     pieces = {name: [part] if isinstance(part, bytes) else part for name, part in sections.items()}
     table = [_entry(name, parts) for name, parts in pieces.items()]
-    header = msgspec.structs.replace(header, sections=table, sealed="hmac-sha256" if key else "sha256")
+    kind = "hmac-sha256" if key else "sha256"
+    header = msgspec.structs.replace(header, sections=table, sealed=kind, format=FORMAT)
     head = msgspec.json.encode(header)
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
     compressor = zstandard.ZstdCompressor(level=1).compressobj(size=sum(one.size for one in table))
@@ -260,7 +264,12 @@ def _unseal(data: bytes | bytearray, key: bytes) -> tuple[Header, bytes]:
 
 
 def _fault(header: Header) -> str:
-    """Why a header that is well formed cannot be true; "" when it can."""
+    """Why a header that is well formed cannot be true, or is none of this format; "" when it can."""
+    if header.format != FORMAT:
+        return (
+            f"format {header.format}, and this version of streamlearn reads format {FORMAT}: use the version "
+            "that wrote it, or begin with a model that is trained anew"
+        )
     numbers = {"seq": header.seq, "era": header.era, "learned": header.learned}
     for name, number in numbers.items():
         if not 0 <= number < MAX_COUNT:

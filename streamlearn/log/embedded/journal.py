@@ -11,9 +11,15 @@ from streamlearn.log.embedded.topics import Topics
 
 def last_entry(topics: Topics, journal: TopicPartition) -> Entry | None:
     """The last entry. Trimming never takes it. Call this inside a scope."""
-    _, end, _ = topics.bounds(*journal)
+    start, end, _ = topics.bounds(*journal)
     if end == 0:
         return None
+    if start == end:
+        raise Stop(
+            f"the journal {journal[0]} in {topics.file.path} is empty, but it was not: everything before "
+            f"entry {end} was deleted. Begin a new one where the predictions end: `streamlearn reset --start "
+            "predictions`."
+        )
     (last,) = topics.read_now(Range(*journal, end - 1, end))
     return _entry_in(topics, last)
 

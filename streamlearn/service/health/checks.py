@@ -11,7 +11,7 @@ import structlog
 from streamlearn.config.schema import Config
 from streamlearn.core.events.envelopes import look_like_decimals
 from streamlearn.core.events.values import is_coated
-from streamlearn.core.records import Record
+from streamlearn.core.records import SHARD, Record
 from streamlearn.core.shard.dead_letter_rate import stop_message
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.shard import FAILING_LIMIT
@@ -162,11 +162,14 @@ def let_others_go_first(config: Config, fresh: FreshModel, log_: Log, store: Sto
     """A process whose configuration differs from the running service's waits until that has ended: a
     laptop must not take over production.
     """
-    newest = newest_header(store, config.checkpoint.key.encode())
+    topics, journal = log_.topics(), config.topics.journal
+    if journal not in topics:
+        return
+    newest = newest_header(store, config.checkpoint.key.encode(), topics[journal].id, SHARD)
     if newest is None:
         return
     era = newest.under
-    now = era_now(config, fresh, log_.topics(), "", log_.record_limit("predictions"))
+    now = era_now(config, fresh, topics, "", log_.record_limit("predictions"))
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return
     told = False

@@ -14,8 +14,9 @@ from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
 from streamlearn.core.shard.snapshot import Header, dump_model, load_model, unseal
-from streamlearn.engine.checkpoints import stored
+from streamlearn.engine.checkpoints import named_bytes
 from streamlearn.engine.driver import Failure
+from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.standing import Standing, in_order
@@ -106,13 +107,13 @@ class Reconstructor:
         return newest
 
     def older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
-        """Whole checkpoints that stand before entry `seq`, newest first."""
-        for name in reversed(stored(self._store)):
-            if int(name) < seq:
+        """Whole checkpoints that the journal names and that stand before entry `seq`, newest first."""
+        for named in reversed(named_checkpoints(self._reader, self._journal)):
+            if named.seq < seq:
                 try:
-                    yield unseal(self._store.read(name), self._key)
+                    yield unseal(named_bytes(self._store, named), self._key)
                 except BadCheckpoint as reason:
-                    self._tell(f"checkpoint {name} is passed over: {reason}")
+                    self._tell(f"checkpoint {named.name} is passed over: {reason}")
 
     def _redone(
         self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry
