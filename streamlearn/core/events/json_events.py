@@ -32,7 +32,7 @@ _PLAIN: Final = frozenset((float, int, str, bool))
 _NUMBERS: Final = frozenset((float, int))
 _TIMES: Final = frozenset((float, int, str))
 SCHEMA_HEADER: Final = "__value_schema_id"
-"""Where newer serializers of the schema registry put a schema's GUID instead of before the value."""
+"""The header of a schema's GUID, which newer serializers of the registry do not put before the value."""
 
 _NULLABLE: Final = frozenset((float, int, str, bool, type(None)))
 

@@ -34,8 +34,8 @@ _NULLABLE: Final = _SCALARS | {type(None)}
 
 
 def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None = None) -> Decoder:
-    """The decoder of `spec`. `schemas` are the registry's, by id: filled by whoever answers `NeedSchema`,
-    which the decoder raises for a record whose schema it does not have.
+    """The decoder of `spec`. `schemas` are the registry's, by id: filled by the caller that answers
+    `NeedSchema`, which the decoder raises for a record whose schema it does not have.
 
     Raises `ValueError` for a `where` or a schema that cannot be understood.
     """

@@ -12,7 +12,7 @@ from typing import Any, Final
 from streamlearn.core.events.event import Refusal
 
 MISSING: Final[Any] = object()
-"""What a path gives where there is nothing; null is something."""
+"""The value of a path that leads nowhere; null is a value of its own."""
 
 _INDEX: Final = re.compile("0|[1-9][0-9]{0,8}")
 

@@ -26,7 +26,7 @@ COMMA_NUMBER: Final = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 POINT_NUMBER: Final = re.compile(r"[+-]?\d+\.\d+", re.ASCII)
 INT_LIMIT: Final = 2**63
 BLANKS: Final = " \t\xa0"
-"""What means nothing around a text of which nothing is declared; a line feed in a quoted cell may."""
+"""Signs that mean nothing around a text without a declared type; a line feed in a quoted cell may."""
 
 TRUE: Final = frozenset(("true", "t", "yes", "y", "on", "1", "1.0"))
 FALSE: Final = frozenset(("false", "f", "no", "n", "off", "0", "0.0"))

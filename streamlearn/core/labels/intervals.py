@@ -36,7 +36,7 @@ class Intervals(Generic[Item]):
         self._younger: list[tuple[float, float, Item]] = []
         self._filled: list[tuple[float, float, Item]] = []
         self._stretches: list[tuple[float, float]] = []
-        """What `_filled` covers, in as few stretches as possible: no two of them touch."""
+        """The time that `_filled` covers, in as few stretches as possible: no two of them touch."""
 
     def __len__(self) -> int:
         return len(self._spans)

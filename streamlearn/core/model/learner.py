@@ -60,7 +60,7 @@ class Learner:
         self.binary = self.task == "classification" and _is_binary(model)
         self.learns_unlabelled = self.task in ("anomaly", "clustering") and not model._supervised
         self.judges_labels = self.task == "anomaly" and bool(final_step(model)._supervised)
-        """Whether labels are what it judges, and so no truth that it could be scored by."""
+        """True if it judges labels, so that they are no truth to score it by."""
         self.text_fields = text_fields(model)
         self.predict: Predict = _predictor(model, self.task, horizon)
         self.learn: Callable[[dict[str, Any], Any], None] = model.learn_one

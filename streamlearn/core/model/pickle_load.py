@@ -20,7 +20,7 @@ from streamlearn.core.model.pickle_scan import check
 from streamlearn.errors import BadCheckpoint
 
 TOOLS: Final = frozenset(("kind", "make", "made", "fill", "part", "value", "bind", "partial", "own"))
-"""What a pickle may call: names in `core.model.pickles`, methods of `Loader`."""
+"""The tools that a pickle may call: names in `core.model.pickles`, methods of `Loader`."""
 
 _UNUSED_RNG: Final = random.Random(0)
 _ACTS: Final = ("__call__", "__getattr__", "__setitem__", "append", "extend", "add")

@@ -30,7 +30,7 @@ _LENGTH_BYTES: Final = {
 """The instructions with a length before their argument: in how many bytes it is written."""
 
 _BYTES_OF: Final = {0x8F: 216, 0x7D: 232, 0x5D: 88, 0x29: 8, 0x52: 300, 0x74: 64}
-"""What an instruction (set, dict, list, tuple, call) may take in memory, in bytes, roughly."""
+"""The memory of an instruction's result (set, dict, list, tuple, call) in bytes, roughly."""
 
 FREE_BYTES: Final = 256 << 20
 GROWTH: Final = 40

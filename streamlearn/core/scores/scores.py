@@ -38,7 +38,7 @@ class ScoresSpec(msgspec.Struct, frozen=True):
     every: int = 1000
     window: int = 1000
     after_labels: bool = False
-    """Whether labels on a topic of their own cause messages, too (`Scores.is_due`); not in older eras."""
+    """True if labels on a topic of their own cause messages, too (`Scores.is_due`); not in older eras."""
 
 
 class TaskScores(Protocol):

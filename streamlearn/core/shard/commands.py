@@ -55,7 +55,7 @@ def command_in(record: Record) -> Command | Refusal:
 
 
 def encode_command(command: Command) -> bytes:
-    """The inverse of `command_in`, for whoever appends one.
+    """The inverse of `command_in`, for the sender.
 
     >>> encode_command(Command("guard-reset", "temp"))
     b'{"command":"guard-reset","feature":"temp"}'

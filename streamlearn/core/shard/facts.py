@@ -4,10 +4,10 @@ Invariants:
 - Every record that is stepped to its end has exactly one outcome among its facts: `Predicted`, `Refused`,
   `Skipped`, `Commanded`, or a `Labelled` of its own place. The others say what else that brought about.
 - Facts stand in the order in which things happened, and `published` gives the outputs among them, in order.
-- Facts follow from records and state alone, so a record that is redone has the same ones again. Whoever acts
-  on facts waits until their journal entry is known committed, and takes none from redo.
+- Facts follow from records and state alone, so a record that is redone has the same ones again. A listener
+  that acts on facts waits until their journal entry is known committed, and takes none from redo.
 - A fact refers to what the shard held at that moment and copies nothing; nobody changes what is in it.
-  Whoever keeps facts keeps their records too.
+  A listener that keeps facts keeps their records too.
 
 Each is a struct outside the garbage collector: it takes 65 ns to make, a NamedTuple 310. So all of them are
 made, whether anybody listens or not.

@@ -97,9 +97,8 @@ class LearnedFeature(msgspec.Struct, omit_defaults=True):
 
 Types = dict[str, LearnedFeature]
 _Shape = tuple[list[type], list[str], list[tuple[str, set[str]]], list[str]]
-"""Of names that stand together in events from which nothing more is learned: the types that their values
-mostly have, their feature types, the texts that may stand under each name that has any, and the names to
-withhold.
+"""A feature set whose events teach nothing more: the Python types that their values mostly have, their
+feature types, the texts that may stand under each name that has any, and the names to withhold.
 """
 
 

@@ -84,7 +84,7 @@ class Shard:
         texts = self.learner.text_fields
         self.guard = None if limits is None else Guard(limits, types, memory.types, typed, texts)
         self.schemas: dict[str, Schema] = {}
-        """The registry's schemas by id: a cache that whoever answers `NeedSchema` fills; no state."""
+        """The registry's schemas by id: a cache, which the answer to `NeedSchema` fills; no state."""
         self.encoder = Encoder(
             spec.model_name, spec.model_version, spec.revision, bool(spec.event.key), spec.prediction_bytes
         )

@@ -79,21 +79,23 @@ class Memory(msgspec.Struct):
     label_votes: dict[str, int] = {}
     """Labels by type; {} once the type is settled."""
     resets: int = 0
-    """How often one of these was forgotten by command: each begins an era."""
+    """The number of commands that forgot one of these: each begins an era."""
     arrivals: Arrivals = {}
     """The newest arrival in each partition."""
     frozen: str = ""
-    """Why learning stands still: `PAUSED`, `BROKEN`, `COMMAND`, in `score` `static`; "" while it goes on."""
+    """The reason for which learning stands still: `PAUSED`, `BROKEN`, `COMMAND`, in `score` `static`; ""
+    while it goes on.
+    """
     frozen_at: int = 0
     """The record number since when."""
     raised_at: list[int] = []
     """Record numbers of the newest undos, at most `UNDO_LIMIT` of them."""
     undone: dict[str, int] = {}
-    """How often in a row `predict` and `learn` have raised and were undone, while no record has got past
+    """The number of raises of `predict` and `learn` in a row that were undone, while no record has got past
     that; see `core.shard.trials`.
     """
     undone_learned: int = 0
-    """What `learned` was after the last undo of `learn`."""
+    """The value of `learned` after the last undo of `learn`."""
     probe: Event | None = None
     """The last ordinary event that had a good answer: a state that has none to it is broken."""
     failing: int = 0
@@ -105,7 +107,7 @@ class Memory(msgspec.Struct):
     recent: list[str | int] = []
     """Ids predicted lately, a ring of at most `[event] duplicates`; see `core.events.dedup`."""
     recent_next: int = 0
-    """Where in `recent` the next id goes: the oldest one stands there once the ring is full."""
+    """The index in `recent` of the next id: the oldest one stands there once the ring is full."""
     types: dict[str, LearnedFeature] = {}
     """The features that the guard has learned, by name."""
     letters: list[Letter] = []

@@ -32,8 +32,8 @@ from streamlearn.errors import ModelRaised
 NOT_FINITE: Final = "output_not_finite"
 
 EXTREME: Final = 1e30
-"""What holds a number further from zero is learned on trial. No 64-bit integer, count, clock or physical
-quantity reaches it, and its fifth power still fits in `MAX_NUMBER`.
+"""An event or label with a number further from zero is learned on trial. No 64-bit integer, count, clock or
+physical quantity reaches it, and its fifth power still fits in `MAX_NUMBER`.
 """
 
 WARM_UP: Final = 100
@@ -172,11 +172,11 @@ class Lessons:
         self.learns_at_event = learner.learns_unlabelled and (
             spec.labels is None or spec.labels.learn == "event"
         )
-        """Whether the model learns each event at its prediction, and no label."""
+        """True if the model learns each event at its prediction, and no label."""
 
     def learn(self, x: dict[str, Any], learned: Learned, trial: str, facts: Facts) -> None:
         """Score and learn the label of the event with the features `x`; `trial` as in `Teacher.learn`. A
-        label of a class for which there is no room is counted and let go.
+        label of a class for which there is no room is counted and dropped.
         """
         y, scores = learned.y, self._scores
         if scores is not None and not self._scores_any and self._scores_binary and y not in (0, 1):
