@@ -15,7 +15,7 @@ from streamlearn.errors import BadCheckpoint, Unreachable
 from streamlearn.log.background_store import BackgroundStore
 
 ERA = Era("genesis", {}, "h", "v", 1, {}, {}, [], "f")
-SECTIONS = {"champion": b"model", "memory": b"{}"}
+SECTIONS = {"model": b"model", "memory": b"{}"}
 
 
 class Shelf:

@@ -162,7 +162,7 @@ def checkpoint(seq: int, key: bytes = b"") -> bytes:
     era = Era("genesis", {"model_name": "m", "event": {}}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")
     return seal(
         Header(seq, "d" * 64, 0, era, [("events", 0, seq * 10)], 7),
-        {"champion": b"state", "memory": b"{}"},
+        {"model": b"state", "memory": b"{}"},
         key,
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 from river import linear_model
@@ -11,7 +10,7 @@ from river import linear_model
 from streamlearn.config.schema import Config
 from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
 from streamlearn.core.shard.facts import published
-from streamlearn.core.shard.state import Memory
+from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.engine.driver import Failure
 from streamlearn.engine.era import era_now
 from streamlearn.engine.model import fresh_model
@@ -42,7 +41,7 @@ def standing() -> Standing:
     era = era_now(
         config, fresh, dict.fromkeys(["events", "app.control"], TopicInfo("id", (0,), (0,))), "genesis"
     )
-    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    sections = fresh_state(fresh.pickled)
     return Standing.at_genesis(
         fresh, Entry(0, 0, chain(GENESIS, ()), change=era), Schemas(RealEnv(), ""), sections
     )

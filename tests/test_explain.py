@@ -135,7 +135,7 @@ def test_without_a_way_to_the_very_model_the_numbers_are_said_to_be_an_older_one
     header, sections = unseal(first.read_bytes())
     other = logistic()
     other.learn_one({"f0": 1.0}, True)
-    first.write_bytes(seal(header, {**sections, "champion": dump_model(other)}))
+    first.write_bytes(seal(header, {**sections, "model": dump_model(other)}))
     name_anew(app.config.log.path, app.config.topics.journal, first)
     found = orjson.loads(command.ok("explain", "e10", "--json", *words(app)))
     assert (found["model"]["exact"], found["model"]["why"]) == (

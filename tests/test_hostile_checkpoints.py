@@ -68,7 +68,7 @@ def test_an_era_of_another_shape_is_refused(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("thing", [3, None, np.dtype("<f8"), [], {}, "text", np.ones(3), random.Random(1)])
 def test_a_model_that_is_none_is_refused(thing: Any) -> None:
     with pytest.raises(BadCheckpoint, match="model"):
-        opened(bytes(seal(HEADER, {**GOOD, "champion": dump_model(thing)})))
+        opened(bytes(seal(HEADER, {**GOOD, "model": dump_model(thing)})))
 
 
 @pytest.mark.parametrize("memory", [{"records": -1}, {"learned": 10**30}, {"outcomes": {"prediction": -1}}])
@@ -85,7 +85,7 @@ def test_a_few_bytes_that_become_a_great_many_are_not_unpacked() -> None:
     from streamlearn.core.shard import snapshot
 
     head = msgspec.json.encode(
-        msgspec.structs.replace(HEADER, sections=[Section("champion", size, "00")], format=FORMAT)
+        msgspec.structs.replace(HEADER, sections=[Section("model", size, "00", 1)], format=FORMAT)
     )
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
     with pytest.raises(BadCheckpoint, match="over its limit"):
@@ -114,10 +114,10 @@ def test_random_content_that_is_well_sealed_is_refused_or_makes_a_state() -> Non
     model = naive_bayes.GaussianNB()
     for n in range(30):
         model.learn_one({"a": n, "b": -n}, n % 3)
-    good = {"champion": dump_model(model), "memory": msgspec.json.encode(Memory(records=3)), "scores": b"{}"}
+    good = {"model": dump_model(model), "memory": msgspec.json.encode(Memory(records=3)), "scores": b"{}"}
     refused = 0
     for _ in range(1500):
-        name = rng.choice([*good, "pending"])
+        name = rng.choice([*good, "labels"])
         sections = {**good, name: junk(rng, good.get(name, b"{}"))}
         try:
             opened(bytes(seal(HEADER, sections)))

@@ -562,10 +562,10 @@ def test_a_state_of_another_format_is_refused_by_name_with_a_way_out() -> None:
     feed.event("e1", 1.0)
     feed.label(id="soon")
     saved = feed.saved()
-    size = int.from_bytes(saved["pending"][:8], "big")
-    head = msgspec.msgpack.decode(saved["pending"][8 : 8 + size])
+    size = int.from_bytes(saved["labels"][:8], "big")
+    head = msgspec.msgpack.decode(saved["labels"][8 : 8 + size])
     head |= {"format": 1, "early": [one[:-1] for one in head["early"]]}
     older = msgspec.msgpack.encode(head)
-    saved["pending"] = len(older).to_bytes(8, "big") + older + saved["pending"][8 + size :]
+    saved["labels"] = len(older).to_bytes(8, "big") + older + saved["labels"][8 + size :]
     with pytest.raises(BadCheckpoint, match=r"waiting events of format 1, .* has 2.*`streamlearn reset`"):
         feed.restarted(saved)

@@ -115,7 +115,7 @@ def test_a_whole_blob_of_this_journal_that_nothing_names_is_no_state_to_begin_fr
     assert name is not None
     zombie = newest.with_stem(name._replace(number=99).text)
     untaught = unseal(blobs(app)[0].read_bytes())[1]
-    zombie.write_bytes(seal(header, {**sections, "champion": untaught["champion"]}))
+    zombie.write_bytes(seal(header, {**sections, "model": untaught["model"]}))
     app.produce(stream[100:])
     app.run()
     assert published(app) == expected(stream)

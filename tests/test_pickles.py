@@ -355,7 +355,7 @@ def trained(tmp_path: Path) -> Path:
 
 def spoiled(file: Path, folder: Path) -> Path:
     header, sections = unseal(file.read_bytes())
-    sections["champion"] = hostile(by_frames(str(folder / "proof")))
+    sections["model"] = hostile(by_frames(str(folder / "proof")))
     file.write_bytes(seal(header, sections))
     return folder / "proof"
 

@@ -58,7 +58,7 @@ UNDER = Era(
     "genesis", {"model_name": "m"}, "h", "v1", 1, {"river": "0"}, {"t": ("id", 1)}, [("t", 0, 0)], "fp"
 )
 HEADER = Header(7, "ab" * 32, 0, UNDER, [("t", 0, 42)], 5)
-SECTIONS = {"champion": b"model " * 50, "memory": b"{}"}
+SECTIONS = {"model": b"model " * 50, "memory": b"{}"}
 
 
 class Mine(base.Classifier):
@@ -230,7 +230,7 @@ def test_a_section_that_is_not_its_hash_is_refused() -> None:
     header = open_header(seal(HEADER, SECTIONS))
     size = sum(map(len, SECTIONS.values()))
     payload = zstandard.compress(b"".join(SECTIONS.values()).replace(b"model", b"mOdel", 1))
-    with pytest.raises(BadCheckpoint, match=r"'champion'.*hash"):
+    with pytest.raises(BadCheckpoint, match=r"'model'.*hash"):
         unseal(forged(header, payload))
     for wrong in (b"not zstd", zstandard.compress(b"x" * (size - 1)), zstandard.compress(b"x" * (1 << 26))):
         with pytest.raises(BadCheckpoint, match="payload"):
@@ -239,7 +239,7 @@ def test_a_section_that_is_not_its_hash_is_refused() -> None:
 
 def test_a_state_with_a_section_missing_or_mistyped_is_refused() -> None:
     good = dump_state(Shard(SPEC, Learner(naive_bayes.GaussianNB()), Memory()))
-    with pytest.raises(BadCheckpoint, match="champion"):
+    with pytest.raises(BadCheckpoint, match="model"):
         load_state(SPEC, {"memory": good["memory"]}, frozenset())
     with pytest.raises(BadCheckpoint, match="memory"):
         load_state(SPEC, {**good, "memory": b'{"records":"many"}'}, frozenset())
@@ -365,3 +365,22 @@ def test_a_pipeline_of_functions_and_selectors_comes_back() -> None:
     model.learn_one({"a": 1}, True)
     restored = load_model(dump_model(model))
     assert restored.predict_proba_one({"a": 1}) == model.predict_proba_one({"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("formats", "why"),
+    [
+        ({"memory": 2}, r"'memory' of format 1, and of this version that it reads format 2"),
+        ({"memory": None}, r"'memory' of format 1, and of this version that it knows no such part"),
+    ],
+)
+def test_a_part_of_another_format_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, formats: dict[str, int | None], why: str
+) -> None:
+    from streamlearn.core.shard import snapshot
+
+    data = seal(HEADER, SECTIONS)
+    reads = {**snapshot._FORMATS, **formats}
+    monkeypatch.setattr(snapshot, "_FORMATS", {name: one for name, one in reads.items() if one is not None})
+    with pytest.raises(BadCheckpoint, match=why):
+        unseal(data)

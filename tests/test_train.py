@@ -112,7 +112,7 @@ def test_no_other_checkpoint_and_no_other_model_takes_its_place(command: Command
     command.ok(*words, 30)
     era, _ = unseal(Path("out/000000000000.ckpt").read_bytes())
     began = msgspec.structs.replace(era.under, began_from=beginning("file:out@0").sha256)
-    assert beginning("file:out@0").sections(began)["champion"]
+    assert beginning("file:out@0").sections(began)["model"]
     with pytest.raises(Stop, match=r"must be made again from that one\. Name it with --from"):
         beginning("").sections(began)
     with pytest.raises(Stop, match="is another one"):

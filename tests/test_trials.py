@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 from river import base, compose, datasets, feature_extraction, linear_model, preprocessing
@@ -19,7 +18,8 @@ from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.commands import FREEZE, THAW, Command, encode_command
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.shard import Shard
-from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, Memory, ShardSpec
+from streamlearn.core.shard.snapshot import fresh_state
+from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, ShardSpec
 from streamlearn.core.shard.trials import WARM_UP
 from streamlearn.engine.model import fresh_model
 from streamlearn.engine.offline import Offline
@@ -178,7 +178,7 @@ def offline(model: Any, delay: int = 0, **spec: Any) -> Offline:
     shard_spec = ShardSpec(
         fresh.name, fresh.version, 1, labels=labels, scores=ScoresSpec(every=1 << 60), control="control"
     )
-    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    sections = fresh_state(fresh.pickled)
     return Offline(shard_spec, sections, fresh.trusted, Schemas(RealEnv(), ""))
 
 

@@ -161,7 +161,7 @@ def test_codes_in_a_parquet_file_lose_no_event(command: Command) -> None:
     written(Path("codes.jsonl"), [{**doc, "id": str(n)} for n, doc in enumerate(stream)])
     command.ok("train", "codes.jsonl", "-o", "file:out", "-m", PRESET)
     files = [Path(f"out/00000000000{n}.ckpt").read_bytes() for n in range(2)]
-    models = [unseal(data)[1]["champion"] for data in files]
+    models = [unseal(data)[1]["model"] for data in files]
     assert models[0] == models[1], "a file gives what its replay to a topic gives"
 
 

@@ -12,7 +12,7 @@ from streamlearn.core.labels.joiner import DUE_PER_RECORD
 from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.records import Output, Record, header_name
 from streamlearn.core.shard.facts import published
-from streamlearn.core.shard.work import EventWork, LabelWork, load_work, work_part
+from streamlearn.core.shard.work import EventWork, LabelWork, dump_work, load_work
 from streamlearn.errors import ModelRaised
 from tests.test_labels import Feed, Remembers
 
@@ -56,7 +56,7 @@ def state_of(feed: Feed) -> dict[str, Any]:
         for place, lives in enumerate(segment.alive)
         if lives
     ]
-    return {**feed.saved(), "pending": (late.dump()[1], waits)}
+    return {**feed.saved(), "labels": (late.dump()[1], waits)}
 
 
 NAMES = st.sampled_from(["g1", "g2"])
@@ -174,4 +174,4 @@ def test_the_work_of_a_label_with_any_header_names_can_be_saved() -> None:
     headers = ((header_name(b"\xff\xfe"), b"x"), ("plain", None))
     record = Record("labels", 0, 7, 1, None, b"{}", headers)
     work = LabelWork(record, LabelRecord("g", True, None), "g", 3)
-    assert load_work(work_part(work)["work"]) == work
+    assert load_work(dump_work(work) or b"") == work

@@ -3,7 +3,7 @@
 Invariants:
 - An era holds everything `step` depends on besides the records, so an entry is always redone under the
   era it was written in, whatever the configuration says today.
-- A changed champion is never replaced silently.
+- A changed model is never replaced silently.
 """
 
 import hashlib

@@ -6,13 +6,13 @@ For notebooks, tests and first looks. Nothing is kept: no journal, no checkpoint
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
 from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Record
 from streamlearn.core.shard.facts import Predicted, Refused
-from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.core.shard.snapshot import fresh_state
+from streamlearn.core.shard.state import ShardSpec
 from streamlearn.engine.model import fresh_model
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
@@ -40,7 +40,7 @@ def run(
     env = RealEnv()
     fresh = fresh_model("memory", "", {}, [], model, horizon)
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
-    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    sections = fresh_state(fresh.pickled)
     offline = Offline(spec, sections, fresh.trusted, Schemas(env, ""))
     for offset, one in enumerate(events):
         value = one if isinstance(one, bytes) else orjson.dumps(one)

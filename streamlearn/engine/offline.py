@@ -76,7 +76,7 @@ class Offline:
         shard = self.shard
         if self._static:  # a forest's pickle every thousand records would cost as much as its answers
             memory = msgspec.json.encode(shard.memory)
-            return {"champion": self._sections["champion"], "memory": memory, **side_parts(shard)}
+            return {"model": self._sections["model"], "memory": memory, **side_parts(shard)}
         try:
             return dump_state(shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved

@@ -11,10 +11,8 @@ Invariants:
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from streamlearn.core.records import Era
-from streamlearn.core.shard.snapshot import load_memory
+from streamlearn.core.shard.snapshot import fresh_state, load_memory
 from streamlearn.core.shard.state import COMMAND, PAUSED, Memory
 from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved
 from streamlearn.engine.model import FreshModel
@@ -47,7 +45,7 @@ class Beginning:
         checkpoint that is not at hand.
         """
         if not era.began_from:
-            return {"champion": self._fresh.pickled, "memory": msgspec.json.encode(Memory())}
+            return fresh_state(self._fresh.pickled)
         saved = self._checked() if self._where else None
         if saved is None or saved.sha256 != era.began_from:
             other = f"; {saved.name} is another one (sha256 {saved.sha256})" if saved else ""
@@ -56,10 +54,7 @@ class Beginning:
                 f" leads to the journal's end, so its state must be made again from that one{other}. Name it"
                 " with --from or [model] start_from, or restore one of the service's own checkpoints"
             )
-        return {
-            "champion": saved.sections["champion"],
-            "memory": msgspec.json.encode(carried(saved.sections)),
-        }
+        return fresh_state(saved.sections["model"], carried(saved.sections))
 
     def _checked(self) -> Saved:
         """The checkpoint, if it is one of this model's. Raises `ConfigError`."""

@@ -103,8 +103,8 @@ def _saved(header: Header, sections: dict[str, bytes]) -> dict[str, Any]:
     try:
         task = str(msgspec.msgpack.decode(sections["scores"])["task"])
         scores = Scores.load(spec.scores, task, sections["scores"])
-        if joiner is not None and "pending" in sections:
-            joiner.load(sections["pending"])
+        if joiner is not None and "labels" in sections:
+            joiner.load(sections["labels"])
     except Exception as error:  # it may say anything at all, and is taken at its word
         raise BadCheckpoint(f"its scores cannot be read: {error}") from error
     model = {"name": spec.model_name, "version": spec.model_version, "revision": spec.revision}

@@ -12,6 +12,7 @@ import msgspec
 
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.facts import Predicted
+from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.engine.checkpoint_file import Saved
 from streamlearn.engine.era import spec_of
 from streamlearn.engine.offline import Offline
@@ -86,7 +87,7 @@ def _static(env: Env, job: ScoringJob, feed: Feed) -> Offline:
     event = msgspec.structs.replace(spec.event, duplicates=0)
     memory = carried(job.saved.sections)
     memory.frozen = STATIC
-    sections = {"champion": job.saved.sections["champion"], "memory": msgspec.json.encode(memory)}
+    sections = fresh_state(job.saved.sections["model"], memory)
     scores = ScoresSpec(every=_NEVER, window=job.window)
     spec = msgspec.structs.replace(spec, event=event, scores=scores)
     try:

@@ -14,7 +14,7 @@ from streamlearn.config.schema import Config
 from streamlearn.core.events.event import REASONS
 from streamlearn.core.records import GENESIS, Era
 from streamlearn.core.shard.guard import withheld
-from streamlearn.core.shard.snapshot import Header
+from streamlearn.core.shard.snapshot import Header, fresh_state
 from streamlearn.core.shard.state import BROKEN, Memory
 from streamlearn.engine.checkpoint_file import TRAINED, write_trained
 from streamlearn.engine.era import era_now, spec_of
@@ -56,7 +56,7 @@ def train(
     """
     feed = run.feed
     era = offline_era(config, fresh, feed.source.name)
-    sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+    sections = fresh_state(fresh.pickled)
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
     offline = Offline(spec, sections, fresh.trusted, Schemas(env, config.event.schema_registry))
     records = events = 0
@@ -66,7 +66,7 @@ def train(
     memory = offline.shard.memory
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)
-    state = {name: data for name, data in offline.sections().items() if name in ("champion", "memory")}
+    state = {name: data for name, data in offline.sections().items() if name in ("model", "memory")}
     checkpoint = write_trained(env, out, header, state, config.checkpoint.key)
     return Training(
         checkpoint,

@@ -15,8 +15,8 @@ Invariants:
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 import zstandard
@@ -28,7 +28,7 @@ from streamlearn.core.records import Era, Positions
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.core.shard.work import load_work, work_part
+from streamlearn.core.shard.work import dump_work, load_work
 from streamlearn.errors import BadCheckpoint
 
 __all__ = ["dump_model", "load_model", "trusted_by"]  # and all that is below
@@ -46,11 +46,12 @@ FORMAT: Final = 2
 
 
 class Section(msgspec.Struct, frozen=True):
-    """One part of the state inside the payload."""
+    """One part of the state inside the payload. `format`: see `Part`."""
 
     name: str
     size: int
     hash: str
+    format: int = 0
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -83,12 +84,42 @@ Sections = Mapping[str, bytes | Sequence[bytes]]
 """The parts of a state by name. A large one comes in pieces that the state goes on referring to."""
 
 
+class Part(NamedTuple):
+    """A part of a state. `format` grows when its bytes change their meaning: a checkpoint with another one is
+    refused by name. `dump`: its bytes in a state; None where the state has no such part. `is_side`: it is
+    neither the model nor the memory.
+    """
+
+    name: str
+    format: int
+    dump: Callable[[Shard], bytes | Sequence[bytes] | None]
+    is_side: bool = True
+
+
+def _dump_untaught(shard: Shard) -> bytes | None:
+    return None if shard.learner.untaught is None else dump_model(shard.learner.untaught)
+
+
+PARTS: Final = (
+    Part("model", 1, lambda shard: dump_model(shard.learner.model), is_side=False),
+    Part("memory", 1, lambda shard: msgspec.json.encode(shard.memory), is_side=False),
+    Part("untaught", 1, _dump_untaught, is_side=False),
+    Part("scores", 1, lambda shard: None if shard.scores is None else shard.scores.dump()),
+    Part("labels", 1, lambda shard: None if shard.joiner is None else shard.joiner.dump()),
+    Part("work", 1, lambda shard: dump_work(shard.work)),
+)
+"""Every part that a state can have. What is new registers here, and says in `assembled` how it is loaded."""
+_FORMATS: Final = {part.name: part.format for part in PARTS}
+
+
 def dump_state(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     """The sections of a state. Raises whatever pickling the model raises."""
-    sections = {"champion": dump_model(shard.learner.model), "memory": msgspec.json.encode(shard.memory)}
-    if shard.learner.untaught is not None:
-        sections["untaught"] = dump_model(shard.learner.untaught)
-    return {**sections, **side_parts(shard)}
+    return {part.name: data for part in PARTS if (data := part.dump(shard)) is not None}
+
+
+def fresh_state(model: bytes, memory: Memory | None = None) -> dict[str, bytes]:
+    """The sections of a state that has nothing but a pickled model and a memory, by default an empty one."""
+    return {"model": model, "memory": msgspec.json.encode(memory or Memory())}
 
 
 def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> Shard:
@@ -103,7 +134,7 @@ def load_state(spec: ShardSpec, sections: Sections, trusted: frozenset[str]) -> 
 
 def load_learner(sections: Sections, trusted: frozenset[str], horizon: int = 1) -> Learner:
     """The model of a checkpoint, as a learner. Raises `BadCheckpoint`."""
-    model = load_model(_whole(sections, "champion"), trusted)
+    model = load_model(_whole(sections, "model"), trusted)
     try:
         learner = Learner(model, horizon)
         if "untaught" in sections:
@@ -124,13 +155,7 @@ def carried(shard: Shard, spec: ShardSpec) -> Shard:
 
 def side_parts(shard: Shard) -> dict[str, bytes | Sequence[bytes]]:
     """The sections that are neither the model nor the memory."""
-    parts: dict[str, bytes | Sequence[bytes]] = {}
-    if shard.scores is not None:
-        parts["scores"] = shard.scores.dump()
-    if shard.joiner is not None:
-        parts["pending"] = shard.joiner.dump()
-    parts |= work_part(shard.work)
-    return parts
+    return {part.name: data for part in PARTS if part.is_side and (data := part.dump(shard)) is not None}
 
 
 def assembled(spec: ShardSpec, learner: Learner, memory: Memory, sections: Sections) -> Shard:
@@ -139,9 +164,9 @@ def assembled(spec: ShardSpec, learner: Learner, memory: Memory, sections: Secti
         scores = joiner = work = None
         if spec.scores is not None and "scores" in sections:
             scores = Scores.load(spec.scores, learner.task, _whole(sections, "scores"))
-        if spec.labels is not None and "pending" in sections:
+        if spec.labels is not None and "labels" in sections:
             joiner = LabelJoiner(spec.labels, spec.event.time_as)
-            joiner.load(_whole(sections, "pending"), spec.scores is None or "scores" in sections)
+            joiner.load(_whole(sections, "labels"), spec.scores is None or "scores" in sections)
         if "work" in sections:
             work = load_work(_whole(sections, "work"))
         return Shard(spec, learner, memory, scores, joiner, work)
@@ -203,7 +228,7 @@ def _entry(name: str, parts: Sequence[bytes]) -> Section:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)
-    return Section(name, sum(map(len, parts)), digest.hexdigest())
+    return Section(name, sum(map(len, parts)), digest.hexdigest(), _FORMATS[name])
 
 
 def open_header(data: bytes | bytearray, key: bytes = b"") -> Header:
@@ -283,6 +308,10 @@ def _fault(header: Header) -> str:
         return "two positions of one partition"
     if any(not 0 <= section.size < MAX_COUNT for section in header.sections):
         return "a section of less than nothing"
+    for section in header.sections:
+        if section.format != (known := _FORMATS.get(section.name, -1)):
+            reads = f"it reads format {known}" if known >= 0 else "it knows no such part"
+            return f"a part {section.name!r} of format {section.format}, and of this version that {reads}"
     if len({section.name for section in header.sections}) != len(header.sections):
         return "one section twice"
     return ""

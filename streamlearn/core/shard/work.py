@@ -43,14 +43,14 @@ class EventWork(msgspec.Struct):
         return self.record.topic, self.record.partition
 
 
-def work_part(work: LabelWork | EventWork | None) -> dict[str, bytes]:
-    """The section `work` of a checkpoint, if there is any work."""
+def dump_work(work: LabelWork | EventWork | None) -> bytes | None:
+    """The section `work` of a checkpoint; None where there is no work."""
     if work is None:
-        return {}
+        return None
     assert isinstance(work, LabelWork), "a transaction does not end inside an event"
     headers = [(header_name_bytes(name), content) for name, content in work.record.headers]
     plain = msgspec.structs.replace(work.record, headers=())
-    return {"work": msgspec.msgpack.encode(_Saved(msgspec.structs.replace(work, record=plain), headers))}
+    return msgspec.msgpack.encode(_Saved(msgspec.structs.replace(work, record=plain), headers))
 
 
 class _Saved(msgspec.Struct):

@@ -217,7 +217,7 @@ class Backtest:
 
     def _model(self, model: Candidate, report: dict[str, Any]) -> dict[str, Any]:
         sections = model.sections()
-        model_bytes = state_bytes({"champion": sections["champion"]})
+        model_bytes = state_bytes({"model": sections["model"]})
         return {
             "name": model.name,
             "use": model.use,

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from streamlearn.core.events.event import Label
@@ -21,8 +20,8 @@ from streamlearn.core.records import GENESIS, Output, Record, preimage
 from streamlearn.core.scores.metrics import judges
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Facts, Frozen, published
-from streamlearn.core.shard.snapshot import Sections
-from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.core.shard.snapshot import Sections, fresh_state
+from streamlearn.core.shard.state import ShardSpec
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
@@ -63,7 +62,7 @@ class Candidate(Offline):
         self._answerable = self._answered = 0
         self.losses = as_arrays([])
         self._numbers = EventNumbers()
-        sections = {"champion": fresh.pickled, "memory": msgspec.json.encode(Memory())}
+        sections = fresh_state(fresh.pickled)
         super().__init__(spec, sections, fresh.trusted, Schemas(env, registry))
         self.born_bytes = len(fresh.pickled)
         """The size of the model before its first event."""

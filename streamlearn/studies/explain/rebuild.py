@@ -155,10 +155,10 @@ class Reconstructor:
     ) -> ReconstructedModel:
         """Step the record; the model is kept as it was before it learned."""
         learned = standing.shard.memory.learned
-        champion = dump_model(standing.shard.learner.model)
+        pickled = dump_model(standing.shard.learner.model)
         for fact in _need(standing.driver.again(record, None)):
             if isinstance(fact, Predicted) and fact.output.value == published:
-                model = load_model(champion, self._fresh.trusted)
+                model = load_model(pickled, self._fresh.trusted)
                 return ReconstructedModel(model, fact.event.x, True, learned, seq, redone)
         raise _Differs("the prediction comes out different in this process")
 
