@@ -69,7 +69,7 @@ class Owner:
         self.kept = kept or []
         self.subject = Checkpointer(RealEnv(), self.store, birth, self.kept, interval_s, keep, key)
         self.subject.begins(None, self.kept[-1].seq if self.kept else None)
-        self.oldest_seq = -1
+        self.oldest_seq: int | None = None
 
     def write(self, seq: int, position: int = 0, start: int = 0, dumped_s: float = 0.5) -> None:
         """Write the state at entry `seq`, and name it in the next one."""
@@ -82,7 +82,8 @@ class Owner:
         if self.subject.has_unnamed:
             entry = Entry(seq, 0, "ab" * 32, checkpoints=self.subject.to_name(), named=seq)
             self.kept = entry.checkpoints
-            self.oldest_seq = self.subject.named(entry)
+            self.subject.named(entry)
+            self.oldest_seq = self.subject.oldest_needed()
 
     def seqs(self) -> list[int]:
         return [one.seq for one in self.kept]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from streamlearn.core.shard.facts import Facts, Predicted
+from streamlearn.engine import checkpoints
 from streamlearn.env import RealEnv
-from streamlearn.errors import Fenced, Unknown
+from streamlearn.errors import Fenced, Unknown, Unreachable
 from streamlearn.log.backends import open_store
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.service.process import Process
@@ -90,3 +91,16 @@ def test_facts_of_what_was_undone_are_those_of_the_dead_letter(tmp_path: Path) -
     assert predicted(heard) == [event["id"] for event in stream if "poison" not in event["features"]]
     letters = [fact for facts in heard for fact in facts if type(fact).__name__ == "Refused"]
     assert [letter.record.offset for letter in letters] == [30]
+
+
+def test_a_journal_that_cannot_be_trimmed_keeps_no_facts_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "REDO_S", 0.0)
+    monkeypatch.setattr(checkpoints, "WORK_PER_COST", 0)
+    app = Harness(tmp_path, model=logistic)
+    stream = events(500)
+    app.produce(stream)
+    heard = listened(app, *(Fault("trim", n, fails(Unreachable("the broker went away"))) for n in range(3)))
+    assert predicted(heard) == [event["id"] for event in stream]
+    audit(app, stream)

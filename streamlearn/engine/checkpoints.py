@@ -188,6 +188,7 @@ class Checkpointer:
         self._forget: dict[str, str] = {}
         self._forgetting: dict[str, str] = {}
         """What the write that goes on is to forget at its end."""
+        self._needed: int | None = None
         self.failure = ""
         """Why the newest try gave no checkpoint; "" when it gave one."""
         self.newest: Positions | None = None
@@ -273,17 +274,15 @@ class Checkpointer:
         """What the next entry is to name: all that is kept from there on; nothing where nothing changes."""
         return [*self._choose()] if self._unnamed else []
 
-    def named(self, entry: Entry) -> int:
-        """Note that `entry`, which names checkpoints, is committed. Returns the first entry that is still
-        needed.
-        """
+    def named(self, entry: Entry) -> None:
+        """Note that `entry`, which names checkpoints, is committed."""
         kept = {one.name for one in entry.checkpoints}
         for one in (*self._kept, *(blob.checkpoint for blob in self._unnamed)):
             if one.name not in kept:
                 self._forget[one.name] = one.where
                 self._positions.pop(one.name, None)
         self._kept = entry.checkpoints
-        oldest_seq = self._kept[0].seq  # so a birth stays in the journal as long as its checkpoint
+        self._needed = oldest_seq = self._kept[0].seq  # so a birth stays as long as its checkpoint
         for checkpoint, duration_s in self._unnamed:
             log.info(
                 "checkpoint.saved",
@@ -295,7 +294,11 @@ class Checkpointer:
         self._unnamed = []
         self._named_seq = self._kept[-1].seq
         self.failure, self.newest = "", self._positions.get(self._kept[-1].name, self.newest)
-        return oldest_seq
+
+    def oldest_needed(self) -> int | None:
+        """The first entry that is still needed, once after each time that this may have changed."""
+        needed, self._needed = self._needed, None
+        return needed
 
     def put_off(self, reason: str) -> None:
         """Note that there is no checkpoint for a reason; the next interval tries again."""

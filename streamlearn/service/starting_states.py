@@ -107,8 +107,10 @@ class StartingStates:
     def _confirms(self, last: StartingState, end: Entry) -> bool:
         """True when the journal still holds the entry of the process' own snapshot, with its digest."""
         header = last.header
+        entry: Entry | None = None
         try:
-            entry = end if header.seq == end.seq else next(self._shard_log.entries(header.seq - 1), None)
+            if header.seq <= end.seq:
+                entry = end if header.seq == end.seq else next(self._shard_log.entries(header.seq - 1))
         except Gone as error:
             log.info("snapshot.refused", seq=header.seq, reason=f"the journal no longer holds it: {error}")
             return False

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from streamlearn.core.records import SHARD, Entry
+from streamlearn.core.records import SHARD
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.snapshot import Sections
 from streamlearn.engine.checkpoints import BlobName, Checkpointer, starts_of
@@ -129,6 +129,7 @@ class ShardTask:
             self._learning.look(self.standing.shard.memory)
         else:
             self._name_checkpoints()
+        self._trim()
         self._checkpoint()
         self._age.look(self._checkpointer.newest or {}, self.standing.positions, self._checkpointer.failure)
         self._sources.check_grown(self.standing.era)
@@ -234,7 +235,8 @@ class ShardTask:
         self.log.publish(entry, batch.outputs, positions)
         self._published_s = self._env.monotonic()
         standing.advance(entry)
-        self._named(entry)
+        if entry.checkpoints:
+            self._checkpointer.named(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
         if undone or long or len(standing.since) > SINCE_LIMIT:
@@ -280,6 +282,7 @@ class ShardTask:
             checkpointer.wait()
             checkpointer.collect()
         self._name_checkpoints()
+        self._trim()
 
     def _write_checkpoint(self) -> None:
         """Begin to write the state."""
@@ -302,9 +305,9 @@ class ShardTask:
             entry = self.standing.next_entry(checkpoints=self._checkpointer.to_name())
             self.log.publish(entry, (), self.standing.positions)
             self.standing.advance(entry)
-            self._named(entry)
+            self._checkpointer.named(entry)
 
-    def _named(self, entry: Entry) -> None:
+    def _trim(self) -> None:
         """Let go of what no entry from this one on needs."""
-        if entry.checkpoints:
-            self.log.trim(self._checkpointer.named(entry))
+        if (seq := self._checkpointer.oldest_needed()) is not None:
+            self.log.trim(seq)
