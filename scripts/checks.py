@@ -36,7 +36,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy", "--strict"),
     ("mypy", "--strict", "scripts/kafka"),
-    ("mypy", "--strict", "scripts/checks.py", "scripts/measures.py", "tests/conftest.py"),
+    ("mypy", "--strict", "scripts/checks.py", "scripts/measures.py", "scripts/api.py", "tests/conftest.py"),
 )
 
 

@@ -75,9 +75,23 @@ _Layer = dict[str, _Value]
 
 
 def load(file: Path | None, flags: Mapping[str, object], need_input: bool = True) -> Config:
-    """The configuration from `flags` (by dotted key), the environment, `file`, and the defaults.
+    """The configuration from `flags`, else the environment, else `file`, else the defaults.
 
-    Raises `ConfigError`. Commands that read no input topics pass `need_input=False`.
+    Args:
+        file: A TOML file; None for `streamlearn.toml` or `[tool.streamlearn]` in `pyproject.toml` of the
+            current directory, where there is one.
+        flags: Values by dotted key, as the command line gives them.
+        need_input: False for commands that read no input topics.
+
+    Returns:
+        The configuration, resolved and checked: `${env:NAME}` and `${file:PATH}` are replaced.
+
+    Raises:
+        ConfigError: All problems at once, each with its key, value and source.
+
+    Example:
+        >>> load(None, {"app.name": "fans", "topics.input": ["events"]}).topics.predictions
+        'fans.predictions'
     """
     return _resolve(file, flags, need_input)[0]
 

@@ -309,7 +309,27 @@ class CheckpointSection(Section):
 
 
 class Config(Section):
-    """The whole configuration, resolved and checked."""
+    """The whole configuration, resolved and checked; frozen. Each field is a table of the file.
+
+    `streamlearn config schema` prints every key with its type, bounds, default and description.
+
+    Attributes:
+        app: The service's name, and the name of this replica.
+        log: The backend, and the way to it.
+        topics: The topics to read and to write.
+        event: The places of an event's parts in a record, see `EventSpec`.
+        labels: The join of labels on a topic of their own, see `LabelSpec`.
+        scores: When scores are published.
+        guard: Bounds of features.
+        dlq: When dead letters stop the service.
+        model: The model.
+        transaction: Limits of one transaction.
+        checkpoint: When, where and under which key the state is saved.
+
+    Example:
+        >>> Config.model_validate({"app": {"name": "fans"}}).topics.journal
+        'fans.journal'
+    """
 
     app: App = App()
     log: LogSection = LogSection()
@@ -352,6 +372,6 @@ class Config(Section):
         return self
 
     def names(self) -> Names:
-        """The topics and names that the log adapters need."""
+        """The names that the log adapters need: the app, the replica and all topics."""
         roles = {role: getattr(self.topics, role) for role in ROLES}
         return Names(self.app.name, self.app.replica, self.topics.input, roles, self.topics.labels)

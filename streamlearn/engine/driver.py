@@ -38,8 +38,16 @@ def _unwatched() -> None:
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A record that could not be stepped. `skip`: how its journal entry notes it; `cause`: what the model
-    raised, None for an answer that is no number; `schema`: the id that the registry does not have, else "".
+    """A record that could not be stepped: a value, to be acted on.
+
+    Attributes:
+        skip: The note of its journal entry, for `ShardDriver.leave_out`.
+        cause: The model's exception; None for an answer that is no number.
+        schema: The id of a schema that the registry does not have, else "".
+
+    Example:
+        >>> Failure(Skip("events", 0, 7, "decode", "schema_unknown"), schema="42").undoes
+        False
     """
 
     skip: Skip
@@ -48,13 +56,27 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def undoes(self) -> bool:
-        """The state is undefined now. A record without a schema has changed nothing."""
+        """True when the state is undefined now. A record without a schema has changed nothing."""
         return not self.schema
 
 
 class ShardDriver:
-    """One shard and the only hands on it. `schemas`: None where no registry may be asked; `clock`: measures
-    the parts of long work, in seconds, where somebody has heartbeats to send between them.
+    """One shard, and the only code that steps it.
+
+    Args:
+        shard: The state to begin with.
+        schemas: The registry's schemas; None where no registry may be asked.
+        clock: A clock in seconds that measures the parts of long work, so that heartbeats go on between them.
+
+    Example:
+        >>> from river.linear_model import LogisticRegression
+        >>> from streamlearn.core.model.learner import Learner
+        >>> from streamlearn.core.shard.state import Memory, ShardSpec
+        >>> shard = Shard(ShardSpec("logistic", "v1", 1), Learner(LogisticRegression()), Memory())
+        >>> driver = ShardDriver(shard)
+        >>> facts = driver.step(Record("events", 0, 0, 0, None, b'{"features": {"x": 1.0}}'))
+        >>> [type(fact).__name__ for fact in facts], driver.ahead
+        (['Predicted'], True)
     """
 
     def __init__(
@@ -111,7 +133,16 @@ class ShardDriver:
             yield facts
 
     def step(self, record: Record, units: int = ALL, alive: Alive = _unwatched) -> Facts | Failure:
-        """Apply a record to its end, or until `units` of its events are done."""
+        """Apply a record to its end, or until `units` of its events are done.
+
+        Args:
+            record: The record.
+            units: The largest number of events that it makes the model learn now.
+            alive: Called after each part of long work, which takes milliseconds.
+
+        Returns:
+            The facts in order, or a `Failure`: the record could not be stepped.
+        """
         facts = self.begin(record)
         if self.shard.work is None or isinstance(facts, Failure):
             return facts

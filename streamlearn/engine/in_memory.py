@@ -24,18 +24,29 @@ def run(
 ) -> Iterator[dict[str, Any]]:
     """Predict and learn each event as `streamlearn serve` would; yield what it would publish, decoded.
 
-    `events`: objects like `{"id", "ts", "features", "label"}` (all but `features` optional), or their JSON
-    bytes. `horizon`: how many labels a forecaster looks ahead. An event that is refused yields
-    `{"dead_letter": {"stage", "reason"}, "source": {...}}`. Raises `ConfigError` for a model that cannot be
-    served, and `Stop` for one that fails at every event, or cannot be undone.
+    Args:
+        model: A river model; it is copied, and stays as it is.
+        events: Objects like `{"id", "ts", "features", "label"}`, all but `features` optional, or their JSON
+            bytes.
+        event: The field mapping, for events of another shape.
+        horizon: The number of labels that a forecaster looks ahead; 1 for every other model.
 
-    >>> from river import linear_model
-    >>> events = [{"features": {"x": 1.0}, "label": True}, {"features": {"x": 2.0}}, {"features": 3}]
-    >>> for answer in run(linear_model.LogisticRegression(), events):
-    ...     print(answer.get("prediction"), answer.get("dead_letter"))
-    False None
-    True None
-    None {'stage': 'guard', 'reason': 'no_features'}
+    Yields:
+        The prediction as published, decoded (docs/events.md); for an event that is refused
+        `{"dead_letter": {"stage", "reason"}, "source": {...}}`.
+
+    Raises:
+        ConfigError: The model cannot be served.
+        Stop: The model fails at every event, or a failure cannot be undone.
+
+    Example:
+        >>> from river import linear_model
+        >>> events = [{"features": {"x": 1.0}, "label": True}, {"features": {"x": 2.0}}, {"features": 3}]
+        >>> for answer in run(linear_model.LogisticRegression(), events):
+        ...     print(answer.get("prediction"), answer.get("dead_letter"))
+        False None
+        True None
+        None {'stage': 'guard', 'reason': 'no_features'}
     """
     env = RealEnv()
     fresh = fresh_model("memory", "", {}, [], model, horizon)

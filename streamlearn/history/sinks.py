@@ -33,10 +33,10 @@ MAX_COLUMNS = 10_000
 
 
 class Sink(Protocol):
-    """Takes outputs in order."""
+    """Takes outputs in order: all that `score` and `record` ask of the end of a stream."""
 
     def write(self, outputs: Sequence[Output]) -> None:
-        """Take some more."""
+        """Take these outputs after those of earlier calls. A sink may keep some until its end."""
 
 
 class Lines:
@@ -106,8 +106,19 @@ class Letters:
 
 @contextlib.contextmanager
 def open_sink(out: str, admin: Admin | None) -> Iterator[Sink]:
-    """The sink called `out`: a file (`.csv` is a table, else JSON lines), "" for standard output, or
-    `topic:NAME`. What was written counts only when the block ends well.
+    """The sink called `out`, for a `with` block; its output counts only when the block ends well.
+
+    Args:
+        out: A file (`.csv` is a table, else JSON lines), "" for standard output, or `topic:NAME`.
+        admin: The log of `topic:`; None for the others.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "out.csv")
+        ...     with open_sink(str(path), None) as sink:
+        ...         sink.write([Output("predictions", 0, None, b'{"id":"e1","prediction":true}')])
+        ...     path.read_text().splitlines()
+        ['id,prediction', 'e1,true']
     """
     if out.startswith("topic:"):
         assert admin is not None

@@ -54,9 +54,20 @@ ReadSource = Callable[[int, Counter[str]], Iterator[SourceRecord | None]]
 
 
 class Source:
-    """A stream of the past. `total`: the number of its rows where that is known at once. `notes`: what a
-    person should know about how it is read. `once`: it cannot begin again. `tabular`: its events were made
-    from columns, and so have the members of the plain envelope.
+    """A stream of the past.
+
+    Args:
+        name: The source as it was called.
+        read: The function that reads it once through.
+        total: The number of its rows, None where that is not known at once.
+        notes: Sentences for a person about how it is read.
+        once: True when it cannot begin again.
+        tabular: True when its events were made from columns, and so have the members of the plain envelope.
+
+    Example:
+        >>> source = open_source("river:Phishing")
+        >>> source.total, source.once
+        (1250, False)
     """
 
     def __init__(
@@ -78,8 +89,9 @@ class Source:
         self._left_out: Counter[str] = Counter()
 
     def items(self) -> Iterator[SourceRecord | None]:
-        """The rows, once through; None where nothing more has arrived yet. Rows without an id are numbered on
-        from where the pass before ended.
+        """The rows, once through; None where nothing more has arrived yet, as on a slow pipe.
+
+        Rows without an id are numbered; the numbers go on where the pass before ended.
         """
         for record in self._read(self._numbered, self._left_out):
             self._numbered += record is not None
@@ -99,8 +111,20 @@ class Source:
 
 
 def open_source(name: str, options: ReadOptions | None = None, admin: Admin | None = None) -> Source:
-    """The source called `name`; `admin` is where `topic:` looks. Raises `ConfigError` saying what is
-    accepted, or what is wrong with the file or the columns.
+    """The source called `name`.
+
+    Args:
+        name: A file, `-`, `river:NAME`, `topic:NAME@FROM..TO` or `module:attr`; the head of this module has
+            the grammar.
+        options: Paths, columns, dialect and format.
+        admin: The log in which `topic:` looks.
+
+    Raises:
+        ConfigError: The message says what is accepted, or what is wrong with the file or the columns.
+
+    Example:
+        >>> sum(1 for _ in open_source("river:Phishing").items())
+        1250
     """
     options = options or ReadOptions()
     if options.format not in ("", *FORMATS):

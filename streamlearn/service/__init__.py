@@ -38,11 +38,21 @@ class _Signals:
 
 
 def serve(config: "Config", model: Any = None, model_change: str = "", begin: bool = False) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second Ctrl-C ends the process at once.
+    """Serve a model on a log until SIGTERM or Ctrl-C; a second Ctrl-C ends the process at once.
 
-    `model`: a river model to use instead of `[model]`. `model_change`: what to do when the journal was
-    written by another model: "" refuses, "fresh" begins anew. `begin`: begin a journal although there are
-    predictions already. Raises `StreamlearnError`.
+    Call it in the main thread; it sets handlers for both signals.
+
+    Args:
+        config: The configuration, from `streamlearn.config.load.load`.
+        model: A river model to use instead of `[model]`.
+        model_change: The answer to a journal that was written by another model: "" refuses, "fresh" begins
+            anew.
+        begin: True to begin a journal although there are predictions already.
+
+    Raises:
+        ConfigError: The configuration or the model must be changed.
+        Unreachable: The log or the store could not be reached in time.
+        Stop: A guarantee can no longer be kept.
     """
     signals = _Signals()
 

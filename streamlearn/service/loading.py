@@ -19,10 +19,26 @@ if TYPE_CHECKING:
 def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | Path = "") -> Any:
     """The river model as it stood at a checkpoint: yours, to predict with and to learn on.
 
-    `where`: `file:DIR@latest`, `file:DIR@SEQ` or one file. Without it, the newest checkpoint of the service
-    that `config` (a TOML file) describes, also from Kafka. `use`: the model's maker as in `[model] use`
-    (`my_models:build`); needed for classes of your own, whose package is then imported and trusted. `key`:
-    the `[checkpoint] key`, where there is one. `config` gives both. Raises `ConfigError`.
+    Args:
+        where: `file:DIR@latest`, `file:DIR@SEQ` or one file; "" for the newest checkpoint of the service that
+            `config` describes, also from Kafka.
+        use: The model's maker as in `[model] use` (`my_models:build`). Needed for classes of your own, whose
+            package is then imported and trusted.
+        key: The `[checkpoint] key`, where there is one.
+        config: A TOML file of a service; it gives `use` and `key`.
+
+    Returns:
+        The river model. Nothing is written back.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or it must not be loaded; the message has the reason.
+
+    Example:
+        >>> try:
+        ...     load()
+        ... except ConfigError as error:
+        ...     print(str(error).partition(":")[0])
+        say which checkpoint
     """
     if not where and not config:
         raise ConfigError(

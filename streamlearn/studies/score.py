@@ -44,10 +44,20 @@ class ScoringJob(NamedTuple):
 
 
 def score(env: Env, job: ScoringJob, run: FeedRun, out: Sink) -> dict[str, Any]:
-    """Answer every event of the feed into `out`; the report.
+    """Answer every event of a feed by a fixed model, as `streamlearn score` does (docs/offline.md).
 
-    `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`, and
-    `decay` (see `Decay.report`). Raises `Stop` when the model fails at every event, or when `stop` was set.
+    Args:
+        env: Clocks.
+        job: The model's checkpoint.
+        run: The feed, and the flag that ends it early.
+        out: The sink of the predictions.
+
+    Returns:
+        `records`, `predictions`, `outcomes` (records by outcome), `seconds`, `per_s`, `model`, `checkpoint`
+        and `decay` (see `Decay.report`).
+
+    Raises:
+        Stop: The model fails at every event, or the flag was set.
     """
     began_s = env.monotonic()
     offline = _static(env, job, run.feed)

@@ -49,10 +49,21 @@ def train(
     run: FeedRun,
     out: str,
 ) -> Training:
-    """Step all of the feed and write the checkpoint to `out` (`file:DIR`).
+    """Learn from all of a feed and write one checkpoint, as `streamlearn train` does (docs/offline.md).
 
-    Raises `ConfigError` when nothing was learned, and `Stop` when the model cannot be trained, or when `stop`
-    was set.
+    Args:
+        env: Clocks and chance.
+        config: The configuration of the service that will begin from the checkpoint.
+        fresh: The model to train, from `engine.model.configured_model`.
+        run: The feed, and the flag that ends it early.
+        out: `file:DIR`, the folder of numbered checkpoints.
+
+    Returns:
+        The checkpoint's name and the counts of records by outcome.
+
+    Raises:
+        ConfigError: Nothing was learned; the message has the commonest reason.
+        Stop: The model cannot be trained, or the flag was set; no checkpoint was written.
     """
     feed = run.feed
     era = offline_era(config, fresh, feed.source.name)

@@ -96,8 +96,8 @@ class Shard:
         self._lessons = Lessons(spec, self.learner, memory, self.teacher, scores)
 
     def step(self, record: Record) -> Facts:
-        """Apply one record. Raises `ModelRaised` when the model did; the state is then undefined; and
-        `NeedSchema`, with the state untouched.
+        """Apply one record to its end; its facts. Raises `ModelRaised` when the model did: the state is then
+        undefined; and `NeedSchema` when the record's schema is not in `schemas`: nothing was changed.
         """
         facts = self.begin(record, _AT_ONCE)
         while self.work is not None:

@@ -108,7 +108,17 @@ def _matched(mine: Losses, theirs: Losses) -> tuple[Floats, Floats]:
 
 
 class Backtest:
-    """Several models over one stream; `run` it once, then take `result`. All models are of one task."""
+    """Several models over one stream, as `streamlearn backtest` compares them (docs/backtest.md).
+
+    `run` it once, then take `result`. The intervals are those of Howard et al. (2021), see `compare`.
+
+    Args:
+        env: The clock of the costs per event.
+        models: The candidates, from `BacktestSetup.candidates`; all of one task.
+
+    Raises:
+        ConfigError: The models are of several tasks.
+    """
 
     def __init__(self, env: Env, models: Sequence[Candidate]) -> None:
         self._env = env
@@ -150,8 +160,16 @@ class Backtest:
         stop: Flag,
         progress: Callable[[int], None],
     ) -> None:
-        """Step all of `records`; `progress` is told how many events are done. Raises `Stop` when `stop` was
-        set, and when a model cannot go on.
+        """Step all of `records` by every model.
+
+        Args:
+            records: Records in order; None where nothing more has arrived yet.
+            labels_topic: The topic of labels; its records are no events.
+            stop: A flag that ends the run early.
+            progress: Called with the number of events done since the call before.
+
+        Raises:
+            Stop: The flag was set, or a model cannot go on.
         """
         began_s = self._env.monotonic()
         while run := list(itertools.islice(records, min(RUN_RECORDS, self._curves.every))):
@@ -177,7 +195,7 @@ class Backtest:
         return events
 
     def result(self, stream: StreamDescription) -> dict[str, Any]:
-        """All there is to tell; see the module's docstring."""
+        """The result as one plain object, which `--json` prints and the page is made of."""
         reports = [model.report() for model in self.models]
         models = [self._model(model, report) for model, report in zip(self.models, reports, strict=True)]
         labels = max(report["labels"] for report in reports)

@@ -46,11 +46,15 @@ def explain(
     source: Place | None,
     tell: Tell,
 ) -> dict[str, Any]:
-    """All that is known of the prediction for the event `ident`, or for the record at `source`.
+    """Explain the prediction for the event `ident`, or for the record at `source`, as the command does.
 
-    Members: `prediction` (as published), `published`, `event`, `label`, `labels` (what the joiner of the
-    service did: `Joins.result`), `model`, `contributions` and `looked_at`; for a record that was refused
-    `dead_letter` instead. Raises `Stop` when there is neither.
+    Returns:
+        `prediction` (as published), `published` (its place), `event`, `label`, `labels` (the outcome of the
+        service's joiner: `Joins.result`), `model`, `contributions` (by feature) and `looked_at` (records read
+        by topic); for a record that was refused `dead_letter` instead.
+
+    Raises:
+        Stop: There is neither a prediction nor a dead letter.
     """
     counter = ScanCounter(tell)
     topic = config.topics.predictions
