@@ -187,7 +187,7 @@ def test_an_app_from_before_there_was_a_control_topic_goes_on_with_one(apps: App
     before = Path(app.folder / "sitecustomize.py")
     before.write_text(
         "import streamlearn.engine.era as eras\n"
-        "now, start = eras.era_now, eras.start_of\n"
+        "now, start = eras.era_now, eras.with_start\n"
         "import msgspec, hashlib\n"
         "def era_now(config, *rest):\n"
         "    era = now(config, *rest)\n"

@@ -12,7 +12,7 @@ from streamlearn.core.events.event import EventSpec
 from streamlearn.core.records import Era
 from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.engine import era
-from streamlearn.engine.era import check_topics, era_now, spec_of, start_of, what_changed
+from streamlearn.engine.era import check_topics, era_now, spec_of, what_changed, with_start
 from streamlearn.engine.model import FreshModel, fresh_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
@@ -51,7 +51,7 @@ def now(topics: Mapping[str, TopicInfo] = TOPICS, fresh: FreshModel = FRESH, **c
 
 def start(how: str, known: dict[tuple[str, int], int], log: Any = None) -> list[tuple[str, int, int]]:
     """Of the inputs; for commands see the last test."""
-    found = start_of(RealEnv(), log, config(start=how), now(), TOPICS, known).start
+    found = with_start(RealEnv(), log, config(start=how), now(), TOPICS, known).start
     return [one for one in found if one[0] != "x.control"]
 
 
@@ -166,7 +166,7 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
 @pytest.mark.parametrize("how", ["latest", "earliest"])
 def test_commands_begin_at_their_first_record_wherever_events_begin(how: str) -> None:
     for known in ({}, {("a", 0): 7, ("a", 1): 9, ("b", 0): 5}):
-        assert ("x.control", 0, 1) in start_of(
+        assert ("x.control", 0, 1) in with_start(
             RealEnv(), Clocked(), config(start=how), now(), TOPICS, known
         ).start
 

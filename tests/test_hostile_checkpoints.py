@@ -16,7 +16,7 @@ from streamlearn.core.shard.snapshot import (
     FORMAT,
     MAGIC,
     Header,
-    Section,
+    StateSection,
     dump_model,
     dump_state,
     open_header,
@@ -85,7 +85,7 @@ def test_a_few_bytes_that_become_a_great_many_are_not_unpacked() -> None:
     from streamlearn.core.shard import snapshot
 
     head = msgspec.json.encode(
-        msgspec.structs.replace(HEADER, sections=[Section("model", size, "00", 1)], format=FORMAT)
+        msgspec.structs.replace(HEADER, sections=[StateSection("model", size, "00", 1)], format=FORMAT)
     )
     prefix = MAGIC + len(head).to_bytes(4, "big") + head
     with pytest.raises(BadCheckpoint, match="over its limit"):

@@ -98,24 +98,24 @@ def load(file: Path | None, flags: Mapping[str, object], need_input: bool = True
 
 def explain(file: Path | None, flags: Mapping[str, object]) -> list[Setting]:
     """Every value and where it came from. Raises `ConfigError` as `load` does."""
-    config, found = _resolve(file, flags, need_input=False)
+    config, merged = _resolve(file, flags, need_input=False)
     settings = []
-    secrets = _secret_texts(found)
+    secrets = _secret_texts(merged)
     defaults = dict(_flatten(Config().model_dump()))
     for key, value in _flatten(config.model_dump()):
-        given = found.get(key, _Value(None, "default"))
-        derived = key not in found and value != defaults.get(key)
-        hide = bool(value) and (given.secret or _is_secret(key) or (derived and _holds(value, secrets)))
-        settings.append(Setting(key, "***" if hide else _without_secrets(value), given.source))
+        setting = merged.get(key, _Value(None, "default"))
+        derived = key not in merged and value != defaults.get(key)
+        hide = bool(value) and (setting.secret or _is_secret(key) or (derived and _holds(value, secrets)))
+        settings.append(Setting(key, "***" if hide else _without_secrets(value), setting.source))
     return settings
 
 
-def _secret_texts(found: _Layer) -> list[str]:
+def _secret_texts(merged: _Layer) -> list[str]:
     """The texts that must not be shown, longest first."""
     texts = {
-        str(given.value)
-        for key, given in found.items()
-        if (given.secret or _is_secret(key)) and not isinstance(given.value, dict | list)
+        str(setting.value)
+        for key, setting in merged.items()
+        if (setting.secret or _is_secret(key)) and not isinstance(setting.value, dict | list)
     }
     return sorted(texts - {""}, key=len, reverse=True)
 
@@ -156,22 +156,22 @@ def template() -> str:
 def _resolve(file: Path | None, flags: Mapping[str, object], need_input: bool) -> tuple[Config, _Layer]:
     problems: list[str] = []
     layers = [_from_flags(flags, problems), _from_environment(), _from_file(file)]
-    found: _Layer = {}
+    merged: _Layer = {}
     for layer in reversed(layers):
-        found.update(layer)
-    _choose_backend(layers[0], found)
-    for key in list(found):
+        merged.update(layer)
+    _choose_backend(layers[0], merged)
+    for key in list(merged):
         if problem := _unknown(key):
-            problems.append(_line(key, found.pop(key), problem))
+            problems.append(_line(key, merged.pop(key), problem))
         else:
-            _dereference(key, found, problems)
-    if need_input and not found.get("topics.input", _Value(None, "")).value:
+            _dereference(key, merged, problems)
+    if need_input and not merged.get("topics.input", _Value(None, "")).value:
         problems.append("topics.input is not given: name the topic to read, with -i TOPIC or in the file")
-    config = _validate(found, problems)
+    config = _validate(merged, problems)
     if config is None or problems:
-        secrets = [text for text in _secret_texts(found) if len(text) >= SHORTEST_SECRET]
+        secrets = [text for text in _secret_texts(merged) if len(text) >= SHORTEST_SECRET]
         raise ConfigError("the configuration cannot be used:\n  " + "\n  ".join(_redacted(problems, secrets)))
-    return config, found
+    return config, merged
 
 
 def _redacted(problems: list[str], secrets: list[str]) -> Iterator[str]:
@@ -182,41 +182,41 @@ def _redacted(problems: list[str], secrets: list[str]) -> Iterator[str]:
         yield problem
 
 
-def _validate(found: _Layer, problems: list[str]) -> Config | None:
+def _validate(merged: _Layer, problems: list[str]) -> Config | None:
     nested: dict[str, Any] = {}
-    for key, given in found.items():
+    for key, setting in merged.items():
         section, _, name = key.partition(".")
         if key.startswith(OPTIONS):
-            nested.setdefault("log", {}).setdefault("options", {})[key[len(OPTIONS) :]] = given.value
+            nested.setdefault("log", {}).setdefault("options", {})[key[len(OPTIONS) :]] = setting.value
         else:
-            nested.setdefault(section, {})[name] = given.value
+            nested.setdefault(section, {})[name] = setting.value
     try:
         return Config.model_validate(nested)
     except ValidationError as error:
-        problems += [_explain_error(detail, found) for detail in error.errors(include_url=False)]
+        problems += [_explain_error(detail, merged) for detail in error.errors(include_url=False)]
         return None
 
 
-def _explain_error(detail: Any, found: _Layer) -> str:
+def _explain_error(detail: Any, merged: _Layer) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
-    key = ".".join(str(part) for part in detail["loc"][:2])
+    key = ".".join(str(segment) for segment in detail["loc"][:2])
     section, _, name = key.partition(".")
     if not name:  # it is about several keys, and names them
         return message
     field = {s: f for s, _, f in _sections()}[section][name]
     # A role whose default name cannot be a topic was given nowhere: the name it is made of was.
-    given = found.get(key, _Value(detail["input"], "default"))
+    setting = merged.get(key, _Value(detail["input"], "default"))
     if detail["type"] == "string_pattern_mismatch":
         message = "does not have the right form"
     elif detail["type"] != "value_error":
         message = message[:1].lower() + message[1:]
-    return _line(key, given, f"{message}. Right is: {field.description}")
+    return _line(key, setting, f"{message}. Right is: {field.description}")
 
 
-def _line(key: str, given: _Value, message: str) -> str:
-    hide = given.secret or _is_secret(key)
-    shown = "***" if hide else json.dumps(_without_secrets(given.value), default=str)
-    return f"{key} = {shown} ({given.source}): {message}"
+def _line(key: str, setting: _Value, message: str) -> str:
+    hide = setting.secret or _is_secret(key)
+    shown = "***" if hide else json.dumps(_without_secrets(setting.value), default=str)
+    return f"{key} = {shown} ({setting.source}): {message}"
 
 
 def _is_secret(key: str) -> bool:
@@ -235,14 +235,14 @@ def _known() -> list[str]:
 
 def _unknown(key: str) -> str | None:
     """The mistake in this key, or None."""
-    known = _known()
-    if key in known or (key.startswith(OPTIONS) and key != OPTIONS):
+    known_keys = _known()
+    if key in known_keys or (key.startswith(OPTIONS) and key != OPTIONS):
         return None
     if key in LATER:
         return "not in this version yet; take it out"
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(key, known_keys, n=1, cutoff=0.5)
     name = key.rpartition(".")[2]
-    same_name = [candidate for candidate in known if candidate.endswith(f".{name}")]
+    same_name = [candidate for candidate in known_keys if candidate.endswith(f".{name}")]
     guess = (same_name or nearest or [""])[0]
     return f"unknown key; did you mean {guess}?" if guess else f"unknown key; sections are {_section_names()}"
 
@@ -251,18 +251,18 @@ def _section_names() -> str:
     return ", ".join(Config.model_fields)
 
 
-def _choose_backend(flags: _Layer, found: _Layer) -> None:
+def _choose_backend(flags: _Layer, merged: _Layer) -> None:
     """A file on the command line means embedded, a broker there means Kafka; else what was configured,
     else a path configured anywhere means embedded.
     """
     if "log.backend" in flags:
         return
     if "log.path" in flags:
-        found["log.backend"] = _Value("embedded", flags["log.path"].source)
+        merged["log.backend"] = _Value("embedded", flags["log.path"].source)
     elif "log.bootstrap_servers" in flags:
-        found["log.backend"] = _Value("kafka", flags["log.bootstrap_servers"].source)
-    elif "log.backend" not in found and "log.path" in found:
-        found["log.backend"] = _Value("embedded", found["log.path"].source)
+        merged["log.backend"] = _Value("kafka", flags["log.bootstrap_servers"].source)
+    elif "log.backend" not in merged and "log.path" in merged:
+        merged["log.backend"] = _Value("embedded", merged["log.path"].source)
 
 
 def _from_flags(flags: Mapping[str, object], problems: list[str]) -> _Layer:
@@ -357,10 +357,10 @@ def _line_numbers(text: str, prefix: str) -> Iterator[tuple[str, int]]:
             yield (f"{section}.{name}" if section else name), number
 
 
-def _dereference(key: str, found: _Layer, problems: list[str]) -> None:
+def _dereference(key: str, merged: _Layer, problems: list[str]) -> None:
     """Replace `${env:NAME}` and `${file:PATH}` in every text of a value."""
-    given = found[key]
-    secret = given.secret
+    setting = merged[key]
+    secret = setting.secret
 
     def fetch(match: re.Match[str]) -> str:
         nonlocal secret
@@ -378,12 +378,12 @@ def _dereference(key: str, found: _Layer, problems: list[str]) -> None:
         return [walk(inner) for inner in value] if isinstance(value, list) else value
 
     try:
-        value = walk(given.value)
+        value = walk(setting.value)
     except KeyError as error:
-        problems.append(_line(key, given, f"the environment has no variable {error.args[0]}; set it"))
-        del found[key]
+        problems.append(_line(key, setting, f"the environment has no variable {error.args[0]}; set it"))
+        del merged[key]
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(_line(key, given, f"the file cannot be read as text: {error}"))
-        del found[key]
+        problems.append(_line(key, setting, f"the file cannot be read as text: {error}"))
+        del merged[key]
     else:
-        found[key] = _Value(value, given.source, secret)
+        merged[key] = _Value(value, setting.source, secret)

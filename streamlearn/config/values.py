@@ -71,13 +71,13 @@ def start_places(text: str) -> dict[tuple[str, int], int]:
     >>> start_places("events-0@600, events-1@20")
     {('events', 0): 600, ('events', 1): 20}
     """
-    found = {}
-    for one in text.split(","):
-        match = _PLACE.fullmatch(one.strip())
+    places = {}
+    for item in text.split(","):
+        match = _PLACE.fullmatch(item.strip())
         if match is None:
-            raise ValueError(f"has {one.strip()!r}, which is no place: write TOPIC-PARTITION@OFFSET")
-        found[match[1], int(match[2])] = int(match[3])
-    return found
+            raise ValueError(f"has {item.strip()!r}, which is no place: write TOPIC-PARTITION@OFFSET")
+        places[match[1], int(match[2])] = int(match[3])
+    return places
 
 
 def check_topic(text: str) -> str:
@@ -163,10 +163,10 @@ def as_paths(value: object) -> object:
     if not isinstance(value, dict):
         return value
     flat: dict[str, object] = {}
-    for name, part in value.items():
-        inner = as_paths(part)
+    for name, section in value.items():
+        inner = as_paths(section)
         flat |= (
-            {f"{name}.{path}": one for path, one in inner.items()}
+            {f"{name}.{path}": item for path, item in inner.items()}
             if isinstance(inner, dict)
             else {name: inner}
         )

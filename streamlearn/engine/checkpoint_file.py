@@ -36,7 +36,7 @@ class Saved(NamedTuple):
 
 def read_saved(where: str, key: str = "") -> Saved:
     """The checkpoint that `where` names, opened with the secret `key`. Raises `ConfigError`."""
-    path = _file_of(where)
+    path = _checkpoint_path(where)
     try:
         return saved_from(str(path), read_regular(path), key)
     except OSError as error:
@@ -75,7 +75,7 @@ def write_trained(env: Env, where: str, header: Header, sections: Sections, key:
     """Write a trained checkpoint into the folder `where` (`file:DIR`), as the next number there. Returns
     how to name it. Raises `ConfigError` for a folder that is a service's own.
     """
-    folder = folder_of(where)
+    folder = trained_folder(where)
     store = FolderStore(env, folder)
     names = store.names()
     numbers = [int(name) for name in names if name.isdigit()]
@@ -97,7 +97,7 @@ def write_trained(env: Env, where: str, header: Header, sections: Sections, key:
     return f"file:{folder}@{seq}"
 
 
-def folder_of(where: str) -> Path:
+def trained_folder(where: str) -> Path:
     """DIR of `file:DIR`. Raises `ConfigError`."""
     kind, colon, folder = where.partition(":")
     if kind != "file" or not colon or not folder or "@" in folder:
@@ -105,35 +105,35 @@ def folder_of(where: str) -> Path:
     return Path(folder)
 
 
-def _file_of(where: str) -> Path:
+def _checkpoint_path(where: str) -> Path:
     if not where.startswith("file:"):
         if not Path(where).exists():
             raise ConfigError(f"there is no checkpoint {where!r}: {_SYNTAX}")
         return Path(where)
     named = where.removeprefix("file:")
-    folder, at, which = named.rpartition("@") if "@" in named else (named, "@", "latest")
-    if not at or not folder or not (which == "latest" or which.isdigit()):
+    folder, separator, which = named.rpartition("@") if "@" in named else (named, "@", "latest")
+    if not separator or not folder or not (which == "latest" or which.isdigit()):
         raise ConfigError(f"{where!r} names no checkpoint: {_SYNTAX}")
-    place = _place_in(Path(folder))
-    names = _by_entry(place)
+    location = _place_in(Path(folder))
+    names = _by_entry(location)
     number = max(names, default=None) if which == "latest" else int(which)
     if number not in names:
         raise ConfigError(
-            f"there is no checkpoint {which} in {place}; there are: {', '.join(map(str, names)) or 'none'}"
+            f"there is no checkpoint {which} in {location}; there are: {', '.join(map(str, names)) or 'none'}"
         )
-    return place / f"{names[number]}.ckpt"
+    return location / f"{names[number]}.ckpt"
 
 
 def _by_entry(folder: Path) -> dict[int, str]:
     """The names in a folder by the entry or number that they begin with, in order; of several that of the
     newest claim. Whether a journal names them is not known here.
     """
-    found = [
+    matches = [
         (blob.seq, blob.claim, blob.number, name) if blob else (int(name), -1, -1, name)
         for name in names_in(folder)
         if (blob := BlobName.parse(name)) or name.isdigit()
     ]
-    return {seq: name for seq, _, _, name in sorted(found)}
+    return {seq: name for seq, _, _, name in sorted(matches)}
 
 
 def _place_in(folder: Path) -> Path:
@@ -146,6 +146,6 @@ def _place_in(folder: Path) -> Path:
     if not below:
         raise ConfigError(f"there is no checkpoint in {folder} yet: {_SYNTAX}")
     if len(below) > 1:
-        found = " or ".join(f"file:{place}@latest" for place in below[:5])
-        raise ConfigError(f"{folder} holds the checkpoints of {len(below)} services: say which, {found}")
+        matches = " or ".join(f"file:{location}@latest" for location in below[:5])
+        raise ConfigError(f"{folder} holds the checkpoints of {len(below)} services: say which, {matches}")
     return below[0]

@@ -62,16 +62,16 @@ class BlobName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> "BlobName | None":
         """The parts of a name; None for a name of something else."""
-        found = re.fullmatch(r"(\d{12})-(.+)-(\d+)-(\d+)-(\d+)", name)
-        return found and cls(int(found[1]), found[2], int(found[3]), int(found[4]), int(found[5]))
+        match = re.fullmatch(r"(\d{12})-(.+)-(\d+)-(\d+)-(\d+)", name)
+        return match and cls(int(match[1]), match[2], int(match[3]), int(match[4]), int(match[5]))
 
 
 def stored(names: Iterable[str], journal: str | None, shard: int) -> list[BlobName]:
     """The blobs among `names` that are of a shard of the journal with this id (None: of any), oldest
     first.
     """
-    found = (BlobName.parse(name) for name in names)
-    return sorted(one for one in found if one and one.shard == shard and journal in (None, one.journal))
+    blobs = (BlobName.parse(name) for name in names)
+    return sorted(blob for blob in blobs if blob and blob.shard == shard and journal in (None, blob.journal))
 
 
 def newest_header(store: Store, key: bytes, journal: str | None, shard: int) -> Header | None:
@@ -98,7 +98,7 @@ def named_bytes(store: Store, named: Checkpoint) -> bytes:
     return data
 
 
-def starts_of(topics: Mapping[str, TopicInfo]) -> Positions:
+def first_offsets(topics: Mapping[str, TopicInfo]) -> Positions:
     """The first retained offset of each partition."""
     return {
         (name, partition): offset
@@ -156,7 +156,7 @@ class Checkpointer:
         env: Env,
         store: Store,
         birth: BlobName,
-        kept: Sequence[Checkpoint],
+        named: Sequence[Checkpoint],
         interval_s: float,
         keep: int,
         key: bytes,
@@ -170,7 +170,7 @@ class Checkpointer:
         self._keep = keep
         self._key = key
         self._name = birth
-        self._kept = [*kept]
+        self._kept = [*named]
         self._last_s = self._env.monotonic()
         self._began_s = 0.0
         self._header: Header | None = None
@@ -203,12 +203,12 @@ class Checkpointer:
         self._cost_s = saving_s
         if seq is not None and self._kept:
             self._named_seq = self._last_seq = min(seq, self._kept[-1].seq)
-        listed = {one.name for one in self._kept}
+        listed = {blob.name for blob in self._kept}
         names = self._store.names()
         self._elsewhere = listed - {*names}
         ours = stored(names, self._name.journal, self._name.shard)
         self._forget = {
-            one.text: "" for one in ours if one.claim < self._name.claim and one.text not in listed
+            blob.text: "" for blob in ours if blob.claim < self._name.claim and blob.text not in listed
         }
 
     def due(self, seq: int, stepped_s: float) -> bool:
@@ -276,11 +276,11 @@ class Checkpointer:
 
     def named(self, entry: Entry) -> None:
         """Note that `entry`, which names checkpoints, is committed."""
-        kept = {one.name for one in entry.checkpoints}
-        for one in (*self._kept, *(blob.checkpoint for blob in self._unnamed)):
-            if one.name not in kept:
-                self._forget[one.name] = one.where
-                self._positions.pop(one.name, None)
+        listed = {checkpoint.name for checkpoint in entry.checkpoints}
+        for checkpoint in (*self._kept, *(blob.checkpoint for blob in self._unnamed)):
+            if checkpoint.name not in listed:
+                self._forget[checkpoint.name] = checkpoint.where
+                self._positions.pop(checkpoint.name, None)
         self._kept = entry.checkpoints
         self._needed = oldest_seq = self._kept[0].seq  # so a birth stays as long as its checkpoint
         for checkpoint, duration_s in self._unnamed:
@@ -309,16 +309,19 @@ class Checkpointer:
 
     def _sealed(self, header: Header, sections: Sections) -> bytearray:
         """In the store's thread: the bytes of a checkpoint."""
-        for one in self._kept:
-            if one.name not in self._positions and one.name not in self._elsewhere:
+        for checkpoint in self._kept:
+            if checkpoint.name not in self._positions and checkpoint.name not in self._elsewhere:
                 try:
-                    opened = open_header(self._store.read(one.name, one.where), self._key)
-                    self._positions[one.name] = opened.next_offsets()
+                    opened = open_header(self._store.read(checkpoint.name, checkpoint.where), self._key)
+                    self._positions[checkpoint.name] = opened.next_offsets()
                 except BadCheckpoint as reason:
                     log.warning(
-                        "checkpoint.refused", name=one.name, reason=str(reason), action="kept for a look"
+                        "checkpoint.refused",
+                        name=checkpoint.name,
+                        reason=str(reason),
+                        action="kept for a look",
                     )
-                    self._positions[one.name] = {}
+                    self._positions[checkpoint.name] = {}
         return seal(header, sections, self._key)
 
     def _choose(self) -> Iterator[Checkpoint]:
@@ -328,13 +331,13 @@ class Checkpointer:
         every = [*self._kept, *(blob.checkpoint for blob in self._unnamed)]
         dropped: set[tuple[bool, int]] = set()
         for elsewhere in (False, True):
-            seqs = [one.seq for one in every if (one.name in self._elsewhere) == elsewhere]
+            seqs = [each.seq for each in every if (each.name in self._elsewhere) == elsewhere]
             dropped |= {(elsewhere, seq) for seq in to_drop(seqs, self._keep)}
-        for one in every[:-1]:
-            if (one.name in self._elsewhere, one.seq) not in dropped and not self._is_stranded(one):
-                yield one
+        for each in every[:-1]:
+            if (each.name in self._elsewhere, each.seq) not in dropped and not self._is_stranded(each):
+                yield each
         yield every[-1]
 
-    def _is_stranded(self, one: Checkpoint) -> bool:
-        positions = self._positions.get(one.name, {})
-        return any(self._starts.get(place, 0) > offset for place, offset in positions.items())
+    def _is_stranded(self, checkpoint: Checkpoint) -> bool:
+        positions = self._positions.get(checkpoint.name, {})
+        return any(self._starts.get(partition, 0) > offset for partition, offset in positions.items())

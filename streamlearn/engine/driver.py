@@ -151,13 +151,13 @@ class ShardDriver:
 
     def finish(self, units: int = ALL, alive: Alive = _unwatched) -> Facts | Failure:
         """Go on with what is left of the record as `work` does: all of its facts."""
-        found: Facts = []
+        finished: Facts = []
         for facts in self.work(units):
             if isinstance(facts, Failure):
                 return facts
             alive()
-            found += facts
-        return found
+            finished += facts
+        return finished
 
     def again(
         self, record: Record, skip: Skip | None, units: int = ALL, alive: Alive = _unwatched

@@ -39,8 +39,8 @@ T = TypeVar("T")
 
 def versions() -> dict[str, str]:
     """The code that decides what a step does, by name."""
-    found = {name: metadata.version(name) for name in ("streamlearn", "river", "numpy", "orjson")}
-    return {"python": platform.python_version(), **found}
+    installed = {name: metadata.version(name) for name in ("streamlearn", "river", "numpy", "orjson")}
+    return {"python": platform.python_version(), **installed}
 
 
 def spec_of(era: Era) -> ShardSpec:
@@ -79,8 +79,8 @@ def restored_state(era: Era, sections: Sections, trusted: frozenset[str]) -> Sha
 
 def _part(era: Era, name: str, kind: type[T]) -> T | None:
     """A part of the era's configuration; None where it has none, as an older era may."""
-    found = era.config.get(name)
-    return None if found is None else msgspec.convert(found, kind)
+    value = era.config.get(name)
+    return None if value is None else msgspec.convert(value, kind)
 
 
 def label_spec(config: Config) -> LabelSpec | None:
@@ -172,7 +172,7 @@ def era_now(
             f"the input topic {', '.join(missing)} does not exist. Make it with "
             "`streamlearn topics ensure`, or correct [topics] input and labels."
         )
-    inside: dict[str, Any] = {
+    rules: dict[str, Any] = {
         "event": msgspec.to_builtins(event_spec(config)),
         "model_name": fresh.name,
         "inputs": sorted(config.topics.input),
@@ -183,15 +183,15 @@ def era_now(
     labels = label_spec(config)
     if labels is not None:
         _check_default(labels, fresh)
-        inside["labels"] = msgspec.to_builtins(labels)
+        rules["labels"] = msgspec.to_builtins(labels)
     if config.scores.every:
-        inside["scores"] = {**config.scores.model_dump(), "after_labels": True}
+        rules["scores"] = {**config.scores.model_dump(), "after_labels": True}
     if prediction_bytes is not None and prediction_bytes < MAX_OUTPUT_BYTES + MAX_HEADER_BYTES:
-        inside["prediction_bytes"] = prediction_bytes  # else the topic takes all that is published
+        rules["prediction_bytes"] = prediction_bytes  # else the topic takes all that is published
     return Era(
         why=why,
-        config=inside,
-        config_hash=hashlib.blake2b(msgspec.json.encode(inside), digest_size=8).hexdigest(),
+        config=rules,
+        config_hash=hashlib.blake2b(msgspec.json.encode(rules), digest_size=8).hexdigest(),
         model_version=fresh.version,
         revision=1,
         versions=versions(),
@@ -241,13 +241,13 @@ def check_journal(config: Config, before: Era, now: Era) -> None:
 def check_topics(before: Era, now: Era) -> None:
     """Raise `Stop` when an input topic is not the one the journal knows."""
     for name, (ident, partitions) in now.topics.items():
-        known, count = before.topics.get(name, (ident, partitions))
-        if known != ident:
+        before_id, count = before.topics.get(name, (ident, partitions))
+        if before_id != ident:
             raise Stop(
-                f"the input topic {name} was deleted and made again (its id was {known}, now {ident}): its "
-                "offsets mean other records than the journal says. Bring the old topic back; or begin a new "
-                "journal on this one: `streamlearn reset`; or, when it holds the same records at the same "
-                "offsets (a moved cluster), `streamlearn adopt`."
+                f"the input topic {name} was deleted and made again (its id was {before_id}, now {ident}): "
+                "its offsets mean other records than the journal says. Bring the old topic back; or begin a "
+                "new journal on this one: `streamlearn reset`; or, when it holds the same records at the "
+                "same offsets (a moved cluster), `streamlearn adopt`."
             )
         if count > partitions:
             raise Stop(
@@ -274,8 +274,8 @@ def what_changed(before: Era, now: Era) -> str:
     return ", ".join(changed)
 
 
-def start_of(
-    env: Env, log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo], known: Positions
+def with_start(
+    env: Env, log: Log, config: Config, era: Era, topics: Mapping[str, TopicInfo], positions: Positions
 ) -> Era:
     """`era` with the starting offset of each partition that `known` does not have yet.
 
@@ -284,20 +284,20 @@ def start_of(
     """
     start: list[tuple[str, int, int]] = []
     for name in era.topics:
-        all_of_it = bool(known) or name == config.topics.control
+        all_of_it = bool(positions) or name == config.topics.control
         info = topics[name]
         offsets = info.start if all_of_it else _resolved(env, log, config.topics.start, name, info)
         start.extend(
             (name, partition, offset)
             for partition, offset in enumerate(offsets)
-            if (name, partition) not in known
+            if (name, partition) not in positions
         )
     return msgspec.structs.replace(era, start=start)
 
 
 def at_places(places: Mapping[tuple[str, int], int], topic: str, info: TopicInfo) -> tuple[int, ...]:
     """Each partition at the offset that is named for it, else at its first record."""
-    found = []
+    offsets = []
     for partition, (first, end) in enumerate(zip(info.start, info.end, strict=True)):
         offset = places.get((topic, partition), first)
         if not first <= offset <= end:
@@ -305,8 +305,8 @@ def at_places(places: Mapping[tuple[str, int], int], topic: str, info: TopicInfo
                 f"[topics] start = {topic}-{partition}@{offset}: that partition holds the offsets {first} to "
                 f"{end}"
             )
-        found.append(offset)
-    return tuple(found)
+        offsets.append(offset)
+    return tuple(offsets)
 
 
 def _resolved(env: Env, log: Log, start: str, topic: str, info: TopicInfo) -> tuple[int, ...]:

@@ -53,8 +53,8 @@ def run(
     spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
     sections = fresh_state(fresh.pickled)
     offline = Offline(spec, sections, fresh.trusted, Schemas(env, ""))
-    for offset, one in enumerate(events):
-        value = one if isinstance(one, bytes) else orjson.dumps(one)
+    for offset, message in enumerate(events):
+        value = message if isinstance(message, bytes) else orjson.dumps(message)
         record = Record("events", 0, offset, round(env.now() * 1000), None, value)
         for fact in offline.step(record):
             if isinstance(fact, Predicted):

@@ -108,7 +108,7 @@ def places_after(
     return {**positions, **{(run.topic, run.partition): run.next for run in entry.ranges}}, dict(ids)
 
 
-def birth_of(shard_log: ShardLog, journal: str, revision: int, alive: Alive) -> Entry | None:
+def find_birth(shard_log: ShardLog, journal: str, revision: int, alive: Alive) -> Entry | None:
     """The era entry with which the model of `revision` began; None when it was trimmed away."""
     for entry in entries(shard_log, journal, shard_log.first_seq() - 1, alive):
         if _is_birth(entry) and entry.change is not None and entry.change.revision == revision:

@@ -47,23 +47,23 @@ def fresh_model(
 
     Raises `ConfigError`, naming the key and what would be right, when it cannot be built or served.
     """
-    given = model
+    original = model
     if model is None:
         model = _pipeline(steps) if steps else _used(use, args)
-    name = use if given is None and not steps else type(final_step(model)).__name__
+    name = use if original is None and not steps else type(final_step(model)).__name__
     try:
         Learner(model, horizon)
     except TypeError as error:
         raise ConfigError(f"[model] use = {use!r}: {error}.") from error
     fill_seeds(model, app)
     pickled = _pickled(model)
-    trusted = trusted_by(pickled) | _package_of(use)
+    trusted = trusted_by(pickled) | _package_name(use)
     try:
         restored = load_model(pickled, trusted)
     except BadCheckpoint as error:
         raise ConfigError(f"the model {name} cannot be restored from a checkpoint: {error}.") from error
     version = version_of(restored)
-    if given is None:
+    if original is None:
         twin = _pipeline(steps) if steps else _used(use, args)
         fill_seeds(twin, app)
         if version_of(load_model(_pickled(twin), trusted)) != version:  # which parts are shared changes there
@@ -91,12 +91,12 @@ def _used(use: str, args: Mapping[str, Any]) -> Any:
         if args:
             raise ConfigError(f"[model] args: {use} takes no arguments; use steps for a model of your own.")
         return preset(rest)
-    found = _attribute(use)
-    if not callable(found) or (hasattr(found, "learn_one") and not isinstance(found, type)):
+    maker = _attribute(use)
+    if not callable(maker) or (hasattr(maker, "learn_one") and not isinstance(maker, type)):
         if args:
             raise ConfigError(f"[model] args: {use!r} is a model already, so it takes no arguments.")
-        return copy.deepcopy(found)
-    return _called(found, args, f"[model] use = {use!r}")
+        return copy.deepcopy(maker)
+    return _called(maker, args, f"[model] use = {use!r}")
 
 
 def _called(factory: Any, args: Mapping[str, Any], where: str) -> Any:
@@ -130,17 +130,17 @@ def _nested(value: Any, where: str) -> Any:
     if isinstance(value, Mapping) and "use" in value:
         use = str(value["use"])
         path = use if ":" in use else "river." + ":".join(use.rsplit(".", 1))
-        args = {name: part for name, part in value.items() if name != "use"}
+        args = {name: component for name, component in value.items() if name != "use"}
         return _called(_attribute(path), args, f"{where} use = {use!r}")
     if isinstance(value, list):
-        return [_nested(part, where) for part in value]
+        return [_nested(component, where) for component in value]
     return value
 
 
-def _package_of(use: str) -> frozenset[str]:
+def _package_name(use: str) -> frozenset[str]:
     package = use.partition(":")[0].split(".")[0]
-    known = package in sys.stdlib_module_names or package in ("preset", "river", "")
-    return frozenset() if known else frozenset({package})
+    is_known = package in sys.stdlib_module_names or package in ("preset", "river", "")
+    return frozenset() if is_known else frozenset({package})
 
 
 def _pickled(model: Any) -> bytes:
@@ -167,32 +167,32 @@ def fill_seeds(model: Any, app: str) -> None:
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [("model", model)]
     while pending:
-        path, part = pending.pop()
-        if id(part) in seen:
+        path, component = pending.pop()
+        if id(component) in seen:
             continue
-        seen.add(id(part))
-        if isinstance(part, Mapping):
-            pending.extend((f"{path}.{name}", value) for name, value in part.items())
-        elif isinstance(part, list | tuple):
-            pending.extend((f"{path}[{n}]", value) for n, value in enumerate(part))
-        elif isinstance(part, base.Base) and hasattr(part, "__dict__"):
-            if vars(part).get("seed", 0) is None:
-                _seed(part, f"{app}/{path}")
-            pending.extend((f"{path}.{name}", value) for name, value in vars(part).items())
+        seen.add(id(component))
+        if isinstance(component, Mapping):
+            pending.extend((f"{path}.{name}", value) for name, value in component.items())
+        elif isinstance(component, list | tuple):
+            pending.extend((f"{path}[{n}]", value) for n, value in enumerate(component))
+        elif isinstance(component, base.Base) and hasattr(component, "__dict__"):
+            if vars(component).get("seed", 0) is None:
+                _seed(component, f"{app}/{path}")
+            pending.extend((f"{path}.{name}", value) for name, value in vars(component).items())
 
 
-def _seed(part: Any, path: str) -> None:
+def _seed(component: Any, path: str) -> None:
     import numpy as np
 
     seed = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=4).digest(), "big")
-    part.seed = seed
-    for name, value in vars(part).items():
+    component.seed = seed
+    for name, value in vars(component).items():
         if isinstance(value, random.Random):
             value.seed(seed)  # in place: `cluster.KMeans` has given a method of its generator away
         elif isinstance(value, np.random.RandomState):
-            setattr(part, name, np.random.RandomState(seed))
+            setattr(component, name, np.random.RandomState(seed))
         elif isinstance(value, np.random.Generator):
-            setattr(part, name, np.random.default_rng(seed))
+            setattr(component, name, np.random.default_rng(seed))
 
 
 # --- version ------------------------------------------------------------------------------------------
@@ -210,33 +210,33 @@ def version_of(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _canonical(part: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -> Any:
+def _canonical(component: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -> Any:
     """A value whose `repr` is equal for equal parts, in every process.
 
     `seen` holds the parts themselves too: the id of one that is gone would be given to another.
     """
-    if part is None or isinstance(part, bool | int | float | str | bytes):
-        return part
-    if id(part) in seen:
-        return f"again {seen[id(part)][0]}"
-    seen[id(part)] = (len(seen), part)
-    if isinstance(part, type | types.FunctionType | types.BuiltinFunctionType):
-        _note(part, sources)
-        return f"{part.__module__}.{part.__qualname__}"
-    if isinstance(part, random.Random):
-        return ["Random", *_canonical(part.getstate(), seen, sources)]
-    if isinstance(part, Mapping):
+    if component is None or isinstance(component, bool | int | float | str | bytes):
+        return component
+    if id(component) in seen:
+        return f"again {seen[id(component)][0]}"
+    seen[id(component)] = (len(seen), component)
+    if isinstance(component, type | types.FunctionType | types.BuiltinFunctionType):
+        _note(component, sources)
+        return f"{component.__module__}.{component.__qualname__}"
+    if isinstance(component, random.Random):
+        return ["Random", *_canonical(component.getstate(), seen, sources)]
+    if isinstance(component, Mapping):
         return [
             "dict",
-            _canonical(getattr(part, "default_factory", None), seen, sources),
-            *((_canonical(k, seen, sources), _canonical(v, seen, sources)) for k, v in part.items()),
+            _canonical(getattr(component, "default_factory", None), seen, sources),
+            *((_canonical(k, seen, sources), _canonical(v, seen, sources)) for k, v in component.items()),
         ]
-    if isinstance(part, list | tuple):
-        return [type(part).__name__, *(_canonical(value, seen, sources) for value in part)]
-    if isinstance(part, set | frozenset):
-        return ["set", *sorted(repr(_canonical(value, seen, sources)) for value in part)]
-    _note(type(part), sources)
-    reduced = part.__reduce_ex__(4)
+    if isinstance(component, list | tuple):
+        return [type(component).__name__, *(_canonical(value, seen, sources) for value in component)]
+    if isinstance(component, set | frozenset):
+        return ["set", *sorted(repr(_canonical(value, seen, sources)) for value in component)]
+    _note(type(component), sources)
+    reduced = component.__reduce_ex__(4)
     if isinstance(reduced, str):
         return reduced
     rest = [
@@ -246,16 +246,16 @@ def _canonical(part: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -
     ]
     state = reduced[2] if len(reduced) > 2 else None
     return [
-        f"{type(part).__module__}.{type(part).__qualname__}",
+        f"{type(component).__module__}.{type(component).__qualname__}",
         _canonical(state, seen, sources),
         *(_canonical(value, seen, sources) for value in rest),
     ]
 
 
-def _note(part: Any, sources: set[str]) -> None:
-    package = str(part.__module__).split(".", maxsplit=1)[0]
+def _note(component: Any, sources: set[str]) -> None:
+    package = str(component.__module__).split(".", maxsplit=1)[0]
     if package not in ("river", "numpy", "scipy") and package not in sys.stdlib_module_names - {"__main__"}:
-        sources.add(part.__module__)
+        sources.add(component.__module__)
 
 
 def _source(module: str) -> bytes:

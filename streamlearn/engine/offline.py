@@ -89,11 +89,11 @@ class Offline:
         """The state without what the model did at `record`, and its dead letter."""
         cause = failure.cause
         if not self.first_failure:
-            what = "gave NaN or infinity" if cause is None else f"raised {type(cause).__name__}: {cause}"
-            self.first_failure = f"{failure.skip.stage} {what}"[:300]
+            words = "gave NaN or infinity" if cause is None else f"raised {type(cause).__name__}: {cause}"
+            self.first_failure = f"{failure.skip.stage} {words}"[:300]
         self.driver.load(self._loaded())
-        for at, past in enumerate(self._since):
-            again = self.driver.again(past, self._skipped.get(at))
+        for index, past in enumerate(self._since):
+            again = self.driver.again(past, self._skipped.get(index))
             if isinstance(again, Failure):
                 raise Stop(
                     "undoing a failed step gave another failure: the model is not deterministic. Give every"

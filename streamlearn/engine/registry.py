@@ -98,22 +98,22 @@ class Schemas:
         shard.schemas[ident] = schema
         return True
 
-    def _gather(self, answer: dict[str, Any], found: dict[str, str]) -> None:
+    def _gather(self, answer: dict[str, Any], parsed: dict[str, str]) -> None:
         """The texts of what a schema refers to, each after those it needs itself."""
         for reference in answer.get("references") or ():
             subject = urllib.parse.quote(str(reference["subject"]), safe="")
-            place = f"/subjects/{subject}/versions/{reference['version']}"
-            if place in found:
+            path = f"/subjects/{subject}/versions/{reference['version']}"
+            if path in parsed:
                 continue
-            if len(found) >= MAX_REFERENCES:
+            if len(parsed) >= MAX_REFERENCES:
                 raise Stop(f"a schema of {self._url} refers to more than {MAX_REFERENCES} others.")
-            found[place] = ""  # a reference back to it ends here
-            inner = self._asked(place)
+            parsed[path] = ""  # a reference back to it ends here
+            inner = self._asked(path)
             if inner is None:
-                raise Stop(f"the schema registry {self._url} has no {place}, which another schema refers to.")
-            self._gather(inner, found)
-            del found[place]
-            found[place] = str(inner.get("schema"))
+                raise Stop(f"the schema registry {self._url} has no {path}, which another schema refers to.")
+            self._gather(inner, parsed)
+            del parsed[path]
+            parsed[path] = str(inner.get("schema"))
 
     def _asked(self, path: str) -> dict[str, Any] | None:
         """The registry's answer; None when it says that there is no such thing."""
@@ -147,10 +147,10 @@ class Schemas:
                 f"the schema registry {self._url} answered {error.code} {error.reason} to {path}: check its "
                 "address and credentials in [event] schema_registry."
             ) from error
-        found = orjson.loads(data)
-        if not isinstance(found, dict):
+        parsed = orjson.loads(data)
+        if not isinstance(parsed, dict):
             raise ValueError("its answer is no JSON object")
-        return found
+        return parsed
 
 
 def _kind(answer: dict[str, Any]) -> str:
@@ -159,8 +159,8 @@ def _kind(answer: dict[str, Any]) -> str:
 
 def _error_code(body: bytes) -> int:
     try:
-        found = orjson.loads(body)
+        parsed = orjson.loads(body)
     except ValueError:
         return 0
-    code = found.get("error_code") if isinstance(found, dict) else 0
+    code = parsed.get("error_code") if isinstance(parsed, dict) else 0
     return code if isinstance(code, int) else 0

@@ -92,10 +92,10 @@ def _straight(
     outputs: list[tuple[Output, ...]] = []
     deadline_s = env.monotonic() + BUDGET_S
     for record in records:
-        found = _stepped(driver, record)
-        if found is None:
+        stepped = _stepped(driver, record)
+        if stepped is None:
             break
-        outputs.append(found)
+        outputs.append(stepped)
         if env.monotonic() > deadline_s:
             break
     return outputs
@@ -110,10 +110,10 @@ def _through_checkpoints(
     for n, record in enumerate(records):
         if n % every == every - 1:
             driver.load(_reloaded(fresh, driver.shard))
-        found = _stepped(driver, record)
-        if found is None:
+        stepped = _stepped(driver, record)
+        if stepped is None:
             break
-        outputs.append(found)
+        outputs.append(stepped)
     return outputs
 
 

@@ -247,13 +247,13 @@ class Standing:
         """
         if not self._back_at_entry(shard_log, alive):
             return None
-        known = _by_place(skips)
+        skips_by_place = _by_place(skips)
         facts: Facts | Failure = self.driver.finish(carried, alive)
         if isinstance(facts, Failure):
             return None
         outputs = [*published(facts)]
         for record in batch:
-            facts = self._again(record, known, alive)
+            facts = self._again(record, skips_by_place, alive)
             if isinstance(facts, Failure):
                 return None
             outputs += published(facts)
@@ -272,14 +272,14 @@ class Standing:
         """
         if not self._back_at_entry(shard_log, alive):
             return None
-        known = _by_place(skips)
+        skips_by_place = _by_place(skips)
         if isinstance(self.driver.finish(carried, alive), Failure):
             return None
-        for at, record in enumerate(batch):
+        for index, record in enumerate(batch):
             broken = self.driver.is_broken()
             if broken:
-                return at - 1 if at else None
-            if broken is None or isinstance(self._again(record, known, alive), Failure):
+                return index - 1 if index else None
+            if broken is None or isinstance(self._again(record, skips_by_place, alive), Failure):
                 return None  # asking once more did that: the state stays as it was found
         return None
 

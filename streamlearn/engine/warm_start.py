@@ -48,10 +48,10 @@ class Beginning:
             return fresh_state(self._fresh.pickled)
         saved = self._checked() if self._where else None
         if saved is None or saved.sha256 != era.began_from:
-            other = f"; {saved.name} is another one (sha256 {saved.sha256})" if saved else ""
+            remark = f"; {saved.name} is another one (sha256 {saved.sha256})" if saved else ""
             raise Stop(
                 f"this service began from a trained checkpoint (sha256 {era.began_from}), and none of its own"
-                f" leads to the journal's end, so its state must be made again from that one{other}. Name it"
+                f" leads to the journal's end, so its state must be made again from that one{remark}. Name it"
                 " with --from or [model] start_from, or restore one of the service's own checkpoints"
             )
         return fresh_state(saved.sections["model"], carried(saved.sections))

@@ -21,21 +21,21 @@ from streamlearn.errors import Gone, Reopen, Stop
 from streamlearn.log.port import ShardLog, TopicInfo
 
 
-class Source(NamedTuple):
+class AnsweredRecord(NamedTuple):
     """The record that a prediction answers, and the version of the model that answered."""
 
-    place: TopicPartition
+    partition: TopicPartition
     offset: int
     version: str
 
 
-def source_of(record: Record) -> Source | None:
+def answered_record(record: Record) -> AnsweredRecord | None:
     """The source that a published prediction names; None when it is none of ours."""
     try:
         body: Any = orjson.loads(record.value or b"")
         source = body["source"]
-        place = (str(source["topic"]), int(source["partition"]))
-        return Source(place, int(source["offset"]), str(body["model"]["version"]))
+        partition = (str(source["topic"]), int(source["partition"]))
+        return AnsweredRecord(partition, int(source["offset"]), str(body["model"]["version"]))
     except (ValueError, KeyError, TypeError, IndexError):  # something else writes to this topic, too
         return None
 
@@ -47,19 +47,19 @@ def predictions_now(config: Config, topics: Mapping[str, TopicInfo]) -> Predicti
 
 
 def newest_predictions(
-    shard_log: ShardLog, since: Mapping[int, int], wanted: Callable[[Source], bool]
-) -> list[Source]:
+    shard_log: ShardLog, since: Mapping[int, int], accepts: Callable[[AnsweredRecord], bool]
+) -> list[AnsweredRecord]:
     """The newest prediction of each partition from offsets `since` on that is `wanted`."""
 
     def fits(record: Record) -> bool:
-        source = source_of(record)
-        return source is not None and wanted(source)
+        source = answered_record(record)
+        return source is not None and accepts(source)
 
     try:
-        found = [source_of(record) for record in shard_log.newest("predictions", since, fits)]
+        sources = [answered_record(record) for record in shard_log.newest("predictions", since, fits)]
     except Gone as error:
         raise Reopen(f"retention went on while the newest predictions were looked for ({error})") from error
-    return [source for source in found if source is not None]
+    return [source for source in sources if source is not None]
 
 
 def check_witnesses(
@@ -74,23 +74,29 @@ def check_witnesses(
 
     `era` stands at the journal's end; `versions` are the models that may have answered for this app.
     """
-    for place, reported in shard_log.seen.items():
-        at = positions.get(place)
-        if at is not None and reported > at and _holds_a_record(shard_log, Range(*place, at, reported)):
-            raise _lost(journal, place, at, f"its owner once reported {reported}")
+    for partition, reported in shard_log.seen.items():
+        position = positions.get(partition)
+        if (
+            position is not None
+            and reported > position
+            and _holds_a_record(shard_log, Range(*partition, position, reported))
+        ):
+            raise _lost(journal, partition, position, f"its owner once reported {reported}")
     before = era.predictions
     if before is None or before.topic not in topics:
         return
     same = topics[before.topic].id == before.id
     since = dict(enumerate(before.ends)) if same else {}
 
-    def wanted(source: Source) -> bool:
-        return source.version in versions and source.place in positions
+    def accepts(source: AnsweredRecord) -> bool:
+        return source.version in versions and source.partition in positions
 
-    for source in newest_predictions(shard_log, since, wanted):
-        at = positions[source.place]
-        if source.offset >= at:
-            raise _lost(journal, source.place, at, f"{before.topic} has the prediction for {source.offset}")
+    for source in newest_predictions(shard_log, since, accepts):
+        position = positions[source.partition]
+        if source.offset >= position:
+            raise _lost(
+                journal, source.partition, position, f"{before.topic} has the prediction for {source.offset}"
+            )
 
 
 def _holds_a_record(shard_log: ShardLog, run: Range) -> bool:
@@ -101,9 +107,9 @@ def _holds_a_record(shard_log: ShardLog, run: Range) -> bool:
         return False
 
 
-def _lost(journal: str, place: TopicPartition, at: int, witness: str) -> Stop:
+def _lost(journal: str, partition: TopicPartition, position: int, witness: str) -> Stop:
     return Stop(
-        f"the journal {journal} lost its end: it says that {place[0]}-{place[1]} was done up to offset {at}, "
-        f"but {witness}. Going on would publish predictions a second time. Restore the journal; or begin a "
-        "new one where the predictions end: `streamlearn reset --start predictions`."
+        f"the journal {journal} lost its end: it says that {partition[0]}-{partition[1]} was done up to "
+        f"offset {position}, but {witness}. Going on would publish predictions a second time. Restore the "
+        "journal; or begin a new one where the predictions end: `streamlearn reset --start predictions`."
     )

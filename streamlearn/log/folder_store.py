@@ -32,12 +32,12 @@ def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        if found.st_size > limit:
+        if status.st_size > limit:
             raise OSError(
-                errno.EFBIG, f"it has {found.st_size:,} bytes, over the limit of {limit:,}", str(path)
+                errno.EFBIG, f"it has {status.st_size:,} bytes, over the limit of {limit:,}", str(path)
             )
         data = file.read(limit + 1)
     if len(data) > limit:  # some say that they are empty, as in /proc
@@ -131,9 +131,9 @@ class FolderStore:
         while not folder.exists():
             missing.append(folder)
             folder = folder.parent
-        for made in reversed(missing):
-            made.mkdir(exist_ok=True)
-            _sync(made.parent)
+        for new_folder in reversed(missing):
+            new_folder.mkdir(exist_ok=True)
+            _sync(new_folder.parent)
 
     def _remove_leftovers(self) -> None:
         for path in self._folder.glob(".*.tmp"):
@@ -143,8 +143,8 @@ class FolderStore:
                 path.unlink()
 
 
-def _unreachable(folder: Path, done: str, error: OSError) -> Unreachable:
+def _unreachable(folder: Path, action: str, error: OSError) -> Unreachable:
     return Unreachable(
-        f"the checkpoint folder {folder} cannot be {done} ({error.strerror}):"
+        f"the checkpoint folder {folder} cannot be {action} ({error.strerror}):"
         " make it writable for this user, make room on its disk, or set checkpoint.url to another folder"
     )

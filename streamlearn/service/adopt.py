@@ -18,7 +18,7 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD, Era
-from streamlearn.engine.era import check_app, era_now, start_of
+from streamlearn.engine.era import check_app, era_now, with_start
 from streamlearn.engine.journal_end import JournalEnd, read_end
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.engine.registry import Schemas
@@ -116,8 +116,8 @@ def _looked_at(
     changed = _changed(end, topics, config.topics.journal)
     if not changed:
         raise ConfigError("every topic is the one that the journal knows: there is nothing to take over")
-    for one in changed:
-        _check_bounds(one)
+    for change in changed:
+        _check_bounds(change)
     before = end.era
     _check_partitions(before, now)
     standing, compared = _compare(recovery, end, newest, candidates)
@@ -133,7 +133,7 @@ def _looked_at(
         resets=standing.shard.memory.resets,
     )
     # Partitions and topics that are new here begin somewhere:
-    now = start_of(env, log, config, now, topics, standing.positions)
+    now = with_start(env, log, config, now, topics, standing.positions)
     return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)
 
 
@@ -153,8 +153,8 @@ def _changed(end: JournalEnd, topics: Mapping[str, TopicInfo], journal: str) -> 
 
 
 def _positions(end: JournalEnd, topic: str, partitions: int) -> tuple[int, ...] | None:
-    found = [end.positions.get((topic, partition)) for partition in range(partitions)]
-    return None if all(one is None for one in found) else tuple(one or 0 for one in found)
+    offsets = [end.positions.get((topic, partition)) for partition in range(partitions)]
+    return None if all(offset is None for offset in offsets) else tuple(offset or 0 for offset in offsets)
 
 
 def _check_bounds(changed: Changed) -> None:
@@ -187,7 +187,7 @@ def _compare(
     """
     candidates = itertools.chain([newest] if newest else [], others)
     stepped = end.stepped if end.stepped >= 0 or newest is None else newest.header.seq
-    older = (one for one in candidates if one.header.seq < stepped)
+    older = (state for state in candidates if state.header.seq < stepped)
     first = next(older, newest)
     try:
         standing = recovery.redone(end, itertools.chain([first] if first else [], older))

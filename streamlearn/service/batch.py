@@ -43,14 +43,14 @@ class Batch:
         turns there is a range for each turn; too many of them make the batch full.
         """
         ranges = self.ranges
-        at = 0
-        while at < len(run):
-            topic, partition = run[at].topic, run[at].partition
-            first = last = run[at].offset
-            at += 1
-            while at < len(run) and run[at].topic == topic and run[at].partition == partition:
-                last = run[at].offset
-                at += 1
+        index = 0
+        while index < len(run):
+            topic, partition = run[index].topic, run[index].partition
+            first = last = run[index].offset
+            index += 1
+            while index < len(run) and run[index].topic == topic and run[index].partition == partition:
+                last = run[index].offset
+                index += 1
             if ranges and ranges[-1][:2] == (topic, partition):
                 ranges[-1] = ranges[-1]._replace(next=last + 1)
             else:
@@ -76,11 +76,11 @@ class Batch:
         killed = {skip.place for skip in self.skips if skip.stage == CRASH_STAGE}
         if not killed:
             return self.records
-        return [one for one in self.records if one.place not in killed]
+        return [survivor for survivor in self.records if survivor.place not in killed]
 
-    def ends_before(self, at: int, outputs: Sequence[Output]) -> list[Record]:
+    def ends_before(self, index: int, outputs: Sequence[Output]) -> list[Record]:
         """Take back the records from number `at` on: those. `outputs` are those of the records before."""
-        records, dropped = self.records[:at], self.records[at:]
+        records, dropped = self.records[:index], self.records[index:]
         gone = {record.place for record in dropped}
         self.skips = [skip for skip in self.skips if skip.place not in gone]
         self.outputs = [*outputs]

@@ -46,28 +46,28 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
         )
     if not config:
         saved = read_saved(str(where), key)
-        return model_in(saved, trusted_of(use) | preset_of(saved))
+        return model_in(saved, trusted_names(use) | preset_names(saved))
     from streamlearn.config.load import load as load_config
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
     fresh = configured_model(settings)
     key = key or settings.checkpoint.key
     saved = read_saved(str(where), key) if where else _newest(settings, key)
-    return model_in(saved, fresh.trusted | preset_of(saved))
+    return model_in(saved, fresh.trusted | preset_names(saved))
 
 
-def trusted_of(use: str) -> frozenset[str]:
+def trusted_names(use: str) -> frozenset[str]:
     """What naming a model's maker allows its checkpoints to hold; of presets and river nothing more is
     needed. Raises `ConfigError`.
     """
     return fresh_model("", use, {}, []).trusted if use else frozenset()
 
 
-def preset_of(saved: Saved) -> frozenset[str]:
+def preset_names(saved: Saved) -> frozenset[str]:
     """What a checkpoint that says it is of a preset may hold: what that preset, which is ours, holds."""
     name = str(saved.header.under.config.get("model_name", ""))
     return (
-        trusted_of(name)
+        trusted_names(name)
         if name.startswith("preset:") and name.removeprefix("preset:") in PRESETS
         else frozenset()
     )

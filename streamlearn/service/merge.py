@@ -64,9 +64,9 @@ class Merge:
 
     def add(self, polled: Polled, now_s: float) -> None:
         """Buffer what `wanted()` brought, and note who is still behind."""
-        asked = self.wanted()
+        awaited = self.wanted()
         self._asks += 1
-        self._asked.update(dict.fromkeys(asked, self._asks))
+        self._asked.update(dict.fromkeys(awaited, self._asks))
         for tp, records in polled.records.items():
             if records:
                 if records[-1].timestamp_ms >= KNOWN_FROM_MS:
@@ -74,7 +74,7 @@ class Merge:
                 self._buffers[tp].extend(records)
                 self._next[tp] = records[-1].offset + 1
         self._came_ms.update({tp: self._newest.now_ms for tp, records in polled.records.items() if records})
-        for tp in asked:
+        for tp in awaited:
             if tp in polled.behind:
                 self._behind.add(tp)
             else:
@@ -91,17 +91,17 @@ class Merge:
             buffer = self._buffers[heads[0][2]]
             return [buffer.popleft() for _ in range(min(limit, len(buffer)))]
         heapq.heapify(heads)
-        taken: list[Record] = []
-        while heads and len(taken) < limit:
+        chosen: list[Record] = []
+        while heads and len(chosen) < limit:
             _, is_label, tp = heads[0]
             if is_label and not self._events_asked_since(tp):
                 break
             buffer = self._buffers[tp]
-            taken.append(buffer.popleft())
+            chosen.append(buffer.popleft())
             if not buffer:
                 break
             heapq.heapreplace(heads, self._key(buffer[0], tp))
-        return taken
+        return chosen
 
     def _key(self, record: Record, tp: TopicPartition) -> Key:
         """When a record is due, in microseconds."""

@@ -63,10 +63,10 @@ class OneByOne:
     def try_alone(self, record: Record) -> Skip | None:
         """Note the attempt at a record; or how to leave it out, if it was tried often enough."""
         self._left -= 1
-        place = record.place
-        tries = self._attempts.get(place, 0)
+        record_place = record.place
+        tries = self._attempts.get(record_place, 0)
         if tries < ATTEMPTS:
-            self._log.attempt(place)
+            self._log.attempt(record_place)
             return None
         log.error(
             "record.crashed",
@@ -76,7 +76,7 @@ class OneByOne:
             attempts=tries,
             action="it becomes a dead letter",
         )
-        return Skip(*place, CRASH_STAGE, "process_died")
+        return Skip(*record_place, CRASH_STAGE, "process_died")
 
 
 def check_crashes(shard_log: ShardLog, entry: Entry) -> None:
@@ -88,10 +88,10 @@ def check_crashes(shard_log: ShardLog, entry: Entry) -> None:
     after = max(entry.seq - LETTERS_WITHIN, shard_log.first_seq() - 1)
     crashed: list[tuple[int, Skip]] = []
     records = 0
-    for one in shard_log.entries(after):
-        records += sum(run.next - run.first for run in one.ranges)
-        crashed += [(records, skip) for skip in one.skips if skip.stage == CRASH_STAGE]
-    lately = [skip for at, skip in crashed if at > records - LETTERS_WITHIN]
+    for past in shard_log.entries(after):
+        records += sum(run.next - run.first for run in past.ranges)
+        crashed += [(records, skip) for skip in past.skips if skip.stage == CRASH_STAGE]
+    lately = [skip for number, skip in crashed if number > records - LETTERS_WITHIN]
     if len(lately) >= LETTERS:
         places = ", ".join(f"{skip.topic}-{skip.partition} at {skip.offset}" for skip in lately[-LETTERS:])
         raise Stop(

@@ -49,8 +49,8 @@ class Failures:
         """Count a commit of entry `seq` without an answer. Raises `Stop` when that happened too often."""
         log.warning("publish.unknown", seq=seq, reason=str(error), action="the journal will tell")
         key = seq, str(error)
-        for other in [other for other in self._times if other[0] != seq]:
-            del self._times[other]  # that one was committed, or the journal went on otherwise
+        for counted in [counted for counted in self._times if counted[0] != seq]:
+            del self._times[counted]  # that one was committed, or the journal went on otherwise
         self._times[key] += 1
         if self._times[key] >= SAME_FAILURES:
             kind = Full if error.full else Stop

@@ -22,14 +22,14 @@ from streamlearn.core.records import GENESIS, SHARD, Entry, Era, Positions, Reco
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.checkpoints import BlobName, write_birth
 from streamlearn.engine.driver import Alive
-from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, start_of, what_changed
-from streamlearn.engine.journal_end import JournalEnd, birth_of, checkpoints_at, entries, read_end
+from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, what_changed, with_start
+from streamlearn.engine.journal_end import JournalEnd, checkpoints_at, entries, find_birth, read_end
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import check_model, events_of
 from streamlearn.engine.standing import Standing, positions_under
 from streamlearn.engine.warm_start import Beginning
-from streamlearn.engine.witnesses import Source, check_witnesses, newest_predictions, predictions_now
+from streamlearn.engine.witnesses import AnsweredRecord, check_witnesses, newest_predictions, predictions_now
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
 from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
@@ -121,10 +121,10 @@ class Recovery:
         check_topics(end.era, now)
         versions = frozenset((end.era.model_version, now.model_version))
         check_witnesses(self._shard_log, self._journal, end.era, versions, end.positions, self._topics)
-        known = end.era.predictions
-        same = known is not None and known.topic == self._config.topics.predictions
+        predictions = end.era.predictions
+        same = predictions is not None and predictions.topic == self._config.topics.predictions
         if same and all(end.ids.get(name) == ident for name, (ident, _) in now.topics.items()):
-            return msgspec.structs.replace(now, predictions=known)
+            return msgspec.structs.replace(now, predictions=predictions)
         return msgspec.structs.replace(now, predictions=predictions_now(self._config, self._topics))
 
     def _renew_era(self, standing: Standing, end: JournalEnd, now: Era) -> None:
@@ -145,8 +145,8 @@ class Recovery:
         now = msgspec.structs.replace(
             now, why=why, revision=era.revision, began_from=era.began_from, resets=resets
         )
-        known = positions_under(now, standing.positions, standing.ids)
-        now = start_of(self._env, self._log, self._config, now, self._topics, known)
+        positions = positions_under(now, standing.positions, standing.ids)
+        now = with_start(self._env, self._log, self._config, now, self._topics, positions)
         entry = standing.next_entry(change=now)
         self._shard_log.publish(entry, (), positions_under(now, standing.positions, standing.ids))
         standing.begin_era(entry)
@@ -156,7 +156,7 @@ class Recovery:
     def _genesis(self, begin: bool) -> Standing:
         """The first start of this app: nothing may speak of an earlier one."""
         era = era_now(self._config, self._fresh, self._topics, "genesis", self._prediction_bytes)
-        era = start_of(self._env, self._log, self._config, era, self._topics, {})
+        era = with_start(self._env, self._log, self._config, era, self._topics, {})
         self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
@@ -195,12 +195,14 @@ class Recovery:
             for partition, end in enumerate(self._topics[name].end)
         }
 
-        def again(source: Source) -> bool:
-            return start.get(source.place, 0) <= source.offset < ends.get(source.place, 0)
+        def again(source: AnsweredRecord) -> bool:
+            return start.get(source.partition, 0) <= source.offset < ends.get(source.partition, 0)
 
-        found = newest_predictions(self._shard_log, {}, again)
-        if found:
-            newest = ", ".join(f"{place[0]}-{place[1]} at {offset}" for place, offset, _ in found)
+        answered = newest_predictions(self._shard_log, {}, again)
+        if answered:
+            newest = ", ".join(
+                f"{partition[0]}-{partition[1]} at {offset}" for partition, offset, _ in answered
+            )
             raise Stop(
                 f"the journal {self._journal} is empty, but {self._config.topics.predictions} holds "
                 f"predictions for this input already (the newest: {newest}). If the journal was lost, "
@@ -214,7 +216,7 @@ class Recovery:
             polled = self._shard_log.poll(positions_under(era, {}, {}), 1000, 1 << 24, 0.3)
         except Gone as error:
             raise Reopen(f"retention went on while the first records were looked at ({error})") from error
-        records = [record for some in polled.records.values() for record in some]
+        records = [record for run in polled.records.values() for record in run]
         return events_of(records, self._config.topics.control)
 
     def _refuse_silent_change(self, model_change: str, era: Era, now: Era) -> None:
@@ -233,12 +235,12 @@ class Recovery:
         """
         before = end.era.model_version
         now = msgspec.structs.replace(now, why="model", revision=end.era.revision + 1)
-        known = positions_under(now, end.positions, end.ids)
-        now = start_of(self._env, self._log, self._config, now, self._topics, known)
-        kept = [(topic, partition, offset) for (topic, partition), offset in known.items()]
+        positions = positions_under(now, end.positions, end.ids)
+        now = with_start(self._env, self._log, self._config, now, self._topics, positions)
+        kept_positions = [(topic, partition, offset) for (topic, partition), offset in positions.items()]
         began_from = self._beginning.sha256
         left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}
-        start = sorted([*now.start, *kept])
+        start = sorted([*now.start, *kept_positions])
         now = msgspec.structs.replace(now, start=start, began_from=began_from, ids=left)
         standing = self._begun(
             Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
@@ -302,7 +304,7 @@ class Recovery:
                     "redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it"
                 )
             log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
-            birth = birth_of(self._shard_log, self._journal, end.era.revision, self._alive)
+            birth = find_birth(self._shard_log, self._journal, end.era.revision, self._alive)
             if birth is not None:
                 standing = self._standing_at(birth)
                 failed = self._redo_all(standing)

@@ -91,24 +91,24 @@ class Stepper:
         facts = batch.facts
         stopping = self._heartbeat.stopping
         size_bytes = batch.size_bytes
-        done = 0
+        count = 0
         back: list[Record] = []
         for record in run:
-            found = begin(record)
-            if shard.work is not None and not isinstance(found, Failure):
+            stepped = begin(record)
+            if shard.work is not None and not isinstance(stepped, Failure):
                 rest = self._worked(driver, until_s)
-                found = rest if isinstance(rest, Failure) else found + rest
-            done += 1
-            if isinstance(found, Failure):
-                batch.covers(run[: done - 1])
-                self._fail(batch, record, found)
+                stepped = rest if isinstance(rest, Failure) else stepped + rest
+            count += 1
+            if isinstance(stepped, Failure):
+                batch.covers(run[: count - 1])
+                self._fail(batch, record, stepped)
                 break
-            outputs += [fact.output for fact in found if fact.output is not None]
+            outputs += [fact.output for fact in stepped if fact.output is not None]
             if facts is not None:
-                facts += found
+                facts += stepped
             size_bytes += len(record.value or b"")
             if memory.frozen == BROKEN and memory.frozen_at == memory.records:
-                batch.covers(run[:done])
+                batch.covers(run[:count])
                 back = self._mend(batch)
                 break
             if (
@@ -118,13 +118,13 @@ class Stepper:
                 or stopping()
             ):
                 batch.full = True
-                batch.covers(run[:done])
+                batch.covers(run[:count])
                 break
         else:
             batch.covers(run)
             batch.full = batch.full or len(batch.records) >= self._limits.max_records
         batch.size_bytes = size_bytes
-        self._merge.put_back([*back, *run[done:]])
+        self._merge.put_back([*back, *run[count:]])
 
     def _crashes(self, batch: Batch, record: Record) -> bool:
         """Before a record that goes alone: True, and its dead letter, if it has killed too many processes."""
@@ -137,10 +137,10 @@ class Stepper:
     def _worked(self, driver: ShardDriver, until_s: float) -> Facts | Failure:
         """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
         facts: Facts = []
-        for some in driver.work():
-            if isinstance(some, Failure):
-                return some
-            facts += some
+        for part_facts in driver.work():
+            if isinstance(part_facts, Failure):
+                return part_facts
+            facts += part_facts
             self._heartbeat.beat()
             in_label = isinstance(driver.shard.work, LabelWork)
             if in_label and (self._clock() >= until_s or self._heartbeat.stopping()):
@@ -191,14 +191,14 @@ class Stepper:
         broken_by = standing.broken_by(
             self._history, records, batch.skips, self._heartbeat.beat, batch.carried
         )
-        kept = len(records) if broken_by is None else broken_by
-        again = self._restored(batch, records[:kept])
+        kept_count = len(records) if broken_by is None else broken_by
+        again = self._restored(batch, records[:kept_count])
         if again is None or again != batch.outputs[: len(again)]:
             raise Stop(_OTHERWISE)
         batch.full = True
         if broken_by is None:
             return []
-        record, *back = batch.ends_before(kept, again)
+        record, *back = batch.ends_before(kept_count, again)
         log.warning(
             "model.broken",
             topic=record.topic,

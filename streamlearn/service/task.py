@@ -19,7 +19,7 @@ import structlog
 from streamlearn.core.records import SHARD
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.snapshot import Sections
-from streamlearn.engine.checkpoints import BlobName, Checkpointer, starts_of
+from streamlearn.engine.checkpoints import BlobName, Checkpointer, first_offsets
 from streamlearn.engine.standing import Standing, within
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
@@ -296,7 +296,7 @@ class ShardTask:
         sections = self._take_snapshot()
         standing.positions.update(self.log.reached(self._merge.wanted()))
         header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
-        self._checkpointer.write(header, sections, starts_of(topics), self._dump_s)
+        self._checkpointer.write(header, sections, first_offsets(topics), self._dump_s)
         self._stepped_s = 0.0
 
     def _name_checkpoints(self) -> None:

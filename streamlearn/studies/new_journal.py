@@ -17,7 +17,7 @@ from streamlearn.core.records import SHARD, Entry, Era, Positions, Range, journa
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.era import at_places
 from streamlearn.engine.journal_end import places_after
-from streamlearn.engine.witnesses import source_of
+from streamlearn.engine.witnesses import answered_record
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.history import topic_reader
 from streamlearn.log.port import Admin, TopicInfo
@@ -99,9 +99,9 @@ def _newest(
     newest: Positions = {}
     counter = ScanCounter(tell)
     for record in counter(backwards(admin, predictions, topic_reader.topic_info(admin, predictions).end)):
-        source = source_of(record)
-        if source is not None and source.place in partitions:
-            newest.setdefault(source.place, source.offset)  # within a partition the newest comes first
+        source = answered_record(record)
+        if source is not None and source.partition in partitions:
+            newest.setdefault(source.partition, source.offset)  # within a partition the newest comes first
             if len(newest) == len(partitions):
                 break
     return newest

@@ -60,14 +60,14 @@ def score(
     from streamlearn.engine.checkpoint_file import model_in, read_saved
     from streamlearn.engine.model import configured_model
     from streamlearn.history.sinks import open_sink
-    from streamlearn.service.loading import preset_of
+    from streamlearn.service.loading import preset_names
     from streamlearn.studies.score import ScoringJob
     from streamlearn.studies.score import score as answer
 
     late = feeding.delay_in(delay)
     reading = table.read_options(settings, late is not None, late)
     saved = read_saved(checkpoint, settings.checkpoint.key)
-    trusted = preset_of(saved)
+    trusted = preset_names(saved)
     if model or config.config:  # the model is named, so that what it is made of is trusted
         trusted |= configured_model(settings).trusted
     model_in(saved, trusted)

@@ -41,13 +41,13 @@ def train(
     settings = config.settings(app_name=name, model_use=model)
     feeding.prepare(settings, app_dir)
 
-    from streamlearn.engine.checkpoint_file import folder_of
+    from streamlearn.engine.checkpoint_file import trained_folder
     from streamlearn.engine.model import configured_model
     from streamlearn.studies.train import train as learn
 
     late = feeding.delay_in(delay)
     reading = table.read_options(settings, late is not None, late)
-    folder_of(out)
+    trained_folder(out)
     fresh = configured_model(settings)
     with feeding.open_run("train", settings, source, (reading, late, limit), dead_letters) as (run, _):
         result = learn(common.ENV, settings, fresh, run, out)

@@ -55,7 +55,7 @@ ReleasedEvent = tuple[dict[str, Any], list[Any] | None, RecordPlace]
 """An event that no longer waits: its features, its captured prediction, and the place of its record."""
 
 
-class _State(msgspec.Struct):
+class _JoinerState(msgspec.Struct):
     """All of the state but the pending events. `format`: that of those, too."""
 
     join: str
@@ -341,7 +341,7 @@ class LabelJoiner:
 
     def dump(self) -> list[bytes]:
         """The state as pieces, most of which are referred to and not copied."""
-        state = _State(
+        state = _JoinerState(
             join=self.spec.join,
             counts=self.counts,
             early=[early for early in self._early_order if not early.gone],
@@ -367,7 +367,7 @@ class LabelJoiner:
                     f"waiting events of format {written}, where this version has {_FORMAT}: made again from "
                     "the journal where that is whole, else begin a new one: `streamlearn reset`"
                 )
-            state = msgspec.msgpack.decode(view[8:end], type=_State)
+            state = msgspec.msgpack.decode(view[8:end], type=_JoinerState)
             self.counts, self._delays = state.counts, state.delays
             if state.join != self.spec.join:
                 self.counts.events_dropped += count_waiting(view[end:])

@@ -58,14 +58,14 @@ class _LaneState(msgspec.Struct, array_like=True):
     waits: Waits = msgspec.field(default_factory=Waits)
 
 
-class _State(msgspec.Struct, array_like=True):
+class _PendingState(msgspec.Struct, array_like=True):
     """The header of a dump: the packer's names, and the lanes."""
 
     names: list[tuple[str, ...]]
     lanes: list[_LaneState]
 
 
-_decode_header: Final = msgspec.msgpack.Decoder(_State).decode
+_decode_header: Final = msgspec.msgpack.Decoder(_PendingState).decode
 
 
 class Pending:
@@ -301,7 +301,7 @@ class Pending:
                 table.append((number, (len(packed), len(ends), len(deadlines), len(alive))))
                 pieces += parts
             lanes.append(_LaneState(topic, partition, lane.clock, lane.next, table, lane.waits))
-        header = msgspec.msgpack.encode(_State(self._packer.names, lanes))
+        header = msgspec.msgpack.encode(_PendingState(self._packer.names, lanes))
         return [len(header).to_bytes(8, "big"), header, *pieces]
 
     def load(self, data: memoryview, ttl_ms: float) -> None:

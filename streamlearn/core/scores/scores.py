@@ -57,7 +57,7 @@ class TaskScores(Protocol):
     def resize(self, window: int) -> None: ...
 
 
-class _State(msgspec.Struct):
+class _ScoresState(msgspec.Struct):
     """Serializable state: counts of events and labels, now and when the newest report was published."""
 
     task: str
@@ -73,11 +73,11 @@ class _State(msgspec.Struct):
 class Scores:
     """Scores of one model over one stream of labels."""
 
-    def __init__(self, spec: ScoresSpec, task: str, state: _State | None = None) -> None:
+    def __init__(self, spec: ScoresSpec, task: str, state: _ScoresState | None = None) -> None:
         """`state`: where other scores were dumped; None: begin afresh."""
         self.spec = spec
         self.task = task
-        self._state = state or _State(task, _task_scores(spec, task))
+        self._state = state or _ScoresState(task, _task_scores(spec, task))
         scores: TaskScores = self._state.scores
         self._scores = scores
         self._capture = scores.capture
@@ -156,7 +156,7 @@ class Scores:
         """Continue where others were dumped. A smaller window keeps its newest labels; a larger one fills.
         Raises `ValueError` when the bytes are of another task or no scores.
         """
-        state = msgspec.msgpack.decode(data, type=_State, dec_hook=_load_array)
+        state = msgspec.msgpack.decode(data, type=_ScoresState, dec_hook=_load_array)
         if state.task != task or type(state.scores) is not type(_task_scores(spec, task)):
             raise ValueError(f"the saved scores are not those of a model for {task}; start them afresh")
         state.scores.resize(spec.window)

@@ -45,8 +45,8 @@ FORMAT: Final = 2
 """The one format that is written and read."""
 
 
-class Section(msgspec.Struct, frozen=True):
-    """One part of the state inside the payload. `format`: see `Part`."""
+class StateSection(msgspec.Struct, frozen=True):
+    """One part of the state inside the payload. `format`: see `StatePart`."""
 
     name: str
     size: int
@@ -66,7 +66,7 @@ class Header(msgspec.Struct, frozen=True):
     positions: list[tuple[str, int, int]]
     learned: int
     app: str = ""
-    sections: list[Section] = []
+    sections: list[StateSection] = []
     sealed: str = "sha256"
     format: int = 0
     ids: dict[str, str] = {}
@@ -84,7 +84,7 @@ Sections = Mapping[str, bytes | Sequence[bytes]]
 """The parts of a state by name. A large one comes in pieces that the state goes on referring to."""
 
 
-class Part(NamedTuple):
+class StatePart(NamedTuple):
     """A part of a state. `format` grows when its bytes change their meaning: a checkpoint with another one is
     refused by name. `dump`: its bytes in a state; None where the state has no such part. `is_side`: it is
     neither the model nor the memory.
@@ -101,12 +101,12 @@ def _dump_untaught(shard: Shard) -> bytes | None:
 
 
 PARTS: Final = (
-    Part("model", 1, lambda shard: dump_model(shard.learner.model), is_side=False),
-    Part("memory", 1, lambda shard: msgspec.json.encode(shard.memory), is_side=False),
-    Part("untaught", 1, _dump_untaught, is_side=False),
-    Part("scores", 1, lambda shard: None if shard.scores is None else shard.scores.dump()),
-    Part("labels", 1, lambda shard: None if shard.joiner is None else shard.joiner.dump()),
-    Part("work", 1, lambda shard: dump_work(shard.work)),
+    StatePart("model", 1, lambda shard: dump_model(shard.learner.model), is_side=False),
+    StatePart("memory", 1, lambda shard: msgspec.json.encode(shard.memory), is_side=False),
+    StatePart("untaught", 1, _dump_untaught, is_side=False),
+    StatePart("scores", 1, lambda shard: None if shard.scores is None else shard.scores.dump()),
+    StatePart("labels", 1, lambda shard: None if shard.joiner is None else shard.joiner.dump()),
+    StatePart("work", 1, lambda shard: dump_work(shard.work)),
 )
 """Every part that a state can have. What is new registers here, and says in `assembled` how it is loaded."""
 _FORMATS: Final = {part.name: part.format for part in PARTS}
@@ -224,11 +224,11 @@ def seal(header: Header, sections: Sections, key: bytes = b"") -> bytearray:
     return whole
 
 
-def _entry(name: str, parts: Sequence[bytes]) -> Section:
+def _entry(name: str, parts: Sequence[bytes]) -> StateSection:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)
-    return Section(name, sum(map(len, parts)), digest.hexdigest(), _FORMATS[name])
+    return StateSection(name, sum(map(len, parts)), digest.hexdigest(), _FORMATS[name])
 
 
 def open_header(data: bytes | bytearray, key: bytes = b"") -> Header:

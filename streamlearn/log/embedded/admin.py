@@ -12,7 +12,7 @@ from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
-from streamlearn.log.embedded.topics import Topics
+from streamlearn.log.embedded.topics import TopicTables
 from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
 
 _POLL_BYTES = 1 << 24
@@ -23,7 +23,7 @@ class EmbeddedAdmin:
 
     def __init__(self, env: Env, path: str | Path) -> None:
         self._file = LogFile(env, path, durable=True)
-        self._topics = Topics(self._file)
+        self._topics = TopicTables(self._file)
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """As `Admin.topics`."""

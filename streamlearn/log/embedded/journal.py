@@ -6,10 +6,10 @@ import msgspec
 
 from streamlearn.core.records import Entry, Range, Record, TopicPartition, decode_entry
 from streamlearn.errors import Stop
-from streamlearn.log.embedded.topics import Topics
+from streamlearn.log.embedded.topics import TopicTables
 
 
-def last_entry(topics: Topics, journal: TopicPartition) -> Entry | None:
+def last_entry(topics: TopicTables, journal: TopicPartition) -> Entry | None:
     """The last entry. Trimming never takes it. Call this inside a scope."""
     start, end, _ = topics.bounds(*journal)
     if end == 0:
@@ -24,7 +24,7 @@ def last_entry(topics: Topics, journal: TopicPartition) -> Entry | None:
     return _entry_in(topics, last)
 
 
-def entries_after(topics: Topics, journal: TopicPartition, after: int) -> Iterator[Entry]:
+def entries_after(topics: TopicTables, journal: TopicPartition, after: int) -> Iterator[Entry]:
     """Committed entries with `seq > after`, in order. Raises `Gone`."""
     with topics.file.snapshot():
         _, end, _ = topics.bounds(*journal)
@@ -32,7 +32,7 @@ def entries_after(topics: Topics, journal: TopicPartition, after: int) -> Iterat
         yield _entry_in(topics, record)
 
 
-def _entry_in(topics: Topics, record: Record) -> Entry:
+def _entry_in(topics: TopicTables, record: Record) -> Entry:
     where = f"entry {record.offset} of {record.topic} in {topics.file.path}"
     try:
         entry = decode_entry(record.value or b"")

@@ -37,7 +37,7 @@ from streamlearn.errors import Fenced, Unknown
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.owners import Owner, floors
-from streamlearn.log.embedded.topics import Topics, now_ms
+from streamlearn.log.embedded.topics import TopicTables, now_ms
 from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo
 
 BEAT_MS = 1_000
@@ -62,7 +62,7 @@ class EmbeddedLog:
         self._names = names
         self._retention_s = retention_s
         self._file = LogFile(env, path)
-        self._topics = Topics(self._file)
+        self._topics = TopicTables(self._file)
         self._owner = Owner(self._file, names, 0)
         self._epoch: int | None = None
         self._beat_at_ms = 0
@@ -204,7 +204,7 @@ class EmbeddedShardLog:
 
     def __init__(
         self,
-        topics: Topics,
+        topics: TopicTables,
         names: Names,
         shard: int,
         owner: Owner,

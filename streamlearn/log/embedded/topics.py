@@ -75,7 +75,7 @@ def now_ms(env: Env) -> int:
     return round(env.now() * 1000)
 
 
-class Topics:
+class TopicTables:
     """The topics of `file`. Numbers and partition counts never change, so they are asked for once."""
 
     def __init__(self, file: LogFile) -> None:

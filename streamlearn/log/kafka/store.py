@@ -77,13 +77,13 @@ class TopicStore:
         blob = _placed(name, where) or self._listed().get(name)
         if blob is None:
             raise BadCheckpoint(f"{self._name} has no checkpoint {name}")
-        wanted = {_key(name, number): number for number in range(blob.chunks)}
+        numbers = {_key(name, number): number for number in range(blob.chunks)}
         chunks: dict[int, bytes] = {}
         try:
             with self._lock:
                 self._check_exists()
                 for record in self._reader.read(Range(*self._place, blob.first, blob.next)):
-                    number = wanted.get(record.key or b"")
+                    number = numbers.get(record.key or b"")
                     if number is not None and record.value is not None:
                         chunks[number] = record.value
         except Gone as error:
@@ -111,9 +111,9 @@ class TopicStore:
     def forget(self, blobs: Mapping[str, str]) -> None:
         """As `Blobs.forget`."""
         before = self._listed()
-        known = [before.get(name) or _placed(name, where) for name, where in blobs.items()]
+        targets = [before.get(name) or _placed(name, where) for name, where in blobs.items()]
         try:
-            for blob in known:
+            for blob in targets:
                 if blob is not None:
                     self._append([(_key(blob.name, number), None) for number in range(blob.chunks)])
             if any(name in before for name in blobs):
@@ -144,20 +144,20 @@ class TopicStore:
             start, end = self._reader.bounds(tp)
             record = self._reader.last(tp, start, end, lambda record: _catalog_in(record) is not None)
             catalog = None if record is None else _catalog_in(record)
-            found = {} if catalog is None else {blob.name: blob for blob in catalog.blobs}
+            listing = {} if catalog is None else {blob.name: blob for blob in catalog.blobs}
             behind = start if record is None else record.offset + 1
-            return {**self._behind(Range(*tp, behind, end)), **found}
+            return {**self._behind(Range(*tp, behind, end)), **listing}
 
     def _behind(self, run: Range) -> dict[str, _Blob]:
-        found: dict[str, _Blob] = {}
+        listing: dict[str, _Blob] = {}
         if run.first < run.next:
             for record in self._reader.read(run):
                 name, _, number = (record.key or b"").decode(errors="replace").rpartition(".")
                 if name and record.value is not None and number.isdigit() and len(number) < 6:
-                    before = found.get(name, _Blob(name, 0, record.offset, 0))
+                    before = listing.get(name, _Blob(name, 0, record.offset, 0))
                     chunks = max(before.chunks, int(number) + 1)
-                    found[name] = _Blob(name, chunks, before.first, record.offset + 1)
-        return found
+                    listing[name] = _Blob(name, chunks, before.first, record.offset + 1)
+        return listing
 
     def _write_chunks(self, name: str, chunks: int, data: bytes | bytearray) -> tuple[int, int]:
         """Append the chunks, a few at a time; returns the offsets of the first and the last."""
@@ -198,8 +198,8 @@ def _catalog_in(record: Record) -> _Catalog | None:
 
 def _placed(name: str, where: str) -> _Blob | None:
     """The blob that lies at `where`, in the words of `_Blob.where`; None for other words."""
-    found = re.fullmatch(r"(\d{1,18})-(\d{1,18})/(\d{1,5})", where)
-    return _Blob(name, int(found[3]), int(found[1]), int(found[2])) if found else None
+    match = re.fullmatch(r"(\d{1,18})-(\d{1,18})/(\d{1,5})", where)
+    return _Blob(name, int(match[3]), int(match[1]), int(match[2])) if match else None
 
 
 def _key(name: str, number: int) -> bytes:

@@ -34,7 +34,7 @@ class CheckpointAge:
         self._look_s = 0.0
         self._raised = False
 
-    def look(self, newest: Positions, done: Positions, failure: str) -> None:
+    def look(self, newest: Positions, current: Positions, failure: str) -> None:
         """`newest`: the positions of the newest checkpoint; `done`: those of the shard; `failure`: why the
         last try to write one failed, "" if it did not.
         """
@@ -43,17 +43,19 @@ class CheckpointAge:
             return
         try:
             kept_s = self._log.retention_s()
-            self._look_s = now_s + min([LOOK_S, *(one / _LOOKS for one in kept_s.values())])
-            old = self._old(newest, done, kept_s, now_s)
+            self._look_s = now_s + min([LOOK_S, *(retention_s / _LOOKS for retention_s in kept_s.values())])
+            old = self._old(newest, current, kept_s, now_s)
             if bool(old) != self._raised:
                 self._tell(old, kept_s, failure)
                 self._raised = bool(old)
         except (Unreachable, ConfigError, Stop) as error:  # no reason to give up a shard that works
             log.warning("checkpoint.age_not_told", reason=str(error), action="looked at again")
 
-    def _old(self, newest: Positions, done: Positions, kept_s: dict[str, float], now_s: float) -> str:
+    def _old(self, newest: Positions, current: Positions, kept_s: dict[str, float], now_s: float) -> str:
         """A topic whose older half holds records that a redo from the newest checkpoint would need, or ""."""
-        behind = {place[0] for place, offset in newest.items() if done.get(place, offset) > offset}
+        behind = {
+            partition[0] for partition, offset in newest.items() if current.get(partition, offset) > offset
+        }
         for topic in sorted(behind):
             half_s = kept_s.get(topic, math.inf) / 2
             if half_s < now_s:

@@ -37,8 +37,8 @@ _LOOKED_AT: Final = 1000
 
 
 def _are_coated(texts: set[str]) -> bool:
-    some = list(islice(texts, _LOOKED_AT))
-    return sum(map(is_coated, some)) > 0.9 * len(some) or look_like_decimals(some)
+    sample = list(islice(texts, _LOOKED_AT))
+    return sum(map(is_coated, sample)) > 0.9 * len(sample) or look_like_decimals(sample)
 
 
 class Watch:
@@ -127,9 +127,9 @@ class Watch:
         declared = self._config.event.types
         new = [
             name
-            for name, known in self._standing.shard.memory.types.items()
-            if name not in self._coated and name not in declared and len(known.texts) >= _ENOUGH_TEXTS
-            if _are_coated(known.texts)
+            for name, feature_type in self._standing.shard.memory.types.items()
+            if name not in self._coated and name not in declared and len(feature_type.texts) >= _ENOUGH_TEXTS
+            if _are_coated(feature_type.texts)
         ]
         if new:
             self._coated.update(new)
@@ -172,14 +172,14 @@ def let_others_go_first(config: Config, fresh: FreshModel, log_: Log, store: Sto
     now = era_now(config, fresh, topics, "", log_.record_limit("predictions"))
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return
-    told = False
+    is_told = False
     while not stop.is_set() and (others := log_.others()):
-        if not told:
+        if not is_told:
             log.warning(
                 "config.differs",
                 app=config.app.name,
                 members=others,
                 action="waiting until no process of this app with the other configuration is left",
             )
-            told = True
+            is_told = True
         stop.wait(WAIT_S)

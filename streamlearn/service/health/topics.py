@@ -62,36 +62,36 @@ class TopicWatch:
         except Unreachable as error:
             log.debug("topics.not_watched", reason=str(error))
             return
-        found = changes(self._roles, self._ids, ids)
-        for change in found - self._told:
+        changed = changes(self._roles, self._ids, ids)
+        for change in changed - self._told:
             _tell(change)
-        self._told = found
+        self._told = changed
         stuck = still_hidden(self._hidden, hidden)
-        for place in stuck - self._blocked:
-            self._tell_blocked(place, hidden[place])
+        for partition in stuck - self._blocked:
+            self._tell_blocked(partition, hidden[partition])
         self._blocked, self._hidden = stuck, hidden
 
-    def _tell_blocked(self, place: TopicPartition, stable: int) -> None:
+    def _tell_blocked(self, partition: TopicPartition, stable: int) -> None:
         log.warning(
             "output.blocked",
-            topic=place[0],
-            partition=place[1],
+            topic=partition[0],
+            partition=partition[1],
             offset=stable,
             reason="a transaction of another producer stays open, so readers see nothing from here on",
-            holder=self._log.open_transactions(place),
+            holder=self._log.open_transactions(partition),
             action="stop that producer, or abort its transaction with kafka-transactions.sh",
         )
 
 
 def changes(roles: Mapping[str, str], before: Mapping[str, str], now: Mapping[str, str]) -> set[Change]:
     """Changes of the topics of `roles`, whose ids were `before` and are `now`; absent: no such topic."""
-    found = set()
+    changed = set()
     for role, topic in roles.items():
         if topic in before and topic not in now:
-            found.add(Change(role, topic, "deleted"))
+            changed.add(Change(role, topic, "deleted"))
         elif topic in before and before[topic] != now[topic]:
-            found.add(Change(role, topic, "made again"))
-    return found
+            changed.add(Change(role, topic, "made again"))
+    return changed
 
 
 def still_hidden(
@@ -100,7 +100,7 @@ def still_hidden(
     """Partitions whose readers stood at the same offset at both looks, and have more behind it. A commit of
     one's own hides records too, for milliseconds.
     """
-    return {place for place, stable in now.items() if before.get(place) == stable}
+    return {partition for partition, stable in now.items() if before.get(partition) == stable}
 
 
 def _ids(log_: Log) -> dict[str, str]:
