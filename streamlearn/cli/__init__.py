@@ -42,8 +42,8 @@ def _code() -> int | str | None:
     except StreamlearnError as error:
         return _failed(error, error)
     except OSError as error:
-        if (known := streams.explained(error)) is not None:
-            return _failed(error, known)
+        if (explained := streams.explained(error)) is not None:
+            return _failed(error, explained)
         return _bug(error)
     # The edge of the process: whatever nobody expected becomes one line and an exit code here.
     except Exception as error:  # noqa: BLE001
@@ -58,10 +58,10 @@ def _bug(error: Exception) -> int:
     return _tell(error, f"{message}\nThis is a bug; set {DEBUG}=1 to see the whole traceback.", 1)
 
 
-def _failed(error: Exception, known: StreamlearnError) -> int:
+def _failed(error: Exception, explained: StreamlearnError) -> int:
     gone = streams.folder_gone()
-    also = f" ({gone})" if gone and gone != str(known) else ""
-    return _tell(error, f"error: {known}{also}", known.exit_code)
+    also = f" ({gone})" if gone and gone != str(explained) else ""
+    return _tell(error, f"error: {explained}{also}", explained.exit_code)
 
 
 def _tell(error: Exception, message: str, code: int) -> int:

@@ -43,14 +43,14 @@ def demo(
 def _print(report: "Report", out: TextIO) -> None:
     from streamlearn.demo.screen import ROWS
 
-    inside = "inside its open transaction" if report.killed_in_transaction else "between two transactions"
+    moment = "inside its open transaction" if report.killed_in_transaction else "between two transactions"
     lines = {
         "events in": f"{report.events:,}",
         "predictions out": f"{report.predictions:,}",
         "lost": f"{report.lost:,}",
         "repeated": f"{report.repeated:,}",
         "different": f"{report.different:,}   (bit for bit, from a plain river loop)",
-        "killed": f"after {report.killed_at:,} predictions, {inside}",
+        "killed": f"after {report.killed_at:,} predictions, {moment}",
         "recovered": f"{report.recovery_s:.1f} s from the kill to the next prediction",
     }
     for name, text in lines.items():

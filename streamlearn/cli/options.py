@@ -62,18 +62,18 @@ class LogOptions(NamedTuple):
 
     def flags(self, **more: object) -> dict[str, object]:
         """The flags that were given, by dotted configuration key (`app_name` stands for `app.name`)."""
-        given: dict[str, object] = {
+        flags: dict[str, object] = {
             "log.bootstrap_servers": self.bootstrap_servers,
             "log.backend": self.backend,
             "log.path": self.db,
         }
-        given |= {key.replace("_", ".", 1): value for key, value in more.items()}
+        flags |= {key.replace("_", ".", 1): value for key, value in more.items()}
         for option in self.option or []:
             key, equals, value = option.partition("=")
             if not equals or not key:
                 raise ConfigError(f"-X {option}: write KEY=VALUE, for example -X security.protocol=SSL")
-            given[f"log.options.{key}"] = value
-        return {key: value for key, value in given.items() if value is not None and value != []}
+            flags[f"log.options.{key}"] = value
+        return {key: value for key, value in flags.items() if value is not None and value != []}
 
 
 class ConfigOptions(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar: call the value with the number of items done since. Silent without a terminal."""
     if not sys.stderr.isatty():
         yield lambda _count: None
@@ -16,5 +16,5 @@ def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(title, total=total)
         yield lambda count: shown.advance(task, count)

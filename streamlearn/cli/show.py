@@ -36,13 +36,13 @@ def show(
         return
     settings = explain(service.file, service.flags())
     if as_json:
-        common.print_json({one.key: {"value": one.value, "source": one.source} for one in settings})
+        common.print_json({item.key: {"value": item.value, "source": item.source} for item in settings})
         return
     import orjson
 
-    for one in settings:
-        assignment = f"{one.key} = {orjson.dumps(one.value).decode()}"
-        print(f"{assignment.ljust(52)} # {one.source}")
+    for item in settings:
+        assignment = f"{item.key} = {orjson.dumps(item.value).decode()}"
+        print(f"{assignment.ljust(52)} # {item.source}")
 
 
 def _show_learned(settings: "Config", as_json: bool) -> None:
@@ -101,9 +101,9 @@ def schema() -> None:
 
 def version(as_json: options.AsJson = False) -> None:
     """What is installed: streamlearn, Python, and the parts that decide its results."""
-    found = {part: metadata.version(part) for part in PARTS} | {"python": platform.python_version()}
+    versions = {name: metadata.version(name) for name in PARTS} | {"python": platform.python_version()}
     if as_json:
-        common.print_json(found)
+        common.print_json(versions)
     else:
-        for part, number in found.items():
-            print(f"{part} {number}")
+        for name, number in versions.items():
+            print(f"{name} {number}")

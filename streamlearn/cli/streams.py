@@ -70,9 +70,9 @@ def explained(error: OSError) -> StreamlearnError | None:
     except Unreachable as told:
         return told
     if error.errno in _NEEDS:
-        place = f"{error.filename}: " if error.filename else ""
+        name = f"{error.filename}: " if error.filename else ""
         return Unreachable(
-            f"{place}{error.strerror}: what was being written is not whole. Make room where output, log and "
+            f"{name}{error.strerror}: what was being written is not whole. Make room where output, log and "
             "temporary files (TMPDIR) go, and run it again"
         )
     return Unreachable(gone) if (gone := folder_gone()) else None

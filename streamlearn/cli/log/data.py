@@ -98,8 +98,8 @@ def tail(
             )
         out = sys.stdout.buffer
         try:
-            for one in itertools.islice(records, count):
-                out.write((record_json.line(one) if as_json else one.value or b"") + b"\n")
+            for item in itertools.islice(records, count):
+                out.write((record_json.line(item) if as_json else item.value or b"") + b"\n")
                 if follow:
                     out.flush()
                 if stop.is_set():

@@ -47,15 +47,15 @@ def list_(
 
     settings = service.settings()
     with common.open_admin(settings) as admin:
-        found = groups(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
-    for group in found:
+        letter_groups = groups(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
+    for group in letter_groups:
         if as_json:
             common.print_json(msgspec.structs.asdict(group))
             continue
         about = f" feature {group.feature!r}" if group.feature else ""
         print(f"{group.count:>8}  {group.stage}.{group.reason}{about} from {group.topic}: {group.message}")
         print(f"{'':>8}  {_time(group.first_ms)} to {_time(group.last_ms)}; see `dlq show {group.example}`")
-    common.note(f"{sum(group.count for group in found)} dead letters in {settings.topics.dlq}")
+    common.note(f"{sum(group.count for group in letter_groups)} dead letters in {settings.topics.dlq}")
 
 
 @register(app)
@@ -83,9 +83,9 @@ def show(
     print(f"when     {_time(shown['arrived_ms'])}, retried {shown['retries']} times before")
     for header in shown["headers"]:
         print(f"header   {header['name']}: {header.get('value', header.get('value_base64'))}")
-    for part in ("key", "key_base64", "value", "value_base64"):
-        if part in shown:
-            print(f"{part:<8} {shown[part]}")
+    for member in ("key", "key_base64", "value", "value_base64"):
+        if member in shown:
+            print(f"{member:<8} {shown[member]}")
 
 
 @register(app)
@@ -127,7 +127,7 @@ def retry(
 
 
 def _letters(
-    admin: "Admin", settings: "Config", wanted: "LetterFilter", first: str, upto: str
+    admin: "Admin", settings: "Config", letter_filter: "LetterFilter", first: str, upto: str
 ) -> "Iterator[Letter]":
     from streamlearn.history import topic_reader
     from streamlearn.studies.dead_letters import parse_letter
@@ -136,7 +136,7 @@ def _letters(
     ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
     for record in topic_reader.between(admin, topic, *ends):
         letter = parse_letter(record)
-        if letter is not None and wanted.takes(letter):
+        if letter is not None and letter_filter.takes(letter):
             yield letter
 
 
@@ -152,8 +152,8 @@ def _letter_at(admin: "Admin", topic: str, place: str) -> "Letter":
     partition, offset = int(match[1]), int(match[2])
     start, end = info.start[partition], info.end[partition]
     run = Range(topic, partition, offset, min(offset + 1, end))
-    found = next(topic_reader.read_range(admin, run), None) if offset >= start else None
-    letter = parse_letter(found) if found is not None else None
+    record = next(topic_reader.read_range(admin, run), None) if offset >= start else None
+    letter = parse_letter(record) if record is not None else None
     if letter is None:
         raise ConfigError(
             f"{topic} has no dead letter at {place}; offsets {start} to {end - 1} are retained there"

@@ -88,9 +88,9 @@ def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
     admin.create(missing)
     durable = [spec for spec in missing if REPLICAS in spec.settings]
     if settings.log.backend == "kafka" and durable:
-        wanted = durable[0].settings[REPLICAS]
-        if admin.settings(durable[0].name).get(REPLICAS) == wanted:
-            print(f"{REPLICAS}={wanted} for those that streamlearn writes")
+        replicas = durable[0].settings[REPLICAS]
+        if admin.settings(durable[0].name).get(REPLICAS) == replicas:
+            print(f"{REPLICAS}={replicas} for those that streamlearn writes")
     print(f"made {len(missing)} topics" if missing else "all topics exist; nothing to do")
     if differences := _differences(admin, settings):
         raise CheckFailed(
@@ -125,24 +125,24 @@ def _differences(admin: "Admin", settings: "Config") -> list[str]:
     from streamlearn.log.internal_topics import ARRIVAL
 
     existing = admin.topics(_names(settings))
-    found = []
+    differences = []
     # A file gives every record the time of its arrival, also in topics from before that was a setting.
     unjudged = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
     for spec in _wanted(settings, existing, partitions=1):
         if spec.name not in existing:
-            found.append(f"{spec.name} is missing")
+            differences.append(f"{spec.name} is missing")
             continue
         count = existing[spec.name].partitions
         if count != spec.partitions:
-            found.append(f"{spec.name} has {count} partitions, not {spec.partitions}")
+            differences.append(f"{spec.name} has {count} partitions, not {spec.partitions}")
         actual = admin.settings(spec.name)
-        found += [
+        differences += [
             f"{spec.name}: {key} is {actual.get(key, 'not set')}, not {value}"
             + _alteration(settings, spec.name, f"{key}={value}")
             for key, value in spec.settings.items()
             if key not in unjudged and actual.get(key) != value
         ]
-    return found
+    return differences
 
 
 def _alteration(settings: "Config", topic: str, setting: str) -> str:
@@ -168,7 +168,7 @@ def _topic_commands(settings: "Config", partitions: int) -> list[str]:
 
 def _acl_commands(settings: "Config", principal: str) -> list[str]:
     """Commands that grant the service's principal what it needs, and no more."""
-    who = ["--add", "--allow-principal", principal or "User:streamlearn"]
+    grant = ["--add", "--allow-principal", principal or "User:streamlearn"]
     roles = settings.names().roles
     lock = settings.names().lock
     resources = [
@@ -188,7 +188,7 @@ def _acl_commands(settings: "Config", principal: str) -> list[str]:
     ]
     lines = []
     for kind, name, pattern, operations in resources:
-        words = [*who, kind, name, "--resource-pattern-type", pattern]
+        words = [*grant, kind, name, "--resource-pattern-type", pattern]
         for operation in operations.split():
             words += ["--operation", operation]
         lines.append(_command("kafka-acls.sh", settings, words))

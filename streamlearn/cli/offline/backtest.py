@@ -107,8 +107,8 @@ def _result(
         run = Backtest(common.ENV, trial.candidates(uses))
         for metric, _ in bars:
             if metric not in run.metrics:
-                known = ", ".join(run.metrics)
-                raise ConfigError(f"--fail-under {metric}: a model for {run.task} has these scores: {known}")
+                names = ", ".join(run.metrics)
+                raise ConfigError(f"--fail-under {metric}: a model for {run.task} has these scores: {names}")
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("backtest", trial.total))
         run.run(trial.records, trial.stream.labels_topic, stop, advance)
@@ -147,8 +147,8 @@ def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
         raise CheckFailed(result["unscored"])
     failed = []
     if bars:
-        stopped = [one for one in result["models"] if one["frozen_at"] is not None]
-        failed = [f"{one['name']} {why}" for one in stopped if (why := misleading(one))]
+        stopped = [model for model in result["models"] if model["frozen_at"] is not None]
+        failed = [f"{model['name']} {why}" for model in stopped if (why := misleading(model))]
     for metric, bar in bars:
         for model in result["models"]:
             value = model["scores"][metric]

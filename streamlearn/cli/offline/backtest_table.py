@@ -57,12 +57,12 @@ def _scores(result: dict[str, Any]) -> Table:
     rows = table_rows(result)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
     table.add_column("")
-    for model, one in rows:
-        name = f"{one['name']}\n({why})" if (why := misleading(one)) else one["name"]
+    for model, row in rows:
+        name = f"{row['name']}\n({why})" if (why := misleading(row)) else row["name"]
         table.add_column(Text(name), justify="right", style="" if model else "dim", overflow="fold")
     for metric in metric_names(result):
-        values = [one["scores"].get(metric) for _, one in rows]
-        fair = [not misleading(one) for _, one in rows]
+        values = [row["scores"].get(metric) for _, row in rows]
+        fair = [not misleading(row) for _, row in rows]
         best = best_value(itertools.compress(values, fair), metric)
         cells = [
             Text(shown(value), style="bold" if is_fair and value is not None and value == best else "")
@@ -71,11 +71,11 @@ def _scores(result: dict[str, Any]) -> Table:
         arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
         table.add_row(Text(f"{metric_title(metric)} {arrow}"), *cells)
     table.add_section()
-    models = [one for model, one in rows if model]
-    shares = [one.get("answered") for one in models]
+    models = [row for model, row in rows if model]
+    shares = [row.get("answered") for row in models]
     if any(share is not None and share < ABSTAINS for share in shares):
         table.add_row("answered", *("–" if share is None else f"{share * 100:.3g} %" for share in shares))
-    table.add_row("time per event", *(f"{one['us_per_event']:.1f} µs" for one in models))
-    table.add_row("size of the model", *(in_bytes(one["model_bytes"]) for one in models))
-    table.add_row("its growth per event", *(in_bytes(one["growth_bytes_per_event"]) for one in models))
+    table.add_row("time per event", *(f"{row['us_per_event']:.1f} µs" for row in models))
+    table.add_row("size of the model", *(in_bytes(row["model_bytes"]) for row in models))
+    table.add_row("its growth per event", *(in_bytes(row["growth_bytes_per_event"]) for row in models))
     return table

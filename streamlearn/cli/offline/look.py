@@ -135,11 +135,11 @@ def _log(settings: "Config", config: ConfigOptions) -> dict[str, Any]:
 
 
 def _as_json(proposal: "Proposal", text: str) -> dict[str, Any]:
-    found = proposal._asdict()
-    found["fields"] = [
+    members = proposal._asdict()
+    members["fields"] = [
         {**field._asdict(), "kind": field.kind, "kinds": dict(field.kinds)} for field in proposal.fields
     ]
-    return {**found, "toml": text}
+    return {**members, "toml": text}
 
 
 def _print_table(proposal: "Proposal", to_stderr: bool) -> None:

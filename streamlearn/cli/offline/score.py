@@ -109,8 +109,8 @@ def _tell(report: dict[str, Any], out: str, dead_letters: str) -> None:
             common.note(f"{count:,} records: {outcome}")
             refused += count * outcome.startswith("dlq.")
     if refused:
-        there = f"are in {dead_letters}" if dead_letters else "were left out; --dead-letters FILE keeps them"
-        common.note(f"{refused:,} refused records {there}")
+        fate = f"are in {dead_letters}" if dead_letters else "were left out; --dead-letters FILE keeps them"
+        common.note(f"{refused:,} refused records {fate}")
     if report["decay"] is not None:
         _tell_decay(report["decay"])
 
@@ -127,7 +127,7 @@ def _tell_decay(decay: dict[str, Any]) -> None:
     common.note(f"{'labels':>12} {head}")
     rows = decay["windows"]
     step = -(-len(rows) // _ROWS) or 1
-    for row in [row for at, row in enumerate(rows) if at % step == 0 or row is decay["worse_since"]]:
+    for row in [row for number, row in enumerate(rows) if number % step == 0 or row is decay["worse_since"]]:
         mark = _MARKS[row["better"]] + (f": {row['why']}" if row["better"] is None else "")
         common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
     if step > 1:

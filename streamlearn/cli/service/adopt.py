@@ -32,25 +32,25 @@ def adopt(
 
     logs.setup(common.ENV)
     refuse_while_served(settings)
-    with moved(common.ENV, settings) as found:
-        _show(found)
+    with moved(common.ENV, settings) as move:
+        _show(move)
         confirm("Take these topics over?", yes)
-        found.take_over()
+        move.take_over()
     print("done: the journal goes on with the topics that are here. Start the service.")
 
 
-def _show(found: "Moved") -> None:
-    for one in found.changed:
-        held = ", ".join(f"{first} to {end}" for first, end in zip(one.start, one.end, strict=True))
-        stands = "" if one.position is None else f"; the app stands at {', '.join(map(str, one.position))}"
-        print(f"{one.topic}: id {one.before} -> {one.now}; it holds offsets {held}{stands}")
-    if found.compared:
+def _show(move: "Moved") -> None:
+    for new in move.changed:
+        held = ", ".join(f"{first} to {end}" for first, end in zip(new.start, new.end, strict=True))
+        stands = "" if new.position is None else f"; the app stands at {', '.join(map(str, new.position))}"
+        print(f"{new.topic}: id {new.before} -> {new.now}; it holds offsets {held}{stands}")
+    if move.compared:
         print(
-            f"{found.compared} of {found.entries} entries were redone on the records that are here: each "
+            f"{move.compared} of {move.entries} entries were redone on the records that are here: each "
             "output is, byte for byte, the one that was published"
         )
     else:
         print(
-            f"none of {found.entries} entries could be redone: the newest checkpoint stands at the journal's "
+            f"none of {move.entries} entries could be redone: the newest checkpoint stands at the journal's "
             "end, and there is no older one. That the records are the same is for you to know"
         )

@@ -29,14 +29,14 @@ def list_(
     service: ServiceOptions,
 ) -> None:
     """The checkpoints, oldest first: where each stands, and its size."""
-    for found in _summaries(service.settings()):
+    for row in _summaries(service.settings()):
         if as_json:
-            common.print_json(found)
-        elif "bad" in found:
-            print(f"{found['name']}  BAD: {found['bad']}")
+            common.print_json(row)
+        elif "bad" in row:
+            print(f"{row['name']}  BAD: {row['bad']}")
         else:
-            size = f"{found['bytes']} bytes" + ("" if found["named"] else f"  ({_UNNAMED})")
-            print(f"{found['name']}  era {found['era']}  learned {found['learned']}  {size}")
+            size = f"{row['bytes']} bytes" + ("" if row["named"] else f"  ({_UNNAMED})")
+            print(f"{row['name']}  era {row['era']}  learned {row['learned']}  {size}")
 
 
 @register(app)
@@ -66,10 +66,10 @@ def verify(
 ) -> None:
     """Read every checkpoint as a start would, its model too; exit 3 when one must not be loaded."""
     summaries = _summaries(service.settings(), whole=True)
-    bad = [found for found in summaries if "bad" in found and found["named"]]
-    for found in summaries:
-        said = f"BAD: {found['bad']}" if "bad" in found else "ok"
-        print(f"{found['name']}  {said if found['named'] else _UNNAMED}")
+    bad = [summary for summary in summaries if "bad" in summary and summary["named"]]
+    for summary in summaries:
+        verdict = f"BAD: {summary['bad']}" if "bad" in summary else "ok"
+        print(f"{summary['name']}  {verdict if summary['named'] else _UNNAMED}")
     if bad:
         raise CheckFailed(
             f"{len(bad)} of {len(summaries)} checkpoints must not be loaded; a start takes the one before"
@@ -86,15 +86,15 @@ def key(
     ] = None,
 ) -> None:
     """Make a key that signs checkpoints: without one the seal tells accidents, and no attacker."""
-    made = common.ENV.token(KEY_BYTES)
+    new_key = common.ENV.token(KEY_BYTES)
     if out is None:
-        print(made)
-        place: str | Path = "/run/secrets/FILE"
+        print(new_key)
+        key_file: str | Path = "/run/secrets/FILE"
     else:
-        place = out.absolute()
-        _write_secret(place, made)
+        key_file = out.absolute()
+        _write_secret(key_file, new_key)
     print(
-        f'[checkpoint]\nkey = "${{file:{place}}}"',
+        f'[checkpoint]\nkey = "${{file:{key_file}}}"',
         file=sys.stderr if out is None else sys.stdout,
     )
 
@@ -140,7 +140,7 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
 
     fresh = _model(settings) if whole else None
     named = _named(settings)
-    found: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     with common.open_store(settings) as store:
         for name in sorted({*store.names(), *named}):
             try:
@@ -149,13 +149,13 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
                 if fresh is not None:
                     _restore(fresh, data, settings.checkpoint.key.encode())
             except BadCheckpoint as reason:
-                found.append({"name": name, "bad": str(reason), "named": name in named or not named})
+                summaries.append({"name": name, "bad": str(reason), "named": name in named or not named})
             else:
-                found.append(
+                summaries.append(
                     {"name": name, "seq": header.seq, "era": header.era, "learned": header.learned,
                      "bytes": len(data), "digest": header.digest, "named": name in named or not named}
                 )  # fmt: skip
-    return found
+    return summaries
 
 
 def _named(settings: "Config") -> "dict[str, Checkpoint]":
@@ -166,7 +166,7 @@ def _named(settings: "Config") -> "dict[str, Checkpoint]":
     if settings.log.backend == "embedded" and not Path(settings.log.path).is_file():
         return {}
     with common.open_admin(settings) as admin:
-        return {one.name: one for one in named_checkpoints(admin, (settings.topics.journal, SHARD))}
+        return {each.name: each for each in named_checkpoints(admin, (settings.topics.journal, SHARD))}
 
 
 def _model(settings: "Config") -> "FreshModel | None":

@@ -56,13 +56,13 @@ def thaw(service: ServiceOptions) -> None:
 @register(app, "reset")
 def reset(
     *,
-    what: Annotated[What, typer.Argument(metavar="time|label", help="What to forget.")],
+    subject: Annotated[What, typer.Argument(metavar="time|label", help="What to forget.")],
     service: ServiceOptions,
 ) -> None:
     """Forget the time unit that was settled, or the type of labels; the next records decide anew."""
     from streamlearn.core.shard.commands import RESET_LABEL, RESET_TIME, Command
 
-    command = Command(RESET_TIME if what is What.TIME else RESET_LABEL)
+    command = Command(RESET_TIME if subject is What.TIME else RESET_LABEL)
     _send(service, command)
 
 

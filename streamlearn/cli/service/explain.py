@@ -28,7 +28,7 @@ _WITHOUT_LABEL = {
 def explain(
     *,
     ident: Annotated[str, typer.Argument(metavar="ID", help="The event's id.")] = "",
-    at: Annotated[
+    record_place: Annotated[
         str, typer.Option("--at", metavar="TOPIC-PARTITION-OFFSET", help="The record instead of an id.")
     ] = "",
     as_json: options.AsJson = False,
@@ -43,29 +43,29 @@ def explain(
     linear model its weights times the features are shown. The newest prediction of an id is explained.
     """
     settings = config.settings(app_name=name, model_use=model)
-    if bool(ident) == bool(at):
+    if bool(ident) == bool(record_place):
         raise ConfigError("explain: give the event's ID, or --at TOPIC-PARTITION-OFFSET")
     feeding.prepare(settings, app_dir)
-    found = _explained(settings, ident, at)
+    explanation = _explained(settings, ident, record_place)
     if as_json:
-        common.print_json(found)
-    elif "dead_letter" in found:
-        _print_letter(found["dead_letter"])
+        common.print_json(explanation)
+    elif "dead_letter" in explanation:
+        _print_letter(explanation["dead_letter"])
     else:
-        _print(found)
-    looked = ", ".join(f"{count:,} of {topic}" for topic, count in found["looked_at"].items())
+        _print(explanation)
+    looked = ", ".join(f"{count:,} of {topic}" for topic, count in explanation["looked_at"].items())
     common.note(f"looked at {looked}")
 
 
-def _explained(settings: "Config", ident: str, at: str) -> dict[str, Any]:
+def _explained(settings: "Config", ident: str, record_place: str) -> dict[str, Any]:
     from streamlearn.engine.model import configured_model
     from streamlearn.studies.explain.explain import explain as run
     from streamlearn.studies.explain.lookup import parse_place
 
-    place = parse_place(at) if at else None
+    source_place = parse_place(record_place) if record_place else None
     fresh = configured_model(settings)
     with common.open_admin(settings) as admin, common.open_store(settings) as store:
-        return run(common.ENV, settings, fresh, admin, store, ident, place, common.note)
+        return run(common.ENV, settings, fresh, admin, store, ident, source_place, common.note)
 
 
 def _print_letter(letter: dict[str, Any]) -> None:
@@ -74,14 +74,14 @@ def _print_letter(letter: dict[str, Any]) -> None:
     print(f"           see `streamlearn dlq show {letter['place']}`")
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(explanation: dict[str, Any]) -> None:
     """For a person: one line for each thing that was known."""
-    prediction, model = found["prediction"], found["prediction"]["model"]
-    source, event = prediction["source"], found["event"]
-    place = f"{source['topic']} partition {source['partition']} offset {source['offset']}"
-    print(f"event      {prediction['id']}: {place}")
+    prediction, model = explanation["prediction"], explanation["prediction"]["model"]
+    source, event = prediction["source"], explanation["event"]
+    source_place = f"{source['topic']} partition {source['partition']} offset {source['offset']}"
+    print(f"event      {prediction['id']}: {source_place}")
     print(f"answer     {_text(prediction['prediction'])}{_detail(prediction)}")
-    print(f"           published {_time(found['published']['timestamp'])}")
+    print(f"           published {_time(explanation['published']['timestamp'])}")
     revision = f"revision {model['revision']}, learned {model['learned']:,}"
     print(f"model      {model['name']} {model['version']}, {revision}")
     if event is None:
@@ -92,16 +92,16 @@ def _print(found: dict[str, Any]) -> None:
         )
     else:
         print(f"value      {event['value']}")
-    for line in _label_lines(found["label"], found["labels"]):
+    for line in _label_lines(explanation["label"], explanation["labels"]):
         print(line)
-    print(_reproduced(found["model"]))
-    if found["contributions"]:
-        _print_table(found["contributions"])
+    print(_reproduced(explanation["model"]))
+    if explanation["contributions"]:
+        _print_table(explanation["contributions"])
 
 
 def _detail(prediction: dict[str, Any]) -> str:
     detail = prediction.get("probabilities") or {}
-    parts = [f"{label} {share:.4g}" for label, share in sorted(detail.items(), key=lambda one: -one[1])[:5]]
+    parts = [f"{label} {share:.4g}" for label, share in sorted(detail.items(), key=lambda pair: -pair[1])[:5]]
     if "score" in prediction:
         parts.append(f"score {prediction['score']:.6g}")
     return f" ({', '.join(parts)})" if parts else ""
@@ -115,16 +115,16 @@ def _label_lines(label: dict[str, Any] | None, labels: dict[str, Any]) -> list[s
     else:
         delay = "" if label["delay_s"] is None else f", {label['delay_s']:,.1f} s after it"
         lines = [f"label      {_text(label['label'])}, {label['where']}{delay}"]
-    for one in labels["records"]:
-        joined = len(one["events"]) + one["older_events"]
-        alone = joined == 1 and label is not None and one["where"] == label["where"]
+    for record in labels["records"]:
+        joined = len(record["events"]) + record["older_events"]
+        alone = joined == 1 and label is not None and record["where"] == label["where"]
         if alone:
             continue
-        said = f"           {one['outcome']}: {_text(one['label'])}, {one['where']}"
+        said = f"           {record['outcome']}: {_text(record['label'])}, {record['where']}"
         if joined:
             places = [
                 f"{event['id']} ({event['topic']}-{event['partition']}-{event['offset']})"
-                for event in one["events"][:_EVENTS_SHOWN]
+                for event in record["events"][:_EVENTS_SHOWN]
             ]
             more = [f"{joined - len(places):,} more"] if joined > len(places) else []
             said += f"; it joined {', '.join(places + more)}"
@@ -144,17 +144,17 @@ def _reproduced(model: dict[str, Any]) -> str:
     )
 
 
-def _print_table(found: dict[str, Any]) -> None:
-    label = "" if found["label"] is None else f" for {_text(found['label'])}"
-    print(f"adds up to {found['total']:.6g}{label}: intercept {found['intercept']:.6g}, and")
-    width = max([len(part["feature"]) for part in found["parts"][:_SHOWN]], default=0)
+def _print_table(explanation: dict[str, Any]) -> None:
+    label = "" if explanation["label"] is None else f" for {_text(explanation['label'])}"
+    print(f"adds up to {explanation['total']:.6g}{label}: intercept {explanation['intercept']:.6g}, and")
+    width = max([len(term["feature"]) for term in explanation["parts"][:_SHOWN]], default=0)
     print(f"           {'feature':<{max(width, 7)}} {'value':>12} {'weight':>12} {'adds':>12}")
-    for part in found["parts"][:_SHOWN]:
-        numbers = " ".join(f"{part[name]:>12.6g}" for name in ("value", "weight", "contribution"))
-        print(f"           {part['feature']:<{max(width, 7)}} {numbers}")
-    if len(found["parts"]) > _SHOWN:
-        rest = sum(part["contribution"] for part in found["parts"][_SHOWN:])
-        print(f"           and {len(found['parts']) - _SHOWN:,} more, {rest:.6g} together")
+    for term in explanation["parts"][:_SHOWN]:
+        numbers = " ".join(f"{term[name]:>12.6g}" for name in ("value", "weight", "contribution"))
+        print(f"           {term['feature']:<{max(width, 7)}} {numbers}")
+    if len(explanation["parts"]) > _SHOWN:
+        rest = sum(term["contribution"] for term in explanation["parts"][_SHOWN:])
+        print(f"           and {len(explanation['parts']) - _SHOWN:,} more, {rest:.6g} together")
 
 
 def _text(value: Any) -> str:

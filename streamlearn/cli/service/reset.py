@@ -135,10 +135,10 @@ def _written(file: Path, lines: dict[str, str]) -> bool:
 
     before = file.read_text("utf-8")
     after = with_topics(before, lines)
-    wanted: dict[str, Any] = tomllib.loads(before)
-    wanted["topics"] = {**wanted.get("topics", {}), **lines}
+    expected: dict[str, Any] = tomllib.loads(before)
+    expected["topics"] = {**expected.get("topics", {}), **lines}
     try:
-        if tomllib.loads(after) != wanted:
+        if tomllib.loads(after) != expected:
             return False
         with whole_file(file) as whole:
             whole.write(after.encode())
@@ -153,13 +153,13 @@ def with_topics(text: str, lines: dict[str, str]) -> str:
     >>> with_topics('[topics]\\ninput = "a"\\n', {"journal": "j-2"})
     '[topics]\\njournal = "j-2"\\ninput = "a"\\n'
     """
-    made = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
+    new_lines = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
     table = re.search(r"^\[topics\][^\n]*\n", text, re.MULTILINE)
     if table is None:
-        return f"{text.rstrip()}\n\n[topics]\n{made}".lstrip()
+        return f"{text.rstrip()}\n\n[topics]\n{new_lines}".lstrip()
     rest = text[table.end() :]
     next_table = re.search(r"^\[", rest, re.MULTILINE)
-    inside = rest[: next_table.start()] if next_table else rest
+    section = rest[: next_table.start()] if next_table else rest
     keys = "|".join(lines)
-    kept = re.sub(rf"^\s*({keys})\s*=[^\n]*\n?", "", inside, flags=re.MULTILINE)
-    return text[: table.end()] + made + kept + rest[len(inside) :]
+    other_lines = re.sub(rf"^\s*({keys})\s*=[^\n]*\n?", "", section, flags=re.MULTILINE)
+    return text[: table.end()] + new_lines + other_lines + rest[len(section) :]

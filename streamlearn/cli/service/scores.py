@@ -22,11 +22,11 @@ def scores(
     They are those of its newest message, or of its newest checkpoint where that is newer.
     """
     settings = service.settings()
-    found = _newest(settings)
+    message = _newest(settings)
     if as_json:
-        common.print_json(found)
+        common.print_json(message)
     else:
-        _show(settings.topics.scores, found)
+        _show(settings.topics.scores, message)
 
 
 def _newest(settings: "Config") -> dict[str, Any]:
@@ -36,14 +36,14 @@ def _newest(settings: "Config") -> dict[str, Any]:
 
     key, topics = settings.checkpoint.key.encode(), settings.topics
     with common.open_admin(settings) as admin, common.open_store(settings) as store:
-        found = newest_scores(admin, store, key, topics.scores, (topics.journal, SHARD))
-    if found is None:
+        message = newest_scores(admin, store, key, topics.scores, (topics.journal, SHARD))
+    if message is None:
         why = "[scores] every = 0: it keeps no scores" if not settings.scores.every else "it has not run yet"
         raise ConfigError(
             f"the service {settings.app.name} has neither a message on {settings.topics.scores} nor a"
             f" checkpoint with scores: {why}, or this is not its name (-n)"
         )
-    return found
+    return message
 
 
 def _show(topic: str, message: dict[str, Any]) -> None:
@@ -73,16 +73,16 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     columns = []
-    for part, found in parts.items():
-        for who, numbers in found.items():
+    for span, forecasters in parts.items():
+        for name, numbers in forecasters.items():
             if isinstance(numbers, dict):
                 columns.append(numbers)
-                style = "" if who == "model" else "dim"
-                table.add_column(Text(f"{who}\n{part}"), justify="right", style=style)
+                style = "" if name == "model" else "dim"
+                table.add_column(Text(f"{name}\n{span}"), justify="right", style=style)
     metrics = [name for name, value in message["all"]["model"].items() if not isinstance(value, list)]
     for metric in metrics:
         arrow = "" if metric == "answered" else " ↓" if metric in LOWER_IS_BETTER else " ↑"
-        cells = [count(one[metric]) if metric == "answered" else shown(one.get(metric)) for one in columns]
+        cells = [count(row[metric]) if metric == "answered" else shown(row.get(metric)) for row in columns]
         table.add_row(f"{metric_title(metric)}{arrow}", *cells)
     out.print(table, soft_wrap=False)
     verdicts = [] if cautions and message["labels"] else _verdicts(message)
@@ -125,16 +125,16 @@ def _verdicts(message: dict[str, Any]) -> list[str]:
     if not message["labels"]:
         return [f"{_no_labels(message)}: nothing is known of how good the model is (proxies are no scores)"]
     window = message["window"]
-    known = [metric for metric in judges(message["task"]).headline if window["model"].get(metric) is not None]
-    if not known:
+    model = window["model"]
+    metric = next((name for name in judges(message["task"]).headline if model.get(name) is not None), None)
+    if metric is None:
         return []
-    metric, mine = known[0], window["model"][known[0]]
     lines = []
-    for who, numbers in window.items():
-        if isinstance(numbers, dict) and who != "model" and (theirs := numbers.get(metric)) is not None:
-            said = "beats" if is_better(mine, theirs, metric) else "does NOT beat"
-            values = f"{shown(mine)} against {shown(theirs)}"
-            lines.append(f"the model {said} {who} in {metric_title(metric)} of the newest labels: {values}")
+    for name, numbers in window.items():
+        if isinstance(numbers, dict) and name != "model" and (theirs := numbers.get(metric)) is not None:
+            said = "beats" if is_better(model[metric], theirs, metric) else "does NOT beat"
+            values = f"{shown(model[metric])} against {shown(theirs)}"
+            lines.append(f"the model {said} {name} in {metric_title(metric)} of the newest labels: {values}")
     return lines
 
 
@@ -166,8 +166,8 @@ def _lost(message: dict[str, Any]) -> list[str]:
     lost = message.get("labels_lost", {})
     if not lost or not message["labels"]:
         return []
-    told = ", ".join(f"{count(n)} {outcome}" for outcome, n in sorted(lost.items()))
-    return [f"labels that were refused or of no use: {told}"]
+    counts = ", ".join(f"{count(n)} {outcome}" for outcome, n in sorted(lost.items()))
+    return [f"labels that were refused or of no use: {counts}"]
 
 
 def _joined(message: dict[str, Any]) -> list[str]:

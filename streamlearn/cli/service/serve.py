@@ -55,15 +55,15 @@ def serve(
     config: ConfigOptions,
 ) -> None:
     """Read events, predict, learn, publish predictions; until stopped."""
-    given: dict[str, object] = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
-    given |= {"model_start_from": start_from, "app_name": name, "app_replica": replica}
+    flags: dict[str, object] = {"topics_input": inputs, "topics_predictions": output, "model_use": model}
+    flags |= {"model_start_from": start_from, "app_name": name, "app_replica": replica}
     # Held back until the service, which knows how to stop, takes them: also across the execve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         _check_model_change(model_change)
         if app_dir and not app_dir.is_dir():
             raise ConfigError(f"--app-dir {app_dir}: there is no such folder")
-        settings = config.settings(need_input=True, **given)
+        settings = config.settings(need_input=True, **flags)
         start_again(settings.app.portable_math)
         _serve(settings, app_dir, model_change, begin)
     finally:
@@ -85,11 +85,11 @@ def _serve(settings: "Config", app_dir: Path | None, model_change: str, begin: b
     run(settings, model_change=model_change, begin=begin)
 
 
-def _check_model_change(how: str) -> None:
-    if how in ("rival", "relearn"):
-        raise ConfigError(f"--model-change {how} comes in a later version; this one knows: fresh")
-    if how not in ("", "fresh"):
-        raise ConfigError(f"--model-change {how}: must be fresh (drop the old model, begin a new one)")
+def _check_model_change(change: str) -> None:
+    if change in ("rival", "relearn"):
+        raise ConfigError(f"--model-change {change} comes in a later version; this one knows: fresh")
+    if change not in ("", "fresh"):
+        raise ConfigError(f"--model-change {change}: must be fresh (drop the old model, begin a new one)")
 
 
 def start_again(portable_math: bool) -> None:
@@ -97,15 +97,15 @@ def start_again(portable_math: bool) -> None:
 
     These variables work only from the start of a process, so this comes before numpy and river.
     """
-    wanted = repeatable_environment(portable_math, os.environ, platform.machine())
+    needed = repeatable_environment(portable_math, os.environ, platform.machine())
     again = os.environ.pop(_MARK, "")  # not for the processes that we start
-    if all(os.environ.get(name) == value for name, value in wanted.items()):
+    if all(os.environ.get(name) == value for name, value in needed.items()):
         return
     if again:
-        raise Stop(f"something resets {', '.join(wanted)} when python starts: set them as {wanted} yourself")
+        raise Stop(f"something resets {', '.join(needed)} when python starts: set them as {needed} yourself")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted, _MARK: "1"})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **needed, _MARK: "1"})
 
 
 def repeatable_environment(
@@ -114,17 +114,17 @@ def repeatable_environment(
     """The variables under which the same records give the same bits: on this host by a fixed order of
     sets, with `portable_math` also on CPUs of other kinds, by code paths that all of them have.
     """
-    wanted = {"PYTHONHASHSEED": "0"}
+    needed = {"PYTHONHASHSEED": "0"}
     if not portable_math:
-        return wanted
+        return needed
     core_type = _CORE_TYPES.get(machine.lower())
     if core_type is None:
-        known = ", ".join(sorted(_CORE_TYPES))
-        raise ConfigError(f"app.portable_math = true: known for {known}, not for this machine, {machine}")
-    wanted |= {"OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1"}
+        machines = ", ".join(sorted(_CORE_TYPES))
+        raise ConfigError(f"app.portable_math = true: known for {machines}, not for this machine, {machine}")
+    needed |= {"OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1"}
     if core_type == "Nehalem":
         tunables = environment.get("GLIBC_TUNABLES", "").split(":")
-        others = [one for one in tunables if one and not one.startswith("glibc.cpu.hwcaps=")]
-        wanted["GLIBC_TUNABLES"] = ":".join([*others, _NO_FMA])
-        wanted["NPY_DISABLE_CPU_FEATURES"] = _NUMPY_KERNELS
-    return wanted
+        others = [word for word in tunables if word and not word.startswith("glibc.cpu.hwcaps=")]
+        needed["GLIBC_TUNABLES"] = ":".join([*others, _NO_FMA])
+        needed["NPY_DISABLE_CPU_FEATURES"] = _NUMPY_KERNELS
+    return needed

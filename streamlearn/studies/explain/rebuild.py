@@ -143,11 +143,11 @@ class Reconstructor:
         """Step the entry up to the record, and the record itself."""
         skips = {skip.place: skip for skip in entry.skips}
         _need(standing.carry_on(entry, lambda: None))
-        for one in in_order(entry, self._reader):
-            if one.place == record.place:
-                return self._answered(standing, one, published, seq, redone)
+        for again in in_order(entry, self._reader):
+            if again.place == record.place:
+                return self._answered(standing, again, published, seq, redone)
             redone += 1
-            _need(standing.driver.again(one, skips.get(one.place)))
+            _need(standing.driver.again(again, skips.get(again.place)))
         raise Gone("the record is not in the entry that covers it")
 
     def _answered(
