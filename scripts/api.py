@@ -72,8 +72,9 @@ CHAPTERS: Final = (
     Chapter(
         "The nouns of the log",
         "Plain values, without a client, a clock or a file.",
-        tuple(
-            f"core.records.{name}" for name in ("Record", "Output", "Range", "Skip", "Entry", "Era", "chain")
+        (
+            *(f"core.records.{name}" for name in ("Record", "Output", "Range", "Skip")),
+            *(f"core.journal.{name}" for name in ("Entry", "Era", "Checkpoint", "chain")),
         ),
     ),
     Chapter(

@@ -17,9 +17,10 @@ from river import linear_model, preprocessing
 
 from streamlearn.core.events.event import EventSpec
 from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.journal import Era
 from streamlearn.core.labels.record import LabelSpec
 from streamlearn.core.model.learner import Learner
-from streamlearn.core.records import Era, Record
+from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import Scores, ScoresSpec
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, dump_state, seal

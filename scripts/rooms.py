@@ -13,12 +13,21 @@ PACKAGE: Final = Path(__file__).resolve().parent.parent / "streamlearn"
 ENTRANCES: Final = frozenset(("__init__", "__main__"))
 """Modules of the package itself: they lead into every room."""
 
-CORE: Final = ("core.records", "core.events", "core.model", "core.labels", "core.scores", "core.shard")
+CORE: Final = (
+    "core.records",
+    "core.journal",
+    "core.events",
+    "core.model",
+    "core.labels",
+    "core.scores",
+    "core.shard",
+)
 MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "errors": (),
     "env": ("errors",),
     "core": (),
-    "core.records": ("errors",),
+    "core.records": (),
+    "core.journal": ("errors", "core.records"),
     "core.events": ("errors", "core.records"),
     "core.model": ("errors", "core.events"),
     "core.labels": ("errors", "core.records", "core.events"),
@@ -26,7 +35,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "core.shard": ("errors", *CORE[:-1]),
     "features": ("errors",),
     "config": ("errors", "core.records", "core.events", "log.port", "log.folder_store"),
-    "log": ("errors", "env", "core.records"),
+    "log": ("errors", "env", "core.records", "core.journal"),
     "log.backends": ("errors", "env", "log", "config"),
     "engine": ("errors", "env", *CORE, "features", "config", "log.port", "log.folder_store"),
     "observe": ("errors", "env", "core.shard", "engine"),

@@ -4,8 +4,8 @@ Public names: `run(model, events)` is the service in memory; `serve(config, mode
 log; `load("file:DIR@latest")` the river model in a checkpoint; everything else is the command line's,
 `streamlearn --help`.
 
-To read the code, begin with ARCHITECTURE.md, then core/records.py, core/shard/shard.py, log/port.py,
-service/process.py and service/recovery.py.
+To read the code, begin with ARCHITECTURE.md, then core/records.py, core/journal.py,
+core/shard/shard.py, log/port.py, service/process.py and service/recovery.py.
 """
 
 from typing import TYPE_CHECKING, Any

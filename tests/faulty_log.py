@@ -21,16 +21,8 @@ import msgspec
 import orjson
 
 from streamlearn.config.load import Config, load
-from streamlearn.core.records import (
-    Entry,
-    Output,
-    Positions,
-    Range,
-    Record,
-    decode_entry,
-    encode_entry,
-    journalled,
-)
+from streamlearn.core.journal import Entry, decode_entry, encode_entry, journalled
+from streamlearn.core.records import Output, Positions, Range, Record
 from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.env import Env, RealEnv

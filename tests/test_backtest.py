@@ -14,7 +14,8 @@ import pytest
 from river import compose, datasets, evaluate, linear_model, metrics, preprocessing, tree
 
 from streamlearn.config.load import load
-from streamlearn.core.records import GENESIS, Output, chain
+from streamlearn.core.journal import GENESIS, chain
+from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.history.label_delay import parse_delay
 from streamlearn.history.sources import ReadOptions

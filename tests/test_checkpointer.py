@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.records import Checkpoint, Entry, Era
+from streamlearn.core.journal import Checkpoint, Entry, Era
 from streamlearn.core.shard.snapshot import Header, open_header, unseal
 from streamlearn.engine.checkpoints import REDO_S, WORK_PER_COST, BlobName, Checkpointer, to_drop
 from streamlearn.env import RealEnv

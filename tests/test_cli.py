@@ -156,7 +156,7 @@ def test_topics_print_gives_commands_and_touches_nothing(command: Command) -> No
 
 
 def checkpoint(seq: int, key: bytes = b"") -> bytes:
-    from streamlearn.core.records import Era
+    from streamlearn.core.journal import Era
     from streamlearn.core.shard.snapshot import Header, seal
 
     era = Era("genesis", {"model_name": "m", "event": {}}, "h", "v", 0, {"river": "0.26.1"}, {}, [], "f")

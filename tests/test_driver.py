@@ -8,7 +8,8 @@ import pytest
 from river import linear_model
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import GENESIS, Entry, Range, Record, Skip, chain
+from streamlearn.core.journal import GENESIS, Entry, chain
+from streamlearn.core.records import Range, Record, Skip
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.engine.driver import Failure

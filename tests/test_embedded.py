@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from streamlearn.core.records import Entry, Output, Range
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Output, Range
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.embedded import log as embedded

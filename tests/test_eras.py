@@ -9,7 +9,7 @@ import pytest
 
 from streamlearn.config.schema import Config
 from streamlearn.core.events.event import EventSpec
-from streamlearn.core.records import Era
+from streamlearn.core.journal import Era
 from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.engine import era
 from streamlearn.engine.era import check_topics, era_now, spec_of, what_changed, with_start

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from river import compose, linear_model, multiclass, preprocessing, tree
 
-from streamlearn.core.records import journalled
+from streamlearn.core.journal import journalled
 from streamlearn.core.shard.snapshot import dump_model, seal, unseal
 from streamlearn.errors import ConfigError
 from streamlearn.studies.explain.contributions import contributions

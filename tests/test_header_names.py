@@ -7,7 +7,8 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import CorruptRecordError
 
-from streamlearn.core.records import GENESIS, Headers, Output, Record, chain, header_name
+from streamlearn.core.journal import GENESIS, chain
+from streamlearn.core.records import Headers, Output, Record, header_name
 from streamlearn.history.record_json import line, parse
 from streamlearn.log.port import Row
 from tests.command import Command as Run

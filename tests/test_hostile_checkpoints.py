@@ -9,8 +9,8 @@ import pytest
 import zstandard
 from river import naive_bayes
 
+from streamlearn.core.journal import Era
 from streamlearn.core.model.learner import Learner
-from streamlearn.core.records import Era
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import (
     FORMAT,

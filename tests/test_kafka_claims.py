@@ -6,7 +6,7 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from streamlearn.core.records import CLAIM_KEY, journalled
+from streamlearn.core.journal import CLAIM_KEY, journalled
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
 from streamlearn.log.backends import open_admin, open_log

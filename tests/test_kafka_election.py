@@ -12,7 +12,8 @@ from threading import Event, Thread
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from streamlearn.core.records import Entry, Output
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced
 from streamlearn.log.internal_topics import wanted_topics

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from streamlearn.core.records import Entry, Headers, Output, Range
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Headers, Output, Range
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.internal_topics import wanted_topics

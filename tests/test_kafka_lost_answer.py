@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from streamlearn.core.records import Entry, Output
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.errors import Unknown
 from streamlearn.log.internal_topics import wanted_topics

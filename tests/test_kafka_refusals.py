@@ -25,7 +25,8 @@ from kafka.admin import (
 from kafka.errors import InvalidTimestampError, KafkaError, NotEnoughReplicasError, PolicyViolationError
 from structlog.testing import capture_logs
 
-from streamlearn.core.records import Entry, Output
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.internal_topics import wanted_topics

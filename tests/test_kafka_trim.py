@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.records import CLAIM_KEY, Entry, Record, encode_entry
+from streamlearn.core.journal import CLAIM_KEY, Entry, encode_entry
+from streamlearn.core.records import Record
 from streamlearn.log.kafka.journal import Journal
 
 PLACE = ("j", 0)

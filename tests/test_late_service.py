@@ -9,7 +9,8 @@ import orjson
 import pytest
 from river import datasets, linear_model, preprocessing, stream, tree
 
-from streamlearn.core.records import Record, journalled
+from streamlearn.core.journal import journalled
+from streamlearn.core.records import Record
 from tests.command import Command, command  # noqa: F401
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamlearn.core.records import Entry, Headers, Output, Positions, Range, Record, Unfinished, header_name
+from streamlearn.core.journal import Entry, Unfinished
+from streamlearn.core.records import Headers, Output, Positions, Range, Record, header_name
 from streamlearn.env import RealEnv
 from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin

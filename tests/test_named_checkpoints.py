@@ -9,7 +9,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from streamlearn.core.records import Entry
+from streamlearn.core.journal import Entry
 from streamlearn.core.shard import snapshot
 from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.engine.checkpoint_file import read_saved

@@ -7,22 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlearn.core.records import (
+from streamlearn.core.journal import (
     CLAIM_KEY,
     GENESIS,
     Entry,
     Era,
-    Headers,
-    Output,
-    Range,
-    Record,
-    Skip,
     chain,
     decode_entry,
     encode_claim,
     encode_entry,
     journalled,
 )
+from streamlearn.core.records import Headers, Output, Range, Record, Skip
 
 ERA = Era(
     "genesis", {"event": {"id": "id"}}, "h", "v", 1, {"river": "0"}, {"t": ("i", 2)}, [("t", 1, 5)], "f"

@@ -10,7 +10,8 @@ import orjson
 import pytest
 from river import anomaly, base, forest, linear_model, preprocessing, tree
 
-from streamlearn.core.records import Era, Record
+from streamlearn.core.journal import Era
+from streamlearn.core.records import Record
 from streamlearn.engine.model import fresh_model
 from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv

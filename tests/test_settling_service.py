@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamlearn.core.records import journalled
+from streamlearn.core.journal import journalled
 from tests.command import Command, command
 from tests.service_process import START_S, App, Apps, apps, backend
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from streamlearn.core.records import Entry
+from streamlearn.core.journal import Entry
 from streamlearn.core.shard.snapshot import dump_state, unseal
 from streamlearn.engine.checkpoints import stored
 from streamlearn.engine.standing import Standing

@@ -35,8 +35,8 @@ from river import (
     tree,
 )
 
+from streamlearn.core.journal import Era
 from streamlearn.core.model.learner import Learner
-from streamlearn.core.records import Era
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import (
     MAGIC,

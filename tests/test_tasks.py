@@ -27,9 +27,10 @@ from river.time_series.base import Forecaster
 from streamlearn import run
 from streamlearn.config.load import load
 from streamlearn.core.events.event import EventSpec
+from streamlearn.core.journal import Era
 from streamlearn.core.labels.record import LabelSpec
 from streamlearn.core.model.learner import Learner, model_task
-from streamlearn.core.records import Era, Record
+from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.facts import published as outputs_of
 from streamlearn.core.shard.shard import Shard

@@ -240,7 +240,7 @@ def test_train_names_the_features_that_the_model_does_without(command: Command) 
 BEFORE = """
 import msgspec
 import streamlearn.engine.era as eras
-from streamlearn.core.records import Entry, chain
+from streamlearn.core.journal import Entry, chain
 
 now = eras.era_now
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from river import linear_model, preprocessing
 
-from streamlearn.core.records import Entry, journalled
+from streamlearn.core.journal import Entry, journalled
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_log
 from tests.service_process import App, Apps, apps, backend  # noqa: F401

@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import structlog
 
-from streamlearn.core.records import Checkpoint, Entry, Positions
+from streamlearn.core.journal import Checkpoint, Entry
+from streamlearn.core.records import Positions
 from streamlearn.core.shard.snapshot import Header, Sections, open_header, seal
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint

@@ -21,9 +21,10 @@ from streamlearn.config.schema import Config, EventSection
 from streamlearn.config.values import duration_s, rfc3339_ms, start_places
 from streamlearn.core.events.event import MAX_HEADER_BYTES, MAX_OUTPUT_BYTES, REASONS, EventSpec
 from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.journal import Era
 from streamlearn.core.labels.record import LabelSpec
 from streamlearn.core.model.fingerprint import fingerprint
-from streamlearn.core.records import Era, Positions
+from streamlearn.core.records import Positions
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.core.shard.shard import Shard

@@ -7,7 +7,8 @@ without one from its oldest entry.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from streamlearn.core.records import Checkpoint, Entry, Era, Positions, TopicPartition
+from streamlearn.core.journal import Checkpoint, Entry, Era
+from streamlearn.core.records import Positions, TopicPartition
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.driver import Alive
 from streamlearn.engine.standing import ids_under, positions_under

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from streamlearn.core.records import Era, Output, Record
+from streamlearn.core.journal import Era
+from streamlearn.core.records import Output, Record
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import dump_state, load_state

@@ -12,19 +12,9 @@ from typing import Any
 
 import msgspec
 
+from streamlearn.core.journal import Checkpoint, Entry, Era, chain
 from streamlearn.core.labels.pending import ALL
-from streamlearn.core.records import (
-    Checkpoint,
-    Entry,
-    Era,
-    Output,
-    Positions,
-    Range,
-    Record,
-    RecordPlace,
-    Skip,
-    chain,
-)
+from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Facts, published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state

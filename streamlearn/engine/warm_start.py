@@ -11,7 +11,7 @@ Invariants:
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from streamlearn.core.records import Era
+from streamlearn.core.journal import Era
 from streamlearn.core.shard.snapshot import fresh_state, load_memory
 from streamlearn.core.shard.state import COMMAND, PAUSED, Memory
 from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved

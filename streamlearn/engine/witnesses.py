@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import Era, Positions, Predictions, Range, Record, TopicPartition
+from streamlearn.core.journal import Era, Predictions
+from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.errors import Gone, Reopen, Stop
 from streamlearn.log.port import ShardLog, TopicInfo
 

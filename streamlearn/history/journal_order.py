@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Entry, Range, Record, TopicPartition, journalled
+from streamlearn.core.journal import Entry, journalled
+from streamlearn.core.records import SHARD, Range, Record, TopicPartition
 from streamlearn.errors import Stop
 from streamlearn.history import topic_reader
 from streamlearn.log.port import Admin

@@ -15,17 +15,8 @@ Invariants every adapter keeps:
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from streamlearn.core.records import (
-    Entry,
-    Headers,
-    Output,
-    Positions,
-    Range,
-    Record,
-    RecordPlace,
-    TopicPartition,
-    Unfinished,
-)
+from streamlearn.core.journal import Entry, Unfinished
+from streamlearn.core.records import Headers, Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import Fenced, NotOwner
 
 LOOK_BACK: Final = 10_000

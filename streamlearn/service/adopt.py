@@ -17,7 +17,8 @@ from typing import NamedTuple
 import msgspec
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Era
+from streamlearn.core.journal import Era
+from streamlearn.core.records import SHARD
 from streamlearn.engine.era import check_app, era_now, with_start
 from streamlearn.engine.journal_end import JournalEnd, read_end
 from streamlearn.engine.model import FreshModel, configured_model

@@ -15,7 +15,8 @@ from typing import Final
 
 import structlog
 
-from streamlearn.core.records import CRASH_STAGE, Entry, Record, RecordPlace, Skip
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import CRASH_STAGE, Record, RecordPlace, Skip
 from streamlearn.errors import Stop
 from streamlearn.log.port import ShardLog
 

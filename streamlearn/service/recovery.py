@@ -18,7 +18,8 @@ import msgspec
 import structlog
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import GENESIS, SHARD, Entry, Era, Positions, Record, chain
+from streamlearn.core.journal import GENESIS, Entry, Era, chain
+from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.checkpoints import BlobName, write_birth
 from streamlearn.engine.driver import Alive

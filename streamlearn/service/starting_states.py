@@ -14,7 +14,8 @@ from typing import NamedTuple
 import structlog
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Checkpoint, Entry, Positions
+from streamlearn.core.journal import Checkpoint, Entry
+from streamlearn.core.records import SHARD, Positions
 from streamlearn.core.shard.snapshot import Header, Sections, open_header, unseal
 from streamlearn.engine.checkpoints import named_bytes, stored
 from streamlearn.errors import BadCheckpoint, Gone, Stop

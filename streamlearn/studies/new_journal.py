@@ -13,7 +13,8 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.config.values import start_places
-from streamlearn.core.records import SHARD, Entry, Era, Positions, Range, journalled
+from streamlearn.core.journal import Entry, Era, journalled
+from streamlearn.core.records import SHARD, Positions, Range
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.era import at_places
 from streamlearn.engine.journal_end import places_after

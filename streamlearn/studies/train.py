@@ -12,7 +12,7 @@ import msgspec
 
 from streamlearn.config.schema import Config
 from streamlearn.core.events.event import REASONS
-from streamlearn.core.records import GENESIS, Era
+from streamlearn.core.journal import GENESIS, Era
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.snapshot import Header, fresh_state
 from streamlearn.core.shard.state import BROKEN, Memory

@@ -14,23 +14,18 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from streamlearn.core.records import (
+from streamlearn.core.journal import (
     ATTEMPT_KEY,
     CLAIM_KEY,
     RELEASE_KEY,
     Entry,
-    Output,
-    Positions,
-    Range,
-    Record,
-    RecordPlace,
-    TopicPartition,
     encode_attempt,
     encode_claim,
     encode_entry,
     journalled,
     unfinished,
 )
+from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import Fenced, Gone, NotOwner, Stop, Unreachable
 from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo, TopicSpec
 

@@ -15,7 +15,8 @@ import orjson
 from river import linear_model, preprocessing
 
 from streamlearn.config.load import load
-from streamlearn.core.records import SHARD, Entry, Record
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import SHARD, Record
 from streamlearn.core.shard.snapshot import load_memory, open_header, unseal
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable

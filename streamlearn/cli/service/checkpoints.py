@@ -12,7 +12,7 @@ from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.core.records import Checkpoint
+    from streamlearn.core.journal import Checkpoint
     from streamlearn.engine.model import FreshModel
     from streamlearn.log.port import Store
 

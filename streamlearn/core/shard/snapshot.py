@@ -21,10 +21,11 @@ from typing import Final, NamedTuple
 import msgspec
 import zstandard
 
+from streamlearn.core.journal import Era
 from streamlearn.core.labels.joiner import LabelJoiner
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.model.pickles import dump_model, load_model, trusted_by
-from streamlearn.core.records import Era, Positions
+from streamlearn.core.records import Positions
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec

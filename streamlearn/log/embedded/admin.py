@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
-from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.file import LogFile

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from streamlearn.core.records import Entry, Range, Record, TopicPartition, decode_entry
+from streamlearn.core.journal import Entry, decode_entry
+from streamlearn.core.records import Range, Record, TopicPartition
 from streamlearn.errors import Stop
 from streamlearn.log.embedded.topics import TopicTables
 

@@ -18,20 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from streamlearn.core.records import (
-    ATTEMPT_KEY,
-    CLAIM_KEY,
-    Entry,
-    Output,
-    Positions,
-    Range,
-    Record,
-    RecordPlace,
-    TopicPartition,
-    Unfinished,
-    encode_attempt,
-    encode_entry,
-)
+from streamlearn.core.journal import ATTEMPT_KEY, CLAIM_KEY, Entry, Unfinished, encode_attempt, encode_entry
+from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Unknown
 from streamlearn.log.embedded.file import LogFile

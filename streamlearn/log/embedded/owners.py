@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamlearn.core.records import Positions, Unfinished, unfinished
+from streamlearn.core.journal import Unfinished, unfinished
+from streamlearn.core.records import Positions
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.port import Names
 

@@ -5,7 +5,8 @@ Invariant: `append` returns only when every single record was acknowledged by al
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from streamlearn.core.records import Entry, Positions, Range, Record, TopicPartition
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.kafka import new_client

@@ -12,15 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from streamlearn.core.records import (
-    NOTE_KEYS,
-    Entry,
-    Record,
-    TopicPartition,
-    Unfinished,
-    journalled,
-    unfinished,
-)
+from streamlearn.core.journal import NOTE_KEYS, Entry, Unfinished, journalled, unfinished
+from streamlearn.core.records import Record, TopicPartition
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.reader import RecordReader

@@ -10,21 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
-from streamlearn.core.records import (
-    ATTEMPT_KEY,
-    RELEASE_KEY,
-    Entry,
-    Headers,
-    Output,
-    Positions,
-    Range,
-    Record,
-    RecordPlace,
-    TopicPartition,
-    Unfinished,
-    encode_attempt,
-    encode_entry,
-)
+from streamlearn.core.journal import ATTEMPT_KEY, RELEASE_KEY, Entry, Unfinished, encode_attempt, encode_entry
+from streamlearn.core.records import Headers, Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.client import LATEST, Client
 from streamlearn.log.kafka.cluster import Cluster

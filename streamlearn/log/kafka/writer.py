@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from streamlearn.core.records import CLAIM_KEY, Headers, TopicPartition, encode_claim, headers_bytes
+from streamlearn.core.journal import CLAIM_KEY, encode_claim
+from streamlearn.core.records import Headers, TopicPartition, headers_bytes
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, Client, ClientError, Producer
 from streamlearn.log.kafka.cluster import Cluster

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from streamlearn.core.records import Era
+from streamlearn.core.journal import Era
 from streamlearn.engine.era import check_topics
 from streamlearn.env import Env
 from streamlearn.errors import Reopen, Stop

@@ -2,7 +2,7 @@
 
 Invariants:
 - Records are stepped by the very shard of `serve`, with its undo; nothing here reaches an output.
-- Digests are those of `core.records.chain` over all outputs of a role from the genesis on, however the
+- Digests are those of `core.journal.chain` over all outputs of a role from the genesis on, however the
   records were cut into runs.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from streamlearn.core.events.event import Label
+from streamlearn.core.journal import GENESIS, preimage
 from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import final_step
-from streamlearn.core.records import GENESIS, Output, Record, preimage
+from streamlearn.core.records import Output, Record
 from streamlearn.core.scores.metrics import judges
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Facts, Frozen, published

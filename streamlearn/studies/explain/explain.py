@@ -13,7 +13,8 @@ import orjson
 from streamlearn.config.schema import Config
 from streamlearn.core.events.event import Event
 from streamlearn.core.events.mapping import compile_decoder
-from streamlearn.core.records import Entry, Record
+from streamlearn.core.journal import Entry
+from streamlearn.core.records import Record
 from streamlearn.engine.driver import event_in
 from streamlearn.engine.era import event_spec
 from streamlearn.engine.model import FreshModel

@@ -16,11 +16,12 @@ import msgspec
 
 from streamlearn.core.events.clocks import KNOWN_FROM_MS, NEVER
 from streamlearn.core.events.event import Label
+from streamlearn.core.journal import Entry, Era
 from streamlearn.core.labels.joiner import LabelJoiner
 from streamlearn.core.labels.record import LabelRecord, join_name, spelled_name
 from streamlearn.core.labels.stats import label_delay_ms
 from streamlearn.core.model.learner import Learner, Prediction
-from streamlearn.core.records import Entry, Era, Positions, Record, RecordPlace, Skip
+from streamlearn.core.records import Positions, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, assembled, load_learner, load_memory, side_parts

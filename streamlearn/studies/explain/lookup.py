@@ -11,7 +11,8 @@ import msgspec
 import orjson
 
 from streamlearn.core.events.paths import optional
-from streamlearn.core.records import Entry, Range, Record, journalled
+from streamlearn.core.journal import Entry, journalled
+from streamlearn.core.records import Range, Record
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.history import topic_reader
 from streamlearn.log.port import Reader

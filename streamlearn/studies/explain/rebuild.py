@@ -11,7 +11,8 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from streamlearn.config.schema import Config
-from streamlearn.core.records import SHARD, Entry, Era, Positions, Record
+from streamlearn.core.journal import Entry, Era
+from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
 from streamlearn.core.shard.snapshot import Header, dump_model, load_model, unseal
 from streamlearn.engine.checkpoints import named_bytes
