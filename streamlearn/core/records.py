@@ -96,6 +96,7 @@ class Output(msgspec.Struct, gc=False):
         headers: As in `Record`.
 
     Example:
+        >>> from streamlearn.core.journal import GENESIS, chain
         >>> output = Output("predictions", 0, None, b'{"prediction":true}')
         >>> chain(GENESIS, [output]) == chain(GENESIS, [output, output])
         False
