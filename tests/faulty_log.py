@@ -31,7 +31,7 @@ from streamlearn.log.background_store import BackgroundStore
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Blobs, Log, Polled, Row, ShardLog, TopicInfo, TopicSpec
+from streamlearn.log.port import Blobs, FetchResult, Log, Row, ShardLog, TopicInfo, TopicSpec
 from streamlearn.service.process import Process
 
 QUIET_POLLS = 3
@@ -88,9 +88,9 @@ class Faults:
                 fault.do(self)
         return answer
 
-    def note(self, polled: Polled) -> None:
+    def note(self, fetched: FetchResult) -> None:
         """Stop the loop when the stream has fallen silent."""
-        self.quiet = 0 if polled.records else self.quiet + 1
+        self.quiet = 0 if fetched.records else self.quiet + 1
         if self.quiet >= QUIET_POLLS and self.process is not None:
             self.process.stop()
 
@@ -111,10 +111,10 @@ class FaultyShardLog:
         for entry in self._inner.entries(after):
             yield self._faults.around("entries", lambda entry=entry: entry)
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
-        polled: Polled = self._pass("poll", positions, max_records, max_bytes, min(timeout_s, 0.02))
-        self._faults.note(polled)
-        return polled
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
+        fetched: FetchResult = self._pass("poll", positions, max_records, max_bytes, min(timeout_s, 0.02))
+        self._faults.note(fetched)
+        return fetched
 
     def reached(self, positions: Positions) -> Positions:
         return self._pass("reached", positions)
@@ -219,9 +219,9 @@ class Harness:
         for partition, start in enumerate(info.start):
             at = start
             while at < info.end[partition]:
-                polled = self.admin.poll({(topic, partition): at}, 100_000, 0).records[topic, partition]
-                found += polled
-                at = polled[-1].offset + 1
+                fetched = self.admin.poll({(topic, partition): at}, 100_000, 0).records[topic, partition]
+                found += fetched
+                at = fetched[-1].offset + 1
         return found
 
     def topics(self) -> dict[str, TopicInfo]:

@@ -165,8 +165,8 @@ class App:
         for partition, (start, end) in enumerate(zip(ends.start, ends.end, strict=True)):
             position, idle = start, 0
             while position < end and idle < 3:
-                polled = self.admin.poll({(topic, partition): position}, 10_000, 0.5).records
-                records = polled.get((topic, partition), [])
+                fetched = self.admin.poll({(topic, partition): position}, 10_000, 0.5).records
+                records = fetched.get((topic, partition), [])
                 idle = 0 if records else idle + 1  # transaction markers at the end are no records
                 found += records
                 position = records[-1].offset + 1 if records else position

@@ -241,9 +241,9 @@ def test_poll_stops_after_the_record_that_passes_max_bytes(
 ) -> None:
     admin.append("events", rows(*[b"x" * 100] * 50))
     for max_bytes, count in [(1, 1), (100, 1), (101, 2), (1000, 10), (1001, 11), (ONE_MB, 50)]:
-        polled = shard.poll({("events", 0): 0}, 1000, max_bytes, 0.0)
-        assert len(polled.records["events", 0]) == count
-        assert bool(polled.behind) == (count < 50)
+        fetched = shard.poll({("events", 0): 0}, 1000, max_bytes, 0.0)
+        assert len(fetched.records["events", 0]) == count
+        assert bool(fetched.behind) == (count < 50)
 
 
 def test_each_waiting_partition_gets_its_share_of_a_poll(admin: EmbeddedAdmin) -> None:
@@ -462,8 +462,8 @@ def test_the_write_ahead_log_stays_small(path: Path, admin: EmbeddedAdmin, shard
     position = 0
     for seq in range(200):
         admin.append("events", rows(*[b"x" * 1000] * 200))
-        polled = shard.poll({("events", 0): position}, 1000, ONE_MB, 0.0)
-        position = polled.records["events", 0][-1].offset + 1
+        fetched = shard.poll({("events", 0): position}, 1000, ONE_MB, 0.0)
+        position = fetched.records["events", 0][-1].offset + 1
         shard.publish(entry(seq), [prediction(b"y" * 1000)] * 200, {("events", 0): position})
     assert path.stat().st_size > 60 * ONE_MB
     assert Path(f"{path}-wal").stat().st_size < 16 * ONE_MB

@@ -108,11 +108,11 @@ def committed(admin: KafkaAdmin, topic: str) -> list[tuple[bytes | None, bytes |
     positions = {(topic, index): start for index, start in enumerate(info.start)}
     found = []
     while True:
-        polled = admin.poll(positions, 1000, 0.5)
-        for at, records in polled.records.items():
+        fetched = admin.poll(positions, 1000, 0.5)
+        for at, records in fetched.records.items():
             found += [(record.key, record.value, record.headers) for record in records]
             positions[at] = records[-1].offset + 1
-        if not polled.records and not polled.behind:
+        if not fetched.records and not fetched.behind:
             return found
 
 
@@ -319,12 +319,12 @@ def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
     admin.append(topic, [Row(None, b"b", (), 0)])
     abort(producer, topic, 10)
     shard = log.open(0)
-    polled = shard.poll({(topic, 0): 0}, 10, ONE_MB, 30.0)
-    assert [record.value for record in polled.records[topic, 0]] == [b"a", b"b"]
+    fetched = shard.poll({(topic, 0): 0}, 10, ONE_MB, 30.0)
+    assert [record.value for record in fetched.records[topic, 0]] == [b"a", b"b"]
     end = log.topics()[topic].end[0]
     assert [record.value for record in shard.read(Range(topic, 0, 0, end))] == [b"a", b"b"]
     assert [record.value for record in shard.read(Range(topic, 0, 1, end))] == [b"b"]
-    assert list(shard.read(Range(topic, 0, 1, polled.records[topic, 0][1].offset))) == []
+    assert list(shard.read(Range(topic, 0, 1, fetched.records[topic, 0][1].offset))) == []
     shard.close()
 
 

@@ -182,8 +182,8 @@ def drain(world: World, topic: str) -> dict[int, list[Record]]:
     """Every visible record of a topic, by partition; done when nothing came for a while."""
     positions = starts(world, topic)
     found: dict[int, list[Record]] = {partition: [] for _, partition in positions}
-    while polled := world.admin.poll(positions, 10_000, QUIET_S).records:
-        for (_, partition), records in polled.items():
+    while fetched := world.admin.poll(positions, 10_000, QUIET_S).records:
+        for (_, partition), records in fetched.items():
             found[partition] += records
             positions[topic, partition] = records[-1].offset + 1
     return found
@@ -255,9 +255,9 @@ def test_any_rows_come_back_in_order_at_any_limit(world: World, rows: list[Row],
     world.admin.append(world.input, rows)
     found: list[Record] = []
     while len(found) < len(rows):
-        polled = world.admin.poll({at: position}, limit, DEADLINE_S)
-        assert 1 <= len(polled.records[at]) <= limit
-        found += polled.records[at]
+        fetched = world.admin.poll({at: position}, limit, DEADLINE_S)
+        assert 1 <= len(fetched.records[at]) <= limit
+        found += fetched.records[at]
         position = found[-1].offset + 1
     assert [(r.key, r.value, r.headers) for r in found] == [(r.key, r.value, r.headers) for r in rows]
     assert [r.offset for r in found] == sorted({r.offset for r in found})
@@ -284,15 +284,15 @@ def test_rows_with_one_key_share_a_partition_and_rows_without_are_spread(world: 
 def test_poll_waits_for_the_first_record(world: World, shard: ShardLog) -> None:
     positions = starts(world, world.input)
     writer = in_child(append_later, world.backend, world.input, 0.5)
-    polled = shard.poll(positions, 10, ONE_MB, DEADLINE_S)
-    assert values(polled.records[world.input, 0]) == [b"late"]
+    fetched = shard.poll(positions, 10, ONE_MB, DEADLINE_S)
+    assert values(fetched.records[world.input, 0]) == [b"late"]
     join(writer)
 
 
 def test_poll_comes_back_with_nothing_when_nothing_arrives(world: World, shard: ShardLog) -> None:
-    polled = shard.poll(starts(world, world.input), 10, ONE_MB, 0.05)
-    assert polled.records == {}
-    assert polled.behind == frozenset()
+    fetched = shard.poll(starts(world, world.input), 10, ONE_MB, 0.05)
+    assert fetched.records == {}
+    assert fetched.behind == frozenset()
 
 
 def test_poll_gives_only_the_partitions_asked_for_from_their_positions_on(
@@ -300,8 +300,8 @@ def test_poll_gives_only_the_partitions_asked_for_from_their_positions_on(
 ) -> None:
     first, *rest = feed(world, b"a", b"b", b"c")
     feed(world, b"other", partition=1)
-    polled = shard.poll({(world.input, 0): first.offset + 1}, 10, ONE_MB, DEADLINE_S)
-    assert polled.records == {(world.input, 0): rest}
+    fetched = shard.poll({(world.input, 0): first.offset + 1}, 10, ONE_MB, DEADLINE_S)
+    assert fetched.records == {(world.input, 0): rest}
 
 
 def test_poll_keeps_no_position_of_its_own(world: World, shard: ShardLog) -> None:
@@ -314,9 +314,9 @@ def test_poll_keeps_no_position_of_its_own(world: World, shard: ShardLog) -> Non
 
 def test_poll_takes_no_more_than_max_records_and_says_what_is_behind(world: World, shard: ShardLog) -> None:
     feed(world, *[b"%d" % n for n in range(300)])
-    polled = shard.poll(starts(world, world.input), 7, ONE_MB, DEADLINE_S)
-    assert values(polled.records[world.input, 0]) == [b"%d" % n for n in range(7)]
-    assert polled.behind == {(world.input, 0)}
+    fetched = shard.poll(starts(world, world.input), 7, ONE_MB, DEADLINE_S)
+    assert values(fetched.records[world.input, 0]) == [b"%d" % n for n in range(7)]
+    assert fetched.behind == {(world.input, 0)}
 
 
 def test_a_backlog_in_one_partition_does_not_hide_another(world: World, shard: ShardLog) -> None:
@@ -324,9 +324,9 @@ def test_a_backlog_in_one_partition_does_not_hide_another(world: World, shard: S
     feed(world, b"other", partition=1)
     positions, seen = starts(world, world.input), set()
     for _ in range(20):
-        polled = shard.poll(positions, 10, ONE_MB, DEADLINE_S)
-        seen |= set(polled.records)
-        for at, records in polled.records.items():
+        fetched = shard.poll(positions, 10, ONE_MB, DEADLINE_S)
+        seen |= set(fetched.records)
+        for at, records in fetched.records.items():
             positions[at] = records[-1].offset + 1
     assert seen == {(world.input, 0), (world.input, 1)}
 

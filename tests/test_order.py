@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.core.records import Positions, Record, TopicPartition
-from streamlearn.log.port import Polled
+from streamlearn.log.port import FetchResult
 from streamlearn.service.merge import PATIENCE_S, Merge
 
 A: TopicPartition = ("a", 0)
@@ -20,11 +20,11 @@ def record(place: TopicPartition, offset: int, timestamp_ms: int = 0) -> Record:
     return Record(place[0], place[1], offset, START_MS + timestamp_ms, None, b"")
 
 
-def polled(*records: Record, behind: tuple[TopicPartition, ...] = ()) -> Polled:
+def fetched(*records: Record, behind: tuple[TopicPartition, ...] = ()) -> FetchResult:
     found: dict[TopicPartition, list[Record]] = {}
     for one in records:
         found.setdefault((one.topic, one.partition), []).append(one)
-    return Polled(found, frozenset(behind))
+    return FetchResult(found, frozenset(behind))
 
 
 def places(records: list[Record]) -> list[tuple[str, int]]:
@@ -37,11 +37,11 @@ class Log:
     def __init__(self, partitions: dict[TopicPartition, list[Record]]) -> None:
         self.partitions = partitions
 
-    def poll(self, wanted: Positions, sizes: dict[TopicPartition, int]) -> Polled:
+    def poll(self, wanted: Positions, sizes: dict[TopicPartition, int]) -> FetchResult:
         left = {tp: [r for r in self.partitions[tp] if r.offset >= at] for tp, at in wanted.items()}
         records = {tp: rest[: sizes[tp]] for tp, rest in left.items()}
         behind = frozenset(tp for tp, rest in left.items() if len(rest) > sizes[tp])
-        return Polled({tp: found for tp, found in records.items() if found}, behind)
+        return FetchResult({tp: found for tp, found in records.items() if found}, behind)
 
 
 Steps = list[tuple[int, int]]
@@ -101,7 +101,7 @@ def test_a_backlog_is_taken_in_the_order_of_time(steps: list[Steps], seed: int) 
 
 def test_the_oldest_goes_first_until_a_partition_has_no_more() -> None:
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(*(record(A, n, n * 600) for n in range(3)), record(B, 0, 500), record(B, 1, 9000)), 0.0)
+    merge.add(fetched(*(record(A, n, n * 600) for n in range(3)), record(B, 0, 500), record(B, 1, 9000)), 0.0)
     assert places(merge.take(2, 0.0)) == [("a", 0), ("b", 0)]
     assert places(merge.take(9, 0.0)) == [("a", 1), ("a", 2)]
     assert places(merge.take(9, 0.0)) == [("b", 1)]
@@ -110,7 +110,7 @@ def test_the_oldest_goes_first_until_a_partition_has_no_more() -> None:
 def test_a_record_whose_time_is_ahead_does_not_hold_its_partition_up() -> None:
     merge = Merge({A: 0, B: 0})
     ahead = [record(A, 0, 10**6), record(A, 1, 10), record(A, 2, 20)]
-    merge.add(polled(*ahead, *(record(B, n, n) for n in range(100))), 0.0)
+    merge.add(fetched(*ahead, *(record(B, n, n) for n in range(100))), 0.0)
     taken: list[Record] = []
     while some := merge.take(1000, 0.0):
         taken += some
@@ -121,18 +121,18 @@ def test_a_record_whose_time_is_ahead_does_not_hold_its_partition_up() -> None:
 
 def test_a_label_comes_after_the_events_of_its_millisecond() -> None:
     merge = Merge({A: 0, B: 0}, labels="a")
-    merge.add(polled(record(A, 0, 5), record(B, 0, 5), record(B, 1, 6)), 0.0)
+    merge.add(fetched(record(A, 0, 5), record(B, 0, 5), record(B, 1, 6)), 0.0)
     assert places(merge.take(9, 0.0)) == [("b", 0), ("a", 0)]
 
 
 def test_before_a_label_goes_it_is_asked_whether_events_have_come_meanwhile() -> None:
     """Those of one poll are not read at one moment: the labels may have been read later."""
     merge = Merge({A: 0, B: 0}, labels="b")
-    merge.add(polled(record(A, 0, 10), record(A, 1, 20), record(B, 0, 90)), 0.0)
+    merge.add(fetched(record(A, 0, 10), record(A, 1, 20), record(B, 0, 90)), 0.0)
     assert places(merge.take(10, 0.0)) == [("a", 0), ("a", 1)]
     assert merge.take(10, 0.0) == []
     assert merge.wanted() == {A: 2}
-    merge.add(polled(record(A, 2, 80)), 0.0)
+    merge.add(fetched(record(A, 2, 80)), 0.0)
     assert [places(merge.take(10, 0.0)) for _ in range(2)] == [[("a", 2)], [("b", 0)]]
 
 
@@ -141,17 +141,17 @@ def test_the_order_that_replay_has_written_wins_over_times_of_arrival() -> None:
         return msgspec.structs.replace(record(place, offset, 7), headers=(("streamlearn.order", order),))
 
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(at(A, 0, b"7001"), at(A, 1, b"7004"), at(B, 0, b"7002"), at(B, 1, b"7003")), 0.0)
+    merge.add(fetched(at(A, 0, b"7001"), at(A, 1, b"7004"), at(B, 0, b"7002"), at(B, 1, b"7003")), 0.0)
     assert places(merge.take(9, 0.0)) == [("a", 0), ("b", 0), ("b", 1)]
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(at(A, 0, b"9" * 40), at(B, 0, b"-3"), record(B, 1, 6)), 0.0)
+    merge.add(fetched(at(A, 0, b"9" * 40), at(B, 0, b"-3"), record(B, 1, 6)), 0.0)
     assert places(merge.take(9, 0.0)) == [("a", 0)]  # nonsense is no order: the times count
 
 
 def test_what_goes_back_goes_to_the_partitions_it_came_from() -> None:
     merge = Merge({A: 0, B: 0})
     merge.add(
-        polled(*(record(A, n, 2 * n) for n in range(3)), *(record(B, n, 2 * n + 1) for n in range(3))), 0.0
+        fetched(*(record(A, n, 2 * n) for n in range(3)), *(record(B, n, 2 * n + 1) for n in range(3))), 0.0
     )
     run = merge.take(4, 0.0)
     merge.put_back(run[1:])
@@ -160,32 +160,32 @@ def test_what_goes_back_goes_to_the_partitions_it_came_from() -> None:
 
 def test_equal_times_go_by_topic_and_partition() -> None:
     merge = Merge({B: 0, A: 0})
-    merge.add(polled(record(B, 0, 5), record(A, 0, 5)), 0.0)
+    merge.add(fetched(record(B, 0, 5), record(A, 0, 5)), 0.0)
     assert places(merge.take(1, 0.0)) == [("a", 0)]
 
 
 def test_a_partition_that_is_behind_is_waited_for_but_not_for_ever() -> None:
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(record(A, 0, 9000), behind=(B,)), 5.0)
+    merge.add(fetched(record(A, 0, 9000), behind=(B,)), 5.0)
     assert merge.take(10, 5.0) == []
-    merge.add(polled(behind=(B,)), 5.0 + PATIENCE_S / 2)
+    merge.add(fetched(behind=(B,)), 5.0 + PATIENCE_S / 2)
     assert merge.take(10, 5.0 + PATIENCE_S * 0.9) == []
     assert places(merge.take(10, 5.0 + PATIENCE_S)) == [("a", 0)]
 
 
 def test_a_partition_that_gave_all_it_had_but_holds_more_is_waited_for_at_once() -> None:
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(record(A, 0, 0), record(B, 0, 100), record(B, 1, 10**6), behind=(A,)), 0.0)
+    merge.add(fetched(record(A, 0, 0), record(B, 0, 100), record(B, 1, 10**6), behind=(A,)), 0.0)
     assert places(merge.take(10, 0.0)) == [("a", 0)]
     assert merge.take(10, 0.0) == []
     assert merge.wanted() == {A: 1}
-    merge.add(polled(record(A, 1, 200)), 0.0)
+    merge.add(fetched(record(A, 1, 200)), 0.0)
     assert places(merge.take(10, 0.0)) == [("b", 0), ("a", 1)]
 
 
 def test_a_partition_at_its_end_is_idle_and_not_waited_for() -> None:
     merge = Merge({A: 0, B: 0})
-    merge.add(polled(record(A, 0, 9000)), 0.0)
+    merge.add(fetched(record(A, 0, 9000)), 0.0)
     assert places(merge.take(10, 0.0)) == [("a", 0)]
     assert merge.idle
 
@@ -193,7 +193,7 @@ def test_a_partition_at_its_end_is_idle_and_not_waited_for() -> None:
 def test_what_was_not_stepped_goes_back_to_the_front() -> None:
     merge = Merge({A: 7})
     assert merge.wanted() == {A: 7}
-    merge.add(polled(*(record(A, n) for n in (7, 8, 11))), 0.0)
+    merge.add(fetched(*(record(A, n) for n in (7, 8, 11))), 0.0)
     run = merge.take(3, 0.0)
     merge.put_back(run[1:])
     merge.put_back([])
@@ -205,22 +205,22 @@ def test_what_was_not_stepped_goes_back_to_the_front() -> None:
 
 def test_a_record_whose_arrival_is_not_known_goes_after_what_was_there_when_it_was_read() -> None:
     merge = Merge({A: 0, B: 0}, labels="a")
-    merge.add(polled(record(A, 0, UNKNOWN), record(B, 0, 5), record(B, 1, 6)), 0.0)
+    merge.add(fetched(record(A, 0, UNKNOWN), record(B, 0, 5), record(B, 1, 6)), 0.0)
     assert places(merge.take(9, 0.0)) == [("b", 0), ("b", 1)]
-    merge.add(polled(record(B, 2, 7), record(B, 3, 8)), 0.0)
+    merge.add(fetched(record(B, 2, 7), record(B, 3, 8)), 0.0)
     assert [places(merge.take(9, 0.0)) for _ in range(2)] == [[("a", 0)], [("b", 2), ("b", 3)]]
 
 
 def test_a_record_whose_arrival_is_not_known_holds_nothing_up_and_goes_before_its_followers() -> None:
     merge = Merge({A: 0, B: 0})
     mixed = [record(A, n, UNKNOWN if n % 2 else 10 * n) for n in range(6)]
-    merge.add(polled(*mixed, *(record(B, n, 10 * n + 1) for n in range(6))), 0.0)
+    merge.add(fetched(*mixed, *(record(B, n, 10 * n + 1) for n in range(6))), 0.0)
     assert [offset for topic, offset in places(merge.take(99, 0.0)) if topic == "a"] == list(range(6))
 
 
 def test_without_any_arrival_events_go_before_labels() -> None:
     merge = Merge({A: 0, B: 0}, labels="a")
-    merge.add(polled(*(record(tp, n, UNKNOWN) for tp in (A, B) for n in range(3))), 0.0)
+    merge.add(fetched(*(record(tp, n, UNKNOWN) for tp in (A, B) for n in range(3))), 0.0)
     taken = places(merge.take(9, 0.0))
-    merge.add(polled(), 0.0)
+    merge.add(fetched(), 0.0)
     assert taken + places(merge.take(9, 0.0)) == [(topic, n) for topic in "ba" for n in range(3)]

@@ -25,7 +25,7 @@ from streamlearn.history.sources import ReadOptions, SourceRecord, open_source
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.kafka.client import ClientError
 from streamlearn.log.kafka.reader import RecordReader
-from streamlearn.log.port import Admin, Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import Admin, FetchResult, Row, TopicInfo, TopicSpec
 from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
@@ -368,7 +368,7 @@ class OneTopic(Admin):
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         return {"t": TopicInfo("id", (0,), (self.end,))}
 
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         return self.reader.poll(positions, max_records, 1 << 62, timeout_s)
 
     def read(self, run: Range) -> Iterator[Record]:

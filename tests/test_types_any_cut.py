@@ -253,7 +253,7 @@ eras.era_now = era_now
 
 import streamlearn.service.task as task
 
-polled = task.ShardTask._polled
+fetch_more = task.ShardTask._fetch_more
 
 def look_first(self, batch, until_s):
     standing = self.standing
@@ -262,9 +262,9 @@ def look_first(self, batch, until_s):
         entry = Entry(standing.seq + 1, 1, chain(standing.digest, ()), change=era)
         self.log.publish(entry, (), standing.positions)
         standing.begin_era(entry)
-    return polled(self, batch, until_s)
+    return fetch_more(self, batch, until_s)
 
-task.ShardTask._polled = look_first
+task.ShardTask._fetch_more = look_first
 """
 
 

@@ -244,8 +244,8 @@ class _Stage:
             self._referee.take(self._waiting.popleft())
 
     def _fetch(self) -> bool:
-        polled = self._admin.poll({(self._output, 0): self._read}, _POLL_RECORDS, 0)
-        for records in polled.records.values():
+        fetched = self._admin.poll({(self._output, 0): self._read}, _POLL_RECORDS, 0)
+        for records in fetched.records.values():
             self._waiting.extend(records)
             self._read = records[-1].offset + 1
         return bool(self._waiting)

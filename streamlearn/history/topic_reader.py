@@ -90,8 +90,8 @@ def arriving(admin: Reader, topic: str, first: Offsets, stop: Flag) -> Iterator[
     positions = {(topic, partition): offset for partition, offset in enumerate(first)}
     while not stop.is_set():
         with _retention():
-            polled = admin.poll(positions, _POLL_RECORDS, _POLL_S)
-        batches = [batch for batch in polled.records.values() if batch]
+            fetched = admin.poll(positions, _POLL_RECORDS, _POLL_S)
+        batches = [batch for batch in fetched.records.values() if batch]
         positions |= {batch[-1].place[:2]: batch[-1].offset + 1 for batch in batches}
         yield from sorted(
             itertools.chain.from_iterable(batches),

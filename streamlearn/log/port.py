@@ -23,7 +23,7 @@ LOOK_BACK: Final = 10_000
 """So many offsets back, at most, `ShardLog.newest` looks."""
 
 
-class Polled(NamedTuple):
+class FetchResult(NamedTuple):
     """Records by partition, in offset order; `behind`: asked-for partitions with more known to wait."""
 
     records: dict[TopicPartition, list[Record]]
@@ -117,7 +117,7 @@ class Reader(History, Protocol):
     def offsets_at(self, topic: str, timestamp_ms: int) -> tuple[int, ...]:
         """As `Log.offsets_at`."""
 
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`."""
 
     def end(self, journal: TopicPartition) -> Entry | None:
@@ -234,7 +234,7 @@ class ShardLog(Writer, History, Protocol):
         records polled before that call.
         """
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         """Committed records at `positions`, in offset order within each partition.
 
         Args:

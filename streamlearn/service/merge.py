@@ -20,7 +20,7 @@ from typing import Final
 from streamlearn.core.events.clocks import KNOWN_FROM_MS, NEVER, Clock
 from streamlearn.core.events.event import MAX_AHEAD_MS
 from streamlearn.core.records import ORDER_HEADER, Positions, Record, TopicPartition
-from streamlearn.log.port import Polled
+from streamlearn.log.port import FetchResult
 
 PATIENCE_S: Final = 1.0
 """How long a partition that is behind but yields nothing holds up the others."""
@@ -62,20 +62,20 @@ class Merge:
         """True if nothing is buffered."""
         return not any(self._buffers.values())
 
-    def add(self, polled: Polled, now_s: float) -> None:
+    def add(self, fetched: FetchResult, now_s: float) -> None:
         """Buffer what `wanted()` brought, and note who is still behind."""
         awaited = self.wanted()
         self._asks += 1
         self._asked.update(dict.fromkeys(awaited, self._asks))
-        for tp, records in polled.records.items():
+        for tp, records in fetched.records.items():
             if records:
                 if records[-1].timestamp_ms >= KNOWN_FROM_MS:
                     self._newest.advance(records[-1].timestamp_ms, MAX_AHEAD_MS)
                 self._buffers[tp].extend(records)
                 self._next[tp] = records[-1].offset + 1
-        self._came_ms.update({tp: self._newest.now_ms for tp, records in polled.records.items() if records})
+        self._came_ms.update({tp: self._newest.now_ms for tp, records in fetched.records.items() if records})
         for tp in awaited:
-            if tp in polled.behind:
+            if tp in fetched.behind:
                 self._behind.add(tp)
             else:
                 self._behind.discard(tp)

@@ -214,10 +214,10 @@ class Recovery:
     def _first_records(self, era: Era) -> list[Record]:
         """Records that wait already at the start: the best there is to check the model on."""
         try:
-            polled = self._shard_log.poll(positions_under(era, {}, {}), 1000, 1 << 24, 0.3)
+            fetched = self._shard_log.poll(positions_under(era, {}, {}), 1000, 1 << 24, 0.3)
         except Gone as error:
             raise Reopen(f"retention went on while the first records were looked at ({error})") from error
-        records = [record for run in polled.records.values() for record in run]
+        records = [record for run in fetched.records.values() for record in run]
         return events_of(records, self._config.topics.control)
 
     def _refuse_silent_change(self, model_change: str, era: Era, now: Era) -> None:

@@ -185,13 +185,13 @@ class ShardTask:
             if run:
                 self._stepper.step(batch, run, began_s + limits.max_ms / 1e3 - stepping_s)
                 stepping_s += self._env.monotonic() - began_s
-            elif not self._polled(batch, until_s):
+            elif not self._fetch_more(batch, until_s):
                 break
         self._stepped_s += stepping_s
         self._behind_s += stepping_s
         return batch
 
-    def _polled(self, batch: Batch, until_s: float) -> bool:
+    def _fetch_more(self, batch: Batch, until_s: float) -> bool:
         """Fetch more. False when the transaction should end with what it has."""
         limits = self._config.transaction
         wait_s = POLL_S if not batch.records else min(POLL_S, until_s - self._env.monotonic())
@@ -200,7 +200,7 @@ class ShardTask:
         if not self._merge.idle:
             wait_s = min(wait_s, 0.01)
         try:
-            polled = self.log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
+            fetched = self.log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
         except Stop:
             # Another topic under the old name explains whatever was found in it.
             self._sources.look(self.log, self.standing.era)
@@ -212,8 +212,8 @@ class ShardTask:
                 "only aborted transactions, records were deleted before they were read. Keep more "
                 "(retention), and begin a new journal: `streamlearn reset`."
             ) from error
-        self._merge.add(polled, self._env.monotonic())
-        if any(polled.records.values()):
+        self._merge.add(fetched, self._env.monotonic())
+        if any(fetched.records.values()):
             self._sources.fetched(self.log)
             return True
         return bool(batch.records) and self._env.monotonic() < until_s

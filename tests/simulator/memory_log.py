@@ -27,7 +27,7 @@ from streamlearn.core.journal import (
 )
 from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import Fenced, Gone, NotOwner, Stop, Unreachable
-from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import LOOK_BACK, FetchResult, Names, Row, TopicInfo, TopicSpec
 
 SESSION_S: Final = 10.0
 """A member that is silent for so long has left the group."""
@@ -130,7 +130,7 @@ class Cluster:
         starts = tuple(one.start for one in topic.partitions)
         return TopicInfo(topic.ident, starts, tuple(one.stable for one in topic.partitions))
 
-    def poll(self, positions: Positions, max_records: int) -> Polled:
+    def poll(self, positions: Positions, max_records: int) -> FetchResult:
         waiting = {}
         for place, position in positions.items():
             partition = self.partition(place)
@@ -146,7 +146,7 @@ class Cluster:
                 records[place] = found[:share]
                 max_records -= len(records[place])
         behind = [at for at, found in waiting.items() if len(records.get(at, ())) < len(found)]
-        return Polled(records, frozenset(behind))
+        return FetchResult(records, frozenset(behind))
 
     def read(self, run: Range) -> list[Record]:
         partition = self.partition((run.topic, run.partition))
@@ -201,13 +201,13 @@ class MemoryReader:
             found.append(next(later, partition.stable))
         return tuple(found)
 
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         deadline = self._clock.now() + timeout_s
         while True:
-            polled = self._cluster.poll(positions, max_records)
+            fetched = self._cluster.poll(positions, max_records)
             left_s = deadline - self._clock.now()
-            if polled.records or left_s <= 0:
-                return polled
+            if fetched.records or left_s <= 0:
+                return fetched
             self._clock.sleep(min(POLL_STEP_S, left_s))
 
     def read(self, run: Range) -> Iterator[Record]:
@@ -384,7 +384,7 @@ class MemoryShardLog:
         there = {name: self._cluster.topics.get(name) for name in self._names.sources}
         return {name: (topic.ident, len(topic.partitions)) for name, topic in there.items() if topic}
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         return MemoryReader(self._cluster, self._clock).poll(positions, max_records, timeout_s)
 
     def reached(self, positions: Positions) -> Positions:

@@ -14,7 +14,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.topics import TopicTables
-from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
 
 _POLL_BYTES = 1 << 24
 
@@ -64,7 +64,7 @@ class EmbeddedAdmin:
             for partition, partition_rows in placed.items():
                 self._topics.insert(topic, partition, partition_rows)
 
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`."""
         return self._topics.poll(positions, max_records, _POLL_BYTES, timeout_s)
 

@@ -26,7 +26,7 @@ from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.owners import Owner, floors
 from streamlearn.log.embedded.topics import TopicTables, now_ms
-from streamlearn.log.port import LOOK_BACK, Names, Polled, Row, TopicInfo
+from streamlearn.log.port import LOOK_BACK, FetchResult, Names, Row, TopicInfo
 
 BEAT_MS = 1_000
 SILENT_MS = 10_000
@@ -252,7 +252,7 @@ class EmbeddedShardLog:
         """As `ShardLog.sources`."""
         return self._topics.identities(self._names.sources)
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         """Records that arrived at `positions`; each waiting partition gets a fair share of the limits."""
         return self._topics.poll(positions, max_records, max_bytes, timeout_s)
 

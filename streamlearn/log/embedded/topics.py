@@ -29,7 +29,7 @@ from streamlearn.core.records import (
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.embedded.file import IDLE_S, LogFile
-from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
 
 _PACK_RECORDS = 256
 _PACK_BYTES = 1 << 20  # a larger pack holds a single record
@@ -179,22 +179,22 @@ class TopicTables:
             (next_offset, at_ms, number, partition),
         )
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`."""
         deadline = self._env.monotonic() + timeout_s
         while True:
             # SQLite changes this number when another process has committed; asking costs a microsecond.
             version = self.file.pragma("data_version")
-            polled = self._poll_once(positions, max_records, max_bytes)
-            if polled.records:
-                return polled
+            fetched = self._poll_once(positions, max_records, max_bytes)
+            if fetched.records:
+                return fetched
             while self.file.pragma("data_version") == version:
                 left_s = deadline - self._env.monotonic()
                 if left_s <= 0:
-                    return polled
+                    return fetched
                 self._env.sleep(min(IDLE_S, left_s))
 
-    def _poll_once(self, positions: Positions, max_records: int, max_bytes: int) -> Polled:
+    def _poll_once(self, positions: Positions, max_records: int, max_bytes: int) -> FetchResult:
         records: dict[TopicPartition, list[Record]] = {}
         with self.file.snapshot():
             ends = {tp: self._end(tp, position) for tp, position in positions.items()}
@@ -212,7 +212,7 @@ class TopicTables:
                 max_records -= len(records[tp])
                 max_bytes -= size_bytes
         behind = [tp for tp in ready if tp not in records or records[tp][-1].offset + 1 < ends[tp]]
-        return Polled(records, frozenset(behind))
+        return FetchResult(records, frozenset(behind))
 
     def _end(self, tp: TopicPartition, position: int) -> int:
         first, end, _ = self.bounds(*tp)

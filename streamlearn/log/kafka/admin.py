@@ -15,7 +15,7 @@ from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
 from streamlearn.log.kafka.journal import Journal
 from streamlearn.log.kafka.reader import RecordReader
-from streamlearn.log.port import Polled, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
 
 _ROWS = 5000
 """Rows in flight at once: it bounds the memory of the producer's buffer."""
@@ -71,7 +71,7 @@ class KafkaAdmin:
             self._batches[topic] = max(1, min(BATCH_BYTES, limit))
         return self._batches[topic]
 
-    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         """As `Reader.poll`."""
         return self._reader.poll(positions, max_records, 1 << 62, timeout_s)
 

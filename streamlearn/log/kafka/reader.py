@@ -16,7 +16,7 @@ from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.kafka.client import CONNECT_S, Client, ClientError, Code, Consumer
 from streamlearn.log.kafka.errors import ask, explained, is_denied
-from streamlearn.log.port import Polled
+from streamlearn.log.port import FetchResult
 
 _NO_LIMIT = 1 << 62
 _BATCH = 2000
@@ -51,7 +51,7 @@ class RecordReader:
         self._starts: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`. While no broker answers: empty if patient, else raises `Unreachable`."""
         try:
             consumer = self._connected()
@@ -65,12 +65,12 @@ class RecordReader:
             behind = frozenset(tp for tp in positions if self._position(tp) < self._end(tp))
         except ClientError as error:
             self._failed(error)
-            return Polled({}, frozenset())
+            return FetchResult({}, frozenset())
         except Unreachable:
             if not self._patient:
                 raise
-            return Polled({}, frozenset())
-        return Polled(ready, behind)
+            return FetchResult({}, frozenset())
+        return FetchResult(ready, behind)
 
     def reached(self, positions: Positions) -> Positions:
         """As `ShardLog.reached`: a cursor's gap ends where the client would fetch next."""

@@ -21,7 +21,7 @@ from streamlearn.log.kafka.journal import Journal
 from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.kafka.topics import look
 from streamlearn.log.kafka.writer import Transactions
-from streamlearn.log.port import LOOK_BACK, Names, Polled
+from streamlearn.log.port import LOOK_BACK, FetchResult, Names
 
 _STALL_S = 10.0
 """How long a partition that has more may give nothing before we look whether a transaction is open."""
@@ -106,13 +106,13 @@ class KafkaShardLog:
         """As `ShardLog.sources`."""
         return self._identities.answer()
 
-    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> Polled:
+    def poll(self, positions: Positions, max_records: int, max_bytes: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`. A partition behind a transaction that stays open is not reported as behind."""
-        polled = self._live.poll(positions, max_records, max_bytes, timeout_s)
-        stuck = polled.behind - polled.records.keys()
+        fetched = self._live.poll(positions, max_records, max_bytes, timeout_s)
+        stuck = fetched.behind - fetched.records.keys()
         if not stuck and not self._waiting:
-            return polled
-        return polled._replace(behind=polled.behind - self._stalled(positions, stuck))
+            return fetched
+        return fetched._replace(behind=fetched.behind - self._stalled(positions, stuck))
 
     def reached(self, positions: Positions) -> Positions:
         """As `ShardLog.reached`."""
