@@ -16,9 +16,9 @@ from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreach
 from streamlearn.log.embedded import log as embedded
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog, EmbeddedShardLog
-from streamlearn.log.port import Names, Row, TopicSpec
+from streamlearn.log.port import Row, TopicNames, TopicSpec
 
-NAMES = Names("app", "", ("events",), {"predictions": "predictions", "journal": "app.journal"})
+NAMES = TopicNames("app", "", ("events",), {"predictions": "predictions", "journal": "app.journal"})
 ONE_MB = 1 << 20
 
 
@@ -444,7 +444,7 @@ def test_retention_spares_the_input_of_every_application_in_the_file(
     admin.create([TopicSpec("a.journal", 1, {"retention.ms": "-1"})])
     other = EmbeddedLog(
         RealEnv(),
-        Names("a", "", ("events",), {"predictions": "predictions", "journal": "a.journal"}),
+        TopicNames("a", "", ("events",), {"predictions": "predictions", "journal": "a.journal"}),
         path,
         100,
     )

@@ -20,7 +20,7 @@ from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
-from streamlearn.log.port import Names, TopicSpec
+from streamlearn.log.port import TopicNames, TopicSpec
 from tests.service_process import App, Apps, apps
 
 __all__ = ["apps"]
@@ -29,12 +29,12 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
 SESSION_S = 8.0
 
 
-def service(app: str) -> Names:
+def service(app: str) -> TopicNames:
     roles = {role: f"{app}.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
-    return Names(app, "", (f"{app}.events",), roles)
+    return TopicNames(app, "", (f"{app}.events",), roles)
 
 
-def made(bootstrap: str, app: str) -> Names:
+def made(bootstrap: str, app: str) -> TopicNames:
     names = service(app)
     admin = KafkaAdmin(RealEnv(), bootstrap, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
@@ -45,7 +45,7 @@ def made(bootstrap: str, app: str) -> Names:
 class Members:
     """Logs of one service, all of them polled as often as a loop polls."""
 
-    def __init__(self, bootstrap: str, names: Names) -> None:
+    def __init__(self, bootstrap: str, names: TopicNames) -> None:
         self._bootstrap = bootstrap
         self._names = names
         self.logs: list[KafkaLog] = []

@@ -24,24 +24,24 @@ from streamlearn.log.kafka import store as kafka_store
 from streamlearn.log.kafka import writer as kafka_writer
 from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog, TopicStore
-from streamlearn.log.port import Names, Row, TopicSpec
+from streamlearn.log.port import Row, TopicNames, TopicSpec
 
 ONE_MB = 1 << 20
 NOBODY = "127.0.0.1:1"
 
 
-def service(app: str, replica: str = "") -> Names:
+def service(app: str, replica: str = "") -> TopicNames:
     roles = {role: f"{app}.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
-    return Names(app, replica, (f"{app}.events",), roles)
+    return TopicNames(app, replica, (f"{app}.events",), roles)
 
 
 @pytest.fixture
-def names(kafka: str, topic_prefix: str) -> Names:
+def names(kafka: str, topic_prefix: str) -> TopicNames:
     return service(topic_prefix)
 
 
 @pytest.fixture
-def admin(kafka: str, names: Names) -> Iterator[KafkaAdmin]:
+def admin(kafka: str, names: TopicNames) -> Iterator[KafkaAdmin]:
     admin = KafkaAdmin(RealEnv(), kafka, {})
     admin.create([TopicSpec(names.inputs[0], 2), *wanted_topics(names, 2)])
     yield admin
@@ -49,7 +49,7 @@ def admin(kafka: str, names: Names) -> Iterator[KafkaAdmin]:
 
 
 @pytest.fixture
-def log(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[KafkaLog]:
+def log(kafka: str, names: TopicNames, admin: KafkaAdmin) -> Iterator[KafkaLog]:
     log = KafkaLog(RealEnv(), names, kafka, {})
     yield log
     log.close()
@@ -125,7 +125,7 @@ def wait_for_shard(log: KafkaLog) -> None:
 
 @pytest.mark.kafka
 def test_what_a_dead_owner_left_open_is_never_visible(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     dead = transactional(kafka, f"{names.lock}.0")
     dead.begin_transaction()
@@ -141,7 +141,7 @@ def test_what_a_dead_owner_left_open_is_never_visible(
 
 @pytest.mark.kafka
 def test_the_last_entry_is_found_behind_forty_aborted_transactions(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     shard = log.open(0)
     shard.publish(entry(0), [], {})
@@ -156,7 +156,7 @@ def test_the_last_entry_is_found_behind_forty_aborted_transactions(
 
 @pytest.mark.kafka
 def test_an_open_transaction_of_a_stranger_in_the_journal_stops_and_names_it(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     stranger = transactional(kafka, f"stranger.{names.app}")
     stranger.begin_transaction()
@@ -168,7 +168,7 @@ def test_an_open_transaction_of_a_stranger_in_the_journal_stops_and_names_it(
     log.open(0).close()
 
 
-def open_newer(kafka: str, names: Names) -> Any:
+def open_newer(kafka: str, names: TopicNames) -> Any:
     """A newer owner, in the middle of a transaction."""
     newer = transactional(kafka, f"{names.lock}.0")
     newer.begin_transaction()
@@ -179,7 +179,7 @@ def open_newer(kafka: str, names: Names) -> Any:
 
 @pytest.mark.kafka
 def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = kafka_writer.Transactions.claim
     newer: list[Any] = []
@@ -199,7 +199,7 @@ def test_an_open_transaction_of_a_newer_owner_fences_and_accuses_nobody(
 
 @pytest.mark.kafka
 def test_what_a_newer_owner_does_after_the_claim_accuses_nobody_either(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_back = kafka_journal.Journal._read_back
     newer: list[Any] = []
@@ -219,7 +219,7 @@ def test_what_a_newer_owner_does_after_the_claim_accuses_nobody_either(
 
 @pytest.mark.kafka
 def test_a_paused_owner_in_the_middle_of_a_transaction_delays_and_hides_nothing(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     first = log.open(0)
     first.publish(entry(0), [prediction(b"0")], {})
@@ -247,7 +247,7 @@ def test_a_paused_owner_in_the_middle_of_a_transaction_delays_and_hides_nothing(
 
 @pytest.mark.kafka
 def test_many_claims_in_a_row_are_passed_over_by_the_end_the_entries_and_the_trim(
-    names: Names, admin: KafkaAdmin, log: KafkaLog
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     claims = []
     for seq in range(6):
@@ -280,7 +280,7 @@ def test_many_claims_in_a_row_are_passed_over_by_the_end_the_entries_and_the_tri
 
 @pytest.mark.kafka
 def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
-    names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = log.open(0)
 
@@ -301,7 +301,7 @@ def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
 
 @pytest.mark.kafka
 def test_a_journal_that_something_else_writes_to_stops(
-    names: Names, admin: KafkaAdmin, log: KafkaLog
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     admin.append(names.roles["journal"], [Row(None, b"not an entry", (), 0)])
     with pytest.raises(Stop, match="is not an entry"):
@@ -310,7 +310,7 @@ def test_a_journal_that_something_else_writes_to_stops(
 
 @pytest.mark.kafka
 def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
-    kafka: str, names: Names, admin: KafkaAdmin, log: KafkaLog
+    kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     topic = names.inputs[0]
     admin.append(topic, [Row(None, b"a", (), 0)])
@@ -329,7 +329,7 @@ def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
 
 
 @pytest.mark.kafka
-def test_nulls_are_published_as_nulls(names: Names, admin: KafkaAdmin, log: KafkaLog) -> None:
+def test_nulls_are_published_as_nulls(names: TopicNames, admin: KafkaAdmin, log: KafkaLog) -> None:
     shard = log.open(0)
     outputs = [prediction(None), prediction(b"", b"", (("a", None), ("b", b""))), prediction(None, b"k")]
     shard.publish(entry(0), outputs, {})
@@ -343,7 +343,7 @@ def test_nulls_are_published_as_nulls(names: Names, admin: KafkaAdmin, log: Kafk
 
 @pytest.mark.kafka
 def test_a_record_that_is_too_large_is_refused_before_anything_is_begun(
-    names: Names, admin: KafkaAdmin, log: KafkaLog
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     shard = log.open(0)
     with pytest.raises(Stop, match=r"max\.message\.bytes"):
@@ -355,7 +355,7 @@ def test_a_record_that_is_too_large_is_refused_before_anything_is_begun(
 
 @pytest.mark.kafka
 def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
-    names: Names, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = log.open(0)
     shard.publish(entry(0), [prediction(b"0")], {})
@@ -375,7 +375,7 @@ def test_a_commit_without_an_answer_is_unknown_until_the_journal_tells(
 
 @pytest.mark.kafka
 def test_positions_are_reported_to_the_group_and_seen_by_the_next_owner(
-    kafka: str, names: Names, admin: KafkaAdmin
+    kafka: str, names: TopicNames, admin: KafkaAdmin
 ) -> None:
     first = KafkaLog(RealEnv(), names, kafka, {})
     wait_for_shard(first)
@@ -428,7 +428,7 @@ def test_a_broker_that_is_not_there_is_named_with_the_network_error() -> None:
 
 
 @pytest.mark.kafka
-def test_a_missing_topic_is_named(kafka: str, names: Names) -> None:
+def test_a_missing_topic_is_named(kafka: str, names: TopicNames) -> None:
     log = KafkaLog(RealEnv(), names, kafka, {})
     with pytest.raises(ConfigError, match=names.roles["journal"]):
         log.owned(0.1)
@@ -436,7 +436,9 @@ def test_a_missing_topic_is_named(kafka: str, names: Names) -> None:
 
 
 @pytest.mark.kafka
-def test_a_journal_that_kafka_would_delete_is_refused(kafka: str, names: Names, admin: KafkaAdmin) -> None:
+def test_a_journal_that_kafka_would_delete_is_refused(
+    kafka: str, names: TopicNames, admin: KafkaAdmin
+) -> None:
     vanishing = names._replace(
         app=f"{names.app}-2", roles={**names.roles, "journal": f"{names.app}.vanishing"}
     )
@@ -486,7 +488,7 @@ def test_a_wrong_option_is_refused_by_name(name: str, value: str, answer: str) -
 
 
 @pytest.fixture
-def store(kafka: str, names: Names, admin: KafkaAdmin) -> Iterator[TopicStore]:
+def store(kafka: str, names: TopicNames, admin: KafkaAdmin) -> Iterator[TopicStore]:
     store = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
     yield store
     store.close()
@@ -498,7 +500,7 @@ def big(seed: int) -> bytes:
 
 @pytest.mark.kafka
 def test_another_replica_finds_every_blob_and_no_forgotten_one(
-    kafka: str, names: Names, store: TopicStore
+    kafka: str, names: TopicNames, store: TopicStore
 ) -> None:
     assert store.names() == []
     places = {name: store.write(name, data) for name, data in (("1", big(1)), ("2", b""), ("3", big(3)))}
@@ -514,7 +516,7 @@ def test_another_replica_finds_every_blob_and_no_forgotten_one(
 
 @pytest.mark.kafka
 def test_chunks_of_a_forgotten_blob_get_tombstones(
-    names: Names, admin: KafkaAdmin, store: TopicStore
+    names: TopicNames, admin: KafkaAdmin, store: TopicStore
 ) -> None:
     place = store.write("1", big(1))
     store.write("2", b"two")
@@ -527,7 +529,7 @@ def test_chunks_of_a_forgotten_blob_get_tombstones(
 
 @pytest.mark.kafka
 def test_a_blob_is_read_where_the_journal_says_although_the_catalog_was_overwritten(
-    names: Names, admin: KafkaAdmin, store: TopicStore
+    names: TopicNames, admin: KafkaAdmin, store: TopicStore
 ) -> None:
     where = store.write("1", big(1))
     admin.append(names.roles["checkpoints"], [Row(b"catalog", b'{"blobs": [], "format": 2}', (), 0)])
@@ -541,7 +543,7 @@ def test_a_blob_is_read_where_the_journal_says_although_the_catalog_was_overwrit
 
 @pytest.mark.kafka
 def test_a_writer_that_dies_before_its_catalog_leaves_what_can_be_swept(
-    kafka: str, names: Names, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
+    kafka: str, names: TopicNames, admin: KafkaAdmin, store: TopicStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("1", big(1))
     dying = TopicStore(RealEnv(), kafka, {}, names.roles["checkpoints"], 0)
@@ -569,7 +571,7 @@ def test_a_topic_of_checkpoints_that_is_gone_is_told_at_once(kafka: str, topic_p
 
 @pytest.mark.kafka
 def test_junk_in_place_of_a_catalog_is_passed_over(
-    names: Names, admin: KafkaAdmin, store: TopicStore
+    names: TopicNames, admin: KafkaAdmin, store: TopicStore
 ) -> None:
     store.write("1", b"one")
     for junk in (b"{", b"[]", b'{"blobs": 3}', b"[" * 100_000):

@@ -13,7 +13,7 @@ from streamlearn.env import RealEnv
 from streamlearn.errors import Unknown
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
-from streamlearn.log.port import Names, TopicSpec
+from streamlearn.log.port import TopicNames, TopicSpec
 from tests.kafka_proxy import Proxy
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
@@ -42,7 +42,7 @@ def entry(seq: int) -> Entry:
 @pytest.mark.kafka
 def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(proxy: Proxy) -> None:
     roles = {role: f"app.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
-    names = Names("app", "", ("app.events",), roles)
+    names = TopicNames("app", "", ("app.events",), roles)
     address = f"127.0.0.1:{proxy.port}"
     admin = KafkaAdmin(RealEnv(), address, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])

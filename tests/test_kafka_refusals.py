@@ -34,7 +34,7 @@ from streamlearn.log.kafka.errors import refusal
 from streamlearn.log.kafka.kafka_python.connect import mapped
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.kafka.topics import _check_journal
-from streamlearn.log.port import Names, Row, TopicSpec
+from streamlearn.log.port import Row, TopicNames, TopicSpec
 from tests.command import Command, command
 from tests.service_process import Apps, apps
 
@@ -60,19 +60,19 @@ def predictions(count: int, size: int = 290) -> list[Output]:
     return [Output("predictions", 0, None, b"%-*d" % (size, number)) for number in range(count)]
 
 
-def service(app: str) -> Names:
+def service(app: str) -> TopicNames:
     roles = {role: f"{app}.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
-    return Names(app, "", (f"{app}.events",), roles)
+    return TopicNames(app, "", (f"{app}.events",), roles)
 
 
-def made(bootstrap: str, names: Names) -> KafkaAdmin:
+def made(bootstrap: str, names: TopicNames) -> KafkaAdmin:
     admin = KafkaAdmin(RealEnv(), bootstrap, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
     return admin
 
 
 @pytest.fixture
-def names(kafka: str, topic_prefix: str) -> Iterator[Names]:
+def names(kafka: str, topic_prefix: str) -> Iterator[TopicNames]:
     names = service(topic_prefix)
     admin = made(kafka, names)
     yield names
@@ -80,7 +80,7 @@ def names(kafka: str, topic_prefix: str) -> Iterator[Names]:
 
 
 @pytest.fixture
-def log(kafka: str, names: Names) -> Iterator[KafkaLog]:
+def log(kafka: str, names: TopicNames) -> Iterator[KafkaLog]:
     log = KafkaLog(RealEnv(), names, kafka, {})
     yield log
     log.close()
@@ -106,7 +106,7 @@ def values(bootstrap: str, topic: str) -> list[bytes | None]:
 
 
 @pytest.mark.kafka
-def test_batches_fit_the_smallest_topic(kafka: str, names: Names, log: KafkaLog) -> None:
+def test_batches_fit_the_smallest_topic(kafka: str, names: TopicNames, log: KafkaLog) -> None:
     alter(kafka, names.roles["predictions"], max_message_bytes="20000")
     shard = log.open(0)
     shard.publish(entry(0), predictions(1500), {})
@@ -141,7 +141,9 @@ def test_rows_are_appended_once_to_a_topic_of_small_batches(kafka: str, topic_pr
 
 
 @pytest.mark.kafka
-def test_a_limit_that_is_lowered_meanwhile_costs_one_opening(kafka: str, names: Names, log: KafkaLog) -> None:
+def test_a_limit_that_is_lowered_meanwhile_costs_one_opening(
+    kafka: str, names: TopicNames, log: KafkaLog
+) -> None:
     shard = log.open(0)
     alter(kafka, names.roles["predictions"], max_message_bytes="20000")
     with pytest.raises(Unknown):
@@ -156,7 +158,7 @@ def test_a_limit_that_is_lowered_meanwhile_costs_one_opening(kafka: str, names: 
 
 @pytest.mark.kafka
 def test_a_record_that_is_over_a_lowered_limit_stops_and_blocks_no_reader(
-    kafka: str, names: Names, log: KafkaLog
+    kafka: str, names: TopicNames, log: KafkaLog
 ) -> None:
     topic = names.roles["predictions"]
     shard = log.open(0)
@@ -176,7 +178,7 @@ def test_a_record_that_is_over_a_lowered_limit_stops_and_blocks_no_reader(
 
 
 @pytest.mark.kafka
-def test_who_lost_the_shard_is_fenced_and_does_not_stop(kafka: str, names: Names, log: KafkaLog) -> None:
+def test_who_lost_the_shard_is_fenced_and_does_not_stop(kafka: str, names: TopicNames, log: KafkaLog) -> None:
     shard = log.open(0)
     alter(kafka, names.roles["predictions"], max_message_bytes="20000")
     log.open(0).close()
@@ -245,7 +247,7 @@ def test_a_clock_that_the_broker_refuses_stops_and_names_the_setting(
 @pytest.mark.kafka
 @pytest.mark.parametrize("role", ["journal", "checkpoints", "predictions"])
 def test_a_topic_that_takes_our_clock_is_refused_with_the_command_that_mends_it(
-    kafka: str, names: Names, log: KafkaLog, role: str
+    kafka: str, names: TopicNames, log: KafkaLog, role: str
 ) -> None:
     topic = names.roles[role]
     alter(kafka, topic, message_timestamp_type="CreateTime")

@@ -27,7 +27,7 @@ from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import ARRIVAL
-from streamlearn.log.port import Admin, Log, Names, Reader, Row, ShardLog, TopicSpec
+from streamlearn.log.port import Admin, Log, Reader, Row, ShardLog, TopicNames, TopicSpec
 from tests.simulator.memory_log import Cluster, MemoryLog, MemoryReader
 
 DEADLINE_S = 60.0
@@ -41,7 +41,7 @@ class Embedded(NamedTuple):
     def admin(self) -> Admin:
         return EmbeddedAdmin(RealEnv(), self.path)
 
-    def log(self, names: Names) -> Log:
+    def log(self, names: TopicNames) -> Log:
         return EmbeddedLog(RealEnv(), names, self.path, retention_s=3600)
 
 
@@ -53,7 +53,7 @@ class Kafka(NamedTuple):
 
         return KafkaAdmin(RealEnv(), self.bootstrap_servers, {})
 
-    def log(self, names: Names) -> Log:
+    def log(self, names: TopicNames) -> Log:
         from streamlearn.log.kafka.log import KafkaLog
 
         return KafkaLog(RealEnv(), names, self.bootstrap_servers, {})
@@ -73,7 +73,7 @@ class Memory(NamedTuple):
     def admin(self) -> Admin:
         return MemoryReader(self.cluster, RealClock())
 
-    def log(self, names: Names) -> Log:
+    def log(self, names: TopicNames) -> Log:
         return MemoryLog(self.cluster, names, RealClock())
 
 
@@ -93,7 +93,7 @@ class World(NamedTuple):
     """One application's topics: an input of two partitions, outputs of two, dead letters of one."""
 
     backend: Backend
-    names: Names
+    names: TopicNames
     admin: Admin
 
     @property
@@ -116,13 +116,13 @@ class World(NamedTuple):
         return self.backend.log(self.names)
 
 
-def new_names() -> Names:
+def new_names() -> TopicNames:
     app = f"t-{uuid.uuid4().hex[:12]}"
     roles = {role: f"{app}.{role}" for role in ("predictions", "dlq", "journal")}
-    return Names(app, "", (f"{app}.events",), roles)
+    return TopicNames(app, "", (f"{app}.events",), roles)
 
 
-def make_topics(admin: Admin, names: Names) -> None:
+def make_topics(admin: Admin, names: TopicNames) -> None:
     roles = names.roles
     admin.create(
         [
@@ -694,7 +694,7 @@ class Lethal(Sequence[Output]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_publishing(backend: Backend, names: Names) -> None:
+def die_publishing(backend: Backend, names: TopicNames) -> None:
     shard = take(backend.log(names))
     shard.publish(entry(0), [prediction(b"kept")], {})
     shard.publish(entry(1), Lethal(5000), {})
@@ -722,7 +722,7 @@ def append_batches(backend: Backend, topic: str) -> None:
     admin.close()
 
 
-def serve_doubles(backend: Backend, names: Names) -> None:
+def serve_doubles(backend: Backend, names: TopicNames) -> None:
     """For each input record one prediction and one dead letter, until all have been seen."""
     log = backend.log(names)
     shard, at = take(log), (names.inputs[0], 0)
@@ -760,7 +760,7 @@ def test_a_reader_beside_producer_and_service_sees_everything_once_and_whole_tra
     assert values(found[world.dlq]) == expected
 
 
-def publish_growing(backend: Backend, names: Names) -> None:
+def publish_growing(backend: Backend, names: TopicNames) -> None:
     """Transaction n holds n predictions, all with the value n."""
     log = backend.log(names)
     shard = take(log)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Names, TopicInfo, TopicSpec
+from streamlearn.log.port import TopicInfo, TopicNames, TopicSpec
 from streamlearn.service.health.topics import LOOK_S, Change, TopicWatch, changes, still_hidden
 from tests.fake_env import FakeEnv
 from tests.service_process import App, Apps, apps
@@ -44,7 +44,7 @@ class Log:
 def watched(log: Any) -> Callable[[], list[Any]]:
     """A function that looks once more, when it is time, and returns what was said."""
     env = FakeEnv()
-    watch = TopicWatch(env, Names("a", "", ("in",), ROLES), log)
+    watch = TopicWatch(env, TopicNames("a", "", ("in",), ROLES), log)
 
     def look() -> list[Any]:
         env.sleep(LOOK_S)

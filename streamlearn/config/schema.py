@@ -29,7 +29,7 @@ from streamlearn.config.values import (
     check_where,
 )
 from streamlearn.core.events.envelopes import DEFAULTS
-from streamlearn.log.port import Names
+from streamlearn.log.port import TopicNames
 
 ROLES = ("predictions", "dlq", "scores", "alerts", "control", "journal", "checkpoints")
 
@@ -371,7 +371,7 @@ class Config(Section):
             raise ValueError("model.use and model.steps are both given; keep one of them")
         return self
 
-    def names(self) -> Names:
+    def names(self) -> TopicNames:
         """The names that the log adapters need: the app, the replica and all topics."""
         roles = {role: getattr(self.topics, role) for role in ROLES}
-        return Names(self.app.name, self.app.replica, self.topics.input, roles, self.topics.labels)
+        return TopicNames(self.app.name, self.app.replica, self.topics.input, roles, self.topics.labels)

@@ -6,7 +6,7 @@ ignores what is about replicas.
 
 import shlex
 
-from streamlearn.log.port import Names, TopicSpec
+from streamlearn.log.port import TopicNames, TopicSpec
 
 _DURABLE = {"min.insync.replicas": "2"}
 ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
@@ -14,7 +14,7 @@ ARRIVAL = {"message.timestamp.type": "LogAppendTime"}
 and an old or a future one would lose what we publish, or have it refused. On all topics."""
 
 
-def wanted_topics(names: Names, input_partitions: int, shards: int = 1) -> list[TopicSpec]:
+def wanted_topics(names: TopicNames, input_partitions: int, shards: int = 1) -> list[TopicSpec]:
     """The topics to create for one service, in a fixed order; inputs belong to the user and are not here."""
     settings_by_role: dict[str, tuple[int, dict[str, str]]] = {
         "predictions": (input_partitions, {}),

@@ -53,7 +53,7 @@ class TopicSpec(NamedTuple):
     settings: Mapping[str, str] = {}
 
 
-class Names(NamedTuple):
+class TopicNames(NamedTuple):
     """App and topics of a service's connection. `roles` maps an output's role (`predictions`, `dlq`,
     `journal`, `checkpoints`) to its topic, and `control` to that of commands, which is read. `replica` is
     the static membership, "" for none; `labels` the topic of labels, "" for none.

@@ -27,7 +27,7 @@ from streamlearn.core.journal import (
 )
 from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import Fenced, Gone, NotOwner, Stop, Unreachable
-from streamlearn.log.port import LOOK_BACK, FetchResult, Names, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import LOOK_BACK, FetchResult, Row, TopicInfo, TopicNames, TopicSpec
 
 SESSION_S: Final = 10.0
 """A member that is silent for so long has left the group."""
@@ -253,7 +253,7 @@ class MemoryLog:
     """`Log` on a cluster, for one process. `between` is called in the middle of each publish."""
 
     def __init__(
-        self, cluster: Cluster, names: Names, clock: Clock, between: Callable[[], None] = lambda: None
+        self, cluster: Cluster, names: TopicNames, clock: Clock, between: Callable[[], None] = lambda: None
     ) -> None:
         self._cluster = cluster
         self._names = names
@@ -340,7 +340,7 @@ class MemoryShardLog:
     """
 
     def __init__(
-        self, cluster: Cluster, names: Names, clock: Clock, between: Callable[[], None], shard: int
+        self, cluster: Cluster, names: TopicNames, clock: Clock, between: Callable[[], None], shard: int
     ) -> None:
         self._cluster = cluster
         self._names = names

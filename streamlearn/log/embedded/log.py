@@ -26,7 +26,7 @@ from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.owners import Owner, floors
 from streamlearn.log.embedded.topics import TopicTables, now_ms
-from streamlearn.log.port import LOOK_BACK, FetchResult, Names, Row, TopicInfo
+from streamlearn.log.port import LOOK_BACK, FetchResult, Row, TopicInfo, TopicNames
 
 BEAT_MS = 1_000
 SILENT_MS = 10_000
@@ -45,7 +45,7 @@ class EmbeddedLog:
     cannot be opened or written.
     """
 
-    def __init__(self, env: Env, names: Names, path: str | Path, retention_s: float) -> None:
+    def __init__(self, env: Env, names: TopicNames, path: str | Path, retention_s: float) -> None:
         self._env = env
         self._names = names
         self._retention_s = retention_s
@@ -193,7 +193,7 @@ class EmbeddedShardLog:
     def __init__(
         self,
         topics: TopicTables,
-        names: Names,
+        names: TopicNames,
         shard: int,
         owner: Owner,
         *,

@@ -18,7 +18,7 @@ import msgspec
 from streamlearn.core.journal import Unfinished, unfinished
 from streamlearn.core.records import Positions
 from streamlearn.log.embedded.file import LogFile
-from streamlearn.log.port import Names
+from streamlearn.log.port import TopicNames
 
 _Triples = list[tuple[str, int, int]]
 _triples = msgspec.json.Decoder(_Triples)
@@ -48,7 +48,7 @@ class Taken(NamedTuple):
 class Owner:
     """The row of one shard."""
 
-    def __init__(self, file: LogFile, names: Names, shard: int) -> None:
+    def __init__(self, file: LogFile, names: TopicNames, shard: int) -> None:
         self._file = file
         self._app = names.app
         self._journal = names.roles["journal"]

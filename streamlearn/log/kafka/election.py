@@ -21,7 +21,7 @@ from streamlearn.errors import Stop, Unreachable
 from streamlearn.log.kafka.client import Client, ClientError, Code, Membership
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import ask, explained
-from streamlearn.log.port import Names
+from streamlearn.log.port import TopicNames
 
 REPORT_S = 5.0
 _ROUND_S = 0.1
@@ -33,7 +33,7 @@ _log = structlog.get_logger()
 class Election:
     """This process' membership in the group of one service."""
 
-    def __init__(self, env: Env, client: Client, names: Names) -> None:
+    def __init__(self, env: Env, client: Client, names: TopicNames) -> None:
         self._env = env
         self.group = names.lock
         self._bootstrap = client.bootstrap

@@ -21,7 +21,7 @@ from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.shard import KafkaShardLog
 from streamlearn.log.kafka.store import TopicStore
 from streamlearn.log.kafka.topics import look, record_limit
-from streamlearn.log.port import Names, Row, TopicInfo
+from streamlearn.log.port import Row, TopicInfo, TopicNames
 
 _log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class KafkaLog:
     """
 
     def __init__(
-        self, env: Env, names: Names, bootstrap: str, options: Mapping[str, str], trims: bool = True
+        self, env: Env, names: TopicNames, bootstrap: str, options: Mapping[str, str], trims: bool = True
     ) -> None:
         self._env = env
         self._names = names

@@ -21,7 +21,7 @@ from streamlearn.log.kafka.journal import Journal
 from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.kafka.topics import look
 from streamlearn.log.kafka.writer import Transactions
-from streamlearn.log.port import LOOK_BACK, FetchResult, Names
+from streamlearn.log.port import LOOK_BACK, FetchResult, TopicNames
 
 _STALL_S = 10.0
 """How long a partition that has more may give nothing before we look whether a transaction is open."""
@@ -42,7 +42,7 @@ class KafkaShardLog:
         self,
         client: Client,
         cluster: Cluster,
-        names: Names,
+        names: TopicNames,
         election: Election,
         shard: int,
         trims: bool = True,

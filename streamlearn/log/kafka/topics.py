@@ -11,7 +11,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.internal_topics import ARRIVAL, alter_command
 from streamlearn.log.kafka.client import FRAME_BYTES
 from streamlearn.log.kafka.cluster import Cluster
-from streamlearn.log.port import Names, TopicInfo
+from streamlearn.log.port import TopicInfo, TopicNames
 
 _MESSAGE_BYTES = 1048588
 _KEPT = ("retention.ms", "retention.bytes")
@@ -31,7 +31,7 @@ class Looked(NamedTuple):
     inputs: dict[TopicPartition, str]
 
 
-def look(cluster: Cluster, names: Names, shard: int) -> Looked:
+def look(cluster: Cluster, names: TopicNames, shard: int) -> Looked:
     """Look at every topic of a service. Raises `ConfigError` for the first one that it cannot work with."""
     ours = names.roles
     journal = ours["journal"]
@@ -54,7 +54,7 @@ def look(cluster: Cluster, names: Names, shard: int) -> Looked:
     )
 
 
-def _check_existence(bootstrap: str, names: Names, topics: Mapping[str, TopicInfo], shard: int) -> None:
+def _check_existence(bootstrap: str, names: TopicNames, topics: Mapping[str, TopicInfo], shard: int) -> None:
     """Every topic is there, and the journal has a partition for the shard."""
     for topic in (*names.sources, *names.roles.values()):
         if topic not in topics:

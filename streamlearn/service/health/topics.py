@@ -17,7 +17,7 @@ import structlog
 from streamlearn.core.records import TopicPartition
 from streamlearn.env import Env
 from streamlearn.errors import Stop, Unreachable
-from streamlearn.log.port import Log, Names
+from streamlearn.log.port import Log, TopicNames
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class Change(NamedTuple):
 class TopicWatch:
     """Of one opened shard."""
 
-    def __init__(self, env: Env, names: Names, log_: Log) -> None:
+    def __init__(self, env: Env, names: TopicNames, log_: Log) -> None:
         self._env = env
         self._roles = dict(names.roles)
         self._log = log_
