@@ -122,7 +122,7 @@ CHAPTERS: Final = (
             "log.port.ShardLog",
             "log.port.Log",
             "log.port.Admin",
-            "log.port.Store",
+            "log.port.CheckpointStore",
             "env.Env",
             "env.RealEnv",
         ),

@@ -17,7 +17,7 @@ from streamlearn.errors import ConfigError, Unreachable
 
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
-    from streamlearn.log.port import Admin, Log, Store
+    from streamlearn.log.port import Admin, CheckpointStore, Log
 
 ENV: Final = RealEnv()
 """The world of the one process that a command is."""
@@ -38,7 +38,7 @@ def open_admin(config: "Config", make: bool = False) -> Iterator["Admin"]:
         yield admin
 
 
-def open_store(config: "Config") -> contextlib.closing["Store"]:
+def open_store(config: "Config") -> contextlib.closing["CheckpointStore"]:
     """The checkpoints of a service's one shard."""
     from streamlearn.core.records import SHARD
     from streamlearn.log import backends

@@ -29,7 +29,7 @@ from streamlearn.core.records import Positions
 from streamlearn.core.shard.snapshot import Header, Sections, open_header, seal
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint
-from streamlearn.log.port import Store, TopicInfo, Written
+from streamlearn.log.port import CheckpointStore, TopicInfo, Written
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ def stored(names: Iterable[str], journal: str | None, shard: int) -> list[BlobNa
     return sorted(blob for blob in blobs if blob and blob.shard == shard and journal in (None, blob.journal))
 
 
-def newest_header(store: Store, key: bytes, journal: str | None, shard: int) -> Header | None:
+def newest_header(store: CheckpointStore, key: bytes, journal: str | None, shard: int) -> Header | None:
     """The header of the newest blob of a shard that is whole, None when there is none. Whether the journal
     names it is not asked.
     """
@@ -87,7 +87,7 @@ def newest_header(store: Store, key: bytes, journal: str | None, shard: int) -> 
     return None
 
 
-def named_bytes(store: Store, named: Checkpoint) -> bytes:
+def named_bytes(store: CheckpointStore, named: Checkpoint) -> bytes:
     """The bytes of a checkpoint that the journal names. Raises `BadCheckpoint` when they are others, or
     gone.
     """
@@ -126,7 +126,9 @@ def to_drop(seqs: Sequence[int], keep: int) -> list[int]:
     return dropped
 
 
-def write_birth(store: Store, name: BlobName, header: Header, sections: Sections, key: bytes) -> Checkpoint:
+def write_birth(
+    store: CheckpointStore, name: BlobName, header: Header, sections: Sections, key: bytes
+) -> Checkpoint:
     """Write the state with which a revision begins, and wait. Raises what the store raised."""
     store.wait()
     with contextlib.suppress(Exception):
@@ -155,7 +157,7 @@ class Checkpointer:
     def __init__(
         self,
         env: Env,
-        store: Store,
+        store: CheckpointStore,
         birth: BlobName,
         named: Sequence[Checkpoint],
         interval_s: float,

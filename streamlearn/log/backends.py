@@ -9,7 +9,7 @@ from pathlib import Path
 from streamlearn.config.load import Config, duration_s
 from streamlearn.env import Env
 from streamlearn.log.background_store import BackgroundStore
-from streamlearn.log.port import Admin, Blobs, Log, Store
+from streamlearn.log.port import Admin, Blobs, CheckpointStore, Log
 
 
 def open_log(env: Env, config: Config) -> Log:
@@ -36,7 +36,7 @@ def open_admin(env: Env, config: Config) -> Admin:
     return KafkaAdmin(env, config.log.bootstrap_servers, config.log.options)
 
 
-def open_store(env: Env, config: Config, shard: int) -> Store:
+def open_store(env: Env, config: Config, shard: int) -> CheckpointStore:
     """The checkpoints of `shard`."""
     return BackgroundStore(env, open_blobs(env, config, shard))
 

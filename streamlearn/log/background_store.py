@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class BackgroundStore:
-    """`Store` over `blobs`. All methods are for the loop's thread."""
+    """`CheckpointStore` over `blobs`. All methods are for the loop's thread."""
 
     def __init__(self, env: Env, blobs: Blobs) -> None:
         self._env = env
@@ -28,28 +28,28 @@ class BackgroundStore:
         self.read = blobs.read
 
     def begin(self, name: str, data: Callable[[], bytes | bytearray], forget: Mapping[str, str]) -> None:
-        """As `Store.begin`."""
+        """As `CheckpointStore.begin`."""
         assert self._task is None, "the end of a write is asked for before the next one begins"
         self._task = self._env.spawn("checkpoint", partial(self._write, name, data, forget))
 
     def is_busy(self) -> bool:
-        """As `Store.is_busy`."""
+        """As `CheckpointStore.is_busy`."""
         return self._task is not None and not self._task.is_done
 
     def wait(self) -> None:
-        """As `Store.wait`."""
+        """As `CheckpointStore.wait`."""
         if self._task is not None:
             self._task.wait()
 
     def finished(self) -> Written | None:
-        """As `Store.finished`."""
+        """As `CheckpointStore.finished`."""
         if self._task is None or self.is_busy():
             return None
         task, self._task = self._task, None
         return task.result()
 
     def close(self) -> None:
-        """As `Store.close`. A write that goes on is cut short: nothing names it."""
+        """As `CheckpointStore.close`. A write that goes on is cut short: nothing names it."""
         self._blobs.close()
 
     def _write(self, name: str, data: Callable[[], bytes | bytearray], forget: Mapping[str, str]) -> Written:

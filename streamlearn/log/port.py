@@ -2,7 +2,7 @@
 
 Small protocols: `Reader` (what anybody may read), `Writer` (the lock of one shard), `ShardLog` (an owned
 shard: its writer, and what its owner reads), `Log` (ownership and topics), `Admin` (a reader that also does
-what the command line asks), and `Store` for checkpoints. Each adapter passes the same conformance suite,
+what the command line asks), and `CheckpointStore` for checkpoints. Each adapter passes the same conformance suite,
 `tests/test_log_conformance.py`.
 
 Invariants every adapter keeps:
@@ -357,7 +357,7 @@ class Blobs(Protocol):
         """Let go of the backend."""
 
 
-class Store(Protocol):
+class CheckpointStore(Protocol):
     """Where one shard's checkpoints live, as named bytes. Nothing in it says which of them count: the journal
     does. A write goes on beside its caller.
     """

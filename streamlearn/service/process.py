@@ -20,7 +20,7 @@ from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Full, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
-from streamlearn.log.port import Log, ShardLog, Store
+from streamlearn.log.port import CheckpointStore, Log, ShardLog
 from streamlearn.service.health.checks import let_others_go_first
 from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.one_by_one import OneByOne
@@ -81,7 +81,7 @@ class Process:
         config: Config,
         fresh: FreshModel,
         service_log: Log,
-        store: Store,
+        store: CheckpointStore,
         model_change: str,
         begin: bool = False,
         outlet: Outlet | None = None,

@@ -33,7 +33,7 @@ from streamlearn.engine.warm_start import Beginning
 from streamlearn.engine.witnesses import AnsweredRecord, check_witnesses, newest_predictions, predictions_now
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
-from streamlearn.log.port import Log, ShardLog, Store, TopicInfo
+from streamlearn.log.port import CheckpointStore, Log, ShardLog, TopicInfo
 from streamlearn.service.one_by_one import CLAIMS
 from streamlearn.service.starting_states import StartingState, StartingStates
 
@@ -47,7 +47,7 @@ class Resources(NamedTuple):
     config: Config
     fresh: FreshModel
     log: Log
-    store: Store
+    store: CheckpointStore
     schemas: Schemas
 
 

@@ -19,7 +19,7 @@ from streamlearn.core.records import SHARD, Positions
 from streamlearn.core.shard.snapshot import Header, Sections, open_header, unseal
 from streamlearn.engine.checkpoints import named_bytes, stored
 from streamlearn.errors import BadCheckpoint, Gone, Stop
-from streamlearn.log.port import ShardLog, Store
+from streamlearn.log.port import CheckpointStore, ShardLog
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class StartingStates:
     def __init__(
         self,
         config: Config,
-        store: Store,
+        store: CheckpointStore,
         shard_log: ShardLog,
         ident: str,
         checkpoints: Sequence[Checkpoint],

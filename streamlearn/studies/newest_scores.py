@@ -23,14 +23,14 @@ from streamlearn.engine.era import stated_spec
 from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.errors import BadCheckpoint
 from streamlearn.history.topic_reader import between, resolve_offsets
-from streamlearn.log.port import Admin, Store
+from streamlearn.log.port import Admin, CheckpointStore
 
 _BACK: Final = (10, 100, 10_000)
 """So far before the end the newest message is looked for: on Kafka marks of transactions take offsets too."""
 
 
 def newest_scores(
-    admin: Admin, store: Store, key: bytes, topic: str, journal: TopicPartition
+    admin: Admin, store: CheckpointStore, key: bytes, topic: str, journal: TopicPartition
 ) -> dict[str, Any] | None:
     """As a message of the scores topic; None where there is neither message nor checkpoint. What came of a
     checkpoint has `source` `{"checkpoint": its number}`, and no `ts`. Where no label was scored, `source`
@@ -78,7 +78,7 @@ def _newest_message(admin: Admin, topic: str) -> dict[str, Any] | None:
 
 
 def _newest_saved(
-    admin: Admin, journal: TopicPartition, store: Store, key: bytes
+    admin: Admin, journal: TopicPartition, store: CheckpointStore, key: bytes
 ) -> tuple[Positions, list[str], dict[str, Any]] | None:
     """The positions of the newest checkpoint that has scores, the topics that labels come on, and the scores
     as a message; None without one.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamlearn.config.load import Config
     from streamlearn.core.journal import Checkpoint
     from streamlearn.engine.model import FreshModel
-    from streamlearn.log.port import Store
+    from streamlearn.log.port import CheckpointStore
 
 KEY_BYTES = 32
 _UNNAMED = "not named by the journal: no start takes it"
@@ -109,7 +109,9 @@ def _write_secret(file: Path, text: str) -> None:
         opened.write(f"{text}\n".encode())
 
 
-def _opened(settings: "Config", store: "Store", checkpoint: str) -> tuple[Any, list[dict[str, Any]]]:
+def _opened(
+    settings: "Config", store: "CheckpointStore", checkpoint: str
+) -> tuple[Any, list[dict[str, Any]]]:
     """The header of a checkpoint, and the guard's table in it. Raises `CheckFailed`."""
     from streamlearn.core.shard.guard import table
     from streamlearn.core.shard.snapshot import load_memory, unseal

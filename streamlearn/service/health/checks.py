@@ -23,7 +23,7 @@ from streamlearn.engine.self_check import ENOUGH_RECORDS, check_model, events_of
 from streamlearn.engine.standing import Standing
 from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
-from streamlearn.log.port import Log, Store
+from streamlearn.log.port import CheckpointStore, Log
 from streamlearn.service.health.topics import TopicWatch
 
 log = structlog.get_logger()
@@ -158,7 +158,9 @@ class Watch:
             )
 
 
-def let_others_go_first(config: Config, fresh: FreshModel, log_: Log, store: Store, stop: Flag) -> None:
+def let_others_go_first(
+    config: Config, fresh: FreshModel, log_: Log, store: CheckpointStore, stop: Flag
+) -> None:
     """A process whose configuration differs from the running service's waits until that has ended: a
     laptop must not take over production.
     """

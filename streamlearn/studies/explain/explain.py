@@ -21,7 +21,7 @@ from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, StreamlearnError
-from streamlearn.log.port import Admin, Store
+from streamlearn.log.port import Admin, CheckpointStore
 from streamlearn.studies.explain.contributions import contributions
 from streamlearn.studies.explain.lookup import (
     Place,
@@ -42,7 +42,7 @@ def explain(
     config: Config,
     fresh: FreshModel,
     admin: Admin,
-    store: Store,
+    store: CheckpointStore,
     ident: str,
     source: Place | None,
     tell: Tell,

@@ -22,7 +22,7 @@ from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.standing import Standing, in_order
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
-from streamlearn.log.port import Reader, Store
+from streamlearn.log.port import CheckpointStore, Reader
 from streamlearn.studies.explain.find_label import Joins
 
 Tell = Callable[[str], None]
@@ -46,7 +46,13 @@ class Reconstructor:
     """Reconstructs models of one service, from its log, its journal, and its signed checkpoints."""
 
     def __init__(
-        self, config: Config, fresh: FreshModel, reader: Reader, store: Store, schemas: Schemas, tell: Tell
+        self,
+        config: Config,
+        fresh: FreshModel,
+        reader: Reader,
+        store: CheckpointStore,
+        schemas: Schemas,
+        tell: Tell,
     ) -> None:
         self._reader = reader
         self._store = store
