@@ -2,7 +2,7 @@
 
 Small protocols: `Reader` (what anybody may read), `Writer` (the lock of one shard), `ShardLog` (an owned
 shard: its writer, and what its owner reads), `Log` (ownership and topics), `Admin` (a reader that also does
-what the command line asks), and `CheckpointStore` for checkpoints. Each adapter passes the same conformance suite,
+what the command line asks), and `CheckpointStore`. Each adapter passes the same conformance suite,
 `tests/test_log_conformance.py`.
 
 Invariants every adapter keeps:

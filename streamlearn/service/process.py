@@ -21,7 +21,7 @@ from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Full, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
 from streamlearn.log.port import CheckpointStore, Log, ShardLog
-from streamlearn.service.health.checks import let_others_go_first
+from streamlearn.service.health.checks import wait_for_config_owner
 from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.one_by_one import OneByOne
 from streamlearn.service.ownership import Heartbeat, as_owner
@@ -111,7 +111,7 @@ class Process:
         """Serve until `stop`. Raises `StreamlearnError` when it cannot go on."""
         _, config, fresh, service_log, store, _ = self._resources
         try:
-            let_others_go_first(config, fresh, service_log, store, self._stop)
+            wait_for_config_owner(config, fresh, service_log, store, self._stop)
             while not self._stop.is_set():
                 self._survive(self._round)
             for task in [*self._tasks.values()]:

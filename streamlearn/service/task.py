@@ -25,7 +25,7 @@ from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
 from streamlearn.service.batch import Batch
 from streamlearn.service.health.checkpoint_age import CheckpointAge
-from streamlearn.service.health.checks import Watch
+from streamlearn.service.health.checks import HealthChecks
 from streamlearn.service.health.learning import LearningWatch
 from streamlearn.service.health.sources import SourceWatch
 from streamlearn.service.health.topics import TopicWatch
@@ -79,7 +79,7 @@ class ShardTask:
         self._alone = alone
         self._outlet = outlet
         self._merge = Merge(within(standing.positions, standing.era), config.topics.labels)
-        self._watch = Watch(env, config, fresh, standing, schemas, topics)
+        self._health = HealthChecks(env, config, fresh, standing, schemas, topics)
         self._sources = SourceWatch(env, standing.era)
         section = config.checkpoint
         self._checkpointer = Checkpointer(
@@ -137,7 +137,7 @@ class ShardTask:
     def finish(self) -> None:
         """End well: with a checkpoint, so that the next start redoes nothing."""
         with as_owner(self.log):
-            self._watch.close()
+            self._health.close()
             try:
                 self._last_checkpoint()
             except Unreachable as error:
@@ -177,7 +177,7 @@ class ShardTask:
         batch = Batch(None if self._outlet is None else [])
         until_s = self._published_s + limits.min_interval_ms / 1e3
         stepping_s = self._stepper.carry_on(batch, until_s)
-        while not batch.full and not (batch.records and self._watch.storm()):
+        while not batch.full and not (batch.records and self._health.storm()):
             self._heartbeat.beat()
             began_s = self._env.monotonic()
             most = self._alone.most(min(RUN_RECORDS, limits.max_records - len(batch.records)))
@@ -244,7 +244,7 @@ class ShardTask:
         if self._outlet is not None and batch.facts is not None:
             self._outlet(batch.facts)
         check_crashes(self.log, entry)
-        self._watch.after(batch.survived())
+        self._health.after(batch.survived())
 
     def _take_snapshot(self) -> Sections:
         """Note the state, for the next undo and the next recovery."""

@@ -1,4 +1,4 @@
-"""What the loop watches: before it joins, whether it may; after each transaction, whether to go on.
+"""Health checks: before a process joins, if it may; after each transaction, if the loop may go on.
 
 Invariant: nothing here changes the state; it reads the shard's memory, logs, and raises `Stop`.
 """
@@ -41,9 +41,9 @@ def _are_coated(texts: set[str]) -> bool:
     return sum(map(is_coated, sample)) > 0.9 * len(sample) or look_like_decimals(sample)
 
 
-class Watch:
-    """Of one opened shard. The first records of an app are kept until there are enough to check on them
-    that the model comes back the same.
+class HealthChecks:
+    """Checks of one opened shard. The first records of an app are kept until there are enough to check on
+    them that the model comes back the same.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Watch:
             )
 
 
-def let_others_go_first(
+def wait_for_config_owner(
     config: Config, fresh: FreshModel, log_: Log, store: CheckpointStore, stop: Flag
 ) -> None:
-    """A process whose configuration differs from the running service's waits until that has ended: a
-    laptop must not take over production.
+    """Wait, with another configuration than the running service's, until that service has ended: a laptop
+    must not take over production.
     """
     topics, journal = log_.topics(), config.topics.journal
     if journal not in topics:
