@@ -56,7 +56,7 @@ from streamlearn.history.send import Pace, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, open_source
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 
 ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
 READ_BAR_US = 33
@@ -139,9 +139,9 @@ class App:
         self.admin.create([TopicSpec(self.input, 1), *wanted_topics(self.config.names(), 1)])
 
     def append(self, values: Iterator[bytes]) -> None:
-        rows = [Row(None, value) for value in values]
-        for at in range(0, len(rows), 5000):
-            self.admin.append(self.input, rows[at : at + 5000])
+        records = [ProducerRecord(None, value) for value in values]
+        for at in range(0, len(records), 5000):
+            self.admin.append(self.input, records[at : at + 5000])
 
     def serve(self) -> "subprocess.Popen[bytes]":
         env = {**os.environ, "PYTHONHASHSEED": "0"}

@@ -31,7 +31,7 @@ from streamlearn.log.background_store import BackgroundStore
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Blobs, FetchResult, Log, Row, ShardLog, TopicInfo, TopicSpec
+from streamlearn.log.port import Blobs, FetchResult, Log, ProducerRecord, ShardLog, TopicInfo, TopicSpec
 from streamlearn.service.process import Process
 
 QUIET_POLLS = 3
@@ -194,7 +194,7 @@ class Harness:
         return configured_model(config or self.config, None if self.model is None else self.model())
 
     def produce(self, events: Sequence[dict[str, Any]], topic: str = "events") -> None:
-        self.admin.append(topic, [Row(None, orjson.dumps(event)) for event in events])
+        self.admin.append(topic, [ProducerRecord(None, orjson.dumps(event)) for event in events])
 
     def run(self, *faults: Fault, model_change: str = "", **flags: Any) -> Faults:
         """Serve until the stream is silent or a fault ends it. Raises as `Process.run`, or `Killed`."""
@@ -289,7 +289,7 @@ def rewrite(
         db.execute(f"DELETE FROM packs WHERE topic = {number}", (topic,))
         statement = f"UPDATE partitions SET next_offset = ? WHERE topic = {number}"
         db.execute(statement, (records[0].offset, topic))
-        rows = [Row(r.key, value_of(r), r.headers) for r in records if r.offset < end]
+        rows = [ProducerRecord(r.key, value_of(r), r.headers) for r in records if r.offset < end]
         if not rows:
             db.execute(
                 f"UPDATE partitions SET next_offset = 0, log_start = 0 WHERE topic = {number}", (topic,)

@@ -17,7 +17,7 @@ from streamlearn.core.records import Record
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 
 MODELS = '''
 import os
@@ -149,12 +149,14 @@ class App:
     def produce(
         self, values: Iterable[bytes | dict[str, Any] | None], topic: int = 0, partition: int | None = None
     ) -> None:
-        self.admin.append(self.inputs[topic], self.rows(values, partition))
+        self.admin.append(self.inputs[topic], self.producer_records(values, partition))
 
     @staticmethod
-    def rows(values: Iterable[bytes | dict[str, Any] | None], partition: int | None = None) -> list[Row]:
+    def producer_records(
+        values: Iterable[bytes | dict[str, Any] | None], partition: int | None = None
+    ) -> list[ProducerRecord]:
         return [
-            Row(None, orjson.dumps(value) if isinstance(value, dict) else value, (), partition)
+            ProducerRecord(None, orjson.dumps(value) if isinstance(value, dict) else value, (), partition)
             for value in values
         ]
 

@@ -263,9 +263,13 @@ def test_without_a_journal_labels_of_the_configured_topic_come_by_time_of_arriva
     rows = list(enumerate(phishing()))
     for start in range(0, len(rows), 50):
         some = rows[start : start + 50]
-        admin.append("events", App.rows({"id": f"e{n}", "ts": n, "features": x} for n, (x, _) in some))
+        admin.append(
+            "events", App.producer_records({"id": f"e{n}", "ts": n, "features": x} for n, (x, _) in some)
+        )
         time.sleep(0.002)  # their arrivals differ
-        admin.append("truth", App.rows({"id": f"e{n}", "ts": n, "label": y} for n, (_, y) in some))
+        admin.append(
+            "truth", App.producer_records({"id": f"e{n}", "ts": n, "label": y} for n, (_, y) in some)
+        )
         time.sleep(0.002)
     admin.close()
     from_topics = orjson.loads(command.ok("backtest", "topic:events", "-m", LOGISTIC, "--json"))

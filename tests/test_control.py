@@ -143,7 +143,9 @@ def events(n: int, start: int, temp: Any = None) -> list[dict[str, Any]]:
 
 
 def reset(app: App, feature: str = "temp") -> None:
-    app.admin.append(app.config.topics.control, app.rows([encode_command(Command(GUARD_RESET, feature))]))
+    app.admin.append(
+        app.config.topics.control, app.producer_records([encode_command(Command(GUARD_RESET, feature))])
+    )
 
 
 def outcomes_by_id(app: App) -> dict[str, str]:

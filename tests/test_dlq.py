@@ -14,8 +14,8 @@ from streamlearn.core.shard.dead_letter_rate import FEW, WINDOW, Letter, note_de
 from streamlearn.core.shard.encode import dead_letter
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
-from streamlearn.log.port import Row
-from streamlearn.studies.dead_letters import parse_letter, retry_row
+from streamlearn.log.port import ProducerRecord
+from streamlearn.studies.dead_letters import parse_letter, retry_record
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend
@@ -58,15 +58,15 @@ def test_a_retried_record_is_the_refused_one_with_two_marks() -> None:
     letter = parse_letter(refused(TYPE, b"\x00\xff", own, offset=5))
     assert letter is not None
     marks = (("streamlearn.retries", b"1"), ("streamlearn.letter", b"streamlearn.dlq-0-5"))
-    assert retry_row(letter, 1) == Row(b"k", b"\x00\xff", marks + own, 0)
+    assert retry_record(letter, 1) == ProducerRecord(b"k", b"\x00\xff", marks + own, 0)
 
 
 def test_a_second_retry_counts_on_and_keeps_one_mark_of_each() -> None:
     first = parse_letter(refused(TYPE, headers=(("a", b"1"),)))
     assert first is not None
-    again = parse_letter(refused(TYPE, headers=retry_row(first, 1).headers, offset=9))
+    again = parse_letter(refused(TYPE, headers=retry_record(first, 1).headers, offset=9))
     assert again is not None and again.retries == 1
-    headers = retry_row(again, 1).headers
+    headers = retry_record(again, 1).headers
     assert headers == (
         ("streamlearn.retries", b"2"),
         ("streamlearn.letter", b"streamlearn.dlq-0-9"),
@@ -90,9 +90,9 @@ def test_headers_of_a_producer_that_are_named_like_ours_are_not_ours() -> None:
     assert letter is not None
     assert (letter.topic, letter.partition, letter.stage, letter.feature) == ("events", 0, "decode", "")
     assert (letter.retries, letter.truncated) == (0, False)
-    again = parse_letter(refused(JSON, headers=retry_row(letter, 1).headers))
+    again = parse_letter(refused(JSON, headers=retry_record(letter, 1).headers))
     assert again is not None and again.retries == 1
-    assert retry_row(again, 1).headers[2:] == FOREIGN
+    assert retry_record(again, 1).headers[2:] == FOREIGN
 
 
 def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -> None:
@@ -101,8 +101,8 @@ def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -
     admin = EmbeddedAdmin(RealEnv(), "s.db")
     for headers in odd:
         letter = refused(JSON, headers=headers)
-        admin.append("streamlearn.dlq", [Row(letter.key, letter.value, letter.headers)])
-        admin.append("events", [Row(None, b"x", headers)])
+        admin.append("streamlearn.dlq", [ProducerRecord(letter.key, letter.value, letter.headers)])
+        admin.append("events", [ProducerRecord(None, b"x", headers)])
     admin.close()
     assert [row[0] for row in listed(command)] == [4]
     for place in range(4):
@@ -117,7 +117,7 @@ def test_letters_with_such_headers_are_all_listed_and_sent_again(command: Run) -
 def test_a_partition_that_is_gone_is_chosen_anew() -> None:
     letter = parse_letter(refused(TYPE, partition=3))
     assert letter is not None
-    assert [retry_row(letter, n).partition for n in (4, 3)] == [3, None]
+    assert [retry_record(letter, n).partition for n in (4, 3)] == [3, None]
 
 
 # --- the command line, on letters made by hand ----------------------------------------------------------
@@ -131,8 +131,8 @@ def letters(command: Run) -> Run:
     large = refused(JSON, b"x" * 1_000_001)
     records = [refused(TYPE, b'{"n":1}'), refused(JSON, b"\xff"), refused(TYPE, b'{"n":2}'), large]
     admin = EmbeddedAdmin(RealEnv(), "s.db")
-    admin.append("streamlearn.dlq", [Row(one.key, one.value, one.headers) for one in records])
-    admin.append("streamlearn.dlq", [Row(None, b"not ours")])
+    admin.append("streamlearn.dlq", [ProducerRecord(one.key, one.value, one.headers) for one in records])
+    admin.append("streamlearn.dlq", [ProducerRecord(None, b"not ours")])
     admin.close()
     return command
 
@@ -207,7 +207,7 @@ def test_a_letter_is_retried_as_often_as_allowed(letters: Run, monkeypatch: pyte
     for n in (1, 2):
         marks = (("streamlearn.retries", b"%d" % n), ("streamlearn.letter", b"streamlearn.dlq-0-99"))
         record = refused(TYPE, b"%d" % n, marks)
-        admin.append("streamlearn.dlq", [Row(None, record.value, record.headers)])
+        admin.append("streamlearn.dlq", [ProducerRecord(None, record.value, record.headers)])
     admin.close()
     sent = letters.ok("dlq", "retry", "--from", "5", "--db", "s.db")
     assert "1 sent back to events" in sent
@@ -218,7 +218,7 @@ def test_a_letter_is_retried_as_often_as_allowed(letters: Run, monkeypatch: pyte
 def test_letters_of_a_topic_that_is_gone_are_counted(letters: Run) -> None:
     record = dead_letter(Record("gone", 0, 0, NOW_MS, None, b"x"), JSON)
     admin = EmbeddedAdmin(RealEnv(), "s.db")
-    admin.append("streamlearn.dlq", [Row(None, record.value, record.headers)])
+    admin.append("streamlearn.dlq", [ProducerRecord(None, record.value, record.headers)])
     admin.close()
     assert "1 not sent: they come from a topic that is gone" in letters.ok(
         "dlq", "retry", "--from", "5", "--db", "s.db"

@@ -16,7 +16,7 @@ from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreach
 from streamlearn.log.embedded import log as embedded
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog, EmbeddedShardLog
-from streamlearn.log.port import Row, TopicNames, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicNames, TopicSpec
 
 NAMES = TopicNames("app", "", ("events",), {"predictions": "predictions", "journal": "app.journal"})
 ONE_MB = 1 << 20
@@ -76,8 +76,8 @@ def prediction(value: bytes) -> Output:
     return Output("predictions", 0, None, value)
 
 
-def rows(*values: bytes) -> list[Row]:
-    return [Row(None, value) for value in values]
+def producer_records(*values: bytes) -> list[ProducerRecord]:
+    return [ProducerRecord(None, value) for value in values]
 
 
 def bounds(admin: EmbeddedAdmin, topic: str) -> tuple[int, int]:
@@ -127,7 +127,7 @@ def test_a_folder_in_the_files_place_is_an_error_without_traceback(tmp_path: Pat
 def test_a_read_only_file_is_named_with_the_remedy(admin: EmbeddedAdmin) -> None:
     admin._file.db.execute("PRAGMA query_only = ON")  # the root user may write any file: SQLite may not
     with pytest.raises(Unreachable, match=r"log\.db.*writable for this user"):
-        admin.append("events", rows(b"a"))
+        admin.append("events", producer_records(b"a"))
 
 
 def test_a_full_disk_stops_and_has_written_nothing(admin: EmbeddedAdmin, shard: EmbeddedShardLog) -> None:
@@ -216,16 +216,16 @@ def test_a_topic_that_kafka_would_refuse_is_refused(admin: EmbeddedAdmin, spec: 
 
 def test_a_topic_or_partition_that_is_not_there_is_named(admin: EmbeddedAdmin) -> None:
     with pytest.raises(ConfigError, match="no topic 'evnets'"):
-        admin.append("evnets", rows(b"a"))
+        admin.append("evnets", producer_records(b"a"))
     with pytest.raises(ConfigError, match="1 partitions, so no partition 3"):
-        admin.append("events", [Row(None, b"a", (), 3)])
+        admin.append("events", [ProducerRecord(None, b"a", (), 3)])
     with pytest.raises(ConfigError, match="no topic 'evnets'"):
         admin.poll({("evnets", 0): 0}, 1, 0.0)
 
 
 def test_offsets_are_contiguous_also_across_large_records(admin: EmbeddedAdmin) -> None:
-    admin.append("events", rows(*[b"x" * (ONE_MB // 3)] * 10, *[b"small"] * 1000))
-    admin.append("events", rows(b"last"))
+    admin.append("events", producer_records(*[b"x" * (ONE_MB // 3)] * 10, *[b"small"] * 1000))
+    admin.append("events", producer_records(b"last"))
     position, found = 0, []
     while position < 1011:
         found += admin.poll({("events", 0): position}, 100, 0.0).records["events", 0]
@@ -239,7 +239,7 @@ def test_offsets_are_contiguous_also_across_large_records(admin: EmbeddedAdmin) 
 def test_poll_stops_after_the_record_that_passes_max_bytes(
     admin: EmbeddedAdmin, shard: EmbeddedShardLog
 ) -> None:
-    admin.append("events", rows(*[b"x" * 100] * 50))
+    admin.append("events", producer_records(*[b"x" * 100] * 50))
     for max_bytes, count in [(1, 1), (100, 1), (101, 2), (1000, 10), (1001, 11), (ONE_MB, 50)]:
         fetched = shard.poll({("events", 0): 0}, 1000, max_bytes, 0.0)
         assert len(fetched.records["events", 0]) == count
@@ -248,7 +248,7 @@ def test_poll_stops_after_the_record_that_passes_max_bytes(
 
 def test_each_waiting_partition_gets_its_share_of_a_poll(admin: EmbeddedAdmin) -> None:
     admin.create([TopicSpec("wide", 3)])
-    admin.append("wide", rows(*[b"x"] * 300))
+    admin.append("wide", producer_records(*[b"x"] * 300))
     start = {("wide", partition): 0 for partition in range(3)}
     shares = admin.poll(start, 10, 0.0).records
     assert sorted(len(records) for records in shares.values()) == [3, 3, 4]
@@ -259,14 +259,14 @@ def test_each_waiting_partition_gets_its_share_of_a_poll(admin: EmbeddedAdmin) -
 def test_rows_without_a_key_take_turns_across_appends(admin: EmbeddedAdmin) -> None:
     admin.create([TopicSpec("wide", 3)])
     for _ in range(9):
-        admin.append("wide", rows(b"x"))
+        admin.append("wide", producer_records(b"x"))
     assert admin.topics(["wide"])["wide"].end == (3, 3, 3)
 
 
 def test_timestamps_do_not_follow_a_clock_that_is_set_back(admin: EmbeddedAdmin, clock: Clock) -> None:
-    admin.append("events", rows(b"a"))
+    admin.append("events", producer_records(b"a"))
     clock.ms -= 5000
-    admin.append("events", rows(b"b"))
+    admin.append("events", producer_records(b"b"))
     found = admin.poll({("events", 0): 0}, 10, 0.0).records["events", 0]
     assert [record.timestamp_ms for record in found] == [clock.ms + 5000] * 2
 
@@ -275,7 +275,7 @@ def test_one_leap_of_a_clock_is_not_for_ever(admin: EmbeddedAdmin, clock: Clock)
     begun_ms, day_ms = clock.ms, 86_400_000
     for ahead_ms in (0, 400 * day_ms, 0, -5000, 10):
         clock.ms = begun_ms + ahead_ms
-        admin.append("events", rows(b"a", b"b"))
+        admin.append("events", producer_records(b"a", b"b"))
     found = admin.poll({("events", 0): 0}, 99, 0.0).records["events", 0]
     seen = [record.timestamp_ms - begun_ms for record in found[::2]]
     assert seen == [0, 400 * day_ms, 0, 0, 10]
@@ -297,7 +297,7 @@ def test_an_entry_out_of_sequence_is_refused_and_leaves_nothing(
 
 
 def test_an_entry_that_cannot_be_read_stops_and_names_it(admin: EmbeddedAdmin, log: EmbeddedLog) -> None:
-    admin.append("app.journal", rows(b"not an entry"))
+    admin.append("app.journal", producer_records(b"not an entry"))
     with pytest.raises(Stop, match=r"entry 0 of app\.journal"):
         log.open(0)
 
@@ -384,10 +384,10 @@ def test_a_fenced_owner_neither_trims_nor_gives_away_what_it_lost(
 def test_retention_takes_old_records_but_never_input_that_a_checkpoint_may_need(
     admin: EmbeddedAdmin, shard: EmbeddedShardLog, clock: Clock
 ) -> None:
-    admin.append("events", rows(b"a", b"b"))
+    admin.append("events", producer_records(b"a", b"b"))
     shard.publish(entry(0), [prediction(b"a")], {("events", 0): 1})
     clock.ms += 200_000
-    admin.append("events", rows(b"c"))
+    admin.append("events", producer_records(b"c"))
     shard.publish(entry(1), [prediction(b"b")], {("events", 0): 2})
     shard.trim(0)
     assert bounds(admin, "predictions") == (1, 2)
@@ -402,7 +402,7 @@ def test_retention_takes_old_records_but_never_input_that_a_checkpoint_may_need(
     assert bounds(admin, "app.journal") == (0, 2)
     with pytest.raises(Gone):
         list(shard.read(Range("events", 0, 0, 3)))
-    admin.append("events", rows(b"d"))
+    admin.append("events", producer_records(b"d"))
     assert bounds(admin, "events") == (2, 4)
 
 
@@ -429,7 +429,7 @@ def test_a_topics_own_retention_goes_before_the_configured_one(
         ]
     )
     for topic in ("short", "for.ever", "compacted"):
-        admin.append(topic, rows(b"a"))
+        admin.append(topic, producer_records(b"a"))
     clock.ms += 20
     shard.trim(0)
     assert bounds(admin, "short") == (1, 1)
@@ -449,7 +449,7 @@ def test_retention_spares_the_input_of_every_application_in_the_file(
         100,
     )
     other.open(0)
-    admin.append("events", rows(b"a"))
+    admin.append("events", producer_records(b"a"))
     shard.publish(entry(0), [], {("events", 0): 1})
     clock.ms += 200_000
     shard.trim(0)
@@ -461,7 +461,7 @@ def test_retention_spares_the_input_of_every_application_in_the_file(
 def test_the_write_ahead_log_stays_small(path: Path, admin: EmbeddedAdmin, shard: EmbeddedShardLog) -> None:
     position = 0
     for seq in range(200):
-        admin.append("events", rows(*[b"x" * 1000] * 200))
+        admin.append("events", producer_records(*[b"x" * 1000] * 200))
         fetched = shard.poll({("events", 0): position}, 1000, ONE_MB, 0.0)
         position = fetched.records["events", 0][-1].offset + 1
         shard.publish(entry(seq), [prediction(b"y" * 1000)] * 200, {("events", 0): position})
@@ -509,7 +509,7 @@ def make_and_append(path: Path, writer: int) -> None:
     admin = EmbeddedAdmin(RealEnv(), path)
     admin.create([TopicSpec("events", 1)])
     for number in range(100):
-        admin.append("events", rows(b"%d %d" % (writer, number)))
+        admin.append("events", producer_records(b"%d %d" % (writer, number)))
     admin.close()
 
 

@@ -185,7 +185,7 @@ def test_a_label_of_the_labels_topic_is_found_with_its_delay(
     stream = events(120)
     labels = [{"id": e["id"], "label": e.pop("label"), "ts": e["ts"] + 30} for e in stream]
     app.produce(stream[:100])
-    app.admin.append(app.labels, app.rows(labels[:90]))
+    app.admin.append(app.labels, app.producer_records(labels[:90]))
     app.produce(stream[100:])
     process = app.serve()
     app.wait(process, 120)
@@ -202,7 +202,7 @@ def test_a_label_of_the_labels_topic_is_found_with_its_delay(
 
 
 def rows_at(app: App, topic: str, *values: dict[str, Any]) -> None:
-    app.admin.append(topic, app.rows(values))
+    app.admin.append(topic, app.producer_records(values))
 
 
 def labels_taken(app: App, wanted: int) -> None:

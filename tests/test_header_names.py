@@ -10,7 +10,7 @@ from kafka.errors import CorruptRecordError
 from streamlearn.core.journal import GENESIS, chain
 from streamlearn.core.records import Headers, Output, Record, header_name
 from streamlearn.history.record_json import line, parse
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 from tests.command import Command as Run
 from tests.command import command
 from tests.service_process import App, Apps, apps, backend
@@ -48,9 +48,15 @@ def test_digests_tell_odd_names_apart() -> None:
 
 def test_an_event_with_such_a_name_is_predicted_passed_on_and_redone(apps: Apps, backend: str) -> None:
     app = apps(backend, **{"checkpoint.interval_s": 3600})
-    bad = [Row(None, b"not JSON", HEADERS)]
+    bad = [ProducerRecord(None, b"not JSON", HEADERS)]
     app.admin.append(
-        app.inputs[0], [Row(None, event(0)), Row(None, event(1), HEADERS), Row(None, event(2)), *bad]
+        app.inputs[0],
+        [
+            ProducerRecord(None, event(0)),
+            ProducerRecord(None, event(1), HEADERS),
+            ProducerRecord(None, event(2)),
+            *bad,
+        ],
     )
     process = app.serve()
     app.wait(process, 4)
@@ -73,8 +79,8 @@ def test_every_command_reads_a_topic_with_such_names(
     app = apps(backend)
     where = ["-b", backend] if backend else ["--db", app.folder / "log.db"]
     topic, name = app.inputs[0], app.config.app.name
-    app.admin.append(topic, [Row(None, event(n), HEADERS) for n in range(30)])
-    app.admin.append(topic, [Row(None, b"not JSON", HEADERS)])
+    app.admin.append(topic, [ProducerRecord(None, event(n), HEADERS) for n in range(30)])
+    app.admin.append(topic, [ProducerRecord(None, b"not JSON", HEADERS)])
     process = app.serve()
     app.wait(process, 31)
     app.stop(process)
@@ -94,7 +100,7 @@ def test_every_command_reads_a_topic_with_such_names(
 @pytest.mark.kafka
 def test_the_name_really_goes_out_as_those_bytes(apps: Apps, kafka: str) -> None:
     app: App = apps(kafka)
-    app.admin.append(app.inputs[0], [Row(None, b"x", HEADERS)])
+    app.admin.append(app.inputs[0], [ProducerRecord(None, b"x", HEADERS)])
     consumer = KafkaConsumer(bootstrap_servers=kafka, group_id=None)
     consumer.assign([place := TopicPartition(app.inputs[0], 0)])
     consumer.seek(place, 0)

@@ -18,7 +18,7 @@ from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import KafkaAdmin
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.kafka_python.admin import broker_count
-from streamlearn.log.port import Row, TopicInfo, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicInfo, TopicSpec
 from tests.command import Command, command
 from tests.service_process import Apps, apps
 
@@ -112,7 +112,7 @@ def test_commands_ask_only_for_their_own_topics(
     app = apps(kafka)
     name, topic = app.config.app.name, app.inputs[0]
     letter = dead_letter(Record(topic, 0, 0, 0, None, b"x"), Refusal("decode", "not_json"))
-    app.admin.append(app.config.topics.dlq, [Row(letter.key, letter.value, letter.headers)])
+    app.admin.append(app.config.topics.dlq, [ProducerRecord(letter.key, letter.value, letter.headers)])
     where = ("-b", kafka, "-n", name)
     for words in (
         ("topics", "ensure", "-i", topic, *where),

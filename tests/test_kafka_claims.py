@@ -81,7 +81,7 @@ def test_adopt_takes_over_a_journal_with_claims(apps: Apps, kafka: str, command:
     delete(admin, app.inputs[0])
     create(admin, app.inputs[0])
     fresh = open_admin(RealEnv(), app.config)
-    fresh.append(app.inputs[0], app.rows(stream[:300]))
+    fresh.append(app.inputs[0], app.producer_records(stream[:300]))
     fresh.close()
     process = app.serve()
     assert process.wait(60) == Stop.exit_code

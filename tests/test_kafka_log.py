@@ -24,7 +24,7 @@ from streamlearn.log.kafka import store as kafka_store
 from streamlearn.log.kafka import writer as kafka_writer
 from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog, TopicStore
-from streamlearn.log.port import Row, TopicNames, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicNames, TopicSpec
 
 ONE_MB = 1 << 20
 NOBODY = "127.0.0.1:1"
@@ -303,7 +303,7 @@ def test_who_cannot_prove_to_be_the_newest_owner_is_not_taken_for_it(
 def test_a_journal_that_something_else_writes_to_stops(
     names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
-    admin.append(names.roles["journal"], [Row(None, b"not an entry", (), 0)])
+    admin.append(names.roles["journal"], [ProducerRecord(None, b"not an entry", (), 0)])
     with pytest.raises(Stop, match="is not an entry"):
         log.open(0)
 
@@ -313,10 +313,10 @@ def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
     kafka: str, names: TopicNames, admin: KafkaAdmin, log: KafkaLog
 ) -> None:
     topic = names.inputs[0]
-    admin.append(topic, [Row(None, b"a", (), 0)])
+    admin.append(topic, [ProducerRecord(None, b"a", (), 0)])
     producer = transactional(kafka, f"source.{names.app}")
     abort(producer, topic, 10)
-    admin.append(topic, [Row(None, b"b", (), 0)])
+    admin.append(topic, [ProducerRecord(None, b"b", (), 0)])
     abort(producer, topic, 10)
     shard = log.open(0)
     fetched = shard.poll({(topic, 0): 0}, 10, ONE_MB, 30.0)
@@ -532,7 +532,9 @@ def test_a_blob_is_read_where_the_journal_says_although_the_catalog_was_overwrit
     names: TopicNames, admin: KafkaAdmin, store: TopicStore
 ) -> None:
     where = store.write("1", big(1))
-    admin.append(names.roles["checkpoints"], [Row(b"catalog", b'{"blobs": [], "format": 2}', (), 0)])
+    admin.append(
+        names.roles["checkpoints"], [ProducerRecord(b"catalog", b'{"blobs": [], "format": 2}', (), 0)]
+    )
     assert store.names() == []
     assert store.read("1", where) == big(1)
     store.write("2", b"two")
@@ -575,7 +577,7 @@ def test_junk_in_place_of_a_catalog_is_passed_over(
 ) -> None:
     store.write("1", b"one")
     for junk in (b"{", b"[]", b'{"blobs": 3}', b"[" * 100_000):
-        admin.append(names.roles["checkpoints"], [Row(b"catalog", junk, (), 0)])
+        admin.append(names.roles["checkpoints"], [ProducerRecord(b"catalog", junk, (), 0)])
         assert store.names() == ["1"]
     assert store.read("1") == b"one"
     store.write("2", b"two")

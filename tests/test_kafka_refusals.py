@@ -34,7 +34,7 @@ from streamlearn.log.kafka.errors import refusal
 from streamlearn.log.kafka.kafka_python.connect import mapped
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.kafka.topics import _check_journal
-from streamlearn.log.port import Row, TopicNames, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicNames, TopicSpec
 from tests.command import Command, command
 from tests.service_process import Apps, apps
 
@@ -132,11 +132,11 @@ def test_a_backlog_goes_into_a_topic_of_small_batches(kafka: str, topic_prefix: 
 def test_rows_are_appended_once_to_a_topic_of_small_batches(kafka: str, topic_prefix: str) -> None:
     admin = KafkaAdmin(RealEnv(), kafka, {})
     admin.create([TopicSpec(topic_prefix, 1, {"max.message.bytes": "20000"})])
-    rows = [Row(None, b"%-290d" % n, (), 0) for n in range(5000)]
-    admin.append(topic_prefix, rows)
-    assert values(kafka, topic_prefix) == [row.value for row in rows]
+    records = [ProducerRecord(None, b"%-290d" % n, (), 0) for n in range(5000)]
+    admin.append(topic_prefix, records)
+    assert values(kafka, topic_prefix) == [record.value for record in records]
     with pytest.raises(Stop, match="MessageSizeTooLarge"):
-        admin.append(topic_prefix, [Row(None, bytes(30_000), (), 0)])
+        admin.append(topic_prefix, [ProducerRecord(None, bytes(30_000), (), 0)])
     admin.close()
 
 
@@ -170,7 +170,7 @@ def test_a_record_that_is_over_a_lowered_limit_stops_and_blocks_no_reader(
     with pytest.raises(Stop, match="MessageSizeTooLarge"):
         shard.publish(entry(0), predictions(1), {})
     admin = KafkaAdmin(RealEnv(), kafka, {})
-    admin.append(names.roles["journal"], [Row(None, b"after it", (), 0)])
+    admin.append(names.roles["journal"], [ProducerRecord(None, b"after it", (), 0)])
     _, *rest = values(kafka, names.roles["journal"])  # after the claim
     assert len(rest) == 1, "the refused transaction stayed open"
     admin.close()

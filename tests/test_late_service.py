@@ -44,7 +44,7 @@ def produced(app: App, stream_of: list[Told], at_once: int = 50) -> None:
                 labels.append({"id": f"e{number}", "ts": number, "label": y})
         app.produce(events)
         if labels:
-            app.admin.append(app.labels, app.rows(labels))
+            app.admin.append(app.labels, app.producer_records(labels))
 
 
 def killed_and_restarted(app: App, outcomes: int, kills: int) -> None:

@@ -27,7 +27,7 @@ from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import ARRIVAL
-from streamlearn.log.port import Admin, Log, Reader, Row, ShardLog, TopicNames, TopicSpec
+from streamlearn.log.port import Admin, Log, ProducerRecord, Reader, ShardLog, TopicNames, TopicSpec
 from tests.simulator.memory_log import Cluster, MemoryLog, MemoryReader
 
 DEADLINE_S = 60.0
@@ -195,7 +195,7 @@ def values(records: Sequence[Record]) -> list[bytes | None]:
 
 def feed(world: World, *contents: bytes, partition: int = 0) -> list[Record]:
     """Append values to one partition of the input and return them as they stand there."""
-    world.admin.append(world.input, [Row(None, value, (), partition) for value in contents])
+    world.admin.append(world.input, [ProducerRecord(None, value, (), partition) for value in contents])
     return drain(world, world.input)[partition]
 
 
@@ -216,23 +216,23 @@ def entries(shard: ShardLog, after: int = -1) -> list[Entry]:
 
 def test_what_is_appended_is_polled_unchanged(world: World) -> None:
     headers: Headers = (("trace", b"\x00\xff"), ("empty", b""), ("null", None), ("trace", b"again"))
-    rows = [
-        Row(b"k", b"v", headers, 0),
-        Row(None, b"null key", (), 0),
-        Row(b"", b"empty key", (), 0),
-        Row(b"null value", None, (), 0),
-        Row(b"empty value", b"", (), 0),
+    records = [
+        ProducerRecord(b"k", b"v", headers, 0),
+        ProducerRecord(None, b"null key", (), 0),
+        ProducerRecord(b"", b"empty key", (), 0),
+        ProducerRecord(b"null value", None, (), 0),
+        ProducerRecord(b"empty value", b"", (), 0),
     ]
-    world.admin.append(world.input, rows)
+    world.admin.append(world.input, records)
     found = drain(world, world.input)[0]
-    assert [(r.key, r.value, r.headers, r.partition) for r in found] == [tuple(row) for row in rows]
+    assert [(r.key, r.value, r.headers, r.partition) for r in found] == [tuple(record) for record in records]
     assert {r.topic for r in found} == {world.input}
 
 
 bytes_or_none = st.none() | st.binary(max_size=40)
-rows_strategy = st.lists(
+records_strategy = st.lists(
     st.builds(
-        Row,
+        ProducerRecord,
         bytes_or_none,
         bytes_or_none,
         st.lists(st.tuples(st.binary(max_size=5).map(header_name), bytes_or_none), max_size=3).map(tuple),
@@ -248,18 +248,20 @@ rows_strategy = st.lists(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(rows=rows_strategy, limit=st.integers(1, 700))
-def test_any_rows_come_back_in_order_at_any_limit(world: World, rows: list[Row], limit: int) -> None:
+@given(records=records_strategy, limit=st.integers(1, 700))
+def test_any_records_come_back_in_order_at_any_limit(
+    world: World, records: list[ProducerRecord], limit: int
+) -> None:
     at = (world.input, 1)
     position = world.admin.topics([world.input])[world.input].end[1]
-    world.admin.append(world.input, rows)
+    world.admin.append(world.input, records)
     found: list[Record] = []
-    while len(found) < len(rows):
+    while len(found) < len(records):
         fetched = world.admin.poll({at: position}, limit, DEADLINE_S)
         assert 1 <= len(fetched.records[at]) <= limit
         found += fetched.records[at]
         position = found[-1].offset + 1
-    assert [(r.key, r.value, r.headers) for r in found] == [(r.key, r.value, r.headers) for r in rows]
+    assert [(r.key, r.value, r.headers) for r in found] == [(r.key, r.value, r.headers) for r in records]
     assert [r.offset for r in found] == sorted({r.offset for r in found})
 
 
@@ -274,10 +276,10 @@ def test_arrival_times_are_now_and_never_decrease(world: World) -> None:
 
 
 def test_rows_with_one_key_share_a_partition_and_rows_without_are_spread(world: World) -> None:
-    world.admin.append(world.input, [Row(b"one", b"%d" % n) for n in range(20)])
+    world.admin.append(world.input, [ProducerRecord(b"one", b"%d" % n) for n in range(20)])
     keyed = drain(world, world.input)
     assert sorted(len(records) for records in keyed.values()) == [0, 20]
-    world.admin.append(world.predictions, [Row(None, b"%d" % n) for n in range(400)])
+    world.admin.append(world.predictions, [ProducerRecord(None, b"%d" % n) for n in range(400)])
     assert all(records for records in drain(world, world.predictions).values())
 
 
@@ -668,7 +670,7 @@ def join(child: BaseProcess) -> None:
 def append_later(backend: Backend, topic: str, delay_s: float) -> None:
     admin = backend.admin()
     time.sleep(delay_s)
-    admin.append(topic, [Row(None, b"late", (), 0)])
+    admin.append(topic, [ProducerRecord(None, b"late", (), 0)])
     admin.close()
 
 
@@ -718,7 +720,7 @@ BATCH, BATCHES = 50, 40
 def append_batches(backend: Backend, topic: str) -> None:
     admin = backend.admin()
     for batch in range(BATCHES):
-        admin.append(topic, [Row(None, b"%d" % (batch * BATCH + n), (), 0) for n in range(BATCH)])
+        admin.append(topic, [ProducerRecord(None, b"%d" % (batch * BATCH + n), (), 0) for n in range(BATCH)])
     admin.close()
 
 

@@ -17,7 +17,7 @@ from river import datasets
 from streamlearn.config.load import load
 from streamlearn.env import RealEnv
 from streamlearn.log.embedded.admin import EmbeddedAdmin
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 from streamlearn.studies.look.profile import profile_fields
 
 __all__ = ["command"]
@@ -27,7 +27,7 @@ def fill(topic: str, values: Iterable[bytes | None], *headers: tuple[str, bytes]
     """A topic in `s.db` that holds these values."""
     admin = EmbeddedAdmin(RealEnv(), "s.db")
     admin.create([TopicSpec(topic, 1)])
-    admin.append(topic, [Row(None, value, headers, None) for value in values])
+    admin.append(topic, [ProducerRecord(None, value, headers, None) for value in values])
     admin.close()
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from streamlearn.core.shard.snapshot import seal, unseal
 from streamlearn.errors import ConfigError, Stop, Unknown
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 from tests.faulty_log import Fault, Faults, Harness, Killed, fails, is_taken_over, name_anew, stops
 from tests.test_faults import audit, events, expected, logistic, published
 
@@ -74,10 +74,10 @@ def test_predictions_of_others_and_of_before_are_no_witnesses(app: Harness) -> N
     app.produce(stream)
     junk: list[Any] = [b"", None, b"[]", b"{}", b'{"source":{"topic":"events","partition":0,"offset":"x"}}']
     other = {"source": {"topic": "events", "partition": 0, "offset": 10**6}, "model": {"version": "another"}}
-    rows = [Row(None, value) for value in [*junk, orjson.dumps(other)]]
-    app.admin.append(app.config.topics.predictions, rows)
+    records = [ProducerRecord(None, value) for value in [*junk, orjson.dumps(other)]]
+    app.admin.append(app.config.topics.predictions, records)
     app.run()
-    app.admin.append(app.config.topics.predictions, rows)
+    app.admin.append(app.config.topics.predictions, records)
     app.run()
     found = [
         r for r in app.records(app.config.topics.predictions) if r.value and b'"probabilities"' in r.value

@@ -41,7 +41,7 @@ def test_a_short_stream_is_scored_by_the_checkpoint_of_its_end(
     first = command.ok("scores", *options)
     assert "events, 0 labels" in first
     assert "no label has come yet" in first
-    app.admin.append(app.labels, app.rows(labels[:130]))
+    app.admin.append(app.labels, app.producer_records(labels[:130]))
     labels_taken(app, 130)
     app.stop(process)
     assert [(one["events"], one["labels"]) for one in app.scores()] == [(100, 0), (150, 100)]
@@ -97,7 +97,7 @@ def test_labels_after_the_newest_message_are_not_denied(apps: Apps, command: Com
     late.wait(process, 100)
     args = words(late)
     assert "no label has come yet" in command.ok("scores", *args)
-    late.admin.append(late.labels, late.rows(labels[:40]))
+    late.admin.append(late.labels, late.producer_records(labels[:40]))
     labels_taken(late, 40)
     said = command.ok("scores", *args)
     assert "40 records that may bring labels have come since" in said
@@ -140,7 +140,7 @@ def test_a_model_that_is_frozen_or_abstains_gets_no_verdict(
     report = scores_report(Memory(frozen=frozen), scores, None)
     record = Record(app.inputs[0], 0, 7, 0, None, b"")
     output = Encoder("m", "v", 1, False).scores(1, record, 3, report)
-    app.admin.append(app.config.topics.scores, app.rows([output.value]))
+    app.admin.append(app.config.topics.scores, app.producer_records([output.value]))
     said = command.ok("scores", *words(app))
     assert ("the model beats" in said or "the model does NOT beat" in said) == (not frozen and labels == 400)
     assert ("learning is stopped" in said) == bool(frozen)

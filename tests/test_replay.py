@@ -25,7 +25,7 @@ from streamlearn.history.sources import ReadOptions, SourceRecord, open_source
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.kafka.client import ClientError
 from streamlearn.log.kafka.reader import RecordReader
-from streamlearn.log.port import Admin, FetchResult, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import Admin, FetchResult, ProducerRecord, TopicInfo, TopicSpec
 from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
@@ -104,7 +104,7 @@ def test_a_file_is_sent_byte_for_byte_and_blank_lines_are_no_records(
 
 def test_what_record_wrote_is_sent_as_it_was(admin: EmbeddedAdmin, tmp_path: Path) -> None:
     rows = [
-        Row(key, value, (("h", key), ("h", value)), partition)
+        ProducerRecord(key, value, (("h", key), ("h", value)), partition)
         for partition in range(3)
         for key in AWKWARD
         for value in AWKWARD
@@ -199,7 +199,7 @@ def test_river_data_becomes_events() -> None:
     source = open_source("river:waterflow", HOW)
     first = next(iter(source.items()))
     assert first == SourceRecord(
-        Row(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'),
+        ProducerRecord(None, b'{"id":"0","ts":"2022-03-20T11:00:00+01:00","features":{},"label":100.59}'),
         1647770400.0,
         "river:waterflow row 1",
         1,
@@ -260,7 +260,7 @@ def test_records_go_out_when_they_are_due(
     sent: list[tuple[float, list[str]]] = []
     append = admin.append
 
-    def watch(topic: str, rows: Sequence[Row]) -> None:
+    def watch(topic: str, rows: Sequence[ProducerRecord]) -> None:
         sent.append((env.now_s - 1000, [json.loads(row.value or b"")["id"] for row in rows]))
         append(topic, rows)
 
@@ -301,7 +301,7 @@ def test_a_stopped_replay_sends_nothing_before_its_time(admin: EmbeddedAdmin, tm
     ],
 )
 def test_places_in_a_topic(admin: EmbeddedAdmin, where: str, offsets: tuple[int, ...]) -> None:
-    admin.append("one", [Row(None, b"x")] * 5)
+    admin.append("one", [ProducerRecord(None, b"x")] * 5)
     assert topic_reader.resolve_offsets(admin, "one", where) == offsets
 
 
@@ -404,7 +404,7 @@ def test_silence_before_the_end_is_an_error_and_not_a_short_file() -> None:
 def test_partitions_are_merged_by_arrival(admin: EmbeddedAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, partition in enumerate([0, 2, 1, 1, 0, 2]):
         monkeypatch.setattr(RealEnv, "now", lambda _env, number=number: (1000 + number) / 1000)
-        admin.append("three", [Row(None, b"%d" % number, (), partition)])
+        admin.append("three", [ProducerRecord(None, b"%d" % number, (), partition)])
     assert [record.value for record in contents(admin, "three")] == [b"%d" % number for number in range(6)]
 
 
@@ -433,7 +433,7 @@ def test_commands_carry_records_there_and_back(command: Command) -> None:
 def test_an_error_says_how_much_was_sent_before_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     append = EmbeddedAdmin.append
 
-    def fails_at_the_second(self: EmbeddedAdmin, topic: str, rows: Sequence[Row]) -> None:
+    def fails_at_the_second(self: EmbeddedAdmin, topic: str, rows: Sequence[ProducerRecord]) -> None:
         if self.topics([topic])[topic].end[0]:
             raise Unreachable("the disk went away")
         append(self, topic, rows)

@@ -31,7 +31,7 @@ from streamlearn.history.label_delay import parse_delay, schedule
 from streamlearn.history.send import Pace, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, Source, open_source
 from streamlearn.log.embedded.admin import EmbeddedAdmin
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 from tests.fake_env import FakeEnv
 
 __all__ = ["command"]
@@ -187,11 +187,11 @@ def test_a_row_becomes_the_envelope() -> None:
     name = write("a.csv", "n,when,dev,t,ok\n007,2026-01-31 08:00:00,d1,1.50,yes\n8,,,2,\n")
     told = how(types="ok=bool", id="n", time="when", key="dev", label="ok")
     items = [item for item in open_source(name, told).items() if item]
-    assert items[0].row == Row(
+    assert items[0].row == ProducerRecord(
         b"d1",
         b'{"id":"007","ts":"2026-01-31T08:00:00+00:00","key":"d1","features":{"t":1.50},"label":true}',
     )
-    assert items[1].row == Row(None, b'{"id":"8","features":{"t":2}}')
+    assert items[1].row == ProducerRecord(None, b'{"id":"8","features":{"t":2}}')
     assert [(item.time_s, item.place) for item in items] == [
         (1769846400.0, "a.csv row 2"),
         (None, "a.csv row 3"),
@@ -503,8 +503,8 @@ def test_nothing_is_read_past_the_limit(command: Command) -> None:
 def test_a_range_of_a_topic(command: Command) -> None:
     admin = EmbeddedAdmin(RealEnv(), Path("s.db"))
     admin.create([TopicSpec("in", 1)])
-    admin.append("in", [Row(b"k%d" % n, b'{"v":%d}' % n, (("h", b"\xff"),)) for n in range(6)])
-    admin.append("in", [Row(b"k", None)])
+    admin.append("in", [ProducerRecord(b"k%d" % n, b'{"v":%d}' % n, (("h", b"\xff"),)) for n in range(6)])
+    admin.append("in", [ProducerRecord(b"k", None)])
     admin.close()
     whole = [("", 7), ("@", 7), ("@beginning..end", 7)]
     parts = [("@2..4", 2), ("@..3", 3), ("@5", 2), ("@..-1", 6), ("@2999-01-01T00:00:00Z..", 0)]

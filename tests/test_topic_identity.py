@@ -135,7 +135,7 @@ def create(admin: AdminClient, name: str) -> None:
 def afresh(app: App, values: list[Event], partition: int | None = None) -> None:
     """Produce with a client that has not seen the topic before."""
     admin = open_admin(RealEnv(), app.config)
-    admin.append(app.inputs[0], app.rows(values, partition))
+    admin.append(app.inputs[0], app.producer_records(values, partition))
     admin.close()
 
 

@@ -26,7 +26,7 @@ from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.errors import Stop
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 from tests.faulty_log import Fault, Harness, Killed, fails
 from tests.service_process import Apps, apps
 
@@ -285,7 +285,7 @@ def test_a_service_does_the_same_however_the_stream_is_cut(
         app.admin.create([TopicSpec("labels", 1)])
     stream = events(200, e50=WILD)
     for n, (topic, doc) in enumerate(told_apart(stream, delay)):
-        app.admin.append(topic, [Row(None, orjson.dumps(doc), ((ORDER_HEADER, b"%d" % (n + 1)),))])
+        app.admin.append(topic, [ProducerRecord(None, orjson.dumps(doc), ((ORDER_HEADER, b"%d" % (n + 1)),))])
     app.run()
     expected = stepped(offline(polynomial(), delay), stream, delay)
     found = app.predictions()
@@ -588,7 +588,7 @@ def test_a_label_that_broke_the_state_in_an_open_batch_is_undone_alone(tmp_path:
     app.admin.create([TopicSpec("labels", 1)])
     stream = events(100, **BREAKING)
     for n, (topic, doc) in enumerate(told_apart(stream, 5)):
-        app.admin.append(topic, [Row(None, orjson.dumps(doc), ((ORDER_HEADER, b"%d" % (n + 1)),))])
+        app.admin.append(topic, [ProducerRecord(None, orjson.dumps(doc), ((ORDER_HEADER, b"%d" % (n + 1)),))])
     with pytest.raises(Killed):
         app.run(Fault("publish", 1, fails(Killed()), "after"))
     app.run()

@@ -12,7 +12,7 @@ from streamlearn.cli.service.reset import with_topics
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.embedded.log import EmbeddedLog
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
 from tests.test_service import answers, events, logistic, plain_loop
@@ -104,7 +104,7 @@ def test_after_a_reset_retention_goes_on_and_a_paused_owner_of_the_old_journal_i
 def test_reset_works_on_a_journal_that_something_else_wrote_to(apps: Apps, command: Command) -> None:
     app = apps("")
     settle(app, events(100), 100)
-    app.admin.append(app.config.topics.journal, [Row(None, b"not an entry")])
+    app.admin.append(app.config.topics.journal, [ProducerRecord(None, b"not an entry")])
     out = command.ok("reset", "-c", toml(app), "--yes")
     assert f"reading starts at: {app.config.app.name}.control-0@0, {app.inputs[0]}-0@100" in out
 
@@ -164,7 +164,7 @@ def test_after_its_input_was_made_again_an_app_goes_on_by_reset(
     delete(admin, app.inputs[0])
     create(admin, app.inputs[0])
     fresh = open_admin(RealEnv(), app.config)
-    fresh.append(app.inputs[0], app.rows(stream[100:]))
+    fresh.append(app.inputs[0], app.producer_records(stream[100:]))
     fresh.close()
     process = app.serve()
     assert process.wait(60) == 1

@@ -39,7 +39,7 @@ def sent(app: App, count: int, poison: int = -1) -> None:
 
 def told(app: App, count: int) -> None:
     """Their label, and later events of another group."""
-    app.admin.append(app.labels, app.rows([{"group": "g", "label": True}]))
+    app.admin.append(app.labels, app.producer_records([{"group": "g", "label": True}]))
     time.sleep(0.5)  # the merge takes records in the order of their arrival
     app.produce(
         {"id": f"later{n}", "ts": 1e9, "features": features(count + n), "group": f"h{n}"}

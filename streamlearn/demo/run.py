@@ -25,7 +25,7 @@ from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 
 if TYPE_CHECKING:
     from streamlearn.demo.score import Score
@@ -169,14 +169,14 @@ class _Stage:
     def _append(self, upto: int) -> None:
         """Produce the events before `upto`."""
         for first in range(self._appended, upto, APPEND_RECORDS):
-            rows = [
-                Row(None, orjson.dumps({"id": str(n), "features": x, "label": label}))
+            records = [
+                ProducerRecord(None, orjson.dumps({"id": str(n), "features": x, "label": label}))
                 for n, (x, label) in enumerate(
                     self._events[first : min(first + APPEND_RECORDS, upto)], start=first
                 )
             ]
-            self._admin.append(self._input, rows)
-            self._appended = first + len(rows)
+            self._admin.append(self._input, records)
+            self._appended = first + len(records)
 
     def _killed(self) -> bool:
         """Kill the worker; true if its transaction was open."""

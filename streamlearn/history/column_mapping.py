@@ -15,7 +15,7 @@ import orjson
 from streamlearn.core.events.event import event_time_ms, likely_unit
 from streamlearn.errors import ConfigError
 from streamlearn.history.cells import ColumnType, JsonText, text_encoder, value_encoder
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 
 _SHOWN = 20
 DUE = "label_ts"
@@ -27,7 +27,7 @@ class SourceRecord(NamedTuple):
     `number`: of the row or line there, a record's offset in a topic.
     """
 
-    row: Row
+    row: ProducerRecord
     time_s: float | None
     place: str = ""
     number: int = 0
@@ -146,7 +146,7 @@ class TableEncoder:
         if self._mapping.timed:
             time_s = event_time_s(orjson.loads(by_role.get("time") or "null"), self._mapping.time_unit)
         key = _key(by_role.get("key"))
-        return SourceRecord(Row(key, value), time_s, f"{self._source} row {row}", row)
+        return SourceRecord(ProducerRecord(key, value), time_s, f"{self._source} row {row}", row)
 
     def _texts(self, cells: Sequence[Any], row: int) -> dict[int, JsonText]:
         texts: dict[int, JsonText] = {}

@@ -17,7 +17,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.history import jsonlines
 from streamlearn.history.cells import ColumnType, value_encoder, zoned
 from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, event_time_s
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 
 _ROWS = 1000
 _check = value_encoder(ColumnType("a value"))
@@ -121,16 +121,20 @@ def _odd(name: str, number: int, item: Any) -> ConfigError:
     )
 
 
-def _event(name: str, number: int, ident: int, item: Any, time_unit: str) -> tuple[Row, float | None]:
+def _event(
+    name: str, number: int, ident: int, item: Any, time_unit: str
+) -> tuple[ProducerRecord, float | None]:
     if is_event(item):
-        row = Row(jsonlines.key_bytes(item.get("key")), _dumped(name, number, item))
+        row = ProducerRecord(jsonlines.key_bytes(item.get("key")), _dumped(name, number, item))
         return row, event_time_s(item.get("ts"), time_unit)
     if not _is_pair(item):
         raise _odd(name, number, item)
     return _pair(name, number, ident, *item)
 
 
-def _pair(name: str, number: int, ident: int, x: Mapping[str, Any], y: Any) -> tuple[Row, float | None]:
+def _pair(
+    name: str, number: int, ident: int, x: Mapping[str, Any], y: Any
+) -> tuple[ProducerRecord, float | None]:
     """The event of a pair as river's data sets give them; a datetime in `x` is its time."""
     event: dict[str, Any] = {"id": str(ident)}
     time_s = None
@@ -142,7 +146,7 @@ def _pair(name: str, number: int, ident: int, x: Mapping[str, Any], y: Any) -> t
         else:
             features[feature if isinstance(feature, str) else str(feature)] = value
     event |= {"features": features, "label": y}
-    return Row(None, _dumped(name, number, event)), time_s
+    return ProducerRecord(None, _dumped(name, number, event)), time_s
 
 
 def _dumped(name: str, number: int, event: Mapping[str, Any]) -> bytes:

@@ -25,7 +25,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.history import record_json
 from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, TableEncoder, event_time_s, listed
 from streamlearn.history.files import MAX_LINE_BYTES, check_text, chunks, shown, whole_lines
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 
 _ROWS = 1000
 
@@ -66,17 +66,17 @@ def topic_records(name: str, records: Iterable[Record], paths: EventPaths) -> It
         yield SourceRecord(row, time_s, f"{name} row {record.offset}", record.offset)
 
 
-def record_row(text: bytes, paths: EventPaths) -> tuple[Row, float | None]:
+def record_row(text: bytes, paths: EventPaths) -> tuple[ProducerRecord, float | None]:
     """The row to send for a line, and its event time."""
     if record := record_json.parse(text):
         return _kept_row(record, paths)
     key, time_s = key_and_time(text, paths)
-    return Row(key, text), time_s
+    return ProducerRecord(key, text), time_s
 
 
-def _kept_row(record: Record, paths: EventPaths) -> tuple[Row, float | None]:
+def _kept_row(record: Record, paths: EventPaths) -> tuple[ProducerRecord, float | None]:
     time_s = key_and_time(record.value or b"", paths)[1]
-    row = Row(record.key, record.value, record.headers, record.partition)
+    row = ProducerRecord(record.key, record.value, record.headers, record.partition)
     return row, record.timestamp_ms / 1000 if time_s is None else time_s
 
 

@@ -26,7 +26,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.history.column_mapping import DUE, SourceRecord, event_time_s
 from streamlearn.history.jsonlines import EventPaths
 from streamlearn.history.sources import ReadOptions, Source, limited
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 
 MAX_WAITING = 1_000_000
 _HUGE_INT = re.compile(rb"(?<!\d)\d{19}")  # the look behind: one try per number, not one per digit
@@ -318,7 +318,7 @@ def _labelled(event: _Event, group: Any, label: Any) -> _Event:
 
 
 def _label_record(event: SourceRecord, members: dict[str, Any], time_s: float | None) -> SourceRecord:
-    row = Row(event.row.key, orjson.dumps(members), (), event.row.partition)
+    row = ProducerRecord(event.row.key, orjson.dumps(members), (), event.row.partition)
     return SourceRecord(row, time_s, event.place)
 
 

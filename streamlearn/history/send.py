@@ -18,7 +18,7 @@ from streamlearn.core.labels.stats import Durations
 from streamlearn.core.records import ORDER_HEADER
 from streamlearn.env import Env, Flag
 from streamlearn.history.label_delay import ScheduledRecord
-from streamlearn.log.port import Admin, Row
+from streamlearn.log.port import Admin, ProducerRecord
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 1 << 20
@@ -118,7 +118,7 @@ class Sender:
         self._pace = pace
         self._stop = stop
         self._progress = progress
-        self._batches: tuple[list[Row], list[Row]] = ([], [])
+        self._batches: tuple[list[ProducerRecord], list[ProducerRecord]] = ([], [])
         self._due: list[float] = []
         self._batch_bytes = 0
         self._lateness = Lateness()
@@ -179,7 +179,7 @@ class Sender:
             row = row._replace(partition=None)
         self._append(row, self._batches[scheduled.is_label])
 
-    def _append(self, row: Row, batch: list[Row]) -> None:
+    def _append(self, row: ProducerRecord, batch: list[ProducerRecord]) -> None:
         batch.append(row)
         self._batch_bytes += len(row.key or b"") + len(row.value or b"")
         if sum(map(len, self._batches)) >= BATCH_RECORDS or self._batch_bytes >= BATCH_BYTES:

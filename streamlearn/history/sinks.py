@@ -26,7 +26,7 @@ from streamlearn.core.shard.facts import Facts, Refused
 from streamlearn.errors import CheckFailed
 from streamlearn.history.record_json import line
 from streamlearn.history.whole_file import whole_file
-from streamlearn.log.port import Admin, Row
+from streamlearn.log.port import Admin, ProducerRecord
 
 BATCH = 2_000
 MAX_COLUMNS = 10_000
@@ -58,12 +58,12 @@ class Rows:
         self._admin = admin
         self._topic = topic
         self._partitions = admin.topics([topic])[topic].partitions
-        self._waiting: list[Row] = []
+        self._waiting: list[ProducerRecord] = []
 
     def write(self, outputs: Sequence[Output]) -> None:
         """As `Sink.write`."""
         self._waiting += [
-            Row(output.key, output.value, output.headers, output.partition % self._partitions)
+            ProducerRecord(output.key, output.value, output.headers, output.partition % self._partitions)
             for output in outputs
         ]
         if len(self._waiting) >= BATCH:

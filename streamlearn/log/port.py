@@ -79,7 +79,7 @@ class TopicNames(NamedTuple):
         return (*self.inputs, *(topic for topic in others if topic))
 
 
-class Row(NamedTuple):
+class ProducerRecord(NamedTuple):
     """A record to append. `partition` None: by key, or spread evenly without a key."""
 
     key: bytes | None
@@ -318,8 +318,8 @@ class Admin(Reader, Protocol):
     def create(self, specs: Sequence[TopicSpec]) -> None:
         """Make topics that do not exist."""
 
-    def append(self, topic: str, rows: Sequence[Row]) -> None:
-        """Append rows with arrival time now; return when all are durable, raise when any is not."""
+    def append(self, topic: str, records: Sequence[ProducerRecord]) -> None:
+        """Append records with arrival time now; return when all are durable, raise when any is not."""
 
 
 class Written(NamedTuple):

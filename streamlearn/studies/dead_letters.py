@@ -19,7 +19,7 @@ import orjson
 from streamlearn.core.records import Headers, Record
 from streamlearn.history import topic_reader
 from streamlearn.history.record_json import line
-from streamlearn.log.port import Admin, Row
+from streamlearn.log.port import Admin, ProducerRecord
 
 RETRIES: Final = "streamlearn.retries"
 MADE_FROM: Final = "streamlearn.letter"
@@ -141,14 +141,14 @@ def groups(letters: Iterable[Letter]) -> list[LetterGroup]:
     return [group for _, group in sorted(by_key.items(), key=lambda item: (-item[1].count, item[0]))]
 
 
-def retry_row(letter: Letter, partitions: int) -> Row:
+def retry_record(letter: Letter, partitions: int) -> ProducerRecord:
     """The refused record, to be appended to its topic again."""
     headers = letter.record.headers
     own = headers[2 if _marks(headers)[1] else 0 : _ours_from(headers)]
     # First, because what is passed on to a dead letter is cut from the end.
     marks: Headers = ((RETRIES, b"%d" % (letter.retries + 1)), (MADE_FROM, letter.name.encode()))
     partition = letter.partition if letter.partition < partitions else None
-    return Row(letter.record.key, letter.record.value, marks + own, partition)
+    return ProducerRecord(letter.record.key, letter.record.value, marks + own, partition)
 
 
 def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
@@ -166,7 +166,7 @@ def sent_before(admin: Admin, letters: Sequence[Letter]) -> set[str]:
 class RetryPlan(NamedTuple):
     """The records to send again, by topic, and the numbers of letters that are not, by `NOT_RETRIED`."""
 
-    rows: dict[str, list[Row]]
+    records: dict[str, list[ProducerRecord]]
     left: dict[str, int]
 
 
@@ -193,8 +193,8 @@ def plan_retry(admin: Admin, letters: Sequence[Letter], retries_max: int) -> Ret
         elif letter.topic not in existing:
             plan.left["topic_missing"] += 1
         else:
-            row = retry_row(letter, existing[letter.topic].partitions)
-            plan.rows.setdefault(letter.topic, []).append(row)
+            again = retry_record(letter, existing[letter.topic].partitions)
+            plan.records.setdefault(letter.topic, []).append(again)
     return plan
 
 

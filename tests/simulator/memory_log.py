@@ -27,7 +27,7 @@ from streamlearn.core.journal import (
 )
 from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import Fenced, Gone, NotOwner, Stop, Unreachable
-from streamlearn.log.port import LOOK_BACK, FetchResult, Row, TopicInfo, TopicNames, TopicSpec
+from streamlearn.log.port import LOOK_BACK, FetchResult, ProducerRecord, TopicInfo, TopicNames, TopicSpec
 
 SESSION_S: Final = 10.0
 """A member that is silent for so long has left the group."""
@@ -59,11 +59,11 @@ class Partition:
         """The offset that readers of committed records do not pass."""
         return self.end if self.held_from is None else self.held_from
 
-    def append(self, topic: str, number: int, row: Row | Output, now_ms: int) -> int:
+    def append(self, topic: str, number: int, record: ProducerRecord | Output, now_ms: int) -> int:
         self.newest_ms = max(self.newest_ms, now_ms)
         offset = self.end
         self.records.append(
-            Record(topic, number, offset, self.newest_ms, row.key, row.value, tuple(row.headers))
+            Record(topic, number, offset, self.newest_ms, record.key, record.value, tuple(record.headers))
         )
         self.end += 1
         return offset
@@ -227,15 +227,15 @@ class MemoryReader:
         for spec in specs:
             self._cluster.create(spec)
 
-    def append(self, topic: str, rows: Sequence[Row]) -> None:
+    def append(self, topic: str, records: Sequence[ProducerRecord]) -> None:
         partitions = self._cluster.topics[topic].partitions
-        for row in rows:
-            number = row.partition
+        for record in records:
+            number = record.partition
             if number is None:
                 self._turn += 1
-                spread = self._turn if row.key is None else zlib.crc32(row.key)
+                spread = self._turn if record.key is None else zlib.crc32(record.key)
                 number = spread % len(partitions)
-            partitions[number].append(topic, number, row, int(self._clock.now() * 1000))
+            partitions[number].append(topic, number, record, int(self._clock.now() * 1000))
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -301,7 +301,9 @@ class MemoryLog:
         place = (self._names.roles["alerts"], 0)
         if place[0] not in self._cluster.topics:
             raise Unreachable(f"there is no topic {place[0]}")
-        self._cluster.partition(place).append(*place, Row(None, value), int(self._clock.now() * 1000))
+        self._cluster.partition(place).append(
+            *place, ProducerRecord(None, value), int(self._clock.now() * 1000)
+        )
 
     def members(self) -> int:
         return len(self._cluster.members.get(self._names.lock, {}))
@@ -410,17 +412,19 @@ class MemoryShardLog:
             topic = self._names.roles[output.role]
             number = output.partition % len(self._cluster.topics[topic].partitions)
             self._write(transaction, (topic, number), output, now_ms)
-        self._write(transaction, self._journal, Row(None, encode_entry(entry)), now_ms)
+        self._write(transaction, self._journal, ProducerRecord(None, encode_entry(entry)), now_ms)
         self._between()
         self._check_epoch()
         self._cluster.mark(self._cluster.open.pop(self._lock).begun)
         self._cluster.reported[self._lock] = dict(positions)
 
-    def _write(self, transaction: Transaction, place: TopicPartition, row: Row | Output, now_ms: int) -> None:
+    def _write(
+        self, transaction: Transaction, place: TopicPartition, record: ProducerRecord | Output, now_ms: int
+    ) -> None:
         partition = self._cluster.partition(place)
         transaction.begun.setdefault(place, partition.end)
         partition.held_from = transaction.begun[place]
-        partition.append(*place, row, now_ms)
+        partition.append(*place, record, now_ms)
 
     def attempt(self, place: RecordPlace) -> None:
         self._check_epoch()
@@ -433,7 +437,9 @@ class MemoryShardLog:
     def _note(self, key: bytes, value: bytes | None) -> int:
         """Commit what is no entry, in a transaction of its own; its offset."""
         now_ms = int(self._clock.now() * 1000)
-        offset = self._cluster.partition(self._journal).append(*self._journal, Row(key, value), now_ms)
+        offset = self._cluster.partition(self._journal).append(
+            *self._journal, ProducerRecord(key, value), now_ms
+        )
         self._cluster.mark([self._journal])
         return offset
 

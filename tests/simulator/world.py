@@ -21,7 +21,7 @@ from streamlearn.core.shard.snapshot import load_memory, open_header, unseal
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import Row, TopicSpec
+from streamlearn.log.port import ProducerRecord, TopicSpec
 from streamlearn.service.process import Process as ServiceProcess
 from tests.simulator.environment import SimulatedEnv
 from tests.simulator.faults import HEALING, Fault, Raises
@@ -144,7 +144,9 @@ class World:
         chance = self.scheduler.random
         while self.produced < EVENTS and not self.stops:
             burst = range(self.produced, min(EVENTS, self.produced + chance.randint(1, 15)))
-            self.reader.append(INPUT, [Row(None, orjson.dumps(self.event(number))) for number in burst])
+            self.reader.append(
+                INPUT, [ProducerRecord(None, orjson.dumps(self.event(number))) for number in burst]
+            )
             self.produced = burst.stop
             self.env.sleep(chance.uniform(0, 1.5))
         began_s = self.scheduler.now
@@ -202,7 +204,7 @@ class World:
         self.cluster.delete(INPUT)
         self.reader.create([TopicSpec(INPUT, 1)])
         others = [{**event(number), "id": f"another {number}"} for number in range(EVENTS)]
-        self.reader.append(INPUT, [Row(None, orjson.dumps(other)) for other in others])
+        self.reader.append(INPUT, [ProducerRecord(None, orjson.dumps(other)) for other in others])
 
     def _kill(self) -> None:
         assert self.scheduler.running is not None

@@ -111,9 +111,9 @@ def retry(
     with common.open_admin(settings) as admin:
         letters = list(_letters(admin, settings, LetterFilter(reason, stage, feature), first, upto))
         plan = plan_retry(admin, letters, retries_max)
-        for topic, rows in plan.rows.items() if not dry_run else ():
-            admin.append(topic, rows)
-    counts = {topic: len(rows) for topic, rows in plan.rows.items()}
+        for topic, records in plan.records.items() if not dry_run else ():
+            admin.append(topic, records)
+    counts = {topic: len(records) for topic, records in plan.records.items()}
     if as_json:
         common.print_json({"sent": counts, **plan.left, "dry_run": dry_run})
         return

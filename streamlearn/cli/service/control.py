@@ -69,7 +69,7 @@ def reset(
 def _send(service: ServiceOptions, command: "Command") -> None:
     """Append the command to the service's control topic."""
     from streamlearn.core.shard.commands import encode_command
-    from streamlearn.log.port import Row
+    from streamlearn.log.port import ProducerRecord
 
     settings = service.settings()
     topic = settings.topics.control
@@ -79,6 +79,6 @@ def _send(service: ServiceOptions, command: "Command") -> None:
                 f"there is no control topic {topic}: is the service called {settings.app.name}? "
                 "`streamlearn topics ensure` makes the topics of a service"
             )
-        admin.append(topic, [Row(None, encode_command(command), (), 0)])
+        admin.append(topic, [ProducerRecord(None, encode_command(command), (), 0)])
     about = f" of {command.feature}" if command.feature else ""
     print(f"sent {command.name}{about} to {topic}; the service applies it when it reads it")

@@ -14,7 +14,7 @@ from streamlearn.errors import ConfigError
 from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.topics import TopicTables
-from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, ProducerRecord, TopicInfo, TopicSpec
 
 _POLL_BYTES = 1 << 24
 
@@ -46,23 +46,23 @@ class EmbeddedAdmin:
         """Make topics that do not exist."""
         self._topics.create(specs)
 
-    def append(self, topic: str, rows: Sequence[Row]) -> None:
-        """Append rows in one transaction, all or nothing, durable when it returns."""
+    def append(self, topic: str, records: Sequence[ProducerRecord]) -> None:
+        """Append records in one transaction, all or nothing, durable when it returns."""
         with self._file.transaction():
             count = self._topics.number(topic)[1]
-            # Without a key rows take turns, going on from where the last writer of any process ended.
+            # Without a key records take turns, going on from where the last writer of any process ended.
             turn = sum(self._topics.bounds(topic, partition)[1] for partition in range(count))
-            placed: dict[int, list[Row]] = {}
-            for row in rows:
-                partition = row.partition
-                if partition is None and row.key is not None:
-                    partition = crc32(row.key) % count
+            placed: dict[int, list[ProducerRecord]] = {}
+            for record in records:
+                partition = record.partition
+                if partition is None and record.key is not None:
+                    partition = crc32(record.key) % count
                 elif partition is None:
                     partition = turn % count
                     turn += 1
-                placed.setdefault(partition, []).append(row)
-            for partition, partition_rows in placed.items():
-                self._topics.insert(topic, partition, partition_rows)
+                placed.setdefault(partition, []).append(record)
+            for partition, partition_records in placed.items():
+                self._topics.insert(topic, partition, partition_records)
 
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
         """As `ShardLog.poll`."""

@@ -26,7 +26,7 @@ from streamlearn.log.embedded.file import LogFile
 from streamlearn.log.embedded.journal import entries_after, last_entry
 from streamlearn.log.embedded.owners import Owner, floors
 from streamlearn.log.embedded.topics import TopicTables, now_ms
-from streamlearn.log.port import LOOK_BACK, FetchResult, Row, TopicInfo, TopicNames
+from streamlearn.log.port import LOOK_BACK, FetchResult, ProducerRecord, TopicInfo, TopicNames
 
 BEAT_MS = 1_000
 SILENT_MS = 10_000
@@ -148,7 +148,7 @@ class EmbeddedLog:
     def tell(self, value: bytes) -> None:
         """As `Log.tell`."""
         with self._file.transaction():
-            self._topics.insert(self._names.roles["alerts"], 0, [Row(None, value)])
+            self._topics.insert(self._names.roles["alerts"], 0, [ProducerRecord(None, value)])
 
     def members(self) -> int:
         """1 while a holder is heard of; who stands by is not known."""
@@ -273,9 +273,9 @@ class EmbeddedShardLog:
             self._check_epoch()
             _, next_seq, _ = self._topics.bounds(self._journal, self._shard)
             assert entry.seq == next_seq, f"entry {entry.seq} published where {next_seq} is next"
-            for (topic, partition), rows in self._placed(outputs).items():
-                self._topics.insert(topic, partition, rows)
-            self._topics.insert(self._journal, self._shard, [Row(None, encode_entry(entry))])
+            for (topic, partition), records in self._placed(outputs).items():
+                self._topics.insert(topic, partition, records)
+            self._topics.insert(self._journal, self._shard, [ProducerRecord(None, encode_entry(entry))])
             if self._noted:
                 self._owner.finish()
             report = self._env.monotonic() - self._reported_s > _REPORT_S
@@ -292,12 +292,12 @@ class EmbeddedShardLog:
         by_source: dict[tuple[str, int], list[Output]] = {}
         for output in outputs:
             source = (output.role, output.partition)
-            rows = by_source.get(source)
-            if rows is None:
+            records = by_source.get(source)
+            if records is None:
                 topic = self._names.roles[output.role]
                 target = (topic, output.partition % self._topics.number(topic)[1])
-                rows = by_source[source] = placed.setdefault(target, [])
-            rows.append(output)
+                records = by_source[source] = placed.setdefault(target, [])
+            records.append(output)
         return placed
 
     def attempt(self, record_place: RecordPlace) -> None:

@@ -29,7 +29,7 @@ from streamlearn.core.records import (
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Gone
 from streamlearn.log.embedded.file import IDLE_S, LogFile
-from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, ProducerRecord, TopicInfo, TopicSpec
 
 _PACK_RECORDS = 256
 _PACK_BYTES = 1 << 20  # a larger pack holds a single record
@@ -161,8 +161,8 @@ class TopicTables:
         row: tuple[int, int, int] = self.file.db.execute(_BOUNDS, (number, partition)).fetchone()
         return row
 
-    def insert(self, topic: str, partition: int, rows: Sequence[Row | Output]) -> None:
-        """Append rows to one partition, arriving now. Call it inside a transaction."""
+    def insert(self, topic: str, partition: int, records: Sequence[ProducerRecord | Output]) -> None:
+        """Append records to one partition, arriving now. Call it inside a transaction."""
         _, start, last_ms = self.bounds(topic, partition)
         number, _ = self.number(topic)
         at_ms = now_ms(self._env)
@@ -170,7 +170,7 @@ class TopicTables:
             at_ms = last_ms  # a clock that was set back; by more, and it was ahead before
         packs = []
         next_offset = start
-        for count, packed in _packs(rows):
+        for count, packed in _packs(records):
             next_offset += count
             packs.append((number, partition, next_offset, at_ms, packed))
         self.file.db.executemany(_INSERT, packs)
@@ -314,23 +314,22 @@ class TopicTables:
         return True
 
 
-def _packs(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
-    """The packs of `rows`: how many records, and their bytes."""
-    for start in range(0, len(rows), _PACK_RECORDS):
-        yield from _split(rows[start : start + _PACK_RECORDS])
+def _packs(records: Sequence[ProducerRecord | Output]) -> Iterator[tuple[int, bytes]]:
+    """The packs of `records`: how many records, and their bytes."""
+    for start in range(0, len(records), _PACK_RECORDS):
+        yield from _split(records[start : start + _PACK_RECORDS])
 
 
-def _split(rows: Sequence[Row | Output]) -> Iterator[tuple[int, bytes]]:
-    headers = [_packed_names(row.headers) for row in rows]
-    packed = _encode_pack(
-        ([row.key for row in rows], [row.value for row in rows], headers if any(headers) else None)
-    )
-    if len(packed) <= _PACK_BYTES or len(rows) == 1:
-        yield len(rows), packed
+def _split(records: Sequence[ProducerRecord | Output]) -> Iterator[tuple[int, bytes]]:
+    headers = [_packed_names(record.headers) for record in records]
+    keys, values = [record.key for record in records], [record.value for record in records]
+    packed = _encode_pack((keys, values, headers if any(headers) else None))
+    if len(packed) <= _PACK_BYTES or len(records) == 1:
+        yield len(records), packed
         return
-    middle = len(rows) // 2
-    yield from _split(rows[:middle])
-    yield from _split(rows[middle:])
+    middle = len(records) // 2
+    yield from _split(records[:middle])
+    yield from _split(records[middle:])
 
 
 def _packed_names(headers: Headers) -> _Packed:

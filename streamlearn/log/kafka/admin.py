@@ -15,10 +15,10 @@ from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
 from streamlearn.log.kafka.journal import Journal
 from streamlearn.log.kafka.reader import RecordReader
-from streamlearn.log.port import FetchResult, Row, TopicInfo, TopicSpec
+from streamlearn.log.port import FetchResult, ProducerRecord, TopicInfo, TopicSpec
 
-_ROWS = 5000
-"""Rows in flight at once: it bounds the memory of the producer's buffer."""
+_RECORDS_IN_FLIGHT = 5000
+"""Records in flight at once: it bounds the memory of the producer's buffer."""
 _UNTOLD_BYTES = 16384
 
 
@@ -48,21 +48,21 @@ class KafkaAdmin:
         """As `Admin.create`; `min.insync.replicas` only where there are three replicas."""
         self._cluster.create(specs)
 
-    def append(self, topic: str, rows: Sequence[Row]) -> None:
+    def append(self, topic: str, records: Sequence[ProducerRecord]) -> None:
         """As `Admin.append`. What was acknowledged before an error stays."""
         size = self._batch_size(topic)
         if size not in self._producers:
             self._producers[size] = self._client.producer(linger_ms=5, batch_bytes=size)
         try:
-            for first in range(0, len(rows), _ROWS):
-                append(self._producers[size], topic, rows[first : first + _ROWS])
+            for first in range(0, len(records), _RECORDS_IN_FLIGHT):
+                append(self._producers[size], topic, records[first : first + _RECORDS_IN_FLIGHT])
         except ClientError as error:
             self._producers.pop(size).destroy()
             refused = refusal([topic], [error])
             raise refused or explained(self._client.bootstrap, f"appending to {topic}", error) from error
 
     def _batch_size(self, topic: str) -> int:
-        """The largest batch to send: one over the topic's limit would be split, and rows come twice."""
+        """The largest batch to send: one over the topic's limit would be split, and records come twice."""
         if topic not in self._batches:
             try:
                 limit = int(self.settings(topic)["max.message.bytes"]) - FRAME_BYTES
@@ -100,14 +100,14 @@ class KafkaAdmin:
         self._cluster.close()
 
 
-def append(producer: Producer, topic: str, rows: Sequence[Row]) -> list[int]:
-    """Append rows and wait until every one is acknowledged; returns their offsets. Raises `ClientError`."""
+def append(producer: Producer, topic: str, records: Sequence[ProducerRecord]) -> list[int]:
+    """Append records and wait until each is acknowledged; returns their offsets. Raises `ClientError`."""
     count = producer.partitions(topic)
-    for row in rows:
-        partition = row.partition
+    for record in records:
+        partition = record.partition
         if partition is None:
-            partition = producer.partition(topic, row.key, row.value)
+            partition = producer.partition(topic, record.key, record.value)
         elif not 0 <= partition < count:
             raise Stop(f"{topic} has {count} partitions; there is no partition {partition} to append to.")
-        producer.append((topic, partition), row.key, row.value, row.headers)
+        producer.append((topic, partition), record.key, record.value, record.headers)
     return producer.flush(CONNECT_S)

@@ -21,7 +21,7 @@ from streamlearn.log.kafka.election import Election
 from streamlearn.log.kafka.shard import KafkaShardLog
 from streamlearn.log.kafka.store import TopicStore
 from streamlearn.log.kafka.topics import look, record_limit
-from streamlearn.log.port import Row, TopicInfo, TopicNames
+from streamlearn.log.port import ProducerRecord, TopicInfo, TopicNames
 
 _log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class KafkaLog:
         """As `Log.tell`. It is rare: a producer is made for it, and closed."""
         admin = KafkaAdmin(self._env, self._cluster.bootstrap, self._given)
         try:
-            admin.append(self._names.roles["alerts"], [Row(None, value)])
+            admin.append(self._names.roles["alerts"], [ProducerRecord(None, value)])
         finally:
             admin.close()
 

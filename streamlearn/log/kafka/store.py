@@ -28,7 +28,7 @@ from streamlearn.log.kafka.admin import append
 from streamlearn.log.kafka.client import BATCH_BYTES, ClientError, Producer
 from streamlearn.log.kafka.errors import explained
 from streamlearn.log.kafka.reader import RecordReader
-from streamlearn.log.port import Row
+from streamlearn.log.port import ProducerRecord
 
 log = structlog.get_logger()
 
@@ -172,12 +172,14 @@ class TopicStore:
     def _append_catalog(self, blobs: Mapping[str, _Blob]) -> None:
         self._append([(_CATALOG_KEY, msgspec.json.encode(_Catalog([*blobs.values()])))])
 
-    def _append(self, rows: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
-        """Append and wait until every row is acknowledged; returns their offsets."""
+    def _append(self, contents: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
+        """Append and wait until each is acknowledged; returns their offsets."""
         if self._producer is None:
             self._producer = self._client.producer(linger_ms=1000, batch_bytes=BATCH_BYTES)
         topic, partition = self._place
-        return append(self._producer, topic, [Row(key, value, (), partition) for key, value in rows])
+        return append(
+            self._producer, topic, [ProducerRecord(key, value, (), partition) for key, value in contents]
+        )
 
     def _destroy(self) -> None:
         producer, self._producer = self._producer, None

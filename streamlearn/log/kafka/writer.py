@@ -24,7 +24,7 @@ from streamlearn.log.kafka.errors import explained, refusal
 _COMMIT_S = 10.0
 _ABORT_S = 2.0
 
-Rows = Iterable[tuple[TopicPartition, bytes | None, bytes | None, Headers]]
+PlacedRecords = Iterable[tuple[TopicPartition, bytes | None, bytes | None, Headers]]
 
 _log = structlog.get_logger()
 
@@ -58,8 +58,8 @@ class Transactions:
                 f"({self._limits[topic] + FRAME_BYTES}). Raise that setting of the topic, then start again."
             )
 
-    def commit(self, rows: Rows) -> int:
-        """Commit `rows` (place, key, value, headers) as one transaction; returns the offset of the last one.
+    def commit(self, records: PlacedRecords) -> int:
+        """Commit `records` (place, key, value, headers) as one transaction; returns the last one's offset.
 
         Raises `Fenced`, `Unknown` or `Stop`.
         """
@@ -67,7 +67,7 @@ class Transactions:
             raise self._lost
         assert self._producer is not None, "a closed writer publishes nothing"
         try:
-            return self._transact(self._producer, rows)
+            return self._transact(self._producer, records)
         except ClientError as error:
             self.close()
             self._lost = Fenced(f"a newer owner: {error}") if error.fenced else Unknown(str(error))
@@ -126,11 +126,11 @@ class Transactions:
                 raise Fenced(f"{self._id} was taken over while it was opened: {error}") from error
             raise explained(client.bootstrap, f"fencing with {self._id}", error) from error
 
-    def _transact(self, producer: Producer, rows: Rows) -> int:
+    def _transact(self, producer: Producer, records: PlacedRecords) -> int:
         """One transaction. Raises `ClientError`, or `Stop` for a refusal."""
         producer.begin()
-        for row in rows:
-            producer.append(*row)
+        for record in records:
+            producer.append(*record)
         try:
             offsets = producer.flush(CONNECT_S)
         except ClientError as error:
