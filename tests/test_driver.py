@@ -12,11 +12,11 @@ from streamlearn.core.journal import GENESIS, Entry, chain
 from streamlearn.core.records import Range, Record, Skip
 from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.snapshot import fresh_state
-from streamlearn.engine.driver import Failure
+from streamlearn.engine.cursor import JournalCursor
+from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import era_now
 from streamlearn.engine.model import fresh_model
 from streamlearn.engine.registry import Schemas
-from streamlearn.engine.standing import Standing
 from streamlearn.env import RealEnv
 from streamlearn.log.port import TopicInfo
 
@@ -36,53 +36,51 @@ def record(offset: int, **features: float) -> Record:
 
 
 @pytest.fixture
-def standing() -> Standing:
+def driver() -> ShardDriver:
     fresh = fresh_model("app", "", {}, [], Touchy())
     config = Config(app={"name": "app"}, topics={"input": ["events"]})  # type: ignore[arg-type]
     era = era_now(
         config, fresh, dict.fromkeys(["events", "app.control"], TopicInfo("id", (0,), (0,))), "genesis"
     )
     sections = fresh_state(fresh.pickled)
-    return Standing.at_genesis(
-        fresh, Entry(0, 0, chain(GENESIS, ()), change=era), Schemas(RealEnv(), ""), sections
-    )
+    cursor = JournalCursor.at_birth(Entry(0, 0, chain(GENESIS, ()), change=era))
+    return ShardDriver.at_cursor(cursor, sections, fresh.trusted, Schemas(RealEnv(), ""), None)  # type: ignore[arg-type]
 
 
-def entry(standing: Standing, offset: int, outputs: Any) -> Entry:
+def entry(driver: ShardDriver, offset: int, outputs: Any) -> Entry:
     ranges = [Range("events", 0, offset, offset + 1)]
-    return Entry(standing.seq + 1, 0, chain(standing.digest, outputs), ranges, len(outputs))
+    return Entry(driver.cursor.seq + 1, 0, chain(driver.cursor.digest, outputs), ranges, len(outputs))
 
 
-def leave_out(standing: Standing) -> None:
-    standing.driver.leave_out(record(0), Skip("events", 0, 0, "learn", "raised"))
+def leave_out(driver: ShardDriver) -> None:
+    driver.leave_out(record(0), Skip("events", 0, 0, "learn", "raised"))
 
 
-@pytest.mark.parametrize("take", [Standing.header, Standing.take_snapshot])
-@pytest.mark.parametrize("go_on", [lambda standing: standing.driver.step(record(0)), leave_out])
+@pytest.mark.parametrize("take", [ShardDriver.header, ShardDriver.take_snapshot])
+@pytest.mark.parametrize("go_on", [lambda driver: driver.step(record(0)), leave_out])
 def test_nothing_can_be_saved_of_a_state_that_is_ahead(
-    standing: Standing, take: Callable[[Standing], Any], go_on: Callable[[Standing], Any]
+    driver: ShardDriver, take: Callable[[ShardDriver], Any], go_on: Callable[[ShardDriver], Any]
 ) -> None:
-    take(standing)
-    go_on(standing)
+    take(driver)
+    go_on(driver)
     with pytest.raises(AssertionError):
-        take(standing)
-    standing.advance(entry(standing, 0, ()))
-    take(standing)
+        take(driver)
+    driver.advance(entry(driver, 0, ()))
+    take(driver)
 
 
-def test_a_state_is_ahead_from_the_first_step_on_until_the_journal_has_it(standing: Standing) -> None:
-    driver = standing.driver
+def test_a_state_is_ahead_from_the_first_step_on_until_the_journal_has_it(driver: ShardDriver) -> None:
     for offset in range(3):
         assert not driver.ahead
         facts = driver.step(record(offset))
         assert not isinstance(facts, Failure)
         assert driver.ahead
-        standing.advance(entry(standing, offset, published(facts)))
-    before = orjson.loads(standing.take_snapshot()["memory"])
+        driver.advance(entry(driver, offset, published(facts)))
+    before = orjson.loads(driver.take_snapshot()["memory"])
     failure = driver.step(record(3, poison=1.0))
     assert isinstance(failure, Failure)
     assert failure.skip == Skip("events", 0, 3, "learn", "raised")
     assert driver.ahead, "a step that raised has changed something"
-    assert standing.restored(None, [], [], lambda: None) == []  # type: ignore[arg-type]
+    assert driver.restored([], []) == []
     assert not driver.ahead
-    assert orjson.loads(standing.take_snapshot()["memory"]) == before
+    assert orjson.loads(driver.take_snapshot()["memory"]) == before

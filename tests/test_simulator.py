@@ -15,7 +15,7 @@ import pytest
 from streamlearn.core.journal import Entry
 from streamlearn.core.shard.snapshot import dump_state, unseal
 from streamlearn.engine.checkpoints import stored
-from streamlearn.engine.standing import Standing
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.errors import BadCheckpoint, Unknown
 from streamlearn.service.health import sources
 from streamlearn.service.recovery import Recovery
@@ -106,13 +106,13 @@ def reads_a_recreated_topic_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compares_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Standing._restep
+    real = ShardDriver._restep
 
-    def restep(self: Standing, entry: Entry, *words: Any) -> bool:
+    def restep(self: ShardDriver, entry: Entry, *words: Any) -> bool:
         real(self, entry, *words)
         return True
 
-    monkeypatch.setattr(Standing, "_restep", restep)
+    monkeypatch.setattr(ShardDriver, "_restep", restep)
 
 
 def names_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +135,10 @@ def checkpoints_when_it_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     real = ShardTask.drop
 
     def drop(self: ShardTask) -> StartingState:
-        standing = self.standing
-        standing.driver.advance()
-        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        self.driver.advance()
+        header = msgspec.structs.replace(self.driver.header(), app=self._config.app.name)
         with suppress(Exception):
-            self._checkpointer.write(header, dump_state(standing.shard), {}, 0.0)
+            self._checkpointer.write(header, dump_state(self.driver.shard), {}, 0.0)
             self._checkpointer.wait()
         return real(self)
 

@@ -256,12 +256,12 @@ import streamlearn.service.task as task
 fetch_more = task.ShardTask._fetch_more
 
 def look_first(self, batch, until_s):
-    standing = self.standing
-    if standing.era_number == 0:
-        era = msgspec.structs.replace(standing.era, why="types", start=[], kinds={"c0": "str"})
-        entry = Entry(standing.seq + 1, 1, chain(standing.digest, ()), change=era)
-        self.log.publish(entry, (), standing.positions)
-        standing.begin_era(entry)
+    cursor = self.driver.cursor
+    if cursor.era_number == 0:
+        era = msgspec.structs.replace(cursor.era, why="types", start=[], kinds={"c0": "str"})
+        entry = Entry(cursor.seq + 1, 1, chain(cursor.digest, ()), change=era)
+        self.log.publish(entry, (), cursor.positions)
+        self.driver.begin_era(entry)
     return fetch_more(self, batch, until_s)
 
 task.ShardTask._fetch_more = look_first

@@ -128,6 +128,11 @@ class Range(NamedTuple):
     first: int
     next: int
 
+    @property
+    def last(self) -> RecordPlace:
+        """The place of the last record."""
+        return self.topic, self.partition, self.next - 1
+
 
 CRASH_STAGE: Final = "crash"
 """The stage of a record that killed the process, wherever it did."""

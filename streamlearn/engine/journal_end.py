@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from streamlearn.core.journal import Checkpoint, Entry, Era
 from streamlearn.core.records import Positions, TopicPartition
 from streamlearn.core.shard.snapshot import Header
+from streamlearn.engine.cursor import ids_under, positions_under
 from streamlearn.engine.driver import Alive
-from streamlearn.engine.standing import ids_under, positions_under
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.port import Reader, ShardLog
 

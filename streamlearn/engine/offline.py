@@ -6,6 +6,9 @@ Invariants:
 - Memory is bounded: at most `SNAPSHOT_RECORDS` records are held for an undo.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import msgspec
 
 from streamlearn.core.records import Record, Skip
@@ -22,8 +25,15 @@ SNAPSHOT_RECORDS = 10_000
 that the next undo is cheap."""
 
 
+def _dump_static(model: bytes | Sequence[bytes], shard: Shard) -> Sections:
+    """A state whose model is still the one in `model`: a forest's pickle every thousand records would cost as
+    much as its answers.
+    """
+    return {"model": model, "memory": msgspec.json.encode(shard.memory), **side_parts(shard)}
+
+
 class Offline:
-    """One state, from `sections` on. `trusted`: see `core.shard.snapshot.trusted_by`; `static`: the model
+    """One state, from `sections` on. `trusted`: see `core.model.pickles.trusted_by`; `static`: the model
     learns nothing, so that one pickle of it will do. Raises `BadCheckpoint` when the sections cannot be
     loaded.
     """
@@ -36,15 +46,17 @@ class Offline:
         schemas: Schemas,
         static: bool = False,
     ) -> None:
-        self._static = static
-        self._spec = spec
-        self._trusted = trusted
-        self._sections = sections
         self._since: list[Record] = []
-        self._skipped: dict[int, Skip] = {}
+        self._skips: list[Skip] = []
         self.first_failure = ""
         """The first failure of the model, in words; "" while there is none."""
-        self.driver = ShardDriver(self._loaded(), schemas)
+        self.driver = ShardDriver(
+            load_state(spec, sections, trusted),
+            schemas,
+            sections=sections,
+            trusted=trusted,
+            dump=partial(_dump_static, sections["model"]) if static else dump_state,
+        )
 
     @property
     def shard(self) -> Shard:
@@ -54,36 +66,26 @@ class Offline:
     def step(self, record: Record) -> Facts:
         """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
         if len(self._since) >= SNAPSHOT_RECORDS:
-            self._take_snapshot()
+            self.sections()
         facts = self.driver.step(record)
         if not isinstance(facts, Failure):
             self._since.append(record)
             return facts
         if facts.undoes:
             letter = self._without(record, facts)
-            self._take_snapshot()
+            self.sections()
             return letter
-        self._skipped[len(self._since)] = facts.skip
+        self._skips.append(facts.skip)
         self._since.append(record)
         return self.driver.leave_out(record, facts.skip)
 
-    def _take_snapshot(self) -> None:
-        self._sections = self.sections()
-        self._since, self._skipped = [], {}
-
     def sections(self) -> Sections:
-        """The state as a checkpoint holds it. Raises `Stop` when the model does not pickle."""
-        shard = self.shard
-        if self._static:  # a forest's pickle every thousand records would cost as much as its answers
-            memory = msgspec.json.encode(shard.memory)
-            return {"model": self._sections["model"], "memory": memory, **side_parts(shard)}
-        try:
-            return dump_state(shard)
-        except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
-            raise Stop(
-                f"the model cannot be saved once it has learned: {type(error).__name__}: {error}. Keep "
-                "lambdas, open files, locks and clients out of it"
-            ) from error
+        """The state as a checkpoint holds it; the next undo starts from here. Raises `Stop` when the model
+        does not pickle.
+        """
+        self.driver.advance()
+        self._since, self._skips = [], []
+        return self.driver.take_snapshot()
 
     def _without(self, record: Record, failure: Failure) -> Facts:
         """The state without what the model did at `record`, and its dead letter."""
@@ -91,14 +93,11 @@ class Offline:
         if not self.first_failure:
             words = "gave NaN or infinity" if cause is None else f"raised {type(cause).__name__}: {cause}"
             self.first_failure = f"{failure.skip.stage} {words}"[:300]
-        self.driver.load(self._loaded())
-        for index, past in enumerate(self._since):
-            again = self.driver.again(past, self._skipped.get(index))
-            if isinstance(again, Failure):
-                raise Stop(
-                    "undoing a failed step gave another failure: the model is not deterministic. Give every"
-                    " part a seed, and keep all state in attributes that pickle"
-                ) from again.cause
+        if self.driver.restored(self._since, self._skips) is None:
+            raise Stop(
+                "undoing a failed step gave another failure: the model is not deterministic. Give every"
+                " part a seed, and keep all state in attributes that pickle"
+            ) from cause
         facts = self.driver.leave_out(record, failure.skip)
         if self.shard.memory.failing >= FAILING_LIMIT:
             why = "an answer of NaN or infinity" if cause is None else f"{type(cause).__name__}: {cause}"
@@ -107,6 +106,3 @@ class Offline:
                 f" {why}. Are these events of the kind that it is made for?"
             )
         return facts
-
-    def _loaded(self) -> Shard:
-        return load_state(self._spec, self._sections, self._trusted)

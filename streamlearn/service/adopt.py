@@ -19,11 +19,12 @@ import msgspec
 from streamlearn.config.schema import Config
 from streamlearn.core.journal import Era
 from streamlearn.core.records import SHARD
+from streamlearn.engine.cursor import JournalCursor, positions_under
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import check_app, era_now, with_start
 from streamlearn.engine.journal_end import JournalEnd, read_end
 from streamlearn.engine.model import FreshModel, configured_model
 from streamlearn.engine.registry import Schemas
-from streamlearn.engine.standing import Standing, positions_under
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.backends import open_log, open_store
@@ -51,18 +52,18 @@ class Moved(NamedTuple):
     changed: Sequence[Changed]
     compared: int
     entries: int
-    standing: Standing
+    cursor: JournalCursor
     era: Era
     log: ShardLog
 
     def take_over(self) -> None:
         """Write the era that goes on with the topics that are here."""
-        standing = self.standing
-        places = [(topic, partition, offset) for (topic, partition), offset in standing.positions.items()]
+        cursor = self.cursor
+        places = [(topic, partition, offset) for (topic, partition), offset in cursor.positions.items()]
         era = msgspec.structs.replace(self.era, why="adopted", start=sorted([*self.era.start, *places]))
-        entry = standing.next_entry(change=era)
+        entry = cursor.next_entry(change=era)
         try:
-            self.log.publish(entry, (), positions_under(era, standing.positions, {}))
+            self.log.publish(entry, (), positions_under(era, cursor.positions, {}))
         except (Fenced, Unknown) as error:
             raise Stop(
                 f"whether the topics were taken over is not known ({error}). Say `streamlearn adopt` again: "
@@ -121,7 +122,7 @@ def _looked_at(
         _check_bounds(change)
     before = end.era
     _check_partitions(before, now)
-    standing, compared = _compare(recovery, end, newest, candidates)
+    driver, compared = _compare(recovery, end, newest, candidates)
     predictions = before.predictions
     if predictions is not None and predictions.topic in topics:
         predictions = predictions._replace(id=topics[predictions.topic].id)
@@ -131,11 +132,11 @@ def _looked_at(
         began_from=before.began_from,
         predictions=predictions,
         kinds=before.kinds,
-        resets=standing.shard.memory.resets,
+        resets=driver.shard.memory.resets,
     )
     # Partitions and topics that are new here begin somewhere:
-    now = with_start(env, log, config, now, topics, standing.positions)
-    return Moved(changed, compared, end.entry.seq + 1, standing, now, shard_log)
+    now = with_start(env, log, config, now, topics, driver.cursor.positions)
+    return Moved(changed, compared, end.entry.seq + 1, driver.cursor, now, shard_log)
 
 
 def _changed(end: JournalEnd, topics: Mapping[str, TopicInfo], journal: str) -> list[Changed]:
@@ -182,7 +183,7 @@ def _check_partitions(before: Era, now: Era) -> None:
 
 def _compare(
     recovery: Recovery, end: JournalEnd, newest: StartingState | None, others: Iterator[StartingState]
-) -> tuple[Standing, int]:
+) -> tuple[ShardDriver, int]:
     """The state at the journal's end, and how many entries were redone for it: from the newest checkpoint
     that leaves any, because one at the very end proves nothing about the records.
     """
@@ -191,7 +192,7 @@ def _compare(
     older = (state for state in candidates if state.header.seq < stepped)
     first = next(older, newest)
     try:
-        standing = recovery.redone(end, itertools.chain([first] if first else [], older))
+        recovered = recovery.redone(end, itertools.chain([first] if first else [], older))
     except Stop as error:
         raise Stop(f"what is here could not be proven to be what the journal speaks of: {error}") from error
-    return standing, end.entry.seq - (-1 if standing.saved_seq is None else standing.saved_seq)
+    return recovered.driver, end.entry.seq - (-1 if recovered.saved_seq is None else recovered.saved_seq)

@@ -162,7 +162,7 @@ class Process:
             try:
                 task.transact()
             except Unknown as error:
-                self._failures.add_unknown(task.standing.seq + 1, error)
+                self._failures.add_unknown(task.driver.cursor.seq + 1, error)
                 raise
 
     def _open(self) -> None:
@@ -185,11 +185,11 @@ class Process:
         recovery = Recovery(self._resources, shard_log, self._heartbeat.beat_or_stop, self._last)
         alone = OneByOne(shard_log, config.transaction.max_records)
         changes = self._model_change if self._last is None else ""
-        standing = recovery.run(changes, self._begin)
+        recovered = recovery.run(changes, self._begin)
         return ShardTask(
             self._resources,
             shard_log,
-            standing,
+            recovered,
             recovery.birth_name,
             topics,
             self._heartbeat,

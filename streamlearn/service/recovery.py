@@ -21,14 +21,15 @@ from streamlearn.config.schema import Config
 from streamlearn.core.journal import GENESIS, Entry, Era, chain
 from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.shard import FAILING_LIMIT
+from streamlearn.core.shard.snapshot import Sections
 from streamlearn.engine.checkpoints import BlobName, write_birth
-from streamlearn.engine.driver import Alive
+from streamlearn.engine.cursor import JournalCursor, positions_under
+from streamlearn.engine.driver import Alive, ShardDriver
 from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, what_changed, with_start
 from streamlearn.engine.journal_end import JournalEnd, checkpoints_at, entries, find_birth, read_end
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import check_model, events_of
-from streamlearn.engine.standing import Standing, positions_under
 from streamlearn.engine.warm_start import Beginning
 from streamlearn.engine.witnesses import AnsweredRecord, check_witnesses, newest_predictions, predictions_now
 from streamlearn.env import Env
@@ -49,6 +50,24 @@ class Resources(NamedTuple):
     log: Log
     store: CheckpointStore
     schemas: Schemas
+
+
+class Recovered(NamedTuple):
+    """A shard that stands at its journal's end.
+
+    Attributes:
+        driver: It, and its place.
+        saved_at: The positions of the newest checkpoint of this state; None when there is none.
+        saved_seq: The entry of that checkpoint.
+        saving_s: How long writing it took, where this process wrote it.
+        era_began: True when this process wrote the era's entry: a checkpoint of it is due at once.
+    """
+
+    driver: ShardDriver
+    saved_at: Positions | None = None
+    saved_seq: int | None = None
+    saving_s: float = 0.0
+    era_began: bool = False
 
 
 class Recovery:
@@ -74,7 +93,7 @@ class Recovery:
         self._prediction_bytes = service_log.record_limit("predictions")
         self._beginning = Beginning(config, fresh)
 
-    def run(self, model_change: str = "", begin: bool = False) -> Standing:
+    def run(self, model_change: str = "", begin: bool = False) -> Recovered:
         """Stand at the journal's end, under the era of today's configuration. `begin`: a journal may begin
         although there are predictions already.
 
@@ -100,17 +119,17 @@ class Recovery:
                 "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
                 "[app] portable_math = true on all machines."
             )
-        standing = self.redone(end, itertools.chain([newest] if newest else [], candidates))
-        memory = standing.shard.memory
+        recovered = self.redone(end, itertools.chain([newest] if newest else [], candidates))
+        driver = recovered.driver
+        memory = driver.shard.memory
         useless = memory.frozen or memory.failing >= FAILING_LIMIT
         if model_change and (useless or self._beginning.differs_from(end.era)):
-            return self._replaced(end._replace(positions=standing.positions), now)
+            return self._replaced(end._replace(positions=driver.cursor.positions), now)
         if model_change:
             log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
         elif self._config.model.start_from:
             log.info("model.goes_on", hint="start_from is for a first start, or with --model-change fresh")
-        self._renew_era(standing, end, now)
-        return standing
+        return recovered._replace(era_began=self._renew_era(driver, end, now))
 
     # --- eras -----------------------------------------------------------------------------------------
 
@@ -128,33 +147,34 @@ class Recovery:
             return msgspec.structs.replace(now, predictions=predictions)
         return msgspec.structs.replace(now, predictions=predictions_now(self._config, self._topics))
 
-    def _renew_era(self, standing: Standing, end: JournalEnd, now: Era) -> None:
-        """Begin a new era when something has changed since the last one."""
+    def _renew_era(self, driver: ShardDriver, end: JournalEnd, now: Era) -> bool:
+        """Begin a new era when something has changed since the last one: True if it did."""
         era = end.era
         why = what_changed(era, now)
         if not why:
-            return
+            return False
+        cursor = driver.cursor
         for name in now.topics:
-            if standing.ids.get(name, now.topics[name][0]) != now.topics[name][0]:
+            if cursor.ids.get(name, now.topics[name][0]) != now.topics[name][0]:
                 log.warning(
                     "topic.replaced",
                     topic=name,
                     reason="it was deleted and made again while it was no input",
                     action="it is read from its first record on",
                 )
-        resets = standing.shard.memory.resets
+        resets = driver.shard.memory.resets
         now = msgspec.structs.replace(
             now, why=why, revision=era.revision, began_from=era.began_from, resets=resets
         )
-        positions = positions_under(now, standing.positions, standing.ids)
+        positions = positions_under(now, cursor.positions, cursor.ids)
         now = with_start(self._env, self._log, self._config, now, self._topics, positions)
-        entry = standing.next_entry(change=now)
-        self._shard_log.publish(entry, (), positions_under(now, standing.positions, standing.ids))
-        standing.begin_era(entry)
-        standing.era_began = True
+        entry = cursor.next_entry(change=now)
+        self._shard_log.publish(entry, (), positions_under(now, cursor.positions, cursor.ids))
+        driver.begin_era(entry)
         log.info("era.began", era=entry.era, why=now.why)
+        return True
 
-    def _genesis(self, begin: bool) -> Standing:
+    def _genesis(self, begin: bool) -> Recovered:
         """The first start of this app: nothing may speak of an earlier one."""
         era = era_now(self._config, self._fresh, self._topics, "genesis", self._prediction_bytes)
         era = with_start(self._env, self._log, self._config, era, self._topics, {})
@@ -163,14 +183,14 @@ class Recovery:
         era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
         if self._shard_log.unfinished.claims < CLAIMS:  # else one of them may have killed the processes
             check_model(self._env, self._fresh, era, self._first_records(era), self._schemas)
-        standing = self._begun(Entry(0, 0, chain(GENESIS, ()), change=era))
+        recovered = self._begun(Entry(0, 0, chain(GENESIS, ()), change=era))
         log.info(
             "journal.started",
             app=self._config.app.name,
             model_version=era.model_version,
-            learned=standing.shard.memory.learned,
+            learned=recovered.driver.shard.memory.learned,
         )
-        return standing
+        return recovered
 
     def _refuse_second_life(self, start: Positions, begin: bool) -> None:
         """Raise when something of an earlier life of this app is left, beside an empty journal: predictions
@@ -230,7 +250,7 @@ class Recovery:
                 "place where the old one stopped. (`rival` and `relearn` come in a later version.)"
             )
 
-    def _replaced(self, end: JournalEnd, now: Era) -> Standing:
+    def _replaced(self, end: JournalEnd, now: Era) -> Recovered:
         """Begin with a fresh model where the old one stopped. Its era entry holds every position, so that
         nothing before it is needed any more.
         """
@@ -243,18 +263,18 @@ class Recovery:
         left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}
         start = sorted([*now.start, *kept_positions])
         now = msgspec.structs.replace(now, start=start, began_from=began_from, ids=left)
-        standing = self._begun(
+        recovered = self._begun(
             Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
         )
         log.warning("model.replaced", before=before, after=now.model_version, revision=now.revision)
-        return standing
+        return recovered
 
-    def _begun(self, birth: Entry) -> Standing:
+    def _begun(self, birth: Entry) -> Recovered:
         """Begin a revision: its checkpoint is written first, then the entry that names it."""
-        standing = self._standing_at(birth)
+        driver = self._born(birth)
         began_s = self._env.monotonic()
-        sections = standing.take_snapshot()
-        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        sections = driver.take_snapshot()
+        header = msgspec.structs.replace(driver.header(), app=self._config.app.name)
         name = self.birth_name._replace(seq=birth.seq)
         try:
             checkpoint = write_birth(
@@ -266,17 +286,21 @@ class Recovery:
                 "the folder of [checkpoint] url (on Kafka: the checkpoints topic) writable, and start again."
             ) from error
         entry = msgspec.structs.replace(birth, checkpoints=[checkpoint], named=birth.seq)
-        self._shard_log.publish(entry, (), standing.positions)
-        standing.stand_by(entry.checkpoints, entry.named)
-        standing.saved_at, standing.saved_seq = dict(standing.positions), birth.seq
-        standing.saving_s = self._env.monotonic() - began_s
+        cursor = driver.cursor
+        self._shard_log.publish(entry, (), cursor.positions)
+        cursor.stand_by(entry.checkpoints, entry.named)
+        saving_s = self._env.monotonic() - began_s
         log.info("checkpoint.saved", seq=birth.seq, size_bytes=checkpoint.size, oldest_seq=birth.seq)
-        return standing
+        return Recovered(driver, dict(cursor.positions), birth.seq, saving_s)
 
-    def _standing_at(self, birth: Entry) -> Standing:
+    def _born(self, birth: Entry) -> ShardDriver:
         """The state with which the revision of an era entry begins."""
         assert birth.change is not None
-        return Standing.at_genesis(self._fresh, birth, self._schemas, self._beginning.sections(birth.change))
+        return self._driver_at(JournalCursor.at_birth(birth), self._beginning.sections(birth.change))
+
+    def _driver_at(self, cursor: JournalCursor, sections: Sections) -> ShardDriver:
+        trusted = self._fresh.trusted
+        return ShardDriver.at_cursor(cursor, sections, trusted, self._schemas, self._shard_log)
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 
@@ -284,7 +308,7 @@ class Recovery:
         """The states that can be used, newest first."""
         return self._states.newest_first(end)
 
-    def redone(self, end: JournalEnd, candidates: Iterable[StartingState]) -> Standing:
+    def redone(self, end: JournalEnd, candidates: Iterable[StartingState]) -> Recovered:
         """The state at the journal's end, from the newest checkpoint from which the digests come out; else
         from the birth of the model, the era entry with which its revision began.
         """
@@ -293,13 +317,13 @@ class Recovery:
             for candidate in candidates:
                 if candidate.header.under.revision != end.era.revision:
                     break  # the state of a model that was replaced since
-                standing = self._loaded(candidate)
-                if standing is None:
+                driver = self._loaded(candidate)
+                if driver is None:
                     continue
-                failed = self._redo_all(standing)
+                failed = self._redo_all(driver)
                 if failed is None:
-                    standing.stand_by(self._checkpoints, end.entry.named)
-                    return standing
+                    driver.cursor.stand_by(self._checkpoints, end.entry.named)
+                    return Recovered(driver, candidate.saved_at, candidate.header.seq)
                 diverged = max(diverged, failed)
                 log.warning(
                     "redo.diverged", seq=failed, checkpoint=candidate.name, action="the one before it"
@@ -307,11 +331,11 @@ class Recovery:
             log.warning("redo.from_birth", reason="no checkpoint leads to the journal's end")
             birth = find_birth(self._shard_log, self._journal, end.era.revision, self._alive)
             if birth is not None:
-                standing = self._standing_at(birth)
-                failed = self._redo_all(standing)
+                driver = self._born(birth)
+                failed = self._redo_all(driver)
                 if failed is None:
-                    standing.stand_by(self._checkpoints, end.entry.named)
-                    return standing
+                    driver.cursor.stand_by(self._checkpoints, end.entry.named)
+                    return Recovered(driver)
                 diverged = max(diverged, failed)
         except Gone as error:
             self._check_same_topics()
@@ -346,31 +370,26 @@ class Recovery:
         )
         check_topics(then, now)
 
-    def _loaded(self, candidate: StartingState) -> Standing | None:
+    def _loaded(self, candidate: StartingState) -> ShardDriver | None:
         """Stand where a checkpoint stands; None when its state cannot be loaded."""
         try:
-            standing = Standing(
-                self._fresh, candidate.header, candidate.sections, self._schemas, candidate.saved_at
-            )
+            driver = self._driver_at(JournalCursor(candidate.header), candidate.sections)
         except BadCheckpoint as reason:
             log.warning(
                 "checkpoint.refused", name=candidate.name, reason=str(reason), action="the one before it"
             )
             return None
-        log.info("checkpoint.loaded", name=candidate.name, seq=standing.seq)
-        return standing
+        log.info("checkpoint.loaded", name=candidate.name, seq=driver.cursor.seq)
+        return driver
 
-    def _redo_all(self, standing: Standing) -> int | None:
-        """Redo every entry after `standing`; the number of the one that came out different, if any. Raises
-        `Gone` when input that is needed is not there.
+    def _redo_all(self, driver: ShardDriver) -> int | None:
+        """Redo every entry after the driver's place; the number of the one that came out different, if any.
+        Raises `Gone` when input that is needed is not there.
         """
         records = 0
-        for entry in entries(self._shard_log, self._journal, standing.seq, self._alive):
-            if entry.change is not None:
-                standing.begin_era(entry)
-                continue
-            if not standing.redo(entry, self._shard_log, self._alive):
+        for entry in entries(self._shard_log, self._journal, driver.cursor.seq, self._alive):
+            if not driver.redo(entry, self._alive):
                 return entry.seq
             records += sum(run.next - run.first for run in entry.ranges)
-        log.info("redo.finished", seq=standing.seq, offsets=records)
+        log.info("redo.finished", seq=driver.cursor.seq, offsets=records)
         return None

@@ -14,11 +14,10 @@ from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.core.shard.state import BROKEN
 from streamlearn.core.shard.trials import NOT_FINITE
 from streamlearn.core.shard.work import LabelWork
+from streamlearn.engine.cursor import skips_by_place
 from streamlearn.engine.driver import Failure, ShardDriver
-from streamlearn.engine.standing import Standing
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Gone, Stop
-from streamlearn.log.port import History
 from streamlearn.service.batch import Batch
 from streamlearn.service.merge import Merge
 from streamlearn.service.one_by_one import OneByOne
@@ -33,25 +32,23 @@ _OTHERWISE: Final = (
 
 
 class Stepper:
-    """Steps what the merge gives into batches, for one task. `history`: how records are read again. Long work
-    has heartbeats in it, which raise `NotOwner`; a stop ends it early.
+    """Steps what the merge gives into batches, for one task. Long work has heartbeats in it, which raise
+    `NotOwner`; a stop ends it early.
     """
 
     def __init__(
         self,
         env: Env,
         limits: TransactionSection,
-        standing: Standing,
+        driver: ShardDriver,
         merge: Merge,
-        history: History,
         heartbeat: Heartbeat,
         alone: OneByOne,
     ) -> None:
         self._clock = env.monotonic
         self._limits = limits
-        self._standing = standing
+        self._driver = driver
         self._merge = merge
-        self._history = history
         self._heartbeat = heartbeat
         self._alone = alone
 
@@ -59,7 +56,7 @@ class Stepper:
         """Do first what an earlier transaction had left of its last record; how long that took. The batch is
         full when time is up before its end.
         """
-        driver = self._standing.driver
+        driver = self._driver
         work = driver.shard.work
         if work is None:
             return 0.0
@@ -82,7 +79,7 @@ class Stepper:
         """Step a run into the batch; what does not fit goes back."""
         if self._alone.is_on and self._crashes(batch, run[0]):
             return
-        driver = self._standing.driver
+        driver = self._driver
         begin = driver.begin
         clock = self._clock
         shard = driver.shard
@@ -149,7 +146,7 @@ class Stepper:
 
     def _leave_out(self, batch: Batch, record: Record, skip: Skip) -> None:
         """A record becomes a dead letter."""
-        batch.leaves_out(record, skip, self._standing.driver.leave_out(record, skip))
+        batch.leaves_out(record, skip, self._driver.leave_out(record, skip))
 
     def _fail(self, batch: Batch, record: Record, failure: Failure) -> None:
         """A record of a run cannot be stepped."""
@@ -174,11 +171,11 @@ class Stepper:
             error="" if failure.cause is None else type(failure.cause).__name__,
             action="undone; the record becomes a dead letter",
         )
-        standing = self._standing
+        driver = self._driver
         if self._restored(batch, batch.records) != batch.outputs:
             raise Stop(_OTHERWISE)
-        if standing.shard.work is not None:
-            batch.gives_up(failure.skip, standing.driver.give_up(failure.skip))
+        if driver.shard.work is not None:
+            batch.gives_up(failure.skip, driver.give_up(failure.skip))
         else:
             self._leave_out(batch, record, failure.skip)
         batch.full = True
@@ -187,10 +184,8 @@ class Stepper:
         """The state has no good answer any more to what it answered before. If a record of this batch broke
         it, undo that one, and return those after it, which are to be stepped anew. Else learning is frozen.
         """
-        standing, records = self._standing, batch.records
-        broken_by = standing.broken_by(
-            self._history, records, batch.skips, self._heartbeat.beat, batch.carried
-        )
+        records = batch.records
+        broken_by = self._broken_by(batch)
         kept_count = len(records) if broken_by is None else broken_by
         again = self._restored(batch, records[:kept_count])
         if again is None or again != batch.outputs[: len(again)]:
@@ -210,12 +205,29 @@ class Stepper:
         self._leave_out(batch, record, skip)
         return back
 
+    def _broken_by(self, batch: Batch) -> int | None:
+        """The place in the batch of the record that broke the state (`Teacher.is_broken`); None when it was
+        broken before. The state is of no use then: make it again.
+        """
+        driver = self._driver
+        if self._restored(batch, []) is None:
+            return None
+        skipped = skips_by_place(batch.skips)
+        for index, record in enumerate(batch.records):
+            broken = driver.is_broken()
+            if broken:
+                return index - 1 if index else None
+            if broken is None:
+                return None  # asking once more did that: the state stays as it was found
+            facts = driver.again(record, skipped.get(record.place), alive=self._heartbeat.beat)
+            if isinstance(facts, Failure):
+                return None
+        return None
+
     def _restored(self, batch: Batch, records: list[Record]) -> list[Output] | None:
         """Make the state again as it is after `records` of the batch: their outputs."""
         try:
-            return self._standing.restored(
-                self._history, records, batch.skips, self._heartbeat.beat, batch.carried
-            )
+            return self._driver.restored(records, batch.skips, self._heartbeat.beat, batch.carried)
         except (Gone, BadCheckpoint) as error:
             raise Stop(
                 f"the model failed, and undoing that needs what is no longer there ({error}). Keep "

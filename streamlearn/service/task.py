@@ -20,7 +20,6 @@ from streamlearn.core.records import SHARD
 from streamlearn.core.shard.facts import Facts
 from streamlearn.core.shard.snapshot import Sections
 from streamlearn.engine.checkpoints import BlobName, Checkpointer, first_offsets
-from streamlearn.engine.standing import Standing, within
 from streamlearn.errors import Gone, Stop, Unreachable
 from streamlearn.log.port import ShardLog
 from streamlearn.service.batch import Batch
@@ -32,7 +31,7 @@ from streamlearn.service.health.topics import TopicWatch
 from streamlearn.service.merge import Merge
 from streamlearn.service.one_by_one import OneByOne, check_crashes
 from streamlearn.service.ownership import Heartbeat, as_owner
-from streamlearn.service.recovery import Resources
+from streamlearn.service.recovery import Recovered, Resources
 from streamlearn.service.starting_states import StartingState
 from streamlearn.service.stepping import Stepper
 
@@ -54,15 +53,15 @@ Outlet = Callable[[Facts], None]
 
 
 class ShardTask:
-    """One owned shard that was recovered. `standing` is its state, `shard_log` the lock; `topics` were looked
-    at before recovery began.
+    """One owned shard that was recovered. `recovered` is its state, `shard_log` the lock; `topics` were
+    looked at before recovery began.
     """
 
     def __init__(
         self,
         resources: Resources,
         shard_log: ShardLog,
-        standing: Standing,
+        recovered: Recovered,
         birth_name: BlobName,
         topics: TopicWatch,
         heartbeat: Heartbeat,
@@ -71,29 +70,30 @@ class ShardTask:
     ) -> None:
         env, config, fresh, service_log, store, schemas = resources
         self.log = shard_log
-        self.standing = standing
+        self.driver = driver = recovered.driver
+        self._recovered = recovered
         self._env = env
         self._config = config
         self._service_log = service_log
         self._heartbeat = heartbeat
         self._alone = alone
         self._outlet = outlet
-        self._merge = Merge(within(standing.positions, standing.era), config.topics.labels)
-        self._health = HealthChecks(env, config, fresh, standing, schemas, topics)
-        self._sources = SourceWatch(env, standing.era)
+        self._merge = Merge(driver.cursor.inputs(), config.topics.labels)
+        self._health = HealthChecks(env, config, fresh, driver, schemas, topics)
+        self._sources = SourceWatch(env, driver.cursor.era)
         section = config.checkpoint
         self._checkpointer = Checkpointer(
             env,
             store,
             birth_name,
-            standing.checkpoints,
+            driver.cursor.checkpoints,
             section.interval_s,
             section.keep,
             section.key.encode(),
         )
         self._age = CheckpointAge(env, service_log)
         self._learning = LearningWatch(service_log)
-        self._stepper = Stepper(env, config.transaction, standing, self._merge, shard_log, heartbeat, alone)
+        self._stepper = Stepper(env, config.transaction, driver, self._merge, heartbeat, alone)
         self._published_s = 0.0
         self._stepped_s = 0.0
         """How long the work since the newest checkpoint took."""
@@ -103,17 +103,17 @@ class ShardTask:
 
     def begin(self, opened_s: float) -> None:
         """Take over from recovery, which had begun at `opened_s`. Raises `Stop` without a checkpoint."""
-        standing = self.standing
+        recovered, shard = self._recovered, self.driver.shard
         self._stepped_s = self._behind_s = self._env.monotonic() - opened_s  # the next one need not again
-        self._checkpointer.begins(standing.saved_at, standing.saved_seq, standing.saving_s)
-        if standing.era_began or standing.saved_at is None:
+        self._checkpointer.begins(recovered.saved_at, recovered.saved_seq, recovered.saving_s)
+        if recovered.era_began or recovered.saved_at is None:
             self._first_checkpoint()
-        self._learning.look(standing.shard.memory)
+        self._learning.look(shard.memory)
         log.info(
             "shard.opened",
             shard=SHARD,
-            seq=standing.seq,
-            learned=standing.shard.memory.learned,
+            seq=self.driver.cursor.seq,
+            learned=shard.memory.learned,
             duration_s=round(self._env.monotonic() - opened_s, 3),
         )
 
@@ -121,18 +121,19 @@ class ShardTask:
         """Do one transaction, and what is due beside it. Raises `Unknown` when the journal must be asked."""
         self._heartbeat.confirm()
         batch = self._gathered()
-        self._sources.compare(self.log, self.standing.era)
+        self._sources.compare(self.log, self.driver.cursor.era)
         self._checkpointer.collect()
         if not batch.empty:
             self._publish(batch)
             self._begin_reset_era()
-            self._learning.look(self.standing.shard.memory)
+            self._learning.look(self.driver.shard.memory)
         else:
             self._name_checkpoints()
         self._trim()
         self._checkpoint()
-        self._age.look(self._checkpointer.newest or {}, self.standing.positions, self._checkpointer.failure)
-        self._sources.check_grown(self.standing.era)
+        cursor = self.driver.cursor
+        self._age.look(self._checkpointer.newest or {}, cursor.positions, self._checkpointer.failure)
+        self._sources.check_grown(cursor.era)
 
     def finish(self) -> None:
         """End well: with a checkpoint, so that the next start redoes nothing."""
@@ -147,14 +148,14 @@ class ShardTask:
                     f"the last checkpoint could not be written: {self._checkpointer.failure}. Nothing is "
                     "lost: the next start, with the same versions, redoes what came after the one before."
                 )
-            self._alone.release(self.standing.seq)
-        outcomes = self.standing.shard.memory.outcomes
-        log.info("service.stopped", seq=self.standing.seq, outcomes=outcomes)
+            self._alone.release(self.driver.cursor.seq)
+        outcomes = self.driver.shard.memory.outcomes
+        log.info("service.stopped", seq=self.driver.cursor.seq, outcomes=outcomes)
 
     def drop(self) -> StartingState:
         """Let go of the shard: the newest snapshot, of an entry that is known to be committed."""
         self.log.close()
-        return StartingState("the last snapshot", *self.standing.snapshot(), self._checkpointer.newest)
+        return StartingState("the last snapshot", *self.driver.snapshot(), self._checkpointer.newest)
 
     def _first_checkpoint(self) -> None:
         """Save a state that no checkpoint leads to, because its rules are new, or none is left: without one
@@ -203,10 +204,10 @@ class ShardTask:
             fetched = self.log.poll(self._merge.wanted(), limits.max_records, limits.max_bytes, wait_s)
         except Stop:
             # Another topic under the old name explains whatever was found in it.
-            self._sources.look(self.log, self.standing.era)
+            self._sources.look(self.log, self.driver.cursor.era)
             raise
         except Gone as error:
-            self._sources.look(self.log, self.standing.era)
+            self._sources.look(self.log, self.driver.cursor.era)
             raise Stop(
                 f"the log no longer holds the input at the next position ({error}). Unless that gap held "
                 "only aborted transactions, records were deleted before they were read. Keep more "
@@ -220,9 +221,9 @@ class ShardTask:
 
     def _publish(self, batch: Batch) -> None:
         """Commit the batch, and stand after it."""
-        standing = self.standing
-        work = standing.shard.work
-        entry = standing.next_entry(
+        driver, cursor = self.driver, self.driver.cursor
+        work = driver.shard.work
+        entry = cursor.next_entry(
             batch.outputs,
             checkpoints=self._checkpointer.to_name(),
             ranges=batch.ranges,
@@ -230,16 +231,16 @@ class ShardTask:
             carried=batch.carried,
             begun=work.done if work is not None and batch.records else 0,
         )
-        positions = dict(standing.positions)
+        positions = dict(cursor.positions)
         positions.update({(run.topic, run.partition): run.next for run in entry.ranges})
         self.log.publish(entry, batch.outputs, positions)
         self._published_s = self._env.monotonic()
-        standing.advance(entry)
+        driver.advance(entry)
         if entry.checkpoints:
             self._checkpointer.named(entry)
         undone = any(skip.stage != "decode" for skip in batch.skips)
         long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
-        if undone or long or len(standing.since) > SINCE_LIMIT:
+        if undone or long or len(driver.since) > SINCE_LIMIT:
             self._take_snapshot()
         if self._outlet is not None and batch.facts is not None:
             self._outlet(batch.facts)
@@ -249,7 +250,7 @@ class ShardTask:
     def _take_snapshot(self) -> Sections:
         """Note the state, for the next undo and the next recovery."""
         began_s = self._env.monotonic()
-        sections = self.standing.take_snapshot()
+        sections = self.driver.take_snapshot()
         self._dump_s = self._env.monotonic() - began_s
         self._behind_s = 0.0
         return sections
@@ -258,18 +259,18 @@ class ShardTask:
         """Mark in the journal where the state forgot what it had settled. The command has done it already: an
         entry that is not written for a crash, is written after the next batch.
         """
-        standing = self.standing
-        entry = standing.reset_era()
+        shard, cursor = self.driver.shard, self.driver.cursor
+        entry = None if shard.work is not None else cursor.reset_entry(shard.memory.resets)
         if entry is not None:
-            self.log.publish(entry, (), standing.positions)
-            standing.begin_era(entry)
+            self.log.publish(entry, (), cursor.positions)
+            self.driver.begin_era(entry)
             log.info("era.began", era=entry.era, why="reset")
 
     # --- between transactions -------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         """Begin a checkpoint when one is due."""
-        if self._checkpointer.due(self.standing.stepped, self._stepped_s):
+        if self._checkpointer.due(self.driver.cursor.stepped, self._stepped_s):
             self._write_checkpoint()
 
     def _last_checkpoint(self) -> None:
@@ -277,7 +278,7 @@ class ShardTask:
         checkpointer = self._checkpointer
         checkpointer.wait()
         checkpointer.collect()
-        if not checkpointer.covers(self.standing.stepped):
+        if not checkpointer.covers(self.driver.cursor.stepped):
             self._write_checkpoint()
             checkpointer.wait()
             checkpointer.collect()
@@ -286,7 +287,6 @@ class ShardTask:
 
     def _write_checkpoint(self) -> None:
         """Begin to write the state."""
-        standing = self.standing
         self.log.sync()
         try:
             topics = self._service_log.topics()
@@ -294,17 +294,17 @@ class ShardTask:
             self._checkpointer.put_off(str(error))
             return
         sections = self._take_snapshot()
-        standing.positions.update(self.log.reached(self._merge.wanted()))
-        header = msgspec.structs.replace(standing.header(), app=self._config.app.name)
+        self.driver.cursor.positions.update(self.log.reached(self._merge.wanted()))
+        header = msgspec.structs.replace(self.driver.header(), app=self._config.app.name)
         self._checkpointer.write(header, sections, first_offsets(topics), self._dump_s)
         self._stepped_s = 0.0
 
     def _name_checkpoints(self) -> None:
         """Let an entry of its own name what is durable, since no other is at hand."""
         if self._checkpointer.has_unnamed:
-            entry = self.standing.next_entry(checkpoints=self._checkpointer.to_name())
-            self.log.publish(entry, (), self.standing.positions)
-            self.standing.advance(entry)
+            entry = self.driver.cursor.next_entry(checkpoints=self._checkpointer.to_name())
+            self.log.publish(entry, (), self.driver.cursor.positions)
+            self.driver.advance(entry)
             self._checkpointer.named(entry)
 
     def _trim(self) -> None:

@@ -16,11 +16,11 @@ from streamlearn.core.shard.dead_letter_rate import stop_message
 from streamlearn.core.shard.guard import withheld
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.checkpoints import newest_header
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import era_now
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import ENOUGH_RECORDS, check_model, events_of
-from streamlearn.engine.standing import Standing
 from streamlearn.env import Env, Flag
 from streamlearn.errors import Stop
 from streamlearn.log.port import CheckpointStore, Log
@@ -51,7 +51,7 @@ class HealthChecks:
         env: Env,
         config: Config,
         fresh: FreshModel,
-        standing: Standing,
+        driver: ShardDriver,
         schemas: Schemas,
         topics: TopicWatch,
     ) -> None:
@@ -59,9 +59,9 @@ class HealthChecks:
         self._config = config
         self._topics = topics
         self._fresh = fresh
-        self._standing = standing
+        self._driver = driver
         self._schemas = schemas
-        memory = standing.shard.memory
+        memory = driver.shard.memory
         self._opened_at = memory.records
         self._reported = (self._env.monotonic(), memory.records)
         self._withheld: set[str] = set()
@@ -87,16 +87,16 @@ class HealthChecks:
 
     def _check(self) -> None:
         if self._probation:
-            check_model(self._env, self._fresh, self._standing.era, self._probation, self._schemas)
+            check_model(self._env, self._fresh, self._driver.cursor.era, self._probation, self._schemas)
         self._probation = None
 
     def storm(self) -> str:
         """Why so many dead letters must end the work, or ""."""
-        memory = self._standing.shard.memory
+        memory = self._driver.shard.memory
         return stop_message(memory.letters, memory.records, self._opened_at, self._config.dlq.max_share)
 
     def _refuse_to_go_on(self) -> None:
-        memory = self._standing.shard.memory
+        memory = self._driver.shard.memory
         if memory.failing >= FAILING_LIMIT:
             raise Stop(
                 f"the model failed to predict {memory.failing} times in a row; the last ones are in "
@@ -112,7 +112,7 @@ class HealthChecks:
 
     def _tell(self) -> None:
         """Say now and then how fast it goes."""
-        memory = self._standing.shard.memory
+        memory = self._driver.shard.memory
         since_s, records = self._reported
         now_s = self._env.monotonic()
         if now_s - since_s >= REPORT_S:
@@ -127,7 +127,7 @@ class HealthChecks:
         declared = self._config.event.types
         new = [
             name
-            for name, feature_type in self._standing.shard.memory.types.items()
+            for name, feature_type in self._driver.shard.memory.types.items()
             if name not in self._coated and name not in declared and len(feature_type.texts) >= _ENOUGH_TEXTS
             if _are_coated(feature_type.texts)
         ]
@@ -145,7 +145,7 @@ class HealthChecks:
             )
 
     def _tell_withheld(self) -> None:
-        memory, declared = self._standing.shard.memory, self._config.event.types
+        memory, declared = self._driver.shard.memory, self._config.event.types
         new = [name for name in withheld(memory.types, declared) if name not in self._withheld]
         if new:
             self._withheld.update(new)

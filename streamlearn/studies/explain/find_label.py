@@ -26,11 +26,11 @@ from streamlearn.core.shard.facts import Expired, Fact, Facts, Labelled, Learned
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.engine.cursor import in_order, skips_by_place
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import spec_of, stated_spec
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
-from streamlearn.engine.standing import in_order
 from streamlearn.history.topic_reader import between, topic_info
 from streamlearn.log.port import Reader
 
@@ -184,7 +184,7 @@ class Joins:
             if entry.change is not None:
                 self._begin_era(entry.change)
                 continue
-            skips = {skip.place: skip for skip in entry.skips}
+            skips = skips_by_place(entry.skips)
             for source, label in self._notes.labels.items():
                 if (skip := skips.get(source)) is not None:  # given up in a later transaction
                     label.outcome = f"dlq.{skip.stage}.{skip.reason}"

@@ -14,13 +14,13 @@ from streamlearn.config.schema import Config
 from streamlearn.core.journal import Entry, Era
 from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
-from streamlearn.core.shard.snapshot import Header, dump_model, load_model, unseal
+from streamlearn.core.shard.snapshot import Header, Sections, dump_model, load_model, unseal
 from streamlearn.engine.checkpoints import named_bytes
-from streamlearn.engine.driver import Failure
+from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
+from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.engine.model import FreshModel
 from streamlearn.engine.registry import Schemas
-from streamlearn.engine.standing import Standing, in_order
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
 from streamlearn.log.port import CheckpointStore, Reader
 from streamlearn.studies.explain.find_label import Joins
@@ -66,17 +66,17 @@ class Reconstructor:
         """The model that predicted `record`, which `entry` covers. None when no checkpoint is as old."""
         for header, sections in self.older(entry.seq):
             try:
-                standing = Standing(self._fresh, header, sections, self._schemas)
+                driver = self._driver(header, sections)
             except BadCheckpoint as reason:
                 self._tell(f"checkpoint {header.seq} is passed over: {reason}")
                 continue
             try:
-                return self._redone(standing, header, record, published, entry)
+                return self._redone(driver, header, record, published, entry)
             except (Gone, StreamlearnError) as error:
                 why = str(error)
-            standing = Standing(self._fresh, header, sections, self._schemas)  # the other one was stepped
-            shard = standing.shard
-            event = standing.driver.peek(record)
+            driver = self._driver(header, sections)  # the other one was stepped
+            shard = driver.shard
+            event = driver.peek(record)
             if event is None:
                 return None
             learned = shard.memory.learned
@@ -113,6 +113,11 @@ class Reconstructor:
             raise Gone("no checkpoint is old enough, or the journal no longer leads on from it")
         return newest
 
+    def _driver(self, header: Header, sections: Sections) -> ShardDriver:
+        """A driver where a checkpoint stands. Raises `BadCheckpoint`."""
+        cursor = JournalCursor(header)
+        return ShardDriver.at_cursor(cursor, sections, self._fresh.trusted, self._schemas, self._reader)
+
     def older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
         """Whole checkpoints that the journal names and that stand before entry `seq`, newest first."""
         for named in reversed(named_checkpoints(self._reader, self._journal)):
@@ -123,7 +128,7 @@ class Reconstructor:
                     self._tell(f"checkpoint {named.name} is passed over: {reason}")
 
     def _redone(
-        self, standing: Standing, header: Header, record: Record, published: bytes, entry: Entry
+        self, driver: ShardDriver, header: Header, record: Record, published: bytes, entry: Entry
     ) -> ReconstructedModel:
         """Step what lies between, and then the record itself. Raises `Gone` or `_Differs`."""
         try:
@@ -138,32 +143,31 @@ class Reconstructor:
             self._tell(f"stepping {redone:,} records again from checkpoint {header.seq} on ...")
         for past in entries:
             if past.change is not None:
-                _same_revision(past.change, standing.era)
-                standing.begin_era(past)
-            elif not standing.redo(past, self._reader, lambda: None):
+                _same_revision(past.change, driver.cursor.era)
+            if not driver.redo(past):
                 raise _Differs(f"entry {past.seq} comes out different in this process")
-        return self._last(standing, record, published, entry, header.seq, redone)
+        return self._last(driver, record, published, entry, header.seq, redone)
 
     def _last(
-        self, standing: Standing, record: Record, published: bytes, entry: Entry, seq: int, redone: int
+        self, driver: ShardDriver, record: Record, published: bytes, entry: Entry, seq: int, redone: int
     ) -> ReconstructedModel:
         """Step the entry up to the record, and the record itself."""
-        skips = {skip.place: skip for skip in entry.skips}
-        _need(standing.carry_on(entry, lambda: None))
+        skips = skips_by_place(entry.skips)
+        _need(driver.carry_on(entry))
         for again in in_order(entry, self._reader):
             if again.place == record.place:
-                return self._answered(standing, again, published, seq, redone)
+                return self._answered(driver, again, published, seq, redone)
             redone += 1
-            _need(standing.driver.again(again, skips.get(again.place)))
+            _need(driver.again(again, skips.get(again.place)))
         raise Gone("the record is not in the entry that covers it")
 
     def _answered(
-        self, standing: Standing, record: Record, published: bytes, seq: int, redone: int
+        self, driver: ShardDriver, record: Record, published: bytes, seq: int, redone: int
     ) -> ReconstructedModel:
         """Step the record; the model is kept as it was before it learned."""
-        learned = standing.shard.memory.learned
-        pickled = dump_model(standing.shard.learner.model)
-        for fact in _need(standing.driver.again(record, None)):
+        learned = driver.shard.memory.learned
+        pickled = dump_model(driver.shard.learner.model)
+        for fact in _need(driver.again(record, None)):
             if isinstance(fact, Predicted) and fact.output.value == published:
                 model = load_model(pickled, self._fresh.trusted)
                 return ReconstructedModel(model, fact.event.x, True, learned, seq, redone)
