@@ -91,9 +91,10 @@ def stop_on_signal() -> Iterator[Flag]:
             signal.signal(number, handler)
 
 
-def note(message: str) -> None:
-    """Tell a person something, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+def note(*messages: str) -> None:
+    """Tell a person something, a line each, on standard error."""
+    for message in messages:
+        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:

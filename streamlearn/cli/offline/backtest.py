@@ -102,8 +102,7 @@ def _result(
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(common.open_admin(settings)) if source.startswith("topic:") else None
         trial = BacktestSetup(common.ENV, settings, source, reading, delay, limit, admin)
-        for text in trial.notes:
-            common.note(text)
+        common.note(*trial.notes)
         run = Backtest(common.ENV, trial.candidates(uses))
         for metric, _ in bars:
             if metric not in run.metrics:
@@ -112,8 +111,7 @@ def _result(
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar("backtest", trial.total))
         run.run(trial.records, trial.stream.labels_topic, stop, advance)
-        for text in trial.remarks():
-            common.note(text)
+        common.note(*trial.remarks())
         return run.result(trial.stream)
 
 

@@ -64,16 +64,14 @@ def open_run(
         if source.startswith("topic:") or to_topic:
             admin = stack.enter_context(common.open_admin(settings))
         stream = open_source(source, reading[0], admin)
-        for text in stream.notes:
-            common.note(text)
+        common.note(*stream.notes)
         feed = Feed(stream, *reading, round(common.ENV.now() * 1000))
         stop = stack.enter_context(common.stop_on_signal())
         advance = stack.enter_context(progress.bar(title, feed.total))
         letters = Letters(stack.enter_context(open_sink(dead_letters, None))) if dead_letters else None
         yield FeedRun(feed, stop, advance, letters), admin
         stack.close()
-        for text in stream.remarks():
-            common.note(text)
+        common.note(*stream.remarks())
 
 
 def delay_in(text: str) -> "Lag | None":

@@ -92,8 +92,7 @@ def _send(
         stream = stream or open_source(source, reading, admin)
         if loop and stream.once:
             raise ConfigError(f"--loop: {source} cannot begin again; name a function that gives a new one")
-        for text in stream.notes:
-            common.note(text)
+        common.note(*stream.notes)
         for name in filter(None, topics):
             need_topic(admin, settings, name)
         total = limit if stream.total is None or loop else min(limit or stream.total, stream.total)
@@ -104,8 +103,7 @@ def _send(
             except StreamlearnError:
                 common.note(f"{sender.sent} records were sent to {topics[0]} before this:")
                 raise
-        for text in stream.remarks():
-            common.note(text)
+        common.note(*stream.remarks())
         return report
 
 
