@@ -1,6 +1,6 @@
 """The result of a backtest in a terminal: a table of scores, who is better, and what to beware of."""
 
-import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from streamlearn.core.scores.metrics import LOWER_IS_BETTER
 from streamlearn.studies.backtest.words import (
-    ABSTAINS,
+    abstains,
     best_value,
     best_words,
     count,
@@ -61,21 +61,24 @@ def _scores(result: dict[str, Any]) -> Table:
         name = f"{row['name']}\n({why})" if (why := misleading(row)) else row["name"]
         table.add_column(Text(name), justify="right", style="" if model else "dim", overflow="fold")
     for metric in metric_names(result):
-        values = [row["scores"].get(metric) for _, row in rows]
-        fair = [not misleading(row) for _, row in rows]
-        best = best_value(itertools.compress(values, fair), metric)
-        cells = [
-            Text(shown(value), style="bold" if is_fair and value is not None and value == best else "")
-            for value, is_fair in zip(values, fair, strict=True)
-        ]
         arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
+        best = best_value(result, metric)
+        cells = [_cell(row["scores"].get(metric), None if misleading(row) else best) for _, row in rows]
         table.add_row(Text(f"{metric_title(metric)} {arrow}"), *cells)
     table.add_section()
-    models = [row for model, row in rows if model]
+    _add_costs(table, result["models"])
+    return table
+
+
+def _cell(score: float | None, best: float | None) -> Text:
+    return Text(shown(score), style="bold" if score is not None and score == best else "")
+
+
+def _add_costs(table: Table, models: Sequence[Mapping[str, Any]]) -> None:
+    """Add the rows that are about models alone: answers left out, time and memory."""
     shares = [row.get("answered") for row in models]
-    if any(share is not None and share < ABSTAINS for share in shares):
+    if any(map(abstains, shares)):
         table.add_row("answered", *("–" if share is None else f"{share * 100:.3g} %" for share in shares))
     table.add_row("time per event", *(f"{row['us_per_event']:.1f} µs" for row in models))
     table.add_row("size of the model", *(in_bytes(row["model_bytes"]) for row in models))
     table.add_row("its growth per event", *(in_bytes(row["growth_bytes_per_event"]) for row in models))
-    return table

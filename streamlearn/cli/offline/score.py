@@ -129,19 +129,19 @@ def _tell_decay(decay: dict[str, Any]) -> None:
     step = -(-len(rows) // _ROWS) or 1
     for row in [row for number, row in enumerate(rows) if number % step == 0 or row is decay["worse_since"]]:
         mark = _MARKS[row["better"]] + (f": {row['why']}" if row["better"] is None else "")
-        common.note(f"{row['labels']:>12,} {' '.join(map(_number, map(row.get, names)))}{mark}")
+        common.note(f"{row['labels']:>12,} {_cells(row, names)}{mark}")
     if step > 1:
         windows = f"{len(rows):,} windows of {decay['window']:,} labels"
         common.note(f"(every {step}th of {windows}; --json has all)")
-    common.note(f"{'all':>12} {' '.join(_number(decay['all'][name]) for name in names)}")
+    common.note(f"{'all':>12} {_cells(decay['all'], names)}")
     common.note(_verdict(decay))
 
 
 def _verdict(decay: dict[str, Any]) -> str:
-    from streamlearn.studies.backtest.words import ABSTAINS
+    from streamlearn.studies.backtest.words import abstains
 
     rows, since, share = decay["windows"], decay["worse_since"], decay["answered"]
-    if share is not None and share < ABSTAINS:
+    if abstains(share):
         said = f"the model answered {share * 100:.3g} % of the labels"
         return f"no verdict: {said}, and the numbers are of those alone"
     if not rows:
@@ -163,6 +163,11 @@ def _verdict(decay: dict[str, Any]) -> str:
         f"it stopped being good: from label {first:,} on (record {since['records']:,} ends that window) no"
         " window was better than the best baseline; train it again"
     )
+
+
+def _cells(scores: dict[str, Any], names: list[str]) -> str:
+    """The scores of the forecasters with these names, as columns."""
+    return " ".join(map(_number, map(scores.get, names)))
 
 
 def _number(value: float | None) -> str:

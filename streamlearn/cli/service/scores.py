@@ -99,7 +99,7 @@ def _source(source: dict[str, Any]) -> str:
 
 def _cautions(message: dict[str, Any]) -> list[str]:
     """List the conditions that change what the model's numbers mean; with any there is no verdict."""
-    from streamlearn.studies.backtest.words import ABSTAINS, answered_share, count
+    from streamlearn.studies.backtest.words import abstains, answered_share, count
 
     lines = []
     if frozen := message.get("frozen"):
@@ -108,7 +108,7 @@ def _cautions(message: dict[str, Any]) -> list[str]:
             f"learning is stopped{since} ({frozen}): these are the scores of a model that learns no more"
         )
     share = None if message["task"] == "anomaly" else answered_share(message["all"])  # a score is no answer
-    if share is not None and share < ABSTAINS:
+    if abstains(share):
         answered = message["all"]["model"]["answered"]
         lines.append(
             f"the model answered {count(answered)} of {count(message['labels'])} labels: its scores are of"

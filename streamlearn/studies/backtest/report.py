@@ -102,7 +102,7 @@ def _facts(result: Mapping[str, Any]) -> str:
 
 def _table(result: Mapping[str, Any]) -> str:
     rows, metrics = table_rows(result), metric_names(result)
-    best = _best(rows, metrics)
+    best = {metric: best_value(result, metric) for metric in metrics}
     heads = [
         f"<th{_main(metric, result)}>{escape(metric_title(metric))}"
         f" {'↓' if metric in LOWER_IS_BETTER else '↑'}</th>"
@@ -120,12 +120,6 @@ def _table(result: Mapping[str, Any]) -> str:
         lines.append(f'<tr class="{kind}"><th scope="row">{_row_head(row, color)}</th>{"".join(cells)}</tr>')
     head = f'<thead><tr><th scope="col"></th>{"".join(heads)}</tr></thead>'
     return f'<table class="scores">{head}<tbody>{"".join(lines)}</tbody></table>'
-
-
-def _best(rows: list[tuple[bool, Mapping[str, Any]]], metrics: list[str]) -> dict[str, float | None]:
-    """The best value of each metric, among rows whose numbers mean the same."""
-    fair = [row["scores"] for _, row in rows if not misleading(row)]
-    return {metric: best_value((scores.get(metric) for scores in fair), metric) for metric in metrics}
 
 
 def _row_head(row: Mapping[str, Any], color: str) -> str:

@@ -3,8 +3,8 @@
 Invariant: a condition that changes a number's meaning has words here (`misleading`), to stand beside it.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, TypeGuard
 
 from streamlearn.core.scores.metrics import LOWER_IS_BETTER
 
@@ -76,8 +76,12 @@ def metric_names(result: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
-ABSTAINS: Final = 0.99
-"""A model that answered a smaller share of the labels than this left events out."""
+_ABSTAINS: Final = 0.99
+
+
+def abstains(share: float | None) -> TypeGuard[float]:
+    """True if a model that answered this share of the labels left events out. None: not counted."""
+    return share is not None and share < _ABSTAINS
 
 
 def answered_share(span: Mapping[str, Any]) -> float | None:
@@ -96,11 +100,11 @@ def misleading(row: Mapping[str, Any]) -> str:
     if row.get("frozen"):
         verb = "paused" if row["frozen"] == "paused" else "stopped"
         return f"{verb} learning" if event is None else f"{verb} learning at event {count(event)}"
-    if event is not None and row["learned"] < ABSTAINS * row["labels"]:
+    if event is not None and row["learned"] < _ABSTAINS * row["labels"]:
         learned, labels = count(row["learned"]), count(row["labels"])
         return f"paused learning at event {count(event)} and learned {learned} of {labels} labels"
     share = row.get("answered")
-    if share is not None and share < ABSTAINS:
+    if abstains(share):
         return f"answered {share * 100:.3g} % of the labels"
     return ""
 
@@ -125,9 +129,10 @@ def labels_words(result: Mapping[str, Any]) -> str:
     return ", ".join(f"{count(n)} ({name})" for name, n in counts.items())
 
 
-def best_value(values: Iterable[float | None], metric: str) -> float | None:
-    """The best of a column, None when nothing stands out."""
-    defined = [value for value in values if value is not None]
+def best_value(result: Mapping[str, Any], metric: str) -> float | None:
+    """The best score among forecasters whose numbers mean the same; None when nothing stands out."""
+    scores = [row["scores"].get(metric) for _, row in table_rows(result) if not misleading(row)]
+    defined: list[float] = [score for score in scores if score is not None]
     if len(set(defined)) < 2:
         return None
     return min(defined) if metric in LOWER_IS_BETTER else max(defined)
