@@ -117,10 +117,11 @@ def retry(
     if as_json:
         common.print_json({"sent": counts, **plan.left, "dry_run": dry_run})
         return
+    would_be = "would be " if dry_run else ""
     for topic, count in counts.items():
-        print(f"{count} {'would be sent' if dry_run else 'sent'} back to {topic}")
+        print(f"{count} {would_be}sent back to {topic}")
     if not counts:
-        print(f"nothing {'would be ' if dry_run else ''}sent")
+        print(f"nothing {would_be}sent")
     for kind, count in plan.left.items():
         if count:
             print(f"{count} not sent: they {NOT_RETRIED[kind].format(retries_max=retries_max)}")

@@ -75,16 +75,29 @@ def _names(settings: "Config") -> list[str]:
     return [spec.name for spec in _wanted(settings, {}, partitions=1)]
 
 
-def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
+def _missing(admin: "Admin", settings: "Config", partitions: int) -> "list[TopicSpec]":
+    """The topics of the service that do not exist."""
+    existing = admin.topics(_names(settings))
+    return [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
+
+
+def _judged(settings: "Config", spec: "TopicSpec") -> dict[str, str]:
+    """The settings of a topic that can be right or wrong by themselves.
+
+    A file gives every record the time of its arrival, also in topics from before that was a setting.
+    """
     from streamlearn.log.internal_topics import ARRIVAL
 
-    existing = admin.topics(_names(settings))
-    missing = [spec for spec in _wanted(settings, existing, partitions) if spec.name not in existing]
-    unsaid = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
+    unjudged = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
+    return {key: value for key, value in spec.settings.items() if key not in unjudged}
+
+
+def _ensure(admin: "Admin", settings: "Config", partitions: int) -> None:
+    missing = _missing(admin, settings, partitions)
     for spec in missing:
-        details = " ".join(f"{key}={spec.settings[key]}" for key in spec.settings if key not in unsaid)
+        details = "".join(f" {key}={value}" for key, value in _judged(settings, spec).items())
         plural = "" if spec.partitions == 1 else "s"
-        print(f"making {spec.name} with {spec.partitions} partition{plural} {details}".rstrip())
+        print(f"making {spec.name} with {spec.partitions} partition{plural}{details}")
     admin.create(missing)
     durable = [spec for spec in missing if REPLICAS in spec.settings]
     if settings.log.backend == "kafka" and durable:
@@ -104,8 +117,7 @@ def make_in_file(settings: "Config") -> None:
     import structlog
 
     with common.open_admin(settings, make=True) as admin:
-        existing = admin.topics(_names(settings))
-        missing = [spec for spec in _wanted(settings, existing, partitions=1) if spec.name not in existing]
+        missing = _missing(admin, settings, partitions=1)
         admin.create(missing)
     for spec in missing:
         structlog.get_logger().info("topic.made", topic=spec.name, partitions=spec.partitions)
@@ -122,12 +134,8 @@ def _check(admin: "Admin", settings: "Config") -> None:
 
 
 def _differences(admin: "Admin", settings: "Config") -> list[str]:
-    from streamlearn.log.internal_topics import ARRIVAL
-
     existing = admin.topics(_names(settings))
     differences = []
-    # A file gives every record the time of its arrival, also in topics from before that was a setting.
-    unjudged = {REPLICAS, *(ARRIVAL if settings.log.backend == "embedded" else ())}
     for spec in _wanted(settings, existing, partitions=1):
         if spec.name not in existing:
             differences.append(f"{spec.name} is missing")
@@ -139,8 +147,8 @@ def _differences(admin: "Admin", settings: "Config") -> list[str]:
         differences += [
             f"{spec.name}: {key} is {actual.get(key, 'not set')}, not {value}"
             + _alteration(settings, spec.name, f"{key}={value}")
-            for key, value in spec.settings.items()
-            if key not in unjudged and actual.get(key) != value
+            for key, value in _judged(settings, spec).items()
+            if actual.get(key) != value
         ]
     return differences
 
