@@ -138,21 +138,26 @@ def _tell(result: dict[str, Any], as_json: bool, html: Path | None) -> None:
 
 def _check(result: dict[str, Any], bars: list[tuple[str, float]]) -> None:
     """Raise `CheckFailed` when nothing was scored, and for models whose scores are worse than asked for."""
-    from streamlearn.core.scores.metrics import is_better
     from streamlearn.studies.backtest.words import misleading
 
     if result["unscored"]:
         raise CheckFailed(result["unscored"])
-    failed = []
-    if bars:
-        stopped = [model for model in result["models"] if model["frozen_at"] is not None]
-        failed = [f"{model['name']} {why}" for model in stopped if (why := misleading(model))]
-    for metric, bar in bars:
-        for model in result["models"]:
-            value = model["scores"][metric]
-            if value is None:
-                failed.append(f"{model['name']} has no {metric}: no label was scored that defines it")
-            elif is_better(bar, value, metric):
-                failed.append(f"{model['name']} has {metric} {value:.6g}, which is worse than {bar:g}")
+    if not bars:
+        return
+    stopped = [model for model in result["models"] if model["frozen_at"] is not None]
+    failed = [f"{model['name']} {why}" for model in stopped if (why := misleading(model))]
+    failed += filter(None, (_failure(model, *bar) for bar in bars for model in result["models"]))
     if failed:
         raise CheckFailed(f"--fail-under: {'; '.join(failed)}")
+
+
+def _failure(model: dict[str, Any], metric: str, bar: float) -> str:
+    """The words for a model that does not reach a bar; "" for one that does."""
+    from streamlearn.core.scores.metrics import is_better
+
+    value = model["scores"][metric]
+    if value is None:
+        return f"{model['name']} has no {metric}: no label was scored that defines it"
+    if is_better(bar, value, metric):
+        return f"{model['name']} has {metric} {value:.6g}, which is worse than {bar:g}"
+    return ""

@@ -118,18 +118,23 @@ def _label_lines(label: dict[str, Any] | None, labels: dict[str, Any]) -> list[s
     for record in labels["records"]:
         joined = len(record["events"]) + record["older_events"]
         alone = joined == 1 and label is not None and record["where"] == label["where"]
-        if alone:
-            continue
-        said = f"           {record['outcome']}: {_text(record['label'])}, {record['where']}"
-        if joined:
-            places = [
-                f"{event['id']} ({event['topic']}-{event['partition']}-{event['offset']})"
-                for event in record["events"][:_EVENTS_SHOWN]
-            ]
-            more = [f"{joined - len(places):,} more"] if joined > len(places) else []
-            said += f"; it joined {', '.join(places + more)}"
-        lines.append(said)
+        if not alone:
+            lines.append(_label_record_line(record, joined))
     return lines
+
+
+def _label_record_line(record: dict[str, Any], joined: int) -> str:
+    """A record of the labels topic, and the events that it `joined`, as many as fit."""
+    line = f"           {record['outcome']}: {_text(record['label'])}, {record['where']}"
+    if not joined:
+        return line
+    events = [
+        f"{event['id']} ({event['topic']}-{event['partition']}-{event['offset']})"
+        for event in record["events"][:_EVENTS_SHOWN]
+    ]
+    if joined > len(events):
+        events.append(f"{joined - len(events):,} more")
+    return f"{line}; it joined {', '.join(events)}"
 
 
 def _reproduced(model: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from streamlearn.cli.options import ServiceOptions
 from streamlearn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from streamlearn.config.load import Config
 
 _WIDTH = 110
@@ -47,18 +49,14 @@ def _newest(settings: "Config") -> dict[str, Any]:
 
 
 def _show(topic: str, message: dict[str, Any]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from streamlearn.core.scores.metrics import LOWER_IS_BETTER
-    from streamlearn.studies.backtest.words import count, metric_title, shown
+    from streamlearn.studies.backtest.words import count
 
     out = Console(highlight=False, soft_wrap=True)
     if not out.is_terminal:
         out.width = _WIDTH  # a file or a pipe has no width of its own
-    parts = {"all labels": message["all"], f"newest {count(message['window']['labels'])}": message["window"]}
     model = message["model"]
     out.print(
         Text(
@@ -70,24 +68,46 @@ def _show(topic: str, message: dict[str, Any]) -> None:
     cautions = _cautions(message)
     for line in cautions:
         out.print(Text(line, style="yellow"))
+    out.print(_table(message), soft_wrap=False)
+    verdicts = [] if cautions and message["labels"] else _verdicts(message)
+    for line in (*verdicts, *_lost(message), *_joined(message)):
+        out.print(Text(line))
+
+
+def _table(message: dict[str, Any]) -> "Table":
+    """A row per metric; a column per forecaster, over all labels and then over the newest ones."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from streamlearn.studies.backtest.words import count
+
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     columns = []
-    for span, forecasters in parts.items():
+    spans = {"all labels": message["all"], f"newest {count(message['window']['labels'])}": message["window"]}
+    for span, forecasters in spans.items():
         for name, numbers in forecasters.items():
             if isinstance(numbers, dict):
                 columns.append(numbers)
                 style = "" if name == "model" else "dim"
                 table.add_column(Text(f"{name}\n{span}"), justify="right", style=style)
-    metrics = [name for name, value in message["all"]["model"].items() if not isinstance(value, list)]
-    for metric in metrics:
-        arrow = "" if metric == "answered" else " ↓" if metric in LOWER_IS_BETTER else " ↑"
-        cells = [count(row[metric]) if metric == "answered" else shown(row.get(metric)) for row in columns]
-        table.add_row(f"{metric_title(metric)}{arrow}", *cells)
-    out.print(table, soft_wrap=False)
-    verdicts = [] if cautions and message["labels"] else _verdicts(message)
-    for line in (*verdicts, *_lost(message), *_joined(message)):
-        out.print(Text(line))
+    for metric, value in message["all"]["model"].items():
+        if not isinstance(value, list):
+            table.add_row(*_cells(metric, columns))
+    return table
+
+
+def _cells(metric: str, columns: list[dict[str, Any]]) -> list[str]:
+    """A metric's title with the direction that is better, and its number in each column."""
+    from streamlearn.core.scores.metrics import LOWER_IS_BETTER
+    from streamlearn.studies.backtest.words import count, metric_title, shown
+
+    title = metric_title(metric)
+    if metric == "answered":  # a count, which has no better direction
+        return [title, *(count(numbers[metric]) for numbers in columns)]
+    arrow = "↓" if metric in LOWER_IS_BETTER else "↑"
+    return [f"{title} {arrow}", *(shown(numbers.get(metric)) for numbers in columns)]
 
 
 def _source(source: dict[str, Any]) -> str:
