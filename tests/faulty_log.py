@@ -24,7 +24,7 @@ from streamlearn.config.load import Config, load
 from streamlearn.core.journal import Entry, decode_entry, encode_entry, journalled
 from streamlearn.core.records import Output, Positions, Range, Record
 from streamlearn.core.shard.snapshot import load_memory, unseal
-from streamlearn.engine.model import FreshModel, configured_model
+from streamlearn.engine.model import ModelTemplate, configured_model
 from streamlearn.env import Env, RealEnv
 from streamlearn.log.backends import open_blobs
 from streamlearn.log.background_store import BackgroundStore
@@ -190,7 +190,7 @@ class Harness:
         self.admin.create([TopicSpec(topic, 1) for topic in self.config.topics.input])
         self.admin.create(wanted_topics(self.config.names(), 1))
 
-    def fresh(self, config: Config | None = None) -> FreshModel:
+    def fresh(self, config: Config | None = None) -> ModelTemplate:
         return configured_model(config or self.config, None if self.model is None else self.model())
 
     def produce(self, events: Sequence[dict[str, Any]], topic: str = "events") -> None:

@@ -15,7 +15,7 @@ from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.engine.cursor import JournalCursor
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import era_now
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
 from streamlearn.log.port import TopicInfo
@@ -37,7 +37,7 @@ def record(offset: int, **features: float) -> Record:
 
 @pytest.fixture
 def driver() -> ShardDriver:
-    fresh = fresh_model("app", "", {}, [], Touchy())
+    fresh = model_template("app", "", {}, [], Touchy())
     config = Config(app={"name": "app"}, topics={"input": ["events"]})  # type: ignore[arg-type]
     era = era_now(
         config, fresh, dict.fromkeys(["events", "app.control"], TopicInfo("id", (0,), (0,))), "genesis"

@@ -13,12 +13,12 @@ from streamlearn.core.journal import Era
 from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.engine import era
 from streamlearn.engine.era import check_topics, era_now, spec_of, what_changed, with_start
-from streamlearn.engine.model import FreshModel, fresh_model
+from streamlearn.engine.model import ModelTemplate, model_template
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.port import TopicInfo
 
-FRESH = FreshModel("preset:anomaly", "v1", b"", frozenset())
+FRESH = ModelTemplate("preset:anomaly", "v1", b"", frozenset())
 TOPICS = {
     "a": TopicInfo("id-a", (3, 0), (10, 20)),
     "b": TopicInfo("id-b", (5,), (5,)),
@@ -45,8 +45,8 @@ def config(**changes: Any) -> Config:
     return Config(**sections, **changes)
 
 
-def now(topics: Mapping[str, TopicInfo] = TOPICS, fresh: FreshModel = FRESH, **changes: Any) -> Era:
-    return era_now(config(**changes), fresh, topics, "")
+def now(topics: Mapping[str, TopicInfo] = TOPICS, template: ModelTemplate = FRESH, **changes: Any) -> Era:
+    return era_now(config(**changes), template, topics, "")
 
 
 def start(how: str, known: dict[tuple[str, int], int], log: Any = None) -> list[tuple[str, int, int]]:
@@ -70,7 +70,7 @@ def test_an_era_holds_all_that_a_step_depends_on() -> None:
     ("change", "says"),
     [
         ({}, ""),
-        ({"fresh": FRESH._replace(version="v2")}, "model"),
+        ({"template": FRESH._replace(version="v2")}, "model"),
         ({"event": {"label": "truth"}}, "configuration"),
         ({"input": ["a"]}, "configuration, topics"),
         ({"input": ["b", "a"]}, ""),
@@ -194,4 +194,4 @@ def test_a_default_label_that_the_model_could_never_learn_is_refused_at_the_star
     settings = config(labels={"default": default})
     settings = settings.model_copy(update={"topics": settings.topics.model_copy(update={"labels": "b"})})
     with pytest.raises(ConfigError, match=r"\[labels\] default = .* could learn"):
-        era_now(settings, fresh_model("x", use, {}, []), TOPICS, "")
+        era_now(settings, model_template("x", use, {}, []), TOPICS, "")

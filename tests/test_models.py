@@ -29,7 +29,7 @@ from river import (
 )
 
 from streamlearn.core.shard.snapshot import dump_model, load_model
-from streamlearn.engine.model import FreshModel, fresh_model, version_of
+from streamlearn.engine.model import ModelTemplate, model_template, version_of
 from streamlearn.engine.presets import preset
 from streamlearn.errors import ConfigError
 
@@ -70,8 +70,8 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def fresh(use: str = "", *steps: Any, **args: Any) -> FreshModel:
-    return fresh_model("app", use, args, list(steps))
+def fresh(use: str = "", *steps: Any, **args: Any) -> ModelTemplate:
+    return model_template("app", use, args, list(steps))
 
 
 def built(*arguments: Any, **args: Any) -> Any:
@@ -205,14 +205,14 @@ UNSEEDED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", UNSEEDED)
 def test_a_model_without_a_seed_is_the_same_every_time_it_is_built(name: str) -> None:
-    one, two = (fresh_model("app", "", {}, [], UNSEEDED[name]()) for _ in range(2))
-    other = fresh_model("other", "", {}, [], UNSEEDED[name]())
+    one, two = (model_template("app", "", {}, [], UNSEEDED[name]()) for _ in range(2))
+    other = model_template("other", "", {}, [], UNSEEDED[name]())
     assert (one.version, one.pickled) == (two.version, two.pickled)
     assert other.pickled != one.pickled
 
 
 def test_a_given_seed_stays() -> None:
-    found = fresh_model("app", "", {}, [], forest.ARFClassifier(seed=5))
+    found = model_template("app", "", {}, [], forest.ARFClassifier(seed=5))
     assert load_model(found.pickled).seed == 5
 
 
@@ -221,10 +221,10 @@ import json, sys
 if len(sys.argv) > 1: import decimal, xml.dom.minidom; kept = [object() for _ in range(int(sys.argv[1]))]
 from itertools import islice
 from river import datasets
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 found = []
 for use in ("river.forest:ARFClassifier", "user_models:build", "user_models:Mine"):
-    fresh = fresh_model("app", use, {}, [])
+    fresh = model_template("app", use, {}, [])
     learner = fresh.learner()
     answers = []
     for x, y in islice(datasets.Phishing(), 100):
@@ -308,7 +308,7 @@ def test_every_model_of_river_is_the_same_every_time_it_is_built() -> None:
                 continue
             try:
                 one, two = (
-                    fresh_model("app", "", {}, [], kind(**next(iter(kind._unit_test_params()))))
+                    model_template("app", "", {}, [], kind(**next(iter(kind._unit_test_params()))))
                     for _ in range(2)
                 )
             except (ConfigError, TypeError, ValueError, IndexError, RuntimeError):

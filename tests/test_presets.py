@@ -17,7 +17,7 @@ from test_selfcheck import era  # the era of a default configuration
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard.snapshot import dump_model, load_model
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.presets import PRESETS, preset
 from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
@@ -66,7 +66,7 @@ def answers(learner: Learner, stream: Events) -> list[Any]:
 
 
 def learner_of(name: str) -> Learner:
-    return fresh_model("app", f"preset:{name}", {}, []).learner()
+    return model_template("app", f"preset:{name}", {}, []).learner()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -81,7 +81,7 @@ def test_a_preset_takes_gaps_strings_booleans_late_and_lost_features(name: str) 
 @pytest.mark.parametrize("name", ALL)
 def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
     stream = list(events(name, count=900))
-    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    fresh = model_template("app", f"preset:{name}", {}, [])
     learner = fresh.learner()
     answers(learner, stream[:600])
     restored = Learner(load_model(dump_model(learner.model), fresh.trusted))
@@ -92,7 +92,7 @@ def test_a_preset_comes_back_from_a_checkpoint_as_it_was(name: str) -> None:
 def test_many_labels_that_are_texts_come_back_in_their_order(name: str) -> None:
     """River's tree goes through a set of them, and pickled sets change their order."""
     rng = random.Random(2)
-    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    fresh = model_template("app", f"preset:{name}", {}, [])
     straight, reloaded = fresh.learner(), fresh.learner()
     for n in range(600):
         speaker = rng.randrange(9)
@@ -106,7 +106,7 @@ def test_many_labels_that_are_texts_come_back_in_their_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_preset_passes_the_self_check(name: str) -> None:
-    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    fresh = model_template("app", f"preset:{name}", {}, [])
     values = [orjson.dumps({"features": x, "label": y}) for x, y in events(name, count=400)]
     check_model(
         RealEnv(),

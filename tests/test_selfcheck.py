@@ -12,7 +12,7 @@ from river import anomaly, base, forest, linear_model, preprocessing, tree
 
 from streamlearn.core.journal import Era
 from streamlearn.core.records import Record
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError
@@ -95,7 +95,7 @@ def values(count: int) -> list[bytes]:
 
 def check(model: Any, given: list[bytes]) -> None:
     records = [Record("t", 0, n, 0, None, value) for n, value in enumerate(given)]
-    check_model(RealEnv(), fresh_model("app", "", {}, [], model), era(), records)
+    check_model(RealEnv(), model_template("app", "", {}, [], model), era(), records)
 
 
 @pytest.mark.parametrize("given", [[], values(49), values(200)], ids=["none", "few", "enough"])

@@ -37,7 +37,7 @@ from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import dump_model, load_model
 from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.era import spec_of
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.self_check import check_model
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -197,7 +197,7 @@ def test_the_horizon_has_bounds(horizon: Any) -> None:
 @pytest.mark.parametrize("model", [linear_model.LinearRegression, cluster.KMeans, anomaly.OneClassSVM])
 def test_only_a_forecaster_looks_ahead(model: Callable[[], Any]) -> None:
     with pytest.raises(ConfigError, match=r"is no forecaster, so horizon must be 1\.$"):
-        fresh_model("app", "", {}, [], model(), 2)
+        model_template("app", "", {}, [], model(), 2)
 
 
 # --- clustering -------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_a_model_that_could_not_do_its_task_is_refused_with_the_reason(model: An
     with pytest.raises(TypeError, match=says):
         model_task(model())
     with pytest.raises(ConfigError, match=says):
-        fresh_model("app", "", {}, [], model())
+        model_template("app", "", {}, [], model())
 
 
 def test_a_threshold_filter_without_protection_does_never_learn_in_river() -> None:
@@ -359,13 +359,13 @@ def test_a_threshold_filter_without_protection_does_never_learn_in_river() -> No
 )
 def test_forecasters_and_clusterers_pass_the_check_before_the_first_event(model: Any, horizon: int) -> None:
     era = Era("", {"event": {}, "model_name": "m", "horizon": horizon}, "h", "v", 1, {}, {}, [], "f")
-    check_model(RealEnv(), fresh_model("app", "", {}, [], model(), horizon), era, [])
+    check_model(RealEnv(), model_template("app", "", {}, [], model(), horizon), era, [])
 
 
 def test_a_clusterer_that_draws_without_a_seed_while_it_learns_does_not() -> None:
     era = Era("", {"event": {}, "model_name": "m"}, "h", "v", 1, {}, {}, [], "f")
     with pytest.raises(ConfigError, match=r"answers twice.*a seed"):
-        check_model(RealEnv(), fresh_model("app", "", {}, [], cluster.STREAMKMeans(5, 10)), era, [])
+        check_model(RealEnv(), model_template("app", "", {}, [], cluster.STREAMKMeans(5, 10)), era, [])
 
 
 def test_each_task_has_its_name() -> None:

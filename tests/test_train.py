@@ -13,8 +13,8 @@ import streamlearn
 from streamlearn.config.load import load
 from streamlearn.core.shard.snapshot import load_memory, seal, unseal
 from streamlearn.core.shard.state import BROKEN
-from streamlearn.engine.model import fresh_model
-from streamlearn.engine.warm_start import Beginning, carried
+from streamlearn.engine.model import model_template
+from streamlearn.engine.warm_start import WarmStart, carried
 from streamlearn.errors import ConfigError, Stop
 from tests.command import Command, command
 from tests.service_process import App, Apps, apps, backend
@@ -101,9 +101,9 @@ def test_a_state_that_is_made_again_from_its_birth_begins_with_the_very_same_che
     assert answers(app.predictions()) == plain_loop(logistic(), stream)[300:]
 
 
-def beginning(start_from: str, model: str = LOGISTIC) -> Beginning:
+def beginning(start_from: str, model: str = LOGISTIC) -> WarmStart:
     config = load(None, {"model.start_from": start_from, "model.use": model}, need_input=False)
-    return Beginning(config, fresh_model(config.app.name, model, {}, []))
+    return WarmStart(config, model_template(config.app.name, model, {}, []))
 
 
 def test_no_other_checkpoint_and_no_other_model_takes_its_place(command: Command) -> None:
@@ -111,7 +111,7 @@ def test_no_other_checkpoint_and_no_other_model_takes_its_place(command: Command
     command.ok(*words, 20)
     command.ok(*words, 30)
     era, _ = unseal(Path("out/000000000000.ckpt").read_bytes())
-    began = msgspec.structs.replace(era.under, began_from=beginning("file:out@0").sha256)
+    began = msgspec.structs.replace(era.under, warm_start_sha256=beginning("file:out@0").sha256)
     assert beginning("file:out@0").sections(began)["model"]
     with pytest.raises(Stop, match=r"must be made again from that one\. Name it with --from"):
         beginning("").sections(began)
@@ -121,7 +121,7 @@ def test_no_other_checkpoint_and_no_other_model_takes_its_place(command: Command
     with pytest.raises(ConfigError) as refused:
         assert beginning("file:out@0", other).sha256
     assert f"holds the model version {era.under.model_version} ({LOGISTIC})" in str(refused.value)
-    assert f"builds version {fresh_model('streamlearn', other, {}, []).version} ({other})" in str(
+    assert f"builds version {model_template('streamlearn', other, {}, []).version} ({other})" in str(
         refused.value
     )
 

@@ -21,7 +21,7 @@ from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSE_RECORDS, PAUSED, UNDO_LIMIT, ShardSpec
 from streamlearn.core.shard.trials import WARM_UP
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
@@ -173,7 +173,7 @@ def told_apart(stream: Sequence[Event], delay: int) -> Iterator[tuple[str, Event
 
 
 def offline(model: Any, delay: int = 0, **spec: Any) -> Offline:
-    fresh = fresh_model("m", "", {}, [], model, 1)
+    fresh = model_template("m", "", {}, [], model, 1)
     labels = LabelSpec("labels", **spec) if delay or spec else None
     shard_spec = ShardSpec(
         fresh.name, fresh.version, 1, labels=labels, scores=ScoresSpec(every=1 << 60), control="control"

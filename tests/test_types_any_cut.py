@@ -19,7 +19,7 @@ from streamlearn.core.shard.facts import published
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import load_memory, unseal
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.env import RealEnv
 from streamlearn.history.sources import ReadOptions
 from streamlearn.log.port import Admin
@@ -98,7 +98,7 @@ def test_train_score_and_backtest_lose_no_event_and_learn_the_same(command: Comm
 
 
 def stepped(stream: list[Doc]) -> Shard:
-    model = fresh_model("b", PRESET, {}, [])
+    model = model_template("b", PRESET, {}, [])
     shard = Shard(ShardSpec("m", "v", 1), model.learner(), Memory())
     for n, doc in enumerate(stream):
         shard.step(Record("t", 0, n, 1_700_000_000_000, None, orjson.dumps(doc)))
@@ -170,7 +170,7 @@ def test_texts_that_a_schema_types_reach_the_model_from_the_first_event_on() -> 
     fields = [{"name": name, "type": "string"} for name in names]
     schema = {"type": "record", "name": "R", "fields": [*fields, {"name": "label", "type": "boolean"}]}
     spec = EventSpec(format="avro-bare", features="*", schema=orjson.dumps(schema).decode())
-    model = fresh_model("b", PRESET, {}, [])
+    model = model_template("b", PRESET, {}, [])
     shard = Shard(ShardSpec("m", "v", 1, spec), model.learner(), Memory())
     plain = model.learner().model
     for n, doc in enumerate(coded(60, 15, False)):

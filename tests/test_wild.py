@@ -10,7 +10,7 @@ from river import datasets
 
 from streamlearn.core.model.learner import Learner
 from streamlearn.core.shard.snapshot import dump_model, load_model
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.presets import preset
 from streamlearn.errors import BadCheckpoint
 from streamlearn.features.clip import SteadyClip
@@ -189,7 +189,7 @@ def test_a_preset_that_met_wild_values_comes_back_from_a_checkpoint_as_it_was(na
         x, y = stream[n]
         stream[n] = dict.fromkeys(x, rng.choice(SIZES)), 1e12 if name == "regression" else y
     for cut in (4, 13, 300):
-        fresh = fresh_model("app", f"preset:{name}", {}, [])
+        fresh = model_template("app", f"preset:{name}", {}, [])
         model = fresh.learner().model
         answers(name, stream[:cut], model)
         restored = load_model(dump_model(model), fresh.trusted)
@@ -206,7 +206,7 @@ def test_a_burst_of_wild_readings_does_not_spoil_a_classifier(name: str) -> None
 
 @pytest.mark.parametrize("name", ["regression", "anomaly"])
 def test_the_state_of_an_earlier_version_is_refused_by_name(name: str) -> None:
-    fresh = fresh_model("app", f"preset:{name}", {}, [])
+    fresh = model_template("app", f"preset:{name}", {}, [])
     model = fresh.learner().model
     pickled = dump_model(model).replace(b"whole", b"while")
     with pytest.raises(BadCheckpoint, match="SteadyScaler is one of an earlier version: train the model"):

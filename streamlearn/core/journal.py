@@ -39,7 +39,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
         fingerprint: Known answers of this machine's floating point, see `core.model.fingerprint`.
         kinds: In older eras of `why` "types": feature types inferred from the first records.
         resets: The number of `reset-time` and `reset-label` commands that the state had applied.
-        began_from: The sha256 of the checkpoint that the revision began from; "" for a fresh model.
+        warm_start_sha256: The sha256 of the checkpoint that the revision began from; "" for a fresh model.
         app, journal: The app whose journal this is, and the id of the journal's topic.
         predictions: The predictions topic when the inputs became those of `topics`; only later predictions
             are about them.
@@ -63,7 +63,7 @@ class Era(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str
     kinds: dict[str, str] = {}
     resets: int = 0
-    began_from: str = ""
+    warm_start_sha256: str = ""
     app: str = ""
     journal: str = ""
     predictions: Predictions | None = None

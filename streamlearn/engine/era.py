@@ -30,7 +30,7 @@ from streamlearn.core.shard.guard import GuardSpec
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Sections, load_state
 from streamlearn.core.shard.state import Memory, ShardSpec
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 from streamlearn.log.port import Log, TopicInfo
@@ -158,7 +158,7 @@ def _schema_text(file: str) -> str:
 
 def era_now(
     config: Config,
-    fresh: FreshModel,
+    template: ModelTemplate,
     topics: Mapping[str, TopicInfo],
     why: str,
     prediction_bytes: int | None = None,
@@ -175,7 +175,7 @@ def era_now(
         )
     rules: dict[str, Any] = {
         "event": msgspec.to_builtins(event_spec(config)),
-        "model_name": fresh.name,
+        "model_name": template.name,
         "inputs": sorted(config.topics.input),
         "guard": config.guard.model_dump() | {"withholds": True},
         "control": config.topics.control,
@@ -183,7 +183,7 @@ def era_now(
     }
     labels = label_spec(config)
     if labels is not None:
-        _check_default(labels, fresh)
+        _check_default(labels, template)
         rules["labels"] = msgspec.to_builtins(labels)
     if config.scores.every:
         rules["scores"] = {**config.scores.model_dump(), "after_labels": True}
@@ -193,7 +193,7 @@ def era_now(
         why=why,
         config=rules,
         config_hash=hashlib.blake2b(msgspec.json.encode(rules), digest_size=8).hexdigest(),
-        model_version=fresh.version,
+        model_version=template.version,
         revision=1,
         versions=versions(),
         topics={name: (topics[name].id, topics[name].partitions) for name in sources},
@@ -204,15 +204,15 @@ def era_now(
     )
 
 
-def _check_default(labels: LabelSpec, fresh: FreshModel) -> None:
+def _check_default(labels: LabelSpec, template: ModelTemplate) -> None:
     """Raise `ConfigError` for a default that the model could never learn: it would only be counted."""
     if labels.default is None:
         return
-    shard = Shard(ShardSpec(fresh.name, fresh.version, 1, labels=labels), fresh.learner(), Memory())
+    shard = Shard(ShardSpec(template.name, template.version, 1, labels=labels), template.learner(), Memory())
     refusal = shard.label_rules.refusal(labels.default, strict=True)
     if refusal is not None:
         raise ConfigError(
-            f"[labels] default = {str(labels.default)[:60]!r} is nothing that {fresh.name} could learn "
+            f"[labels] default = {str(labels.default)[:60]!r} is nothing that {template.name} could learn "
             f"({REASONS[refusal.reason]}). Give a label of this stream, or leave it out to forget events."
         )
 

@@ -13,7 +13,7 @@ from streamlearn.core.records import Record
 from streamlearn.core.shard.facts import Predicted, Refused
 from streamlearn.core.shard.snapshot import fresh_state
 from streamlearn.core.shard.state import ShardSpec
-from streamlearn.engine.model import fresh_model
+from streamlearn.engine.model import model_template
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import RealEnv
@@ -49,10 +49,10 @@ def run(
         None {'stage': 'guard', 'reason': 'no_features'}
     """
     env = RealEnv()
-    fresh = fresh_model("memory", "", {}, [], model, horizon)
-    spec = ShardSpec(fresh.name, fresh.version, 1, event or EventSpec(), horizon=horizon)
-    sections = fresh_state(fresh.pickled)
-    offline = Offline(spec, sections, fresh.trusted, Schemas(env, ""))
+    template = model_template("memory", "", {}, [], model, horizon)
+    spec = ShardSpec(template.name, template.version, 1, event or EventSpec(), horizon=horizon)
+    sections = fresh_state(template.pickled)
+    offline = Offline(spec, sections, template.trusted, Schemas(env, ""))
     for offset, message in enumerate(events):
         value = message if isinstance(message, bytes) else orjson.dumps(message)
         record = Record("events", 0, offset, round(env.now() * 1000), None, value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamlearn.config.schema import Config
 
 
-class FreshModel(NamedTuple):
+class ModelTemplate(NamedTuple):
     """A model as it is before its first event. `trusted`: see `core.shard.snapshot.trusted_by`."""
 
     name: str
@@ -40,9 +40,9 @@ class FreshModel(NamedTuple):
         return Learner(load_model(self.pickled, self.trusted))
 
 
-def fresh_model(
+def model_template(
     app: str, use: str, args: Mapping[str, Any], steps: list[Any], model: Any = None, horizon: int = 1
-) -> FreshModel:
+) -> ModelTemplate:
     """The model of the configuration, or `model` when the caller has one already, for that `horizon`.
 
     Raises `ConfigError`, naming the key and what would be right, when it cannot be built or served.
@@ -71,14 +71,14 @@ def fresh_model(
                 f"the model {name} is another one each time it is built, so a restart could not go on with "
                 "it. Give every part a seed where it is made, and build it from nothing else that changes."
             )
-    return FreshModel(name, version, pickled, trusted)
+    return ModelTemplate(name, version, pickled, trusted)
 
 
-def configured_model(config: "Config", model: Any = None) -> FreshModel:
+def configured_model(config: "Config", model: Any = None) -> ModelTemplate:
     """The model of `[model]`, or `model` in its place. Raises `ConfigError`."""
     section = config.model
     steps = list(section.steps)
-    return fresh_model(config.app.name, section.use, section.args, steps, model, section.horizon)
+    return model_template(config.app.name, section.use, section.args, steps, model, section.horizon)
 
 
 # --- building -----------------------------------------------------------------------------------------

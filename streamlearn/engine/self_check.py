@@ -16,7 +16,7 @@ from streamlearn.core.shard.snapshot import dump_state, load_state
 from streamlearn.core.shard.state import Memory
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import spec_of
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError
@@ -32,14 +32,14 @@ def events_of(records: Iterable[Record], control: str) -> list[Record]:
 
 
 def check_model(
-    env: Env, fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None = None
+    env: Env, template: ModelTemplate, era: Era, records: Sequence[Record], schemas: Schemas | None = None
 ) -> None:
     """Check on `records` (the stream's own), or on made-up events when there are few.
 
     Raises `ConfigError` saying what to change in the model.
     """
     if len(records) < 50:
-        era, records = _made_up(era, fresh.learner().task)
+        era, records = _made_up(era, template.learner().task)
     labels = spec_of(era).labels
     apart = "" if labels is None else labels.topic
     records = [
@@ -54,25 +54,25 @@ def check_model(
         )
         for n, record in enumerate(records)
     ]
-    straight = _straight(env, fresh, era, records[:ENOUGH_RECORDS], schemas)
+    straight = _straight(env, template, era, records[:ENOUGH_RECORDS], schemas)
     n = len(straight)
-    if _through_checkpoints(fresh, era, records[:n], schemas) == straight:
+    if _through_checkpoints(template, era, records[:n], schemas) == straight:
         return
-    again = _straight(env, fresh, era, records[:n], schemas)
+    again = _straight(env, template, era, records[:n], schemas)
     if again != straight[: len(again)]:  # a slow moment may cut the second run short
         raise ConfigError(
-            f"the model {fresh.name} does not give the same answers twice for the same {n} events. Give "
+            f"the model {template.name} does not give the same answers twice for the same {n} events. Give "
             "every part a seed, and draw from no global generator (random, numpy.random), clock or file."
         )
     raise ConfigError(
-        f"the model {fresh.name} does not come back the same from a checkpoint: after saving and loading "
+        f"the model {template.name} does not come back the same from a checkpoint: after saving and loading "
         f"it, the answers to the same {n} events differ. Keep all of its state in attributes that pickle "
         "(see __getstate__, __reduce__ and class or module variables)."
     )
 
 
-def _shard(fresh: FreshModel, era: Era) -> Shard:
-    return Shard(spec_of(era), fresh.learner(), Memory())
+def _shard(template: ModelTemplate, era: Era) -> Shard:
+    return Shard(spec_of(era), template.learner(), Memory())
 
 
 def _stepped(driver: ShardDriver, record: Record) -> tuple[Output, ...] | None:
@@ -86,10 +86,10 @@ def _stepped(driver: ShardDriver, record: Record) -> tuple[Output, ...] | None:
 
 
 def _straight(
-    env: Env, fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
+    env: Env, template: ModelTemplate, era: Era, records: Sequence[Record], schemas: Schemas | None
 ) -> list[tuple[Output, ...]]:
     """Outputs record by record, until the model raises or the time for the check is up."""
-    driver = ShardDriver(_shard(fresh, era), schemas)
+    driver = ShardDriver(_shard(template, era), schemas)
     outputs: list[tuple[Output, ...]] = []
     deadline_s = env.monotonic() + BUDGET_S
     for record in records:
@@ -103,14 +103,14 @@ def _straight(
 
 
 def _through_checkpoints(
-    fresh: FreshModel, era: Era, records: Sequence[Record], schemas: Schemas | None
+    template: ModelTemplate, era: Era, records: Sequence[Record], schemas: Schemas | None
 ) -> list[tuple[Output, ...]]:
-    driver = ShardDriver(_shard(fresh, era), schemas)
+    driver = ShardDriver(_shard(template, era), schemas)
     outputs: list[tuple[Output, ...]] = []
     every = max(1, len(records) // _CHECKPOINTS)
     for n, record in enumerate(records):
         if n % every == every - 1:
-            driver.load(_reloaded(fresh, driver.shard))
+            driver.load(_reloaded(template, driver.shard))
         stepped = _stepped(driver, record)
         if stepped is None:
             break
@@ -118,15 +118,17 @@ def _through_checkpoints(
     return outputs
 
 
-def _reloaded(fresh: FreshModel, shard: Shard) -> Shard:
+def _reloaded(template: ModelTemplate, shard: Shard) -> Shard:
     try:
-        return load_state(shard.spec, dump_state(shard), fresh.trusted)
+        return load_state(shard.spec, dump_state(shard), template.trusted)
     except BadCheckpoint as error:
-        raise ConfigError(f"the model {fresh.name} cannot be restored from a checkpoint: {error}.") from error
+        raise ConfigError(
+            f"the model {template.name} cannot be restored from a checkpoint: {error}."
+        ) from error
     except Exception as error:  # pickling runs the user's code: whatever it raises, it cannot be saved
         raise ConfigError(
-            f"the model {fresh.name} cannot be saved once it has learned: {type(error).__name__}: {error}. "
-            "Keep lambdas, open files, locks and clients out of it."
+            f"the model {template.name} cannot be saved once it has learned: {type(error).__name__}: {error}."
+            " Keep lambdas, open files, locks and clients out of it."
         ) from error
 
 

@@ -15,20 +15,20 @@ from streamlearn.core.journal import Era
 from streamlearn.core.shard.snapshot import fresh_state, load_memory
 from streamlearn.core.shard.state import COMMAND, PAUSED, Memory
 from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.errors import BadCheckpoint, ConfigError, Stop
 
 if TYPE_CHECKING:
     from streamlearn.config.schema import Config
 
 
-class Beginning:
-    """Of one service process; reads the checkpoint when it is first needed."""
+class WarmStart:
+    """The state that a new revision of one service begins with; the checkpoint is read when it is needed."""
 
-    def __init__(self, config: "Config", fresh: FreshModel) -> None:
+    def __init__(self, config: "Config", template: ModelTemplate) -> None:
         self._where = config.model.start_from
         self._key = config.checkpoint.key
-        self._fresh = fresh
+        self._template = template
         self._saved: Saved | None = None
 
     @property
@@ -38,21 +38,21 @@ class Beginning:
 
     def differs_from(self, era: Era) -> bool:
         """True if the user names another beginning than the one that the revision of `era` had."""
-        return bool(self._where) and self.sha256 != era.began_from
+        return bool(self._where) and self.sha256 != era.warm_start_sha256
 
     def sections(self, era: Era) -> dict[str, bytes]:
         """The state with which `era` begins, the first of its revision. Raises `Stop` when that needs a
         checkpoint that is not at hand.
         """
-        if not era.began_from:
-            return fresh_state(self._fresh.pickled)
+        if not era.warm_start_sha256:
+            return fresh_state(self._template.pickled)
         saved = self._checked() if self._where else None
-        if saved is None or saved.sha256 != era.began_from:
+        if saved is None or saved.sha256 != era.warm_start_sha256:
             remark = f"; {saved.name} is another one (sha256 {saved.sha256})" if saved else ""
             raise Stop(
-                f"this service began from a trained checkpoint (sha256 {era.began_from}), and none of its own"
-                f" leads to the journal's end, so its state must be made again from that one{remark}. Name it"
-                " with --from or [model] start_from, or restore one of the service's own checkpoints"
+                f"this service began from a trained checkpoint (sha256 {era.warm_start_sha256}), and none of"
+                f" its own leads to the journal's end, so its state must be made again from that one{remark}."
+                " Name it with --from or [model] start_from, or restore one of the service's own checkpoints"
             )
         return fresh_state(saved.sections["model"], carried(saved.sections))
 
@@ -61,14 +61,14 @@ class Beginning:
         if self._saved is None:
             saved = read_saved(self._where, self._key)
             version = saved.header.under.model_version
-            if version != self._fresh.version:
+            if version != self._template.version:
                 name = saved.header.under.config.get("model_name", "")
                 raise ConfigError(
                     f"the checkpoint {saved.name} holds the model version {version} ({name}), and [model]"
-                    f" builds version {self._fresh.version} ({self._fresh.name}): train it again with this"
-                    " [model] and [app] name, or configure the model that it was trained with"
+                    f" builds version {self._template.version} ({self._template.name}): train it again with"
+                    " this [model] and [app] name, or configure the model that it was trained with"
                 )
-            model_in(saved, self._fresh.trusted)
+            model_in(saved, self._template.trusted)
             if frozen := carried(saved.sections).frozen:
                 raise ConfigError(
                     f"the model in {saved.name} no longer learns ({frozen}): begin with another one"

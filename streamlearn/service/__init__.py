@@ -65,14 +65,14 @@ def serve(config: "Config", model: Any = None, model_change: str = "", begin: bo
     from streamlearn.service.process import Process
 
     log = structlog.get_logger()
-    fresh = configured_model(config, model)
+    template = configured_model(config, model)
     env = RealEnv()
     service_log = open_log(env, config)
     store = open_store(env, config, SHARD)
     # What was imported lives as long as the process: the collector need not look at it again.
     gc.freeze()
-    log.info("service.started", app=config.app.name, model=fresh.name, model_version=fresh.version)
-    signals.process = process = Process(env, config, fresh, service_log, store, model_change, begin)
+    log.info("service.started", app=config.app.name, model=template.name, model_version=template.version)
+    signals.process = process = Process(env, config, template, service_log, store, model_change, begin)
     try:
         process.run()
     finally:

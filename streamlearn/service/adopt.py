@@ -23,7 +23,7 @@ from streamlearn.engine.cursor import JournalCursor, positions_under
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import check_app, era_now, with_start
 from streamlearn.engine.journal_end import JournalEnd, read_end
-from streamlearn.engine.model import FreshModel, configured_model
+from streamlearn.engine.model import ModelTemplate, configured_model
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown
@@ -76,7 +76,7 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
     """Open the shard, and compare what is here with what the journal says. Raises `Stop` when the records are
     not those of the journal, `ConfigError` when there is nothing to take over.
     """
-    fresh = configured_model(config)
+    template = configured_model(config)
     log = open_log(env, config)
     store = open_store(env, config, SHARD)
     try:
@@ -88,9 +88,9 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
             ) from error
         try:
             schemas = Schemas(env, config.event.schema_registry)
-            resources = Resources(env, config, fresh, log, store, schemas)
+            resources = Resources(env, config, template, log, store, schemas)
             recovery = Recovery(resources, shard_log, lambda: None)
-            yield _looked_at(env, config, fresh, log, shard_log, recovery)
+            yield _looked_at(env, config, template, log, shard_log, recovery)
         finally:
             shard_log.close()
     finally:
@@ -99,7 +99,7 @@ def moved(env: Env, config: Config) -> Iterator[Moved]:
 
 
 def _looked_at(
-    env: Env, config: Config, fresh: FreshModel, log: Log, shard_log: ShardLog, recovery: Recovery
+    env: Env, config: Config, template: ModelTemplate, log: Log, shard_log: ShardLog, recovery: Recovery
 ) -> Moved:
     """Compare; change nothing."""
     if shard_log.end is None:
@@ -111,7 +111,7 @@ def _looked_at(
     newest = next(candidates, None)
     end = read_end(shard_log, config.topics.journal, shard_log.end, newest and newest.header, lambda: None)
     topics = log.topics()
-    now = era_now(config, fresh, topics, "", log.record_limit("predictions"))
+    now = era_now(config, template, topics, "", log.record_limit("predictions"))
     check_app(config, end.era, now)
     if now.model_version != end.era.model_version:
         raise ConfigError("the model has changed as well: take the topics over with the old model first")
@@ -129,7 +129,7 @@ def _looked_at(
     now = msgspec.structs.replace(
         now,
         revision=before.revision,
-        began_from=before.began_from,
+        warm_start_sha256=before.warm_start_sha256,
         predictions=predictions,
         kinds=before.kinds,
         resets=driver.shard.memory.resets,

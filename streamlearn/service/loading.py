@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamlearn.engine.checkpoint_file import Saved, model_in, read_saved, saved_from
-from streamlearn.engine.model import configured_model, fresh_model
+from streamlearn.engine.model import configured_model, model_template
 from streamlearn.engine.presets import PRESETS
 from streamlearn.errors import BadCheckpoint, ConfigError
 
@@ -50,17 +50,17 @@ def load(where: str | Path = "", *, use: str = "", key: str = "", config: str | 
     from streamlearn.config.load import load as load_config
 
     settings = load_config(Path(config), {"model.use": use} if use else {}, need_input=False)
-    fresh = configured_model(settings)
+    template = configured_model(settings)
     key = key or settings.checkpoint.key
     saved = read_saved(str(where), key) if where else _newest(settings, key)
-    return model_in(saved, fresh.trusted | preset_names(saved))
+    return model_in(saved, template.trusted | preset_names(saved))
 
 
 def trusted_names(use: str) -> frozenset[str]:
     """What naming a model's maker allows its checkpoints to hold; of presets and river nothing more is
     needed. Raises `ConfigError`.
     """
-    return fresh_model("", use, {}, []).trusted if use else frozenset()
+    return model_template("", use, {}, []).trusted if use else frozenset()
 
 
 def preset_names(saved: Saved) -> frozenset[str]:

@@ -16,7 +16,7 @@ import structlog
 
 from streamlearn.config.schema import Config
 from streamlearn.core.records import SHARD
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Fenced, Full, NotOwner, Reopen, Stop, Stopping, Unknown, Unreachable
@@ -79,7 +79,7 @@ class Process:
         self,
         env: Env,
         config: Config,
-        fresh: FreshModel,
+        template: ModelTemplate,
         service_log: Log,
         store: CheckpointStore,
         model_change: str,
@@ -92,7 +92,7 @@ class Process:
         self._stop = env.flag()
         self._heartbeat = Heartbeat(env, service_log, self._stop)
         schemas = Schemas(env, config.event.schema_registry, self._heartbeat.beat_or_stop)
-        self._resources = Resources(env, config, fresh, service_log, store, schemas)
+        self._resources = Resources(env, config, template, service_log, store, schemas)
         self._tasks: dict[int, ShardTask] = {}
         self._failures = Failures()
         self._last: StartingState | None = None
@@ -109,9 +109,9 @@ class Process:
 
     def run(self) -> None:
         """Serve until `stop`. Raises `StreamlearnError` when it cannot go on."""
-        _, config, fresh, service_log, store, _ = self._resources
+        _, config, template, service_log, store, _ = self._resources
         try:
-            wait_for_config_owner(config, fresh, service_log, store, self._stop)
+            wait_for_config_owner(config, template, service_log, store, self._stop)
             while not self._stop.is_set():
                 self._survive(self._round)
             for task in [*self._tasks.values()]:

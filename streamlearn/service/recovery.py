@@ -27,10 +27,10 @@ from streamlearn.engine.cursor import JournalCursor, positions_under
 from streamlearn.engine.driver import Alive, ShardDriver
 from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, what_changed, with_start
 from streamlearn.engine.journal_end import JournalEnd, checkpoints_at, entries, find_birth, read_end
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import check_model, events_of
-from streamlearn.engine.warm_start import Beginning
+from streamlearn.engine.warm_start import WarmStart
 from streamlearn.engine.witnesses import AnsweredRecord, check_witnesses, newest_predictions, predictions_now
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
@@ -46,7 +46,7 @@ class Resources(NamedTuple):
 
     env: Env
     config: Config
-    fresh: FreshModel
+    template: ModelTemplate
     log: Log
     store: CheckpointStore
     schemas: Schemas
@@ -77,9 +77,9 @@ class Recovery:
         self, resources: Resources, shard_log: ShardLog, alive: Alive, last: StartingState | None = None
     ) -> None:
         """`last`: what this process itself last knew to be committed, None at its first start."""
-        self._env, config, fresh, service_log, self._store, self._schemas = resources
+        self._env, config, template, service_log, self._store, self._schemas = resources
         self._config = config
-        self._fresh = fresh
+        self._template = template
         self._log = service_log
         self._shard_log = shard_log
         self._alive = alive
@@ -91,7 +91,7 @@ class Recovery:
         self._checkpoints = checkpoints_at(shard_log.end, shard_log.entries)
         self._states = StartingStates(config, self._store, shard_log, ident, self._checkpoints, last)
         self._prediction_bytes = service_log.record_limit("predictions")
-        self._beginning = Beginning(config, fresh)
+        self._warm_start = WarmStart(config, template)
 
     def run(self, model_change: str = "", begin: bool = False) -> Recovered:
         """Stand at the journal's end, under the era of today's configuration. `begin`: a journal may begin
@@ -123,7 +123,7 @@ class Recovery:
         driver = recovered.driver
         memory = driver.shard.memory
         useless = memory.frozen or memory.failing >= FAILING_LIMIT
-        if model_change and (useless or self._beginning.differs_from(end.era)):
+        if model_change and (useless or self._warm_start.differs_from(end.era)):
             return self._replaced(end._replace(positions=driver.cursor.positions), now)
         if model_change:
             log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
@@ -135,7 +135,7 @@ class Recovery:
 
     def _compared(self, end: JournalEnd) -> Era:
         """The era of today's configuration, once all that is outside the journal was found to agree."""
-        now = era_now(self._config, self._fresh, self._topics, "", self._prediction_bytes)
+        now = era_now(self._config, self._template, self._topics, "", self._prediction_bytes)
         check_app(self._config, end.era, now)
         check_journal(self._config, end.era, now)
         check_topics(end.era, now)
@@ -164,7 +164,7 @@ class Recovery:
                 )
         resets = driver.shard.memory.resets
         now = msgspec.structs.replace(
-            now, why=why, revision=era.revision, began_from=era.began_from, resets=resets
+            now, why=why, revision=era.revision, warm_start_sha256=era.warm_start_sha256, resets=resets
         )
         positions = positions_under(now, cursor.positions, cursor.ids)
         now = with_start(self._env, self._log, self._config, now, self._topics, positions)
@@ -176,13 +176,13 @@ class Recovery:
 
     def _genesis(self, begin: bool) -> Recovered:
         """The first start of this app: nothing may speak of an earlier one."""
-        era = era_now(self._config, self._fresh, self._topics, "genesis", self._prediction_bytes)
+        era = era_now(self._config, self._template, self._topics, "genesis", self._prediction_bytes)
         era = with_start(self._env, self._log, self._config, era, self._topics, {})
         self._refuse_second_life(positions_under(era, {}, {}), begin)
         before = predictions_now(self._config, self._topics)
-        era = msgspec.structs.replace(era, began_from=self._beginning.sha256, predictions=before)
+        era = msgspec.structs.replace(era, warm_start_sha256=self._warm_start.sha256, predictions=before)
         if self._shard_log.unfinished.claims < CLAIMS:  # else one of them may have killed the processes
-            check_model(self._env, self._fresh, era, self._first_records(era), self._schemas)
+            check_model(self._env, self._template, era, self._first_records(era), self._schemas)
         recovered = self._begun(Entry(0, 0, chain(GENESIS, ()), change=era))
         log.info(
             "journal.started",
@@ -259,10 +259,10 @@ class Recovery:
         positions = positions_under(now, end.positions, end.ids)
         now = with_start(self._env, self._log, self._config, now, self._topics, positions)
         kept_positions = [(topic, partition, offset) for (topic, partition), offset in positions.items()]
-        began_from = self._beginning.sha256
+        warm_start_sha256 = self._warm_start.sha256
         left = {topic: ident for topic, ident in end.ids.items() if topic not in now.topics}
         start = sorted([*now.start, *kept_positions])
-        now = msgspec.structs.replace(now, start=start, began_from=began_from, ids=left)
+        now = msgspec.structs.replace(now, start=start, warm_start_sha256=warm_start_sha256, ids=left)
         recovered = self._begun(
             Entry(end.entry.seq + 1, end.number + 1, chain(end.entry.digest, ()), change=now)
         )
@@ -296,10 +296,10 @@ class Recovery:
     def _born(self, birth: Entry) -> ShardDriver:
         """The state with which the revision of an era entry begins."""
         assert birth.change is not None
-        return self._driver_at(JournalCursor.at_birth(birth), self._beginning.sections(birth.change))
+        return self._driver_at(JournalCursor.at_birth(birth), self._warm_start.sections(birth.change))
 
     def _driver_at(self, cursor: JournalCursor, sections: Sections) -> ShardDriver:
-        trusted = self._fresh.trusted
+        trusted = self._template.trusted
         return ShardDriver.at_cursor(cursor, sections, trusted, self._schemas, self._shard_log)
 
     # --- checkpoints and redo -------------------------------------------------------------------------
@@ -366,7 +366,7 @@ class Recovery:
     def _check_same_topics(self) -> None:
         """Raise `Stop` when an input was made again while it was redone: that explains all the rest."""
         then, now = (
-            era_now(self._config, self._fresh, topics, "") for topics in (self._topics, self._log.topics())
+            era_now(self._config, self._template, topics, "") for topics in (self._topics, self._log.topics())
         )
         check_topics(then, now)
 

@@ -68,7 +68,7 @@ class ShardTask:
         alone: OneByOne,
         outlet: Outlet | None = None,
     ) -> None:
-        env, config, fresh, service_log, store, schemas = resources
+        env, config, template, service_log, store, schemas = resources
         self.log = shard_log
         self.driver = driver = recovered.driver
         self._recovered = recovered
@@ -79,7 +79,7 @@ class ShardTask:
         self._alone = alone
         self._outlet = outlet
         self._merge = Merge(driver.cursor.inputs(), config.topics.labels)
-        self._health = HealthChecks(env, config, fresh, driver, schemas, topics)
+        self._health = HealthChecks(env, config, template, driver, schemas, topics)
         self._sources = SourceWatch(env, driver.cursor.era)
         section = config.checkpoint
         self._checkpointer = Checkpointer(

@@ -18,7 +18,7 @@ from streamlearn.core.shard.snapshot import Header, fresh_state
 from streamlearn.core.shard.state import BROKEN, Memory
 from streamlearn.engine.checkpoint_file import TRAINED, write_trained
 from streamlearn.engine.era import era_now, spec_of
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
@@ -45,7 +45,7 @@ class Training(NamedTuple):
 def train(
     env: Env,
     config: Config,
-    fresh: FreshModel,
+    template: ModelTemplate,
     run: FeedRun,
     out: str,
 ) -> Training:
@@ -54,7 +54,7 @@ def train(
     Args:
         env: Clocks and chance.
         config: The configuration of the service that will begin from the checkpoint.
-        fresh: The model to train, from `engine.model.configured_model`.
+        template: The model to train, from `engine.model.configured_model`.
         run: The feed, and the flag that ends it early.
         out: `file:DIR`, the folder of numbered checkpoints.
 
@@ -66,10 +66,10 @@ def train(
         Stop: The model cannot be trained, or the flag was set; no checkpoint was written.
     """
     feed = run.feed
-    era = offline_era(config, fresh, feed.source.name)
-    sections = fresh_state(fresh.pickled)
+    era = offline_era(config, template, feed.source.name)
+    sections = fresh_state(template.pickled)
     spec = msgspec.structs.replace(feed.spec(spec_of(era)), scores=None)
-    offline = Offline(spec, sections, fresh.trusted, Schemas(env, config.event.schema_registry))
+    offline = Offline(spec, sections, template.trusted, Schemas(env, config.event.schema_registry))
     records = events = 0
     for record, _ in run.steps(offline, ": no checkpoint was written"):
         records += 1
@@ -81,8 +81,8 @@ def train(
     checkpoint = write_trained(env, out, header, state, config.checkpoint.key)
     return Training(
         checkpoint,
-        fresh.name,
-        fresh.version,
+        template.name,
+        template.version,
         records,
         memory.learned,
         dict(memory.outcomes),
@@ -91,10 +91,10 @@ def train(
     )
 
 
-def offline_era(config: Config, fresh: FreshModel, source: str) -> Era:
+def offline_era(config: Config, template: ModelTemplate, source: str) -> Era:
     """The era of the checkpoint: that which `serve` would make, without a journal's topics."""
     nowhere = TopicInfo("", (0,), (0,))
-    era = era_now(config, fresh, dict.fromkeys(config.names().sources, nowhere), TRAINED)
+    era = era_now(config, template, dict.fromkeys(config.names().sources, nowhere), TRAINED)
     rules: dict[str, Any] = {**era.config, "app": config.app.name, "source": source}
     return msgspec.structs.replace(era, config=rules, topics={})
 

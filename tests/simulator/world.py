@@ -18,7 +18,7 @@ from streamlearn.config.load import load
 from streamlearn.core.journal import Entry
 from streamlearn.core.records import SHARD, Record
 from streamlearn.core.shard.snapshot import load_memory, open_header, unseal
-from streamlearn.engine.model import FreshModel, configured_model
+from streamlearn.engine.model import ModelTemplate, configured_model
 from streamlearn.errors import BadCheckpoint, StreamlearnError, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import ProducerRecord, TopicSpec
@@ -191,7 +191,7 @@ class World:
             self.happened.append(f"{server.name} ended: {error}")
         server.ended = True
 
-    def fresh(self) -> FreshModel:
+    def fresh(self) -> ModelTemplate:
         return configured_model(self.config, model())
 
     def event(self, number: int) -> dict[str, Any]:

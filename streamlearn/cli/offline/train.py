@@ -48,9 +48,9 @@ def train(
     late = feeding.delay_in(delay)
     reading = table.read_options(settings, late is not None, late)
     trained_folder(out)
-    fresh = configured_model(settings)
+    template = configured_model(settings)
     with feeding.open_run("train", settings, source, (reading, late, limit), dead_letters) as (run, _):
-        result = learn(common.ENV, settings, fresh, run, out)
+        result = learn(common.ENV, settings, template, run, out)
     if as_json:
         common.print_json(result._asdict())
         return

@@ -13,7 +13,7 @@ from streamlearn.errors import BadCheckpoint, CheckFailed, ConfigError
 if TYPE_CHECKING:
     from streamlearn.config.load import Config
     from streamlearn.core.journal import Checkpoint
-    from streamlearn.engine.model import FreshModel
+    from streamlearn.engine.model import ModelTemplate
     from streamlearn.log.port import CheckpointStore
 
 KEY_BYTES = 32
@@ -140,7 +140,7 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
     from streamlearn.core.shard.snapshot import open_header
     from streamlearn.engine.checkpoints import named_bytes
 
-    fresh = _model(settings) if whole else None
+    template = _model(settings) if whole else None
     named = _named(settings)
     summaries: list[dict[str, Any]] = []
     with common.open_store(settings) as store:
@@ -148,8 +148,8 @@ def _summaries(settings: "Config", whole: bool = False) -> list[dict[str, Any]]:
             try:
                 data = named_bytes(store, named[name]) if name in named else store.read(name)
                 header = open_header(data, settings.checkpoint.key.encode())
-                if fresh is not None:
-                    _restore(fresh, data, settings.checkpoint.key.encode())
+                if template is not None:
+                    _restore(template, data, settings.checkpoint.key.encode())
             except BadCheckpoint as reason:
                 summaries.append({"name": name, "bad": str(reason), "named": name in named or not named})
             else:
@@ -171,7 +171,7 @@ def _named(settings: "Config") -> "dict[str, Checkpoint]":
         return {each.name: each for each in named_checkpoints(admin, (settings.topics.journal, SHARD))}
 
 
-def _model(settings: "Config") -> "FreshModel | None":
+def _model(settings: "Config") -> "ModelTemplate | None":
     """The configured model; None, and a note, where it cannot be made, as on a host without its module."""
     from streamlearn.engine.model import configured_model
 
@@ -183,7 +183,7 @@ def _model(settings: "Config") -> "FreshModel | None":
         return None
 
 
-def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:
+def _restore(template: "ModelTemplate", data: bytes, key: bytes) -> None:
     """Make the state in a checkpoint, and forget it. A model of another maker than `fresh` stays closed: a
     start would not open it either. Raises `BadCheckpoint`.
     """
@@ -191,7 +191,7 @@ def _restore(fresh: "FreshModel", data: bytes, key: bytes) -> None:
     from streamlearn.engine.era import restored_state, stated_spec
 
     header, sections = unseal(data, key)
-    if stated_spec(header.under).model_name == fresh.name:
-        restored_state(header.under, sections, fresh.trusted)
+    if stated_spec(header.under).model_name == template.name:
+        restored_state(header.under, sections, template.trusted)
     else:
         load_memory(sections)

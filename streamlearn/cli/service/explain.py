@@ -63,9 +63,9 @@ def _explained(settings: "Config", ident: str, record_place: str) -> dict[str, A
     from streamlearn.studies.explain.lookup import parse_place
 
     source_place = parse_place(record_place) if record_place else None
-    fresh = configured_model(settings)
+    template = configured_model(settings)
     with common.open_admin(settings) as admin, common.open_store(settings) as store:
-        return run(common.ENV, settings, fresh, admin, store, ident, source_place, common.note)
+        return run(common.ENV, settings, template, admin, store, ident, source_place, common.note)
 
 
 def _print_letter(letter: dict[str, Any]) -> None:

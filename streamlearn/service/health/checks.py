@@ -18,7 +18,7 @@ from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.engine.checkpoints import newest_header
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import era_now
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import ENOUGH_RECORDS, check_model, events_of
 from streamlearn.env import Env, Flag
@@ -50,7 +50,7 @@ class HealthChecks:
         self,
         env: Env,
         config: Config,
-        fresh: FreshModel,
+        template: ModelTemplate,
         driver: ShardDriver,
         schemas: Schemas,
         topics: TopicWatch,
@@ -58,7 +58,7 @@ class HealthChecks:
         self._env = env
         self._config = config
         self._topics = topics
-        self._fresh = fresh
+        self._template = template
         self._driver = driver
         self._schemas = schemas
         memory = driver.shard.memory
@@ -87,7 +87,7 @@ class HealthChecks:
 
     def _check(self) -> None:
         if self._probation:
-            check_model(self._env, self._fresh, self._driver.cursor.era, self._probation, self._schemas)
+            check_model(self._env, self._template, self._driver.cursor.era, self._probation, self._schemas)
         self._probation = None
 
     def storm(self) -> str:
@@ -159,7 +159,7 @@ class HealthChecks:
 
 
 def wait_for_config_owner(
-    config: Config, fresh: FreshModel, log_: Log, store: CheckpointStore, stop: Flag
+    config: Config, template: ModelTemplate, log_: Log, store: CheckpointStore, stop: Flag
 ) -> None:
     """Wait, with another configuration than the running service's, until that service has ended: a laptop
     must not take over production.
@@ -171,7 +171,7 @@ def wait_for_config_owner(
     if newest is None:
         return
     era = newest.under
-    now = era_now(config, fresh, topics, "", log_.record_limit("predictions"))
+    now = era_now(config, template, topics, "", log_.record_limit("predictions"))
     if (era.config_hash, era.model_version) == (now.config_hash, now.model_version):
         return
     is_told = False

@@ -23,7 +23,7 @@ from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.facts import Facts, Frozen, published
 from streamlearn.core.shard.snapshot import Sections, fresh_state
 from streamlearn.core.shard.state import ShardSpec
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.offline import Offline
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
@@ -49,13 +49,13 @@ class Candidate(Offline):
     """A model under its name in the tables. `losses`: those of the last run, in the order of the labels."""
 
     def __init__(
-        self, env: Env, name: str, use: str, fresh: FreshModel, spec: ShardSpec, registry: str
+        self, env: Env, name: str, use: str, template: ModelTemplate, spec: ShardSpec, registry: str
     ) -> None:
         """Raises `BadCheckpoint` when the fresh model cannot be loaded."""
         self._env = env
         self.name = name
         self.use = use
-        self.version = fresh.version
+        self.version = template.version
         self.seconds = 0.0
         self.stopped_at: int | None = None
         """The number of the event at which it stopped learning first."""
@@ -63,9 +63,9 @@ class Candidate(Offline):
         self._answerable = self._answered = 0
         self.losses = as_arrays([])
         self._numbers = EventNumbers()
-        sections = fresh_state(fresh.pickled)
-        super().__init__(spec, sections, fresh.trusted, Schemas(env, registry))
-        self.born_bytes = len(fresh.pickled)
+        sections = fresh_state(template.pickled)
+        super().__init__(spec, sections, template.trusted, Schemas(env, registry))
+        self.born_bytes = len(template.pickled)
         """The size of the model before its first event."""
         self.digests = {"predictions": Digest(), "scores": Digest()}
         self.window = self._scores.spec.window

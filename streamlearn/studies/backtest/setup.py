@@ -17,7 +17,7 @@ from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.state import ShardSpec
 from streamlearn.engine.era import spec_of
-from streamlearn.engine.model import FreshModel, configured_model, fresh_model
+from streamlearn.engine.model import ModelTemplate, configured_model, model_template
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError
 from streamlearn.history.feed import Feed
@@ -86,24 +86,24 @@ class BacktestSetup:
         registry = self._config.event.schema_registry
         candidates: list[Candidate] = []
         for use in uses:
-            fresh = self._fresh(use)
+            template = self._template(use)
             name = _unique(_short(use), [candidate.name for candidate in candidates])
-            candidates.append(Candidate(self._env, name, use, fresh, self._spec(fresh), registry))
+            candidates.append(Candidate(self._env, name, use, template, self._spec(template), registry))
         return candidates
 
-    def _fresh(self, use: str) -> FreshModel:
+    def _template(self, use: str) -> ModelTemplate:
         section = self._config.model
         if use == section.use:
             return configured_model(self._config)
-        return fresh_model(self._config.app.name, use, {}, [], horizon=section.horizon)
+        return model_template(self._config.app.name, use, {}, [], horizon=section.horizon)
 
     def remarks(self) -> list[str]:
         """Remarks for a person on the rows that were read."""
         return [] if self._feed is None else self._feed.source.remarks()
 
-    def _spec(self, fresh: FreshModel) -> ShardSpec:
+    def _spec(self, template: ModelTemplate) -> ShardSpec:
         scores = self._config.scores
-        spec = spec_of(offline_era(self._config, fresh, self._source))
+        spec = spec_of(offline_era(self._config, template, self._source))
         spec = msgspec.structs.replace(spec, scores=ScoresSpec(scores.every or _NEVER, scores.window, True))
         if self._feed is not None:
             return self._feed.spec(spec)

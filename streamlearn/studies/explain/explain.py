@@ -17,7 +17,7 @@ from streamlearn.core.journal import Entry
 from streamlearn.core.records import Record
 from streamlearn.engine.driver import event_in
 from streamlearn.engine.era import event_spec
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.env import Env
 from streamlearn.errors import Gone, Stop, StreamlearnError
@@ -40,7 +40,7 @@ Tell = Callable[[str], None]
 def explain(
     env: Env,
     config: Config,
-    fresh: FreshModel,
+    template: ModelTemplate,
     admin: Admin,
     store: CheckpointStore,
     ident: str,
@@ -67,7 +67,7 @@ def explain(
         return _refused(config, admin, ident, source, counter)
     prediction: dict[str, Any] = orjson.loads(published.value or b"")
     schemas = Schemas(env, config.event.schema_registry)
-    reconstructor = Reconstructor(config, fresh, admin, store, schemas, tell)
+    reconstructor = Reconstructor(config, template, admin, store, schemas, tell)
     record, entry = _source(config, admin, Place(**prediction["source"]), published, counter, tell)
     event = None if record is None else _event_in(config, record)
     model = None

@@ -29,7 +29,7 @@ from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.engine.cursor import in_order, skips_by_place
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import spec_of, stated_spec
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.history.topic_reader import between, topic_info
 from streamlearn.log.port import Reader
@@ -138,7 +138,7 @@ class Joins:
 
     def __init__(
         self,
-        fresh: FreshModel,
+        template: ModelTemplate,
         header: Header,
         sections: Mapping[str, bytes],
         schemas: Schemas,
@@ -149,7 +149,7 @@ class Joins:
         self._record = record
         self._reader = reader
         spec = _unscored(stated_spec(header.under))
-        self._model = load_learner(sections, fresh.trusted, spec.horizon).model
+        self._model = load_learner(sections, template.trusted, spec.horizon).model
         learner = _Unasked(self._model, spec.horizon)
         self._driver = ShardDriver(assembled(spec, learner, load_memory(sections), sections), schemas)
         self._notes = _Notes(record.place, *self._names())

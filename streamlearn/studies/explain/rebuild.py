@@ -19,7 +19,7 @@ from streamlearn.engine.checkpoints import named_bytes
 from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
 from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.journal_end import named_checkpoints
-from streamlearn.engine.model import FreshModel
+from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.errors import BadCheckpoint, Gone, StreamlearnError
 from streamlearn.log.port import CheckpointStore, Reader
@@ -48,7 +48,7 @@ class Reconstructor:
     def __init__(
         self,
         config: Config,
-        fresh: FreshModel,
+        template: ModelTemplate,
         reader: Reader,
         store: CheckpointStore,
         schemas: Schemas,
@@ -57,7 +57,7 @@ class Reconstructor:
         self._reader = reader
         self._store = store
         self._key = config.checkpoint.key.encode()
-        self._fresh = fresh
+        self._template = template
         self._journal = (config.topics.journal, SHARD)
         self._schemas = schemas
         self._tell = tell
@@ -98,7 +98,7 @@ class Reconstructor:
         for header, sections in self.older(seq):
             try:
                 entries = [*self._reader.entries(self._journal, header.seq)]
-                joins = Joins(self._fresh, header, sections, self._schemas, self._reader, record)
+                joins = Joins(self._template, header, sections, self._schemas, self._reader, record)
             except BadCheckpoint as reason:
                 self._tell(f"checkpoint {header.seq} is passed over: {reason}")
                 continue
@@ -116,7 +116,7 @@ class Reconstructor:
     def _driver(self, header: Header, sections: Sections) -> ShardDriver:
         """A driver where a checkpoint stands. Raises `BadCheckpoint`."""
         cursor = JournalCursor(header)
-        return ShardDriver.at_cursor(cursor, sections, self._fresh.trusted, self._schemas, self._reader)
+        return ShardDriver.at_cursor(cursor, sections, self._template.trusted, self._schemas, self._reader)
 
     def older(self, seq: int) -> Iterator[tuple[Header, dict[str, bytes]]]:
         """Whole checkpoints that the journal names and that stand before entry `seq`, newest first."""
@@ -169,7 +169,7 @@ class Reconstructor:
         pickled = dump_model(driver.shard.learner.model)
         for fact in _need(driver.again(record, None)):
             if isinstance(fact, Predicted) and fact.output.value == published:
-                model = load_model(pickled, self._fresh.trusted)
+                model = load_model(pickled, self._template.trusted)
                 return ReconstructedModel(model, fact.event.x, True, learned, seq, redone)
         raise _Differs("the prediction comes out different in this process")
 
