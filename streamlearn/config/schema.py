@@ -170,18 +170,22 @@ class EventSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EventSection":
-        if (self.format == "csv") != bool(self.columns):
-            raise ValueError('event.format = "csv" and event.columns = [...] need each other')
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError("event.columns names a column twice")
-        if self.format == "csv" and self.features == "features" and "features" not in self.columns:
-            raise ValueError('event.features must be "*" or a list of columns for csv')
-        if self.schema_file and self.schema_registry:
-            raise ValueError("event.schema_file and event.schema_registry are both given; keep one of them")
-        if self.format == "avro" and not (self.schema_file or self.schema_registry):
-            raise ValueError('event.format = "avro" needs event.schema_file or event.schema_registry')
-        if self.format == "avro-bare" and not self.schema_file:
-            raise ValueError('event.format = "avro-bare" needs event.schema_file')
+        csv, file, registry = self.format == "csv", bool(self.schema_file), bool(self.schema_registry)
+        mistakes = {
+            'event.format = "csv" and event.columns = [...] need each other': csv != bool(self.columns),
+            "event.columns names a column twice": len(set(self.columns)) < len(self.columns),
+            'event.features must be "*" or a list of columns for csv': (
+                csv and self.features == "features" and "features" not in self.columns
+            ),
+            "event.schema_file and event.schema_registry are both given; keep one of them": file and registry,
+            'event.format = "avro" needs event.schema_file or event.schema_registry': (
+                self.format == "avro" and not (file or registry)
+            ),
+            'event.format = "avro-bare" needs event.schema_file': self.format == "avro-bare" and not file,
+        }
+        for mistake, is_made in mistakes.items():
+            if is_made:
+                raise ValueError(mistake)
         return self
 
 
