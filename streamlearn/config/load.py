@@ -299,13 +299,9 @@ def _structured(key: str, text: str) -> object:
 
 
 def _from_file(file: Path | None) -> _Layer:
-    path = file
+    path = file or next(filter(Path.is_file, map(Path, ("streamlearn.toml", "pyproject.toml"))), None)
     if path is None:
-        path = next(
-            (Path(name) for name in ("streamlearn.toml", "pyproject.toml") if Path(name).is_file()), None
-        )
-        if path is None:
-            return {}
+        return {}
     try:
         text = path.read_text("utf-8")
         tables = tomllib.loads(text)
