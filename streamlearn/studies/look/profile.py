@@ -158,7 +158,7 @@ def _number_formats(path: str, numbers: list[Any], count: int) -> tuple[str, ...
 def _text_formats(texts: list[str]) -> tuple[str, ...]:
     if not all(any(map(str.isdigit, text)) for text in texts):
         return ()
-    moments = [moment for text in texts if (moment := _moment(text)) is not None]
+    moments = list(filter(None, map(_moment, texts)))
     if len(moments) == len(texts):
         zones = all(moment.tzinfo is not None for moment in moments)
         return ("rfc3339" if zones else "iso",)

@@ -100,14 +100,14 @@ def _records(sample: Sample) -> Proposal:
     searched = [field for field in fields if may_hold_part(shape.name, field.path)]
     roles = guess_roles(searched, len(shape.documents), isos=False, whole=sample.whole)
     if shape.name == "envelope":
-        features = [field for field in fields if field.path.startswith("features.")]
+        features = _fields_inside("features", fields)
         roles = roles._replace(label=next((field for field in fields if field.path == "label"), None))
     else:
         features = _say_roles(shape, fields, roles, event, why)
     _say_values(roles, features, event, why)
     model, why["model.use"] = _model(roles.label, features)
     notes = [*_notes(sample, shape), *_coat_notes(features, "[event] types"), *_decimal_notes(features)]
-    if shape.documents and "schema_registry" not in event:
+    if "schema_registry" not in event:
         notes += rehearsal.rehearse_records(event, sample.records, is_class(roles.label))
     return Proposal(shape.name, sample.size, fields, event, model, why, [], notes, _named(roles))
 
@@ -178,14 +178,17 @@ def _features(
     """The key's value, the fields it stands for, and the reason."""
     usable, unusable = _usable(fields, roles)
     if shape in PRESETS and default != "*":
-        parts = [field for field in _others(fields, roles) if field.path.startswith(f"{default}.")]
-        return default, parts, ""
+        return default, _fields_inside(default, _others(fields, roles)), ""
     if parent := _one_parent(usable, unusable):
         return parent, usable, "all features stand in it"
     names = ", ".join(f"{path} ({reason})" for path, reason in unusable.items())
-    if unusable and usable and len(usable) <= _MOST_LISTED:
+    if unusable and 0 < len(usable) <= _MOST_LISTED:
         return [field.path for field in usable], usable, f"without {names}"
     return "*", usable, "all that is named nowhere else" + (f", also {names}" if names else "")
+
+
+def _fields_inside(parent: str, fields: Sequence[Field]) -> list[Field]:
+    return [field for field in fields if field.path.startswith(f"{parent}.")]
 
 
 def _one_parent(usable: list[Field], unusable: dict[str, str]) -> str:
@@ -248,6 +251,11 @@ def _has_few_texts(field: Field) -> bool:
     return _is_mixed(field) and len(field.texts) <= 3 and field.kinds["str"] < field.kinds["number"]
 
 
+def _is_truth(field: Field) -> bool:
+    """True if all texts are true or false."""
+    return field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}
+
+
 def _cell_type(field: Field, roles: FieldRoles) -> str:
     """The type to declare, "" for none."""
     if field is roles.time:
@@ -256,8 +264,7 @@ def _cell_type(field: Field, roles: FieldRoles) -> str:
         return "str" if field.numeric < field.kinds["str"] else ""
     if field is roles.label and field.kind == "float" and is_category(field):
         return "int"
-    is_bool = field.kind == "str" and {text.lower() for text in field.texts} <= {"true", "false"}
-    return "bool" if is_bool else ""
+    return "bool" if _is_truth(field) else ""
 
 
 def _model(label: Field | None, features: Sequence[Field]) -> tuple[str, str]:
@@ -334,12 +341,14 @@ def _time_note(field: Field, time: Field | None) -> str:
         if "%" in field.time:
             form, option = f", format {field.time}", f" --types {_datetime_type(field, field.time)}"
         return f"{field.path} looks like a time{form}: --time {_quoted(field.path)}{option}"
-    if field.clock and time and not time.clock:
+    if field.clock:
+        if time is None or time.clock:
+            return ""
         return (
             f"{field.path} holds times of day apart from {time.path}: join the two into one"
             " column, or all events of a day have one time"
         )
-    if not field.clock and is_named_as_time(field) and not time:
+    if time is None and is_named_as_time(field):
         return (
             f"{field.path} may hold times, in a format that is not known here (e.g. {field.texts[0]!r}):"
             f" --time {_quoted(field.path)} --types {_datetime_type(field, 'FORMAT')}"

@@ -81,7 +81,7 @@ def _may_be_label(field: Field) -> bool:
 
 
 def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | None:
-    usable = [field for field in fields if field.time and (isos or field.time in (*_UNITS, "rfc3339"))]
+    usable = [field for field in fields if _is_readable_time(field, isos)]
     texts = [field for field in usable if field.time not in _UNITS]
     time = _best(usable, _TIMES) or next(filter(is_named_as_time, usable), None)
     time = time or (texts[0] if len(texts) == 1 else None)
@@ -89,6 +89,11 @@ def _time(fields: Sequence[Field], isos: bool, why: dict[str, str]) -> Field | N
         form = {"rfc3339": "RFC 3339", "iso": "ISO 8601 without a zone, taken as UTC"}
         why["time"] = f"plausible times, {form.get(time.time, time.time)}"
     return time
+
+
+def _is_readable_time(field: Field, isos: bool) -> bool:
+    """True if a field's times can be used; those without a zone, or in another format, with `isos` only."""
+    return bool(field.time) and (isos or field.time in (*_UNITS, "rfc3339"))
 
 
 def is_named_as_time(field: Field) -> bool:

@@ -42,12 +42,13 @@ class Shape(NamedTuple):
 
 def recognise_shape(records: Sequence[Record]) -> Shape:
     """The shape of most records."""
-    names = [_shape(record) for record in records]
-    counts = Counter(name for name in names if name not in ("tombstone", "delete"))
-    if not counts:
+    names = list(map(_shape, records))
+    others = Counter(names)
+    del others["tombstone"], others["delete"]
+    if not others:
         return Shape("unknown", [], {})
-    name = counts.most_common(1)[0][0]
-    others = {shape: count for shape, count in counts.items() if shape != name}
+    name, _ = others.most_common(1)[0]
+    del others[name]
     same = [record for record, shape in zip(records, names, strict=True) if shape == name]
     if name == "unknown":
         return _lines(same, others) or Shape(name, [], others)
@@ -108,12 +109,12 @@ def _lines(records: list[Record], others: dict[str, int]) -> Shape | None:
     if all(text.lstrip().startswith("[") for text in texts):
         return None
     share, width, delimiter = max((_cut(texts, sign) for sign in _DELIMITERS), key=lambda cut: cut[:2])
-    if width < 2 or share < 0.9:
+    if share < 0.9:
         return None
     rows = [_cells(text, delimiter) for text in texts]
-    names = _header(rows, width) or tuple(f"c{n}" for n in range(1, width + 1))
+    names = _header(rows, width) or tuple(map("c{}".format, range(1, width + 1)))
     spec = EventSpec(format="csv", columns=names, delimiter=delimiter)
-    if delimiter != "," and _has_decimal_commas(spec, records):
+    if _has_decimal_commas(spec, records):
         spec = msgspec.structs.replace(spec, decimal=",")
     if ragged := sum(len(row) != width for row in rows):
         others = {**others, "lines of another width": ragged}
@@ -125,7 +126,7 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 
 def _cut(texts: list[str], delimiter: str) -> tuple[float, int, str]:
-    """The share of lines that have the commonest number of cells, and that number, if it is over one."""
+    """The share of lines that have the commonest number of cells, and that number; 0 if it is one."""
     widths = Counter(len(_cells(text, delimiter)) for text in texts)
     width, count = widths.most_common(1)[0] if widths else (0, 0)
     return (count / len(texts), width, delimiter) if width > 1 else (0.0, 0, delimiter)
@@ -141,6 +142,8 @@ def _header(rows: list[list[str]], width: int) -> tuple[str, ...]:
 
 
 def _has_decimal_commas(spec: EventSpec, records: Sequence[Record]) -> bool:
+    if spec.delimiter == ",":
+        return False
     read = compile_reader(spec, {})
     events = [read(record, record.value or b"") for record in records]
     refused = sum(isinstance(event, Refusal) and event.reason == "decimal_sign" for event in events)
