@@ -82,7 +82,7 @@ def after_predictions(
     existing = admin.topics(config.names().sources)
     sources = [name for name in config.names().sources if name in existing]
     replaced = [name for name in sources if life.ids.get(name, existing[name].id) != existing[name].id]
-    same = [name for name in sources if name not in replaced]
+    same = existing.keys() - replaced
     positions = {source: offset for source, offset in life.positions.items() if source[0] in same}
     inputs = {name: existing[name] for name in config.topics.input if name in same}
     for source, offset in _newest(admin, config.topics.predictions, inputs, tell).items():
