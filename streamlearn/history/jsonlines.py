@@ -157,7 +157,7 @@ def table(
         if names not in encoders:
             encoders = {names: TableEncoder(shown(source), names, mapping, text=False)}
         for (number, _), row in zip(group, rows, strict=True):
-            yield encoders[names].record([row.get(name) for name in names], number, numbered)
+            yield encoders[names].record(list(map(row.get, names)), number, numbered)
             numbered += 1
         if pause:
             yield None
