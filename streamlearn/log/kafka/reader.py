@@ -33,6 +33,13 @@ class _Cursor:
         self.floor = -1
         self.ahead: list[Record] = []
 
+    def take(self, count: int) -> list[Record]:
+        """Hand out the next `count` records, one at least."""
+        records = self.ahead[:count]
+        del self.ahead[:count]
+        self.floor = records[-1].offset + 1
+        return records
+
 
 class RecordReader:
     """A consumer by position. Not safe for two threads.
@@ -224,16 +231,10 @@ class RecordReader:
         waiting = sorted((tp for tp in positions if self._cursors[tp].ahead), key=self._waiting)
         for index, tp in enumerate(waiting):
             cursor = self._cursors[tp]
-            count = 0
-            for record in islice(cursor.ahead, max(1, left // (len(waiting) - index)) if left else 0):
-                room -= len(record.key or b"") + len(record.value or b"")
-                if room < 0 and (count or ready):
-                    break
-                count += 1
+            share = min(left, max(1, left // (len(waiting) - index)))
+            count, room = _fitting(islice(cursor.ahead, share), room, at_least=0 if ready else 1)
             if count:
-                ready[tp] = cursor.ahead[:count]
-                del cursor.ahead[:count]
-                cursor.floor = ready[tp][-1].offset + 1
+                ready[tp] = cursor.take(count)
                 left -= count
         return ready
 
@@ -267,3 +268,16 @@ class RecordReader:
             raise Stop(f"Records that were committed are lost or damaged in Kafka: {error}") from error
         if is_denied(error) or not error.retriable:
             raise explained(self._client.bootstrap, "reading", error) from error
+
+
+def _fitting(records: Iterable[Record], room: int, *, at_least: int) -> tuple[int, int]:
+    """The number of records that fit into `room` bytes, or `at_least`, and the room that is left: below zero
+    from the first record on that did not fit.
+    """
+    count = 0
+    for record in records:
+        room -= len(record.key or b"") + len(record.value or b"")
+        if room < 0 and count >= at_least:
+            break
+        count += 1
+    return count, room
