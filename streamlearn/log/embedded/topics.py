@@ -202,7 +202,7 @@ class TopicTables:
             # Each waiting partition gets its share, and another one is first each time, so that a long
             # backlog in one never hides what has arrived in another.
             self._turn += 1
-            shift = self._turn % len(ready) if ready else 0
+            shift = self._turn % max(1, len(ready))
             for index, tp in enumerate(ready[shift:] + ready[:shift]):
                 waiting = len(ready) - index
                 if max_records <= 0 or max_bytes <= 0:

@@ -90,7 +90,16 @@ class Journal:
             self._first = self._first_from(self._reader.bounds(self._tp)[0])
         if self._first is None or seq <= self._first[0]:
             return
-        low, high = self._first, (self._seq, self._offset)
+        first = self._near_before(seq, self._first)
+        if first > self._first:
+            self._cluster.delete_before(self._tp, first[1])
+            self._first = first
+
+    def _near_before(self, seq: int, low: tuple[int, int]) -> tuple[int, int]:
+        """Sequence number and offset of an entry at or before `seq`, and near it: found from the entry `low`
+        on by interpolation, in few probes.
+        """
+        high = (self._seq, self._offset)
         enough = seq - (seq - low[0]) // 16
         for nth in range(_TRIM_PROBES):
             if low[0] >= enough or high[1] - low[1] <= 1:
@@ -103,9 +112,7 @@ class Journal:
             if entry_at is None:
                 break
             low, high = (entry_at, high) if entry_at[0] <= seq else (low, (entry_at[0], guess))
-        if low > self._first:
-            self._cluster.delete_before(self._tp, low[1])
-            self._first = low
+        return low
 
     def _read_back(self, claim: int) -> tuple[int, int]:
         """The first offset, and that of the claim, once nothing before it is hidden."""
