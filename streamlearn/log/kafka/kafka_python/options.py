@@ -3,7 +3,7 @@
 Invariant: what the guarantees rest on (idempotence, isolation, groups) cannot be changed by an option.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -58,31 +58,40 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "none")
 
 def client_options(options: Mapping[str, str]) -> dict[str, Any]:
     """kafka-python's arguments for dotted Kafka names. Raises `ConfigError` for what does not exist."""
-    defaults: dict[str, Any] = {}
-    for kind in _KINDS:
-        defaults.update(kind.DEFAULT_CONFIG)
-    simple = {name for name, default in defaults.items() if _settable(name, default)} - _OURS
+    defaults = {name: default for kind in _KINDS for name, default in kind.DEFAULT_CONFIG.items()}
+    settable = {name for name, default in defaults.items() if _settable(name, default)} - _OURS
     arguments: dict[str, Any] = {}
     for dotted, text in options.items():
         name = dotted.replace(".", "_").replace("-", "_")
         name = _ALIASES.get(name, name)
-        if name == "bootstrap_servers":
-            raise ConfigError(f"[log.options] {dotted}: set [log] bootstrap_servers instead, or -b")
-        if name in _OURS:
-            raise ConfigError(f"[log.options] {dotted}: streamlearn sets this itself; remove it")
-        if name not in simple:
-            near = get_close_matches(name, [*simple, *_ALIASES], n=1)
-            hint = f"; did you mean {near[0].replace('_', '.')}?" if near else ""
-            hint = next((f": {text}" for java, text in _JAVA.items() if name.startswith(java)), hint)
-            raise ConfigError(f"[log.options] {dotted}: there is no such client option{hint}")
+        if name not in settable:
+            raise ConfigError(f"[log.options] {dotted}: {_refusal(name, settable)}")
         arguments[name] = _convert(dotted, name, str(text), defaults[name])
-    if (
-        "security_protocol" in arguments
-    ):  # for any other text kafka-python would speak PLAINTEXT, without a word
-        arguments["security_protocol"] = spoken = arguments["security_protocol"].upper()
-        if spoken not in _PROTOCOLS:
-            raise ConfigError(f"[log.options] security.protocol = {spoken}: must be {', '.join(_PROTOCOLS)}")
+    if "security_protocol" in arguments:
+        arguments["security_protocol"] = _protocol(arguments["security_protocol"])
     return arguments
+
+
+def _protocol(text: str) -> str:
+    """The protocol in Kafka's spelling: for any other kafka-python would speak PLAINTEXT, without a word."""
+    protocol = text.upper()
+    if protocol not in _PROTOCOLS:
+        raise ConfigError(f"[log.options] security.protocol = {protocol}: must be {', '.join(_PROTOCOLS)}")
+    return protocol
+
+
+def _refusal(name: str, settable: Collection[str]) -> str:
+    """The reason why an argument is not to be set by an option, with what to do instead."""
+    if name == "bootstrap_servers":
+        return "set [log] bootstrap_servers instead, or -b"
+    if name in _OURS:
+        return "streamlearn sets this itself; remove it"
+    for foreign, advice in _JAVA.items():
+        if name.startswith(foreign):
+            return f"there is no such client option: {advice}"
+    near = get_close_matches(name, [*settable, *_ALIASES], n=1)
+    hint = f"; did you mean {near[0].replace('_', '.')}?" if near else ""
+    return f"there is no such client option{hint}"
 
 
 def _settable(name: str, default: object) -> bool:
