@@ -94,11 +94,7 @@ class PythonProducer:
         if late is None and not failed and all(future.is_done for future in futures):
             return [int(future.value.offset) for future in futures]
         # What is said first may only be that the transaction had failed by then, for another batch's reason.
-        last = self._manager.last_error if self._manager is not None else None
-        raise _failure(
-            [*(future.exception for future in failed), last, late],
-            frozenset(future._produce_future.topic_partition.topic for future in failed),
-        )
+        raise _failure(failed, self._manager.last_error, late)
 
     @maps
     def commit(self, timeout_s: float) -> None:
@@ -145,8 +141,11 @@ def destroy(producer: Any) -> None:
         producer._closed = True
 
 
-def _failure(exceptions: Sequence[BaseException | None], topics: frozenset[str]) -> ClientError:
-    """One error for all `exceptions`, each of which counts once: the first that fences, else the first."""
+def _failure(failed: Sequence[Any], *others: BaseException | None) -> ClientError:
+    """One error for `failed` futures and `others`, each of which counts once: the first that fences, else the
+    first.
+    """
+    exceptions = [*(future.exception for future in failed), *others]
     unique = {id(exception): exception for exception in exceptions if exception is not None}
     reasons = [mapped(exception) for exception in unique.values()]
     if not reasons:
@@ -158,5 +157,5 @@ def _failure(exceptions: Sequence[BaseException | None], topics: frozenset[str])
         first.name,
         retriable=first.retriable,
         carried=[*first.carried, *reasons],
-        topics=topics,
+        topics=frozenset(future._produce_future.topic_partition.topic for future in failed),
     )
