@@ -70,8 +70,16 @@ def protocol(bootstrap: str) -> Found | None:
 
 
 def misunderstanding(heard: Found, ours: str, mechanism: str | None, last: str) -> str:
-    """The reason why the broker and we do not understand each other; "" when both speak the same."""
-    option = "[log.options] security.protocol"
+    """The reason why the broker and we do not understand each other; "" when both speak the same.
+
+    Args:
+        heard: The listener.
+        ours: The protocol that we speak.
+        mechanism: Our SASL mechanism, if any.
+        last: The last network error of the client.
+    """
+    if heard.protocol == ours:
+        return _not_admitted(heard, mechanism, last)
     if heard.protocol == "HTTP":
         return (
             f"What answers at {heard.address} is an HTTP server and no Kafka broker: check [log] "
@@ -80,12 +88,16 @@ def misunderstanding(heard: Found, ours: str, mechanism: str | None, last: str) 
     if not heard.protocol:
         return ""
     offered = f" (mechanisms: {', '.join(heard.mechanisms)})" if heard.mechanisms else ""
-    if heard.protocol != ours:
-        return (
-            f"A broker answers at {heard.address}, but not in {ours}: this listener speaks {heard.protocol}"
-            f'{offered}. Set {option} = "{heard.protocol}" (-X security.protocol={heard.protocol}), or take '
-            f"the port of the listener for {ours}."
-        )
+    return (
+        f"A broker answers at {heard.address}, but not in {ours}: this listener speaks {heard.protocol}"
+        f'{offered}. Set [log.options] security.protocol = "{heard.protocol}" '
+        f"(-X security.protocol={heard.protocol}), or take the port of the listener for {ours}."
+    )
+
+
+def _not_admitted(heard: Found, mechanism: str | None, last: str) -> str:
+    """The reason why a broker that speaks our protocol does not let us in; "" when none is known."""
+    ours = heard.protocol
     if heard.mechanisms and mechanism not in heard.mechanisms:
         return (
             f"A broker answers at {heard.address} in {ours}, but without SASL mechanism {mechanism}: it "
