@@ -77,15 +77,8 @@ class TopicStore:
         blob = _placed(name, where) or self._listed().get(name)
         if blob is None:
             raise BadCheckpoint(f"{self._name} has no checkpoint {name}")
-        numbers = {_key(name, number): number for number in range(blob.chunks)}
-        chunks: dict[int, bytes] = {}
         try:
-            with self._lock:
-                self._check_exists()
-                for record in self._reader.read(Range(*self._place, blob.first, blob.next)):
-                    number = numbers.get(record.key or b"")
-                    if number is not None and record.value is not None:
-                        chunks[number] = record.value
+            chunks = self._chunks(blob)
         except Gone as error:
             raise BadCheckpoint(f"{name} in {self._name}: {error}") from error
         if len(chunks) < blob.chunks:
@@ -94,6 +87,18 @@ class TopicStore:
                 f"{name} in {self._name}: {missing} of its {blob.chunks} chunks are not there"
             )
         return b"".join(chunks[number] for number in range(blob.chunks))
+
+    def _chunks(self, blob: _Blob) -> dict[int, bytes]:
+        """The chunks of a blob that are there, by number. Raises `Gone`."""
+        numbers = {_key(blob.name, number): number for number in range(blob.chunks)}
+        chunks: dict[int, bytes] = {}
+        with self._lock:
+            self._check_exists()
+            for record in self._reader.read(Range(*self._place, blob.first, blob.next)):
+                number = numbers.get(record.key or b"")
+                if number is not None and record.value is not None:
+                    chunks[number] = record.value
+        return chunks
 
     def write(self, name: str, data: bytes | bytearray) -> str:
         """As `Blobs.write`. Raises `Unreachable`; then the blob may or may not be there."""
@@ -113,10 +118,9 @@ class TopicStore:
         before = self._listed()
         targets = [before.get(name) or _placed(name, where) for name, where in blobs.items()]
         try:
-            for blob in targets:
-                if blob is not None:
-                    self._append([(_key(blob.name, number), None) for number in range(blob.chunks)])
-            if any(name in before for name in blobs):
+            for blob in filter(None, targets):
+                self._append([(_key(blob.name, number), None) for number in range(blob.chunks)])
+            if not blobs.keys().isdisjoint(before):
                 self._append_catalog({name: blob for name, blob in before.items() if name not in blobs})
         except ClientError as error:
             self._destroy()
