@@ -205,7 +205,7 @@ def era_now(
 
 
 def _check_default(labels: LabelSpec, template: ModelTemplate) -> None:
-    """Raise `ConfigError` for a default that the model could never learn: it would only be counted."""
+    """Raise `ConfigError` for a default label that the model cannot learn: it would only be counted."""
     if labels.default is None:
         return
     shard = Shard(ShardSpec(template.name, template.version, 1, labels=labels), template.learner(), Memory())

@@ -122,7 +122,7 @@ class LabelDelayer:
                 self._keep_label(record, group, optional(self._paths.label)(doc))
 
     def _by_time(self, records: Iterable[SourceRecord | None]) -> Iterator[ScheduledRecord | None]:
-        """Events and labels in the order in which the world would have given them."""
+        """Merge events and labels by availability time."""
         waiting: list[tuple[float, int, SourceRecord]] = []
         clock_s = -math.inf
         number = 0

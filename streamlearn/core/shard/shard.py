@@ -284,7 +284,7 @@ class Shard:
         return None
 
     def _apply(self, event: Event, record: Record, units: int) -> Facts:
-        """End the waiting of other events that its time passes, then answer."""
+        """Expire the events whose deadline this event's time passes, then answer."""
         joiner = self.joiner
         if joiner is None or not joiner.advance((record.topic, record.partition), event.time_ms):
             return self._answered(event, record, [])

@@ -210,8 +210,8 @@ class Lessons:
             self._teacher.learn(x, None, trial)
 
     def end(self, record: Record, default: Label | None, events: list[ReleasedEvent], facts: Facts) -> None:
-        """End the waiting of events whose label did not come in time, as `record` says: they learn `default`,
-        or are forgotten; a model that needs no label learns them all the same.
+        """Expire events whose label did not come in time. `record` moved the time. They learn `default`, or are
+        forgotten; a model that needs no label learns them in either case.
         """
         try:
             for x, waiting, place in events:

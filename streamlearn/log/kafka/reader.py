@@ -65,7 +65,7 @@ class RecordReader:
             self._seek(consumer, positions)
             hungry = self._resume(consumer, positions)
             if hungry:
-                # Whoever has nothing waiting may have something by now; only wait when nobody has.
+                # Fetch for the partitions without buffered records. Block only if no partition has any.
                 for tp, records in consumer.fetch(timeout_s if len(hungry) == len(positions) else 0).items():
                     self._cursors[tp].ahead += records
             ready = self._ready(positions, max_records, max_bytes)
