@@ -210,8 +210,10 @@ class Lessons:
             self._teacher.learn(x, None, trial)
 
     def end(self, record: Record, default: Label | None, events: list[ReleasedEvent], facts: Facts) -> None:
-        """Expire events whose label did not come in time. `record` moved the time. They learn `default`, or are
-        forgotten; a model that needs no label learns them in either case.
+        """Expire events whose label did not come in time; `record` moved the time past their deadline.
+
+        The model learns each event with `default`, or the event is forgotten. A model that needs no label
+        learns the event in either case.
         """
         try:
             for x, waiting, place in events:
