@@ -85,24 +85,24 @@ def class_metrics(counts: Ints, order: Sequence[int], positive: int | None) -> d
     `order` is the order in which classes are summed; `positive` the code of the positive class (-1: never
     seen) of a binary task, None for a task of several classes.
     """
-    support, predicted, hits = (row.tolist() for row in counts)
+    support, predicted, hits = counts.tolist()
     n = sum(support)
+    f1 = "macro_f1" if positive is None else "f1"
     if not n:
-        names = ("accuracy", "balanced_accuracy", "f1" if positive is not None else "macro_f1", "cohen_kappa")
-        return {"answered": 0, **dict.fromkeys(names)}
-    seen = [c for c in order if support[c] or predicted[c]]
+        return {"answered": 0, **dict.fromkeys(("accuracy", "balanced_accuracy", f1, "cohen_kappa"))}
+    occurs = np.any(counts, axis=0).tolist()
+    seen = [c for c in order if occurs[c]]
     recalls = [hits[c] / support[c] for c in seen if support[c]]
+    f1s = [_f1(hits[c], predicted[c], support[c]) for c in seen if positive in (None, c)]
     observed = sum(hits) / n
     expected = _sum((support[c] / n) * (predicted[c] / n) for c in seen)
-    result: dict[str, float | None] = {"answered": n, "accuracy": observed}
-    result["balanced_accuracy"] = _sum(recalls) / len(recalls)
-    if positive is None:
-        scores = [_f1(hits[c], predicted[c], support[c]) or 0.0 for c in seen]
-        result["macro_f1"] = _sum(scores) / len(seen)
-    else:
-        result["f1"] = None if positive < 0 else _f1(hits[positive], predicted[positive], support[positive])
-    result["cohen_kappa"] = ratio(observed - expected, 1 - expected)
-    return result
+    return {
+        "answered": n,
+        "accuracy": observed,
+        "balanced_accuracy": _sum(recalls) / len(recalls),
+        f1: ratio(_sum(f1s), len(f1s)),
+        "cohen_kappa": ratio(observed - expected, 1 - expected),
+    }
 
 
 def _sum(values: Iterable[float]) -> float:
@@ -113,10 +113,8 @@ def _sum(values: Iterable[float]) -> float:
     return total
 
 
-def _f1(hits: int, predicted: int, support: int) -> float | None:
-    """F1 of one class; None when it was neither there nor predicted."""
-    if not predicted and not support:
-        return None
+def _f1(hits: int, predicted: int, support: int) -> float:
+    """F1 of a class that was there or predicted."""
     p = hits / predicted if predicted else 0.0
     r = hits / support if support else 0.0
     return (1 + 1.0) * p * r / (1.0 * p + r) if p + r else 0.0
