@@ -8,6 +8,7 @@ placeholder in them gives way to what it stands for.
 import collections
 import functools
 import io
+import itertools
 import pickle
 import random
 import sys
@@ -261,23 +262,25 @@ class Loader:
                     instance.__dict__ = {names[name]: value for name, value in state.items()}
                 except KeyError:
                     instance.__dict__ = self._attributes(kind, state)
-            elif kind.has_setstate:
-                self._set_by_itself(kind, instance, state)
-            elif type(state) is tuple and len(state) == 2:
-                if state[0] is not None:
-                    instance.__dict__.update(self._attributes(kind, state[0]))
-                self._set_singly(kind, instance, state[1])
-            elif kind.singly:
-                self._set_singly(kind, instance, state)
-            elif kind.mine:
-                instance.__dict__.update(self._attributes(kind, state))
             else:
-                instance.__dict__ = self._attributes(kind, state)
+                self._set_state(kind, instance, state)
 
-    def _set_by_itself(self, kind: _Kind, instance: Any, state: Any) -> None:
-        if type(state) is dict:
-            state = self._attributes(kind, state)
-        kind.cls.__setstate__(instance, self._inside(state))
+    def _set_state(self, kind: _Kind, instance: Any, state: Any) -> None:
+        """Set a state in the way of its kind, with every attribute checked."""
+        if kind.has_setstate:
+            if type(state) is dict:
+                state = self._attributes(kind, state)
+            kind.cls.__setstate__(instance, self._inside(state))
+        elif type(state) is tuple and len(state) == 2:
+            if state[0] is not None:
+                instance.__dict__.update(self._attributes(kind, state[0]))
+            self._set_singly(kind, instance, state[1])
+        elif kind.singly:
+            self._set_singly(kind, instance, state)
+        elif kind.mine:
+            instance.__dict__.update(self._attributes(kind, state))
+        else:
+            instance.__dict__ = self._attributes(kind, state)
 
     def _set_singly(self, kind: _Kind, instance: Any, state: Any) -> None:
         for name, value in self._attributes(kind, state).items():
@@ -340,17 +343,19 @@ class Loader:
         return real
 
     def _change(self, value: Any) -> None:
+        """Resolve the placeholders in a container, in place; one without any stays untouched."""
+        values = itertools.chain(value.values(), value) if isinstance(value, dict) else value
+        if _SIMPLE.issuperset(map(type, values)):
+            return
         if isinstance(value, dict):
-            if not (_SIMPLE.issuperset(map(type, value.values())) and _SIMPLE.issuperset(map(type, value))):
-                pairs = [(self._inside(key), self._inside(old)) for key, old in value.items()]
-                dict.clear(value)
-                dict.update(value, pairs)
+            pairs = [(self._inside(key), self._inside(old)) for key, old in value.items()]
+            dict.clear(value)
+            dict.update(value, pairs)
         elif isinstance(value, set):
-            if not _SIMPLE.issuperset(map(type, value)):
-                items = [self._inside(old) for old in value]
-                set.clear(value)
-                set.update(value, items)
-        elif not _SIMPLE.issuperset(map(type, value)):
+            items = list(map(self._inside, value))
+            set.clear(value)
+            set.update(value, items)
+        else:
             for index, old in enumerate(value):
                 if (new := self._inside(old)) is not old:
                     value[index] = new
