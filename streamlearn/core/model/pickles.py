@@ -23,7 +23,7 @@ import gc
 import io
 import pickle
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from streamlearn.core.model.pickle_load import Loader
@@ -89,6 +89,10 @@ def own(_constructor: Any, *_arguments: Any) -> Any:
     raise AssertionError("named in pickles, never called")
 
 
+def _refuse(obj: Any) -> Any:
+    raise pickle.PicklingError(f"{obj!r} has no name: hold a function of a module or a class instead")
+
+
 _BY_NAME: Final = (type, types.FunctionType, types.BuiltinFunctionType)
 
 
@@ -101,6 +105,15 @@ class _Inner:
         self.obj = obj
 
 
+_WRITERS: Final[Mapping[type, Callable[[Any], Any]]] = {
+    _Ref: lambda ref: (kind, (ref.cls.__module__, ref.cls.__qualname__, ref.blank)),
+    types.MethodType: lambda obj: (bind, (obj.__self__, obj.__func__.__name__)),
+    types.MethodDescriptorType: lambda obj: (  # such as `str.lower`
+        value, (obj.__objclass__.__module__, f"{obj.__objclass__.__qualname__}.{obj.__name__}"),
+    ),
+    types.WrapperDescriptorType: _refuse,
+}  # fmt: skip
+
 _LEAVES: Final = ("river.stats.", "river.proba.", "river.tree.splitter.gaussian_splitter")
 """Where instances hold none that holds them. They are most of a tree, and written in one call each."""
 
@@ -108,7 +121,7 @@ _LEAVES: Final = ("river.stats.", "river.proba.", "river.tree.splitter.gaussian_
 class _Pickler(pickle.Pickler):
     def __init__(self, buffer: io.BytesIO) -> None:
         super().__init__(buffer, protocol=5)
-        self._writers: dict[type, Callable[[Any], Any]] = {_Ref: self._reduced, _Inner: self._reduced}
+        self._writers = {**_WRITERS, _Inner: self._placeholder}
         self._refs: dict[type, _Ref] = {}
         self._inner: dict[int, _Inner] = {}
 
@@ -142,22 +155,11 @@ class _Pickler(pickle.Pickler):
 
     def _reduced(self, obj: Any) -> Any:
         """For an object that is no plain instance."""
-        cls = type(obj)
-        if cls is _Ref:
-            return kind, (obj.cls.__module__, obj.cls.__qualname__, obj.blank)
-        if cls is _Inner and type(obj.obj) is functools.partial:
-            return partial, self._parted(obj.obj, True)
-        if cls is _Inner:
-            return value, (obj.obj.__module__, obj.obj.__qualname__)
-        if cls is types.MethodDescriptorType:  # such as `str.lower`
-            return value, (obj.__objclass__.__module__, f"{obj.__objclass__.__qualname__}.{obj.__name__}")
         if isinstance(obj, _BY_NAME) and isinstance(getattr(obj, "__self__", None), types.ModuleType | None):
             return NotImplemented  # by its name
-        if cls is types.WrapperDescriptorType or cls is types.BuiltinMethodType:
-            raise pickle.PicklingError(f"{obj!r} has no name: hold a function of a module or a class instead")
-        if cls is types.MethodType:
-            return bind, (obj.__self__, obj.__func__.__name__)
-        if cls is functools.partial and not obj.__dict__:
+        if type(obj) is types.BuiltinMethodType:
+            return _refuse(obj)
+        if type(obj) is functools.partial and not obj.__dict__:
             return partial, self._parted(obj, False)
         apart = taken_apart(obj)
         if apart is not None:
@@ -185,6 +187,11 @@ class _Pickler(pickle.Pickler):
         if type(state) is tuple and len(state) == 2 and type(state[1]) is dict:  # slots
             state = (state[0], {slot: self._argument(held) for slot, held in state[1].items()})
         return (*call, state, items, pairs, None if state is None else fill)
+
+    def _placeholder(self, inner: _Inner) -> Any:
+        if type(inner.obj) is functools.partial:
+            return partial, self._parted(inner.obj, True)
+        return value, (inner.obj.__module__, inner.obj.__qualname__)
 
     def _parted(self, obj: "functools.partial[Any]", inner: bool) -> tuple[Any, ...]:
         return self._argument(obj.func), tuple(map(self._argument, obj.args)), obj.keywords, inner
