@@ -15,7 +15,7 @@ import random
 import sys
 import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from streamlearn.config.named import attribute
 from streamlearn.core.model.learner import Learner, final_step
@@ -175,10 +175,11 @@ def fill_seeds(model: Any, app: str) -> None:
             pending.extend((f"{path}.{name}", value) for name, value in component.items())
         elif isinstance(component, list | tuple):
             pending.extend((f"{path}[{n}]", value) for n, value in enumerate(component))
-        elif isinstance(component, base.Base) and hasattr(component, "__dict__"):
-            if vars(component).get("seed", 0) is None:
+        elif isinstance(component, base.Base):
+            attributes = getattr(component, "__dict__", {})  # none with slots
+            if attributes.get("seed", 0) is None:
                 _seed(component, f"{app}/{path}")
-            pending.extend((f"{path}.{name}", value) for name, value in vars(component).items())
+            pending.extend((f"{path}.{name}", value) for name, value in attributes.items())
 
 
 def _seed(component: Any, path: str) -> None:
@@ -202,60 +203,65 @@ def version_of(model: Any) -> str:
     """12 hex digits over the structure and parameters of a fresh model, and the source of every module
     outside river that defines a part of it.
     """
-    sources: set[str] = set()
-    text = repr(_canonical(model, {}, sources))
+    form = _CanonicalForm()
+    text = repr(form.value(model))
     digest = hashlib.blake2b(text.encode(), digest_size=6)
-    for name in sorted(sources):
+    for name in sorted(form.sources):
         digest.update(_source(name))
     return digest.hexdigest()
 
 
-def _canonical(component: Any, seen: dict[int, tuple[int, Any]], sources: set[str]) -> Any:
-    """A value whose `repr` is equal for equal parts, in every process.
+_NOT_HASHED: Final = {"river", "numpy", "scipy"} | (sys.stdlib_module_names - {"__main__"})
+"""Packages whose source is no part of a model's version."""
 
-    `seen` holds the parts themselves too: the id of one that is gone would be given to another.
+
+class _CanonicalForm:
+    """Makes values whose `repr` is equal for equal parts, in every process. `sources`: the modules that
+    define a part, but those of `_NOT_HASHED`.
     """
-    if component is None or isinstance(component, bool | int | float | str | bytes):
-        return component
-    if id(component) in seen:
-        return f"again {seen[id(component)][0]}"
-    seen[id(component)] = (len(seen), component)
-    if isinstance(component, type | types.FunctionType | types.BuiltinFunctionType):
-        _note(component, sources)
-        return f"{component.__module__}.{component.__qualname__}"
-    if isinstance(component, random.Random):
-        return ["Random", *_canonical(component.getstate(), seen, sources)]
-    if isinstance(component, Mapping):
-        return [
-            "dict",
-            _canonical(getattr(component, "default_factory", None), seen, sources),
-            *((_canonical(k, seen, sources), _canonical(v, seen, sources)) for k, v in component.items()),
-        ]
-    if isinstance(component, list | tuple):
-        return [type(component).__name__, *(_canonical(value, seen, sources) for value in component)]
-    if isinstance(component, set | frozenset):
-        return ["set", *sorted(repr(_canonical(value, seen, sources)) for value in component)]
-    _note(type(component), sources)
-    reduced = component.__reduce_ex__(4)
-    if isinstance(reduced, str):
-        return reduced
-    rest = [
-        list(more) if n > 1 and more is not None else more
-        for n, more in enumerate(reduced[1:5], start=1)
-        if n != 2
-    ]
-    state = reduced[2] if len(reduced) > 2 else None
-    return [
-        f"{type(component).__module__}.{type(component).__qualname__}",
-        _canonical(state, seen, sources),
-        *(_canonical(value, seen, sources) for value in rest),
-    ]
 
+    def __init__(self) -> None:
+        self.sources: set[str] = set()
+        self._seen: dict[int, tuple[int, Any]] = {}
+        """Each part with its number, by id; the part too, so that no other one gets its id."""
 
-def _note(component: Any, sources: set[str]) -> None:
-    package = str(component.__module__).split(".", maxsplit=1)[0]
-    if package not in ("river", "numpy", "scipy") and package not in sys.stdlib_module_names - {"__main__"}:
-        sources.add(component.__module__)
+    def value(self, component: Any) -> Any:
+        """The form of one part."""
+        if component is None or isinstance(component, bool | int | float | str | bytes):
+            return component
+        if id(component) in self._seen:
+            return f"again {self._seen[id(component)][0]}"
+        self._seen[id(component)] = (len(self._seen), component)
+        if isinstance(component, type | types.FunctionType | types.BuiltinFunctionType):
+            return self._name(component)
+        if isinstance(component, random.Random):
+            return ["Random", *self.value(component.getstate())]
+        if isinstance(component, Mapping):
+            factory = self.value(getattr(component, "default_factory", None))
+            return ["dict", factory, *(tuple(map(self.value, item)) for item in component.items())]
+        if isinstance(component, list | tuple):
+            return [type(component).__name__, *map(self.value, component)]
+        if isinstance(component, set | frozenset):
+            return ["set", *sorted(map(repr, map(self.value, component)))]
+        return self._instance(component)
+
+    def _instance(self, component: Any) -> Any:
+        """The form of what pickling takes an instance apart into, its state first."""
+        name = self._name(type(component))
+        reduced = component.__reduce_ex__(4)
+        if isinstance(reduced, str):
+            return reduced
+        _, arguments, state, *iterators = reduced if len(reduced) > 2 else (*reduced, None)
+        items = [iterator if iterator is None else list(iterator) for iterator in iterators[:2]]
+        return [name, *map(self.value, (state, arguments, *items))]
+
+    def _name(self, definition: Any) -> str:
+        """The full name of a class or function, whose module is noted."""
+        module = definition.__module__
+        package = str(module).split(".", maxsplit=1)[0]
+        if package not in _NOT_HASHED:
+            self.sources.add(module)
+        return f"{module}.{definition.__qualname__}"
 
 
 def _source(module: str) -> bytes:
