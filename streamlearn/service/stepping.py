@@ -3,7 +3,10 @@
 Invariant: at each return the state is the one at the journal's end, gone on by exactly what the batch has.
 """
 
-from typing import Final
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -29,6 +32,20 @@ _OTHERWISE: Final = (
     "undoing a failed step gave other outputs than before: the model is not deterministic. Give every part a"
     " seed, and keep all state in attributes that pickle."
 )
+
+
+class _Progress(NamedTuple):
+    """How far a run was stepped.
+
+    Attributes:
+        stepped: The number of records that were stepped.
+        failure: The failure of the record after these, if that ended it.
+        is_broken: True if the last of these broke the state.
+    """
+
+    stepped: int
+    failure: Failure | None
+    is_broken: bool
 
 
 class Stepper:
@@ -66,7 +83,7 @@ class Stepper:
             batch.full = True
             return 0.0
         before = work.done
-        facts = self._worked(driver, max(until_s, began_s + self._limits.max_ms / 1e3))
+        facts = self._worked(driver, max(until_s, began_s + self._limits.max_ms / 1e3), [])
         if isinstance(facts, Failure):
             self._undo(batch, work.record, facts)
         else:
@@ -79,49 +96,51 @@ class Stepper:
         """Step a run into the batch; what does not fit goes back."""
         if self._alone.is_on and self._crashes(batch, run[0]):
             return
+        sizes = [*accumulate((len(record.value or b"") for record in run), initial=batch.size_bytes)]
+        fits = bisect_left(sizes, self._limits.max_bytes, lo=1)  # the limit is passed by the last of these
+        count, failure, is_broken = self._step_some(batch, run[:fits], until_s)
+        batch.size_bytes = sizes[count]
+        rest = run[count:]
+        if failure is not None:
+            self._fail(batch, rest.pop(0), failure)
+        elif is_broken:
+            rest = [*self._mend(batch), *rest]
+        else:
+            limits = self._limits
+            at_limit = batch.size_bytes >= limits.max_bytes or len(batch.records) >= limits.max_records
+            batch.full = batch.full or at_limit
+        self._merge.put_back(rest)
+
+    def _step_some(self, batch: Batch, run: Sequence[Record], until_s: float) -> _Progress:
+        """Step a run into the batch until a record fails or breaks the state, or the batch is full because
+        time is up, the model fails too often or a stop was asked for.
+        """
         driver = self._driver
         begin = driver.begin
         clock = self._clock
         shard = driver.shard
         memory = shard.memory
-        outputs = batch.outputs
-        facts = batch.facts
         stopping = self._heartbeat.stopping
-        size_bytes = batch.size_bytes
-        count = 0
-        back: list[Record] = []
+        facts: Facts = []
+        count, failure, is_broken = 0, None, False
         for record in run:
             stepped = begin(record)
             if shard.work is not None and not isinstance(stepped, Failure):
-                rest = self._worked(driver, until_s)
-                stepped = rest if isinstance(rest, Failure) else stepped + rest
-            count += 1
+                stepped = self._worked(driver, until_s, stepped)
             if isinstance(stepped, Failure):
-                batch.covers(run[: count - 1])
-                self._fail(batch, record, stepped)
+                failure = stepped
                 break
-            outputs += [fact.output for fact in stepped if fact.output is not None]
-            if facts is not None:
-                facts += stepped
-            size_bytes += len(record.value or b"")
-            if memory.frozen == BROKEN and memory.frozen_at == memory.records:
-                batch.covers(run[:count])
-                back = self._mend(batch)
+            facts += stepped
+            count += 1
+            is_broken = memory.frozen == BROKEN and memory.frozen_at == memory.records
+            if is_broken:
                 break
-            if (
-                clock() >= until_s
-                or size_bytes >= self._limits.max_bytes
-                or memory.failing >= FAILING_LIMIT
-                or stopping()
-            ):
+            if clock() >= until_s or memory.failing >= FAILING_LIMIT or stopping():
                 batch.full = True
-                batch.covers(run[:count])
                 break
-        else:
-            batch.covers(run)
-            batch.full = batch.full or len(batch.records) >= self._limits.max_records
-        batch.size_bytes = size_bytes
-        self._merge.put_back([*back, *run[count:]])
+        batch.takes(facts)
+        batch.covers(run[:count])
+        return _Progress(count, failure, is_broken)
 
     def _crashes(self, batch: Batch, record: Record) -> bool:
         """Before a record that goes alone: True, and its dead letter, if it has killed too many processes."""
@@ -131,9 +150,11 @@ class Stepper:
             self._leave_out(batch, record, skip)
         return skip is not None
 
-    def _worked(self, driver: ShardDriver, until_s: float) -> Facts | Failure:
-        """Go on with what is left of a record, with heartbeats: to its end, a label until time is up."""
-        facts: Facts = []
+    def _worked(self, driver: ShardDriver, until_s: float, before: Facts) -> Facts | Failure:
+        """Go on with what is left of a record, with heartbeats: to its end, a label until time is up. Returns
+        the facts `before` and those of the work.
+        """
+        facts = [*before]
         for part_facts in driver.work():
             if isinstance(part_facts, Failure):
                 return part_facts
