@@ -90,6 +90,12 @@ class Merge:
         if len(heads) == 1 and not heads[0][1]:
             buffer = self._buffers[heads[0][2]]
             return [buffer.popleft() for _ in range(min(limit, len(buffer)))]
+        return self._oldest_first(heads, limit)
+
+    def _oldest_first(self, heads: list[Key], limit: int) -> list[Record]:
+        """The next records of several partitions, of which `heads` are the first; or of labels alone. Ends
+        before a label whose events may not have been asked for.
+        """
         heapq.heapify(heads)
         chosen: list[Record] = []
         while heads and len(chosen) < limit:
