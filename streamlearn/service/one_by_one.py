@@ -86,18 +86,24 @@ def check_crashes(shard_log: ShardLog, entry: Entry) -> None:
     """
     if all(skip.stage != CRASH_STAGE for skip in entry.skips):
         return
-    after = max(entry.seq - LETTERS_WITHIN, shard_log.first_seq() - 1)
+    lately = _crashed_lately(shard_log, entry.seq)
+    if len(lately) < LETTERS:
+        return
+    places = ", ".join(f"{skip.topic}-{skip.partition} at {skip.offset}" for skip in lately[-LETTERS:])
+    raise Stop(
+        f"{len(lately)} of the last {LETTERS_WITHIN} records killed the process {ATTEMPTS} times each "
+        f"({places}); they are dead letters of the stage {CRASH_STAGE}. Look for what they have in "
+        "common (`streamlearn dlq list`), for memory (the machine's log names what the kernel killed), "
+        "and at the model's native code; then start again: it goes on where it stopped."
+    )
+
+
+def _crashed_lately(shard_log: ShardLog, seq: int) -> list[Skip]:
+    """Those of the last `LETTERS_WITHIN` records up to entry `seq` that killed the process, in order."""
+    after = max(seq - LETTERS_WITHIN, shard_log.first_seq() - 1)
     crashed: list[tuple[int, Skip]] = []
     records = 0
     for past in shard_log.entries(after):
         records += sum(run.next - run.first for run in past.ranges)
         crashed += [(records, skip) for skip in past.skips if skip.stage == CRASH_STAGE]
-    lately = [skip for number, skip in crashed if number > records - LETTERS_WITHIN]
-    if len(lately) >= LETTERS:
-        places = ", ".join(f"{skip.topic}-{skip.partition} at {skip.offset}" for skip in lately[-LETTERS:])
-        raise Stop(
-            f"{len(lately)} of the last {LETTERS_WITHIN} records killed the process {ATTEMPTS} times each "
-            f"({places}); they are dead letters of the stage {CRASH_STAGE}. Look for what they have in "
-            "common (`streamlearn dlq list`), for memory (the machine's log names what the kernel killed), "
-            "and at the model's native code; then start again: it goes on where it stopped."
-        )
+    return [skip for number, skip in crashed if number > records - LETTERS_WITHIN]
