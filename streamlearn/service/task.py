@@ -238,14 +238,18 @@ class ShardTask:
         driver.advance(entry)
         if entry.checkpoints:
             self._checkpointer.named(entry)
-        undone = any(skip.stage != "decode" for skip in batch.skips)
-        long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
-        if undone or long or len(driver.since) > SINCE_LIMIT:
+        if self._is_snapshot_due(batch):
             self._take_snapshot()
         if self._outlet is not None and batch.facts is not None:
             self._outlet(batch.facts)
         check_crashes(self.log, entry)
         self._health.after(batch.survived())
+
+    def _is_snapshot_due(self, batch: Batch) -> bool:
+        """True after an undo, so that the next is cheap, and when the last snapshot lies far back."""
+        undone = any(skip.stage != "decode" for skip in batch.skips)
+        long = self._behind_s >= max(SNAPSHOT_S, WORK_PER_SNAPSHOT * self._dump_s)
+        return undone or long or len(self.driver.since) > SINCE_LIMIT
 
     def _take_snapshot(self) -> Sections:
         """Note the state, for the next undo and the next recovery."""
