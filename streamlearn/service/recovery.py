@@ -22,6 +22,7 @@ from streamlearn.core.journal import GENESIS, Entry, Era, chain
 from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.core.shard.snapshot import Sections
+from streamlearn.core.shard.state import Memory
 from streamlearn.engine.checkpoints import BlobName, write_birth
 from streamlearn.engine.cursor import JournalCursor, positions_under
 from streamlearn.engine.driver import Alive, ShardDriver
@@ -31,11 +32,17 @@ from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
 from streamlearn.engine.self_check import check_model, events_of
 from streamlearn.engine.warm_start import WarmStart
-from streamlearn.engine.witnesses import AnsweredRecord, check_witnesses, newest_predictions, predictions_now
+from streamlearn.engine.witnesses import check_witnesses, predictions_now
 from streamlearn.env import Env
-from streamlearn.errors import BadCheckpoint, ConfigError, Gone, Reopen, Stop
+from streamlearn.errors import BadCheckpoint, Gone, Reopen, Stop
 from streamlearn.log.port import CheckpointStore, Log, ShardLog, TopicInfo
 from streamlearn.service.one_by_one import CLAIMS
+from streamlearn.service.refusals import (
+    refuse_answered_input,
+    refuse_lost_journal,
+    refuse_other_bits,
+    refuse_silent_change,
+)
 from streamlearn.service.starting_states import StartingState, StartingStates
 
 log = structlog.get_logger()
@@ -109,27 +116,25 @@ class Recovery:
         )
         now = self._compared(end)
         if end.era.model_version != now.model_version:
-            self._refuse_silent_change(model_change, end.era, now)
+            refuse_silent_change(model_change, self._journal, end.era, now)
             return self._replaced(end, now)
-        at_end = newest is not None and newest.header.seq >= end.stepped
-        if end.era.fingerprint != now.fingerprint and not at_end:
-            raise Stop(
-                f"this machine's floating point ({now.fingerprint}) differs from that of the machine which "
-                f"wrote the journal ({end.era.fingerprint}), so it would not compute the same bits. Stop the "
-                "old machine's service gracefully first (it leaves a checkpoint at the end), or set "
-                "[app] portable_math = true on all machines."
-            )
+        refuse_other_bits(end, now, newest)
         recovered = self.redone(end, itertools.chain([newest] if newest else [], candidates))
         driver = recovered.driver
-        memory = driver.shard.memory
-        useless = memory.frozen or memory.failing >= FAILING_LIMIT
-        if model_change and (useless or self._warm_start.differs_from(end.era)):
+        if model_change and self._may_begin_anew(driver.shard.memory, end.era):
             return self._replaced(end._replace(positions=driver.cursor.positions), now)
         if model_change:
             log.warning("model.unchanged", hint="it learns and predicts: --model-change has nothing to do")
         elif self._config.model.start_from:
             log.info("model.goes_on", hint="start_from is for a first start, or with --model-change fresh")
         return recovered._replace(era_began=self._renew_era(driver, end, now))
+
+    def _may_begin_anew(self, memory: Memory, era: Era) -> bool:
+        """True if `--model-change` replaces the model though it is the configured one: because it neither
+        learns nor predicts any more, or began from another state than is configured.
+        """
+        useless = bool(memory.frozen) or memory.failing >= FAILING_LIMIT
+        return useless or self._warm_start.differs_from(era)
 
     # --- eras -----------------------------------------------------------------------------------------
 
@@ -178,7 +183,9 @@ class Recovery:
         """The first start of this app: nothing may speak of an earlier one."""
         era = era_now(self._config, self._template, self._topics, "genesis", self._prediction_bytes)
         era = with_start(self._env, self._log, self._config, era, self._topics, {})
-        self._refuse_second_life(positions_under(era, {}, {}), begin)
+        refuse_lost_journal(self.birth_name, self._journal, self._store.names(), self._shard_log.seen)
+        if not begin:
+            refuse_answered_input(self._config, self._shard_log, self._topics, positions_under(era, {}, {}))
         before = predictions_now(self._config, self._topics)
         era = msgspec.structs.replace(era, warm_start_sha256=self._warm_start.sha256, predictions=before)
         if self._shard_log.unfinished.claims < CLAIMS:  # else one of them may have killed the processes
@@ -192,45 +199,6 @@ class Recovery:
         )
         return recovered
 
-    def _refuse_second_life(self, start: Positions, begin: bool) -> None:
-        """Raise when something of an earlier life of this app is left, beside an empty journal: predictions
-        of what would be read from `start` on, too.
-        """
-        mine = self.birth_name
-        left = [name for name in map(BlobName.parse, self._store.names()) if name is not None]
-        lives = [name.text for name in left if name.seq > 0 or name.journal != mine.journal]
-        witness = ", ".join(lives) or ", ".join(
-            f"{topic}-{partition} at {offset}" for (topic, partition), offset in self._shard_log.seen.items()
-        )
-        if witness:
-            raise Stop(
-                f"the journal {self._journal} is empty, but this app has run before (checkpoints or group "
-                f"offsets: {witness}): the journal lost its data. Restore it, or begin a new one: "
-                "`streamlearn reset`."
-            )
-        if begin:
-            return
-        ends = {
-            (name, partition): end
-            for name in self._config.names().sources
-            for partition, end in enumerate(self._topics[name].end)
-        }
-
-        def again(source: AnsweredRecord) -> bool:
-            return start.get(source.partition, 0) <= source.offset < ends.get(source.partition, 0)
-
-        answered = newest_predictions(self._shard_log, {}, again)
-        if answered:
-            newest = ", ".join(
-                f"{partition[0]}-{partition[1]} at {offset}" for partition, offset, _ in answered
-            )
-            raise Stop(
-                f"the journal {self._journal} is empty, but {self._config.topics.predictions} holds "
-                f"predictions for this input already (the newest: {newest}). If the journal was lost, "
-                "restore it, or begin a new one where the predictions end: `streamlearn reset --start "
-                "predictions`. If they are another app's, or are to be made once more: `serve --begin`."
-            )
-
     def _first_records(self, era: Era) -> list[Record]:
         """Records that wait already at the start: the best there is to check the model on."""
         try:
@@ -239,16 +207,6 @@ class Recovery:
             raise Reopen(f"retention went on while the first records were looked at ({error})") from error
         records = [record for run in fetched.records.values() for record in run]
         return events_of(records, self._config.topics.control)
-
-    def _refuse_silent_change(self, model_change: str, era: Era, now: Era) -> None:
-        """A changed model is never replaced but on the user's word."""
-        if model_change != "fresh":
-            raise ConfigError(
-                f"the model has changed: the journal {self._journal} was written by version "
-                f"{era.model_version}, and [model] now builds version {now.model_version}. Choose: bring the "
-                "old model back; or `--model-change fresh` to begin with the new one, untrained, at the "
-                "place where the old one stopped. (`rival` and `relearn` come in a later version.)"
-            )
 
     def _replaced(self, end: JournalEnd, now: Era) -> Recovered:
         """Begin with a fresh model where the old one stopped. Its era entry holds every position, so that
