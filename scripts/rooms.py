@@ -1,11 +1,12 @@
 """Which room of the package may import which: an allow-list. `python scripts/rooms.py` prints it as a table.
 
-What is not in the list is forbidden. `tests/test_house.py` compares it with the code, and with the table in
+What is not in the list is forbidden. A house of the core has a door: its `__all__` names the modules that
+other rooms may import. `tests/test_house.py` compares it with the code, and with the table in
 ARCHITECTURE.md, which is this script's.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -74,23 +75,42 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name.removeprefix("streamlearn.")
 
 
+def doors() -> dict[str, list[str]]:
+    """The modules of each house of the core that other rooms may import, as its `__init__` names them."""
+    found = {}
+    for house in CORE:
+        entrance = PACKAGE / house.replace(".", "/") / "__init__.py"
+        for node in ast.parse(entrance.read_text()).body if entrance.exists() else ():
+            match node:
+                case ast.Assign(targets=[ast.Name(id="__all__")], value=names):
+                    found[house] = [f"{house}.{name}" for name in ast.literal_eval(names)]
+    return found
+
+
+def _lies_in(name: str, rooms: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{room}.") for room in rooms)
+
+
 def breaches() -> list[str]:
     """Every import that the list does not allow: file, line, and what is imported."""
     found = []
+    open_modules = doors()
     for module, path in modules():
-        inside = room(module)
+        inside, file = room(module), path.relative_to(PACKAGE)
         if module in ENTRANCES:
             continue
         if inside not in MAY_IMPORT:
-            found.append(f"{path.relative_to(PACKAGE)}: no room of scripts/rooms.py")
+            found.append(f"{file}: no room of scripts/rooms.py")
             continue
         allowed = MAY_IMPORT[inside]
-        found += [
-            f"{path.relative_to(PACKAGE)}:{line}: {inside} imports {name}"
-            for line, name in imported(path)
-            if "everything" not in allowed and room(name) not in (inside, *allowed)
-            if not any(f"{name}.".startswith(f"{one}.") for one in allowed)
-        ]
+        for line, name in imported(path):
+            owner = room(name)
+            if owner == inside:
+                continue
+            if "everything" not in allowed and not _lies_in(name, allowed):
+                found.append(f"{file}:{line}: {inside} imports {name}")
+            elif owner in open_modules and not _lies_in(name, open_modules[owner]):
+                found.append(f"{file}:{line}: {name} is behind the door of {owner}")
     return found
 
 

@@ -86,6 +86,28 @@ def test_an_import_that_is_not_allowed_is_seen(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_an_import_behind_a_door_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "core/scores/__init__.py": '__all__ = ["scores"]',
+        "core/scores/ranks.py": "",
+        "core/scores/scores.py": "import streamlearn.core.scores.ranks",
+        "core/shard/shard.py": "from streamlearn.core.scores.scores import Scores",
+        "cli/show.py": "from streamlearn.core.scores.ranks import auc",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(rooms, "PACKAGE", tmp_path)
+    assert breaches() == ["cli/show.py:1: core.scores.ranks.auc is behind the door of core.scores"]
+
+
+def test_every_module_behind_a_door_exists() -> None:
+    doors = rooms.doors()
+    assert set(doors) == {f"core.{house}" for house in ("events", "model", "labels", "scores", "shard")}
+    modules = {name for name, _ in rooms.modules()}
+    assert modules >= {name for names in doors.values() for name in names}
+
+
 def test_the_architecture_has_the_table_of_rooms() -> None:
     assert table() in (ROOT / "ARCHITECTURE.md").read_text(), "put in what python scripts/rooms.py prints"
 

@@ -1,1 +1,18 @@
-"""Events: bytes of any form to an event or a refusal, and the evidence and clocks that judge them."""
+"""Events: bytes of any form to an event or a refusal, and the evidence and clocks that judge them.
+
+The door: other rooms import the modules in `__all__`, and no others (`scripts/rooms.py`).
+"""
+
+__all__ = [
+    "clocks",
+    "dedup",
+    "envelopes",
+    "event",
+    "evidence",
+    "json_events",
+    "mapping",
+    "paths",
+    "registry",
+    "values",
+    "where",
+]
