@@ -15,9 +15,9 @@ from streamlearn.core.events.event import Event, EventSpec, Refusal, as_moment, 
 from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
-from streamlearn.history.cells import declared
-from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
-from streamlearn.history.delimited import Dialect
+from streamlearn.history.formats.cells import declared
+from streamlearn.history.formats.column_mapping import ColumnMapping, ColumnRoles
+from streamlearn.history.formats.delimited import Dialect
 from streamlearn.history.sources import ReadOptions, open_source
 from tests.service_process import Apps, apps
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamlearn.errors import ConfigError
-from streamlearn.history import files
-from streamlearn.history.delimited import Dialect
-from streamlearn.history.jsonlines import texts
+from streamlearn.history.formats import files
+from streamlearn.history.formats.delimited import Dialect
+from streamlearn.history.formats.jsonlines import texts
 from streamlearn.history.sources import ReadOptions, open_source
 
 __all__ = ["command"]
@@ -128,7 +128,7 @@ def test_nothing_recognised_is_no_configuration(command: Command, text: str) -> 
 
 
 def test_a_giant_element_is_refused_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlearn.history.jsonlines.MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr("streamlearn.history.formats.jsonlines.MAX_LINE_BYTES", 100_000)
     name = write("a.json", "[" + json.dumps({"a": [0] * 100_000}) + "]")
     with pytest.raises(ConfigError, match="an element of more than"):
         read(name)

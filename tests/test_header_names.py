@@ -9,7 +9,7 @@ from kafka.errors import CorruptRecordError
 
 from streamlearn.core.journal import GENESIS, chain
 from streamlearn.core.records import Headers, Output, Record, header_name
-from streamlearn.history.record_json import line, parse
+from streamlearn.history.formats.record_json import line, parse
 from streamlearn.log.port import ProducerRecord
 from tests.command import Command as Run
 from tests.command import command

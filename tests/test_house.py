@@ -423,7 +423,7 @@ RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
     "class names used twice": (0, 0),
     "vague docstrings, %": (2.06, 2.06),
     "complex functions, %": (1.49, 1.49),
-    "files in the fullest folder": (17, 14),
+    "files in the fullest folder": (15, 14),
 }
 
 
@@ -453,7 +453,7 @@ def test_texts_become_times_in_one_file() -> None:
     rooms = {room(module) for module in MODULES}
     assert where_it_says(r"\bfromisoformat\(", *rooms) == {"core/events/event.py"}
     in_a_format = where_it_says(r"\bstrptime\(", *rooms)  # only files have such
-    assert in_a_format == {"history/cells.py"}
+    assert in_a_format == {"history/formats/cells.py"}
 
 
 def test_the_one_shard_has_one_name() -> None:

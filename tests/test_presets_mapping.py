@@ -23,7 +23,7 @@ from streamlearn.core.events.registry import Schema
 from streamlearn.core.records import Headers, Record
 from streamlearn.engine.era import event_spec
 from streamlearn.errors import NeedSchema
-from streamlearn.history.cells import ColumnType, value_encoder
+from streamlearn.history.formats.cells import ColumnType, value_encoder
 
 
 def spec_for(**event: Any) -> EventSpec:

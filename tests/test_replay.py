@@ -17,8 +17,9 @@ from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Unreachable
-from streamlearn.history import record_json, sinks, topic_reader
-from streamlearn.history.jsonlines import EventPaths
+from streamlearn.history import sinks, topic_reader
+from streamlearn.history.formats import record_json
+from streamlearn.history.formats.jsonlines import EventPaths
 from streamlearn.history.label_delay import schedule
 from streamlearn.history.send import BATCH_RECORDS, Lateness, Pace, Pacer, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, SourceRecord, open_source

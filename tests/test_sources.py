@@ -22,11 +22,11 @@ from streamlearn.core.events.mapping import compile_decoder
 from streamlearn.core.records import ORDER_HEADER, Record
 from streamlearn.env import RealEnv
 from streamlearn.errors import ConfigError
-from streamlearn.history import delimited
-from streamlearn.history.cells import declared
-from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
-from streamlearn.history.delimited import Dialect
-from streamlearn.history.jsonlines import EventPaths
+from streamlearn.history.formats import delimited
+from streamlearn.history.formats.cells import declared
+from streamlearn.history.formats.column_mapping import ColumnMapping, ColumnRoles
+from streamlearn.history.formats.delimited import Dialect
+from streamlearn.history.formats.jsonlines import EventPaths
 from streamlearn.history.label_delay import parse_delay, schedule
 from streamlearn.history.send import Pace, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, Source, open_source
@@ -296,7 +296,7 @@ def test_ten_thousand_columns() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 16])
 def test_the_size_of_pieces_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlearn.history.files.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("streamlearn.history.formats.files.CHUNK_BYTES", chunk)
     monkeypatch.setattr(delimited, "CHUNK_BYTES", chunk)
     rng = random.Random(1)
     rows = [
@@ -314,7 +314,7 @@ def test_the_size_of_pieces_changes_nothing(chunk: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_rows_are_counted_as_an_editor_shows_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlearn.history.files.CHUNK_BYTES", 64)
+    monkeypatch.setattr("streamlearn.history.formats.files.CHUNK_BYTES", 64)
     monkeypatch.setattr(delimited, "CHUNK_BYTES", 64)
     head, row = ("id,x", "1,2") if name == "a.csv" else ("", '{"id":1,"x":2}')
     write(name, f"{head}\n" + f"{row}\n\n" * 500 + "bad\n")

@@ -23,8 +23,8 @@ from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, likely_uni
 from streamlearn.core.events.json_events import is_clean
 from streamlearn.core.events.paths import optional, take
 from streamlearn.errors import ConfigError
-from streamlearn.history.column_mapping import DUE, SourceRecord, event_time_s
-from streamlearn.history.jsonlines import EventPaths
+from streamlearn.history.formats.column_mapping import DUE, SourceRecord, event_time_s
+from streamlearn.history.formats.jsonlines import EventPaths
 from streamlearn.history.sources import ReadOptions, Source, limited
 from streamlearn.log.port import ProducerRecord
 

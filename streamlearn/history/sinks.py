@@ -24,7 +24,7 @@ from streamlearn.core.events.paths import leaves
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard.facts import Facts, Refused
 from streamlearn.errors import CheckFailed
-from streamlearn.history.record_json import line
+from streamlearn.history.formats.record_json import line
 from streamlearn.history.whole_file import whole_file
 from streamlearn.log.port import Admin, ProducerRecord
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streamlearn.errors import ConfigError
-from streamlearn.history import cells, delimited, iterables, jsonlines, tables, topic_reader
-from streamlearn.history.column_mapping import ColumnMapping, SourceRecord
-from streamlearn.history.delimited import Dialect
-from streamlearn.history.files import PACKED, file_suffix, shown
-from streamlearn.history.jsonlines import EventPaths, texts
+from streamlearn.history import topic_reader
+from streamlearn.history.formats import cells, delimited, iterables, jsonlines, tables
+from streamlearn.history.formats.column_mapping import ColumnMapping, SourceRecord
+from streamlearn.history.formats.delimited import Dialect
+from streamlearn.history.formats.files import PACKED, file_suffix, shown
+from streamlearn.history.formats.jsonlines import EventPaths, texts
 from streamlearn.log.port import Admin
 
 ACCEPTED = (

@@ -18,7 +18,7 @@ import orjson
 
 from streamlearn.core.records import Headers, Record
 from streamlearn.history import topic_reader
-from streamlearn.history.record_json import line
+from streamlearn.history.formats.record_json import line
 from streamlearn.log.port import Admin, ProducerRecord
 
 RETRIES: Final = "streamlearn.retries"

@@ -31,7 +31,8 @@ def record(
     Into a file that ends in .csv: a table of the JSON values, one column for each member. The file appears
     under its name only when it is whole.
     """
-    from streamlearn.history import record_json, sinks, topic_reader
+    from streamlearn.history import sinks, topic_reader
+    from streamlearn.history.formats import record_json
 
     with common.open_admin(config.settings()) as admin:
         ends = [topic_reader.resolve_offsets(admin, topic, where) for where in (first, upto)]
@@ -86,7 +87,8 @@ def tail(
 
     A tombstone is an empty line.
     """
-    from streamlearn.history import record_json, topic_reader
+    from streamlearn.history import topic_reader
+    from streamlearn.history.formats import record_json
 
     with common.open_admin(config.settings()) as admin, common.stop_on_signal() as stop:
         first = topic_reader.resolve_offsets(admin, topic, where)

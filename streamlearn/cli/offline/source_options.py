@@ -96,10 +96,10 @@ class SourceOptions(NamedTuple):
 
     def read_options(self, settings: "Config", timed: bool, delay: "Delay | None" = None) -> "ReadOptions":
         """The options as the readers take them. `timed`: event times are wanted."""
-        from streamlearn.history import cells
-        from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
-        from streamlearn.history.delimited import Dialect
-        from streamlearn.history.jsonlines import EventPaths
+        from streamlearn.history.formats import cells
+        from streamlearn.history.formats.column_mapping import ColumnMapping, ColumnRoles
+        from streamlearn.history.formats.delimited import Dialect
+        from streamlearn.history.formats.jsonlines import EventPaths
         from streamlearn.history.sources import ReadOptions
 
         columns, form, event = self.columns, self.format, settings.event

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from streamlearn.core.events.event import MS_PER_UNIT, calendar_time, likely_unit
 from streamlearn.core.events.paths import leaves
 from streamlearn.core.events.values import NO_VALUE, is_coated, is_number
-from streamlearn.history.cells import patterned_time
+from streamlearn.history.formats.cells import patterned_time
 
 _MOST_DISTINCT = 1000
 _SINCE_MS, _UNTIL_MS = 631_152_000_000, 4_102_444_800_000  # 1990 to 2100

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from streamlearn.config.schema import EventSection
 from streamlearn.core.events.envelopes import look_like_decimals, may_hold_part
 from streamlearn.errors import ConfigError
-from streamlearn.history import cells
-from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles
+from streamlearn.history.formats import cells
+from streamlearn.history.formats.column_mapping import ColumnMapping, ColumnRoles
 from streamlearn.studies.look import rehearsal
 from streamlearn.studies.look.profile import Field, profile_fields
 from streamlearn.studies.look.roles import FieldRoles, describe, guess_roles, is_category, is_named_as_time

@@ -22,7 +22,7 @@ from streamlearn.engine.driver import Failure, ShardDriver
 from streamlearn.engine.era import event_rules
 from streamlearn.errors import ConfigError
 from streamlearn.history import sources
-from streamlearn.history.column_mapping import ColumnMapping
+from streamlearn.history.formats.column_mapping import ColumnMapping
 from streamlearn.studies.look.sampling import Sample
 
 UNDATED_MS = 4_102_444_800_000

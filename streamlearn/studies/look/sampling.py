@@ -12,10 +12,11 @@ import orjson
 
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
-from streamlearn.history import delimited, iterables, record_json, sources, tables, topic_reader
-from streamlearn.history.column_mapping import ColumnMapping, ColumnRoles, addresses
-from streamlearn.history.files import file_suffix, shown
-from streamlearn.history.jsonlines import texts
+from streamlearn.history import sources, topic_reader
+from streamlearn.history.formats import delimited, iterables, record_json, tables
+from streamlearn.history.formats.column_mapping import ColumnMapping, ColumnRoles, addresses
+from streamlearn.history.formats.files import file_suffix, shown
+from streamlearn.history.formats.jsonlines import texts
 from streamlearn.history.sources import ReadOptions
 from streamlearn.log.port import Admin
 

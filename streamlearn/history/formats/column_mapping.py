@@ -14,7 +14,7 @@ import orjson
 
 from streamlearn.core.events.event import event_time_ms, likely_unit
 from streamlearn.errors import ConfigError
-from streamlearn.history.cells import ColumnType, JsonText, text_encoder, value_encoder
+from streamlearn.history.formats.cells import ColumnType, JsonText, text_encoder, value_encoder
 from streamlearn.log.port import ProducerRecord
 
 _SHOWN = 20

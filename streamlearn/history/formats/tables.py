@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamlearn.errors import ConfigError
-from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, TableEncoder
+from streamlearn.history.formats.column_mapping import ColumnMapping, SourceRecord, TableEncoder
 
 PARQUET = (".parquet", ".pq")
 ARROW = (".arrow", ".feather", ".ipc")

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from streamlearn.core.events.values import is_number
 from streamlearn.errors import ConfigError
-from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, TableEncoder, addresses
-from streamlearn.history.files import CHUNK_BYTES, MAX_LINE_BYTES, check_text, chunks, shown
+from streamlearn.history.formats.column_mapping import ColumnMapping, SourceRecord, TableEncoder, addresses
+from streamlearn.history.formats.files import CHUNK_BYTES, MAX_LINE_BYTES, check_text, chunks, shown
 
 HEADERS = "headers"
 """Counts the rows that repeat the header."""

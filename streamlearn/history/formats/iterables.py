@@ -14,9 +14,9 @@ import orjson
 
 from streamlearn.config.named import attribute
 from streamlearn.errors import ConfigError
-from streamlearn.history import jsonlines
-from streamlearn.history.cells import ColumnType, value_encoder, zoned
-from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, event_time_s
+from streamlearn.history.formats import jsonlines
+from streamlearn.history.formats.cells import ColumnType, value_encoder, zoned
+from streamlearn.history.formats.column_mapping import ColumnMapping, SourceRecord, event_time_s
 from streamlearn.log.port import ProducerRecord
 
 _ROWS = 1000

@@ -22,9 +22,15 @@ import orjson
 from streamlearn.core.events.paths import optional
 from streamlearn.core.records import Record
 from streamlearn.errors import ConfigError
-from streamlearn.history import record_json
-from streamlearn.history.column_mapping import ColumnMapping, SourceRecord, TableEncoder, event_time_s, listed
-from streamlearn.history.files import MAX_LINE_BYTES, check_text, chunks, shown, whole_lines
+from streamlearn.history.formats import record_json
+from streamlearn.history.formats.column_mapping import (
+    ColumnMapping,
+    SourceRecord,
+    TableEncoder,
+    event_time_s,
+    listed,
+)
+from streamlearn.history.formats.files import MAX_LINE_BYTES, check_text, chunks, shown, whole_lines
 from streamlearn.log.port import ProducerRecord
 
 _ROWS = 1000
