@@ -1,7 +1,7 @@
 """A model as a pickle that can be opened without running anything that it says.
 
 Python's own pickle is a program: it names functions and calls them. Here it is data. The pickler writes plain
-values, and calls of the seven tools below; the unpickler knows no others.
+values, and calls of nine tools (`core.model.pickle_load.TOOLS`); the unpickler knows no others.
 
 Invariants:
 - Nothing that was read is called while a pickle is being read. Instances are made empty, by `__new__` alone;
