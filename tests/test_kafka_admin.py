@@ -155,3 +155,16 @@ def test_a_stranger_who_makes_and_deletes_topics_disturbs_no_listing(kafka: str,
         thread.join()
         cluster.close()
         stranger.close()
+
+
+@pytest.mark.kafka
+def test_records_wait_for_a_topic_that_the_brokers_do_not_know_yet(kafka: str, topic_prefix: str) -> None:
+    topic = f"{topic_prefix}.late"
+    admin, other = KafkaAdmin(RealEnv(), kafka, {}), KafkaAdmin(RealEnv(), kafka, {})
+    maker = threading.Timer(0.5, other.create, [[TopicSpec(topic, 1)]])
+    maker.start()
+    admin.append(topic, [ProducerRecord(None, b"x")])
+    maker.join()
+    assert admin.topics([topic])[topic].end == (1,)
+    admin.close()
+    other.close()

@@ -65,10 +65,12 @@ class KafkaAdmin:
         """The largest batch to send: one over the topic's limit would be split, and records come twice."""
         if topic not in self._batches:
             try:
-                limit = int(self.settings(topic)["max.message.bytes"]) - FRAME_BYTES
+                told = self.settings(topic).get("max.message.bytes")
             except ConfigError:  # whoever may write need not be allowed to ask
-                limit = _UNTOLD_BYTES
-            self._batches[topic] = max(1, min(BATCH_BYTES, limit))
+                told = str(_UNTOLD_BYTES + FRAME_BYTES)
+            if told is None:  # the broker that was asked does not know the topic yet
+                return _UNTOLD_BYTES
+            self._batches[topic] = max(1, min(BATCH_BYTES, int(told) - FRAME_BYTES))
         return self._batches[topic]
 
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
