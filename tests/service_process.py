@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.port import ProducerRecord, TopicSpec
+from tests.fork_server import Process, fork_server
 
 MODELS = '''
 import os
@@ -129,20 +129,20 @@ class App:
         specs = [TopicSpec(f"{name}.{topic}", partitions) for topic, partitions in inputs]
         specs += [TopicSpec(self.labels, labels)] if labels else []
         self.admin.create([*specs, *wanted_topics(self.config.names(), most)])
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[Process] = []
 
     @property
     def log(self) -> str:
         return (self.folder / "serve.log").read_text()
 
-    def serve(self, *words: str, **flags: object) -> "subprocess.Popen[bytes]":
+    def serve(self, *words: str, **flags: object) -> Process:
         env = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLEARN_")}
         for key, value in {**self.flags, **flags}.items():
             text = orjson.dumps(value).decode() if isinstance(value, list) else str(value)
             env["STREAMLEARN_" + key.replace(".", "__").upper()] = text
-        command = [sys.executable, "-m", "streamlearn", "serve", *words]
+        env["PYTHONHASHSEED"] = "0"  # else the service starts itself again, and cold
         with (self.folder / "serve.log").open("ab") as log:
-            process = subprocess.Popen(command, env=env, stderr=log, cwd=self.folder)
+            process = fork_server().start(["serve", *words], env, self.folder, log)
         self._running.append(process)
         return process
 
@@ -186,7 +186,7 @@ class App:
     def outcomes(self) -> int:
         return len(self.records(self.config.topics.predictions)) + len(self.dead_letters())
 
-    def wait(self, process: "subprocess.Popen[bytes]", outcomes: int, within_s: float = START_S) -> None:
+    def wait(self, process: Process, outcomes: int, within_s: float = START_S) -> None:
         """Until so many predictions and dead letters are committed."""
         deadline_s = time.monotonic() + within_s
         while (there := self.outcomes()) < outcomes:
@@ -194,7 +194,7 @@ class App:
             assert time.monotonic() < deadline_s, f"{there} of {outcomes} outcomes; {self.log[-3000:]}"
             time.sleep(0.05)
 
-    def stop(self, process: "subprocess.Popen[bytes]") -> None:
+    def stop(self, process: Process) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(START_S) == 0, self.log[-3000:]
 

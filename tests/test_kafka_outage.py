@@ -13,6 +13,7 @@ import pytest
 
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
+from tests.fork_server import Process
 from tests.service_process import App, Apps, apps
 from tests.test_service import answers, events, logistic, plain_loop
 
@@ -62,7 +63,7 @@ def pid_of(folder: Path) -> int:
     return int(json.loads((folder / "broker.json").read_text())["pid"])
 
 
-def until_told(app: App, process: "subprocess.Popen[bytes]", what: str, times: int) -> None:
+def until_told(app: App, process: Process, what: str, times: int) -> None:
     deadline_s = time.monotonic() + 120
     while app.log.count(what) < times:
         assert process.poll() is None, app.log[-3000:]

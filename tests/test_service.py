@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec
 from tests.faulty_log import name_anew
+from tests.fork_server import Process
 from tests.service_process import App, Apps, apps, backend
 
 __all__ = ["apps", "backend"]
@@ -476,7 +476,7 @@ def test_a_stop_while_it_is_starting_is_a_success(apps: Apps) -> None:
         assert process.wait(30) == 0, (delay_s, app.log)
 
 
-def _wait_for_signals_held(process: "subprocess.Popen[bytes]") -> None:
+def _wait_for_signals_held(process: Process) -> None:
     """Until `serve` has taken SIGTERM into its hands: before, python itself is still starting."""
     bit = 1 << (signal.SIGTERM - 1)
     deadline_s = time.monotonic() + 30

@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from streamlearn.history.sources import ReadOptions
 from streamlearn.log.port import Admin
 from streamlearn.studies.backtest.setup import BacktestSetup
 from tests.command import Command, command
+from tests.fork_server import Process
 from tests.service_process import App, Apps, apps
 from tests.test_backtest import recorded, result_of
 
@@ -134,7 +134,7 @@ def test_a_service_says_the_same_whatever_its_reads_bring(
     assert len(digests) == 1
 
 
-def slowly(app: App, process: "subprocess.Popen[bytes]", stream: list[Doc]) -> None:
+def slowly(app: App, process: Process, stream: list[Doc]) -> None:
     """The first events one by one, each answered before the next is there."""
     for n, doc in enumerate(stream[: SETTLED + 5]):
         app.produce([doc])

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from river import linear_model, preprocessing
 from streamlearn.core.journal import Entry, journalled
 from streamlearn.env import RealEnv
 from streamlearn.log.backends import open_log
+from tests.fork_server import Process
 from tests.service_process import App, Apps, apps, backend  # noqa: F401
 
 RULES: dict[str, Any] = {
@@ -52,9 +52,7 @@ def entries(app: App) -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
-def until(
-    true: Callable[[], bool], process: "subprocess.Popen[bytes]", app: App, within_s: float = 60
-) -> None:
+def until(true: Callable[[], bool], process: Process, app: App, within_s: float = 60) -> None:
     deadline_s = time.monotonic() + within_s
     while not true():
         assert process.poll() is None, app.log[-3000:]
