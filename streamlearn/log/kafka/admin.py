@@ -65,12 +65,12 @@ class KafkaAdmin:
         """The largest batch to send: one over the topic's limit would be split, and records come twice."""
         if topic not in self._batches:
             try:
-                told = self.settings(topic).get("max.message.bytes")
+                setting = self.settings(topic).get("max.message.bytes")
             except ConfigError:  # whoever may write need not be allowed to ask
-                told = str(_UNTOLD_BYTES + FRAME_BYTES)
-            if told is None:  # the broker that was asked does not know the topic yet
+                setting = str(_UNTOLD_BYTES + FRAME_BYTES)
+            if setting is None:  # the broker that was asked does not know the topic yet
                 return _UNTOLD_BYTES
-            self._batches[topic] = max(1, min(BATCH_BYTES, int(told) - FRAME_BYTES))
+            self._batches[topic] = max(1, min(BATCH_BYTES, int(setting) - FRAME_BYTES))
         return self._batches[topic]
 
     def poll(self, positions: Positions, max_records: int, timeout_s: float) -> FetchResult:
