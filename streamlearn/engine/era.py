@@ -10,6 +10,7 @@ import hashlib
 import platform
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,9 +39,12 @@ from streamlearn.log.port import Log, TopicInfo
 T = TypeVar("T")
 
 
+_version = cache(metadata.version)  # a process asks at each recovery, and each answer is a parsed file
+
+
 def versions() -> dict[str, str]:
     """The code that decides what a step does, by name."""
-    installed = {name: metadata.version(name) for name in ("streamlearn", "river", "numpy", "orjson")}
+    installed = {name: _version(name) for name in ("streamlearn", "river", "numpy", "orjson")}
     return {"python": platform.python_version(), **installed}
 
 

@@ -8,10 +8,12 @@ the functions that river's models call; a shard is redone only where the fingerp
 import hashlib
 import math
 import struct
+from functools import cache
 
 _FUNCTIONS = (math.exp, math.log, math.log1p, math.sqrt, math.sin, math.cos, math.tanh, math.erf, math.lgamma)
 
 
+@cache
 def fingerprint() -> str:
     """16 hex digits that are equal on machines whose floating point is."""
     import numpy as np
