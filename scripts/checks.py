@@ -57,6 +57,10 @@ def run(*command: str) -> int:
         raise
 
 
+QUICK_BROKERS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""The tests' brokers live minutes at most, and half of their CPU is the compiler's."""
+
+
 @contextmanager
 def broker(*version: str) -> Iterator[None]:
     """A Kafka for the tests, named in the environment; nothing when none can be had: they say so."""
@@ -78,6 +82,7 @@ def broker(*version: str) -> Iterator[None]:
 
 def main(words: list[str]) -> int:
     """The exit code of everything: pytest's when the tests failed, else 1 when another check failed."""
+    os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", QUICK_BROKERS)
     failed = [" ".join(check) for check in CHECKS if run(*check)]
     selection = [] if "--all" in words else ["-m", "not slow"]
     # Where no browser can be had, it says so, and the tests too.
