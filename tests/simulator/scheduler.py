@@ -19,6 +19,13 @@ SWITCHES: Final = 0.3
 """The share of turns at which another thread goes on, if there is one that can."""
 
 
+def _held_lock() -> threading.Lock:
+    """A lock that one thread releases and another acquires: the quickest baton there is."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Killed(BaseException):
     """The process dies here: nothing of it may run any more but what Python itself insists on."""
 
@@ -43,7 +50,7 @@ class Thread:
         self.done = False
         self.error: BaseException | None = None
         self._work = work
-        self._baton = threading.Semaphore(0)
+        self._baton = _held_lock()
         self._thread = threading.Thread(target=self._run, name=f"{process.name}/{name}", daemon=True)
         self._back: Callable[[], None] = lambda: None
 
@@ -84,7 +91,7 @@ class Scheduler:
         """What may happen at a turn, at a call with these words: the faults."""
         self._threads: list[Thread] = []
         self._running: Thread | None = None
-        self._rest = threading.Semaphore(0)
+        self._rest = _held_lock()
 
     def spawn(self, process: Process, name: str, work: Callable[[], None]) -> Thread:
         """A thread that begins when the baton first comes to it."""
