@@ -172,10 +172,10 @@ class ShardDriver:
         try:
             self._snapshot = self._dump(self.shard)
         except Exception as error:  # pickling runs the user's code: whatever it raises, nothing can be saved
+            lost = "" if self._cursor is None else " Nothing is lost: what was published stays published."
             raise Stop(
                 f"the model cannot be saved once it has learned: {type(error).__name__}: {error}. Keep "
-                "lambdas, open files, locks and clients out of it. Nothing is lost: what was published stays "
-                "published."
+                f"lambdas, open files, locks and clients out of it.{lost}"
             ) from error
         self._snapshot_header = None if self._cursor is None else self.header()
         self.since = []

@@ -66,26 +66,27 @@ class Offline:
     def step(self, record: Record) -> Facts:
         """Apply one record. Raises `Stop` when the model fails at every event, or cannot be undone."""
         if len(self._since) >= SNAPSHOT_RECORDS:
-            self.sections()
+            self.take_snapshot()
         facts = self.driver.step(record)
         if not isinstance(facts, Failure):
             self._since.append(record)
             return facts
         if facts.undoes:
             letter = self._without(record, facts)
-            self.sections()
+            self.take_snapshot()
             return letter
         self._skips.append(facts.skip)
         self._since.append(record)
         return self.driver.leave_out(record, facts.skip)
 
-    def sections(self) -> Sections:
+    def take_snapshot(self) -> Sections:
         """The state as a checkpoint holds it; the next undo starts from here. Raises `Stop` when the model
         does not pickle.
         """
         self.driver.advance()
+        sections = self.driver.take_snapshot()
         self._since, self._skips = [], []
-        return self.driver.take_snapshot()
+        return sections
 
     def _without(self, record: Record, failure: Failure) -> Facts:
         """The state without what the model did at `record`, and its dead letter."""

@@ -77,7 +77,7 @@ def train(
     memory = offline.shard.memory
     _need_learning(memory, records, feed.source.name)
     header = Header(0, GENESIS, 0, era, [], memory.learned)
-    state = {name: data for name, data in offline.sections().items() if name in ("model", "memory")}
+    state = {name: data for name, data in offline.take_snapshot().items() if name in ("model", "memory")}
     checkpoint = write_trained(env, out, header, state, config.checkpoint.key)
     return Training(
         checkpoint,

@@ -234,7 +234,7 @@ class Backtest:
         return {metric: value for metric, value in scores.items() if _is_one_number(metric)}
 
     def _model(self, model: Candidate, report: dict[str, Any]) -> dict[str, Any]:
-        sections = model.sections()
+        sections = model.take_snapshot()
         model_bytes = state_bytes({"model": sections["model"]})
         return {
             "name": model.name,
