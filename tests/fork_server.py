@@ -156,9 +156,10 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
                 os.close(key.fd)
                 _report(pid, status)
                 continue
-            text, (stderr, status), _, _ = _received(requests)
+            text, descriptors, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 2)
             if not text:
                 return None
+            stderr, status = descriptors
             pid = os.fork()
             if pid == 0:
                 selector.close()
@@ -170,11 +171,6 @@ def _serve(requests: socket.socket) -> dict[str, Any] | None:
             os.close(stderr)
             requests.send(str(pid).encode())
             selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, status))
-
-
-def _received(requests: socket.socket) -> tuple[bytes, tuple[int, int], int, Any]:
-    text, descriptors, flags, address = socket.recv_fds(requests, _REQUEST_BYTES, 2)
-    return text, (descriptors[0], descriptors[1]) if text else (-1, -1), flags, address
 
 
 def _become(asked: dict[str, Any]) -> None:
