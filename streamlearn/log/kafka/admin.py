@@ -10,7 +10,14 @@ from streamlearn.core.records import Positions, Range, Record, TopicPartition
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Stop
 from streamlearn.log.kafka import new_client
-from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, ClientError, Producer
+from streamlearn.log.kafka.client import (
+    BATCH_BYTES,
+    CONNECT_S,
+    FRAME_BYTES,
+    Acknowledged,
+    ClientError,
+    Producer,
+)
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
 from streamlearn.log.kafka.journal import Journal
@@ -102,14 +109,19 @@ class KafkaAdmin:
         self._cluster.close()
 
 
-def append(producer: Producer, topic: str, records: Sequence[ProducerRecord]) -> list[int]:
-    """Append records and wait until each is acknowledged; returns their offsets. Raises `ClientError`."""
+def append(
+    producer: Producer, topic: str, records: Sequence[ProducerRecord]
+) -> dict[TopicPartition, Acknowledged]:
+    """Append records and wait until each is acknowledged. Raises `ClientError`."""
     count = producer.partitions(topic)
+    batches: dict[int, list[ProducerRecord]] = {}
     for record in records:
         partition = record.partition
         if partition is None:
             partition = producer.partition(topic, record.key, record.value)
         elif not 0 <= partition < count:
             raise Stop(f"{topic} has {count} partitions; there is no partition {partition} to append to.")
-        producer.append((topic, partition), record.key, record.value, record.headers)
+        batches.setdefault(partition, []).append(record)
+    for partition, rows in batches.items():
+        producer.append((topic, partition), rows)
     return producer.flush(CONNECT_S)

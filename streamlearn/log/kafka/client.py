@@ -104,6 +104,29 @@ class ClientError(Exception):
         return any(link.code in (Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_EPOCH) for link in self.links())
 
 
+class Row(Protocol):
+    """The fields of a record to append: of an `Output`, or a `ProducerRecord`. Any of them may be null."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The key."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value."""
+
+    @property
+    def headers(self) -> Headers:
+        """Pairs of a name and a value."""
+
+
+class Acknowledged(NamedTuple):
+    """The offsets of the first and the last row that one flush sent to a partition."""
+
+    first: int
+    last: int
+
+
 class Producer(Protocol):
     """One producer. After any error it is destroyed and never used again."""
 
@@ -113,10 +136,8 @@ class Producer(Protocol):
     def begin(self) -> None:
         """Begin a transaction, here only: nothing is sent."""
 
-    def append(
-        self, partition: TopicPartition, key: bytes | None, value: bytes | None, headers: Headers
-    ) -> None:
-        """Put a record into the buffer; it goes out with the next flush. Any field may be null."""
+    def append(self, partition: TopicPartition, rows: Sequence[Row]) -> None:
+        """Put rows of one partition into the buffer, in order; they go out with the next flush."""
 
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
         """The partition of a record by the client's own rule: by key, or spread evenly without one."""
@@ -124,8 +145,8 @@ class Producer(Protocol):
     def partitions(self, topic: str) -> int:
         """The number of partitions of a topic."""
 
-    def flush(self, timeout_s: float) -> list[int]:
-        """Return when all that was appended since the last flush is acknowledged: the offsets, in order."""
+    def flush(self, timeout_s: float) -> dict[TopicPartition, Acknowledged]:
+        """Return when all that was appended since the last flush is acknowledged, by partition."""
 
     def commit(self, timeout_s: float) -> None:
         """Commit. An error leaves it open whether that happened, as does an answer to a repeated request."""

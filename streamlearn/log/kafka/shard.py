@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import structlog
 
 from streamlearn.core.journal import ATTEMPT_KEY, RELEASE_KEY, Entry, Unfinished, encode_attempt, encode_entry
-from streamlearn.core.records import Headers, Output, Positions, Range, Record, RecordPlace, TopicPartition
+from streamlearn.core.records import Output, Positions, Range, Record, RecordPlace, TopicPartition
 from streamlearn.errors import ConfigError, Fenced, Gone, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.client import LATEST, Client
 from streamlearn.log.kafka.cluster import Cluster
@@ -21,11 +21,10 @@ from streamlearn.log.kafka.journal import Journal
 from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.kafka.topics import look
 from streamlearn.log.kafka.writer import Transactions
-from streamlearn.log.port import LOOK_BACK, FetchResult, TopicNames
+from streamlearn.log.port import LOOK_BACK, FetchResult, ProducerRecord, TopicNames
 
 _STALL_S = 10.0
 """How long a partition that has more may give nothing before we look whether a transaction is open."""
-_Row = tuple[TopicPartition, bytes | None, bytes | None, Headers]
 
 _log = structlog.get_logger()
 
@@ -51,7 +50,6 @@ class KafkaShardLog:
         self._election = election
         self._shard = shard
         self._trims = trims
-        self._topics = names.roles
         self._waiting: dict[TopicPartition, float] = {}
         self._blocked: set[TopicPartition] = set()
         self._places, limits, inputs = look(cluster, names, shard)
@@ -124,13 +122,14 @@ class KafkaShardLog:
 
     def publish(self, entry: Entry, outputs: Sequence[Output], positions: Positions) -> None:
         """As `ShardLog.publish`. Raises `Stop`, before anything is begun, when a record is too large."""
-        data = encode_entry(entry)
-        check, topics = self._writer.check, self._topics
-        check(topics["journal"], None, data, ())
-        for output in outputs:
-            check(topics[output.role], output.key, output.value, output.headers)
+        journal = self._places["journal"][self._shard]
+        entry_rows = [ProducerRecord(None, encode_entry(entry))]
+        self._writer.check(journal[0], entry_rows)
+        rows = self._placed(outputs)
+        for (topic, _), batch in rows.items():
+            self._writer.check(topic, batch)
         try:
-            offset = self._writer.commit(self._rows(data, outputs))
+            offset = self._writer.commit([*rows.items(), (journal, entry_rows)])
         except (Fenced, Unknown) as error:
             if isinstance(error, Fenced):
                 self._election.doubt()
@@ -138,12 +137,19 @@ class KafkaShardLog:
         self._journal.published(entry.seq, offset)
         self._election.report(positions)
 
-    def _rows(self, data: bytes, outputs: Sequence[Output]) -> Iterator[_Row]:
-        """Outputs where they belong, and the entry last."""
+    def _placed(self, outputs: Sequence[Output]) -> dict[TopicPartition, list[Output]]:
+        """Outputs by the partition that they go to, each in order."""
+        by_source: dict[tuple[str, int], list[Output]] = {}
+        by_target: dict[TopicPartition, list[Output]] = {}
         for output in outputs:
-            places = self._places[output.role]
-            yield places[output.partition % len(places)], output.key, output.value, output.headers
-        yield self._places["journal"][self._shard], None, data, ()
+            source = output.role, output.partition
+            batch = by_source.get(source)
+            if batch is None:
+                places = self._places[output.role]
+                target = places[output.partition % len(places)]
+                batch = by_source[source] = by_target.setdefault(target, [])
+            batch.append(output)
+        return by_target
 
     def attempt(self, record_place: RecordPlace) -> None:
         """As `ShardLog.attempt`."""

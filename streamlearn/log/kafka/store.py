@@ -25,7 +25,7 @@ from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import append
-from streamlearn.log.kafka.client import BATCH_BYTES, ClientError, Producer
+from streamlearn.log.kafka.client import BATCH_BYTES, Acknowledged, ClientError, Producer
 from streamlearn.log.kafka.errors import explained
 from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.port import ProducerRecord
@@ -165,25 +165,26 @@ class TopicStore:
 
     def _write_chunks(self, name: str, chunks: int, data: bytes | bytearray) -> tuple[int, int]:
         """Append the chunks, a few at a time; returns the offsets of the first and the last."""
-        offsets: list[int] = []
+        flushes = []
         for begin in range(0, chunks, _CHUNKS_IN_FLIGHT):
             numbers = range(begin, min(begin + _CHUNKS_IN_FLIGHT, chunks))
-            offsets += self._append(
-                [(_key(name, n), bytes(data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES])) for n in numbers]
+            flushes.append(
+                self._append(
+                    [(_key(name, n), bytes(data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES])) for n in numbers]
+                )
             )
-        return offsets[0], offsets[-1]
+        return flushes[0].first, flushes[-1].last
 
     def _append_catalog(self, blobs: Mapping[str, _Blob]) -> None:
         self._append([(_CATALOG_KEY, msgspec.json.encode(_Catalog([*blobs.values()])))])
 
-    def _append(self, contents: Sequence[tuple[bytes, bytes | None]]) -> list[int]:
-        """Append and wait until each is acknowledged; returns their offsets."""
+    def _append(self, contents: Sequence[tuple[bytes, bytes | None]]) -> Acknowledged:
+        """Append and wait until each is acknowledged."""
         if self._producer is None:
             self._producer = self._client.producer(linger_ms=1000, batch_bytes=BATCH_BYTES)
         topic, partition = self._place
-        return append(
-            self._producer, topic, [ProducerRecord(key, value, (), partition) for key, value in contents]
-        )
+        rows = [ProducerRecord(key, value, (), partition) for key, value in contents]
+        return append(self._producer, topic, rows)[self._place]
 
     def _destroy(self) -> None:
         producer, self._producer = self._producer, None

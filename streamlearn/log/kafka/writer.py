@@ -10,21 +10,30 @@ Invariants:
 - Every wait has a deadline of its own; kafka-python's commit would wait for ever for a coordinator.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from streamlearn.core.journal import CLAIM_KEY, encode_claim
-from streamlearn.core.records import Headers, TopicPartition, headers_bytes
+from streamlearn.core.records import TopicPartition, headers_bytes
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
-from streamlearn.log.kafka.client import BATCH_BYTES, CONNECT_S, FRAME_BYTES, Client, ClientError, Producer
+from streamlearn.log.kafka.client import (
+    BATCH_BYTES,
+    CONNECT_S,
+    FRAME_BYTES,
+    Client,
+    ClientError,
+    Producer,
+    Row,
+)
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
+from streamlearn.log.port import ProducerRecord
 
 _COMMIT_S = 10.0
 _ABORT_S = 2.0
 
-PlacedRecords = Iterable[tuple[TopicPartition, bytes | None, bytes | None, Headers]]
+PlacedRows = Sequence[tuple[TopicPartition, Sequence[Row]]]
 
 _log = structlog.get_logger()
 
@@ -47,19 +56,21 @@ class Transactions:
         self._producer: Producer | None = self._fence(client)
         self._epoch = self._producer.owner
 
-    def check(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def check(self, topic: str, rows: Sequence[Row]) -> None:
         """Refuse a record that the broker would refuse, while that costs nothing yet."""
-        size = (len(key) if key else 0) + (len(value) if value else 0)
-        if headers:
-            size += headers_bytes(headers)
-        if size > self._limits[topic]:
-            raise Stop(
-                f"A record of {size} bytes for {topic} is over its max.message.bytes "
-                f"({self._limits[topic] + FRAME_BYTES}). Raise that setting of the topic, then start again."
-            )
+        limit = self._limits[topic]
+        for row in rows:
+            size = len(row.value or b"") + len(row.key or b"")
+            if row.headers:
+                size += headers_bytes(row.headers)
+            if size > limit:
+                raise Stop(
+                    f"A record of {size} bytes for {topic} is over its max.message.bytes "
+                    f"({limit + FRAME_BYTES}). Raise that setting of the topic, then start again."
+                )
 
-    def commit(self, records: PlacedRecords) -> int:
-        """Commit `records` (place, key, value, headers) as one transaction; returns the last one's offset.
+    def commit(self, rows: PlacedRows) -> int:
+        """Commit `rows`, by partition, as one transaction; returns the offset of the last partition's last.
 
         Raises `Fenced`, `Unknown` or `Stop`.
         """
@@ -67,7 +78,7 @@ class Transactions:
             raise self._lost
         assert self._producer is not None, "a closed writer publishes nothing"
         try:
-            return self._transact(self._producer, records)
+            return self._transact(self._producer, rows)
         except ClientError as error:
             self.close()
             self._lost = Fenced(f"a newer owner: {error}") if error.fenced else Unknown(str(error))
@@ -86,7 +97,7 @@ class Transactions:
 
     def note(self, journal: TopicPartition, key: bytes, value: bytes | None) -> int:
         """Commit what is no entry to the journal; returns its offset. Raises as `commit` does."""
-        return self.commit([(journal, key, value, ())])
+        return self.commit([(journal, [ProducerRecord(key, value)])])
 
     def newer_owner(self) -> str:
         """As `ShardLog.newer_owner`. Kafka itself takes the lock away from a transaction that stays open for
@@ -126,20 +137,20 @@ class Transactions:
                 raise Fenced(f"{self._id} was taken over while it was opened: {error}") from error
             raise explained(client.bootstrap, f"fencing with {self._id}", error) from error
 
-    def _transact(self, producer: Producer, records: PlacedRecords) -> int:
+    def _transact(self, producer: Producer, rows: PlacedRows) -> int:
         """One transaction. Raises `ClientError`, or `Stop` for a refusal."""
         producer.begin()
-        for record in records:
-            producer.append(*record)
+        for partition, batch in rows:
+            producer.append(partition, batch)
         try:
-            offsets = producer.flush(CONNECT_S)
+            acknowledged = producer.flush(CONNECT_S)
         except ClientError as error:
             if not error.fenced and (stop := refusal(error.topics or self._limits, [error])):
                 self._abort(producer)
                 raise stop from error
             raise
         producer.commit(_COMMIT_S)
-        return offsets[-1]
+        return acknowledged[rows[-1][0]].last
 
     def _abort(self, producer: Producer) -> None:
         """Let nobody wait behind what was refused. What fails here Kafka does by itself, somewhat later."""

@@ -7,6 +7,7 @@ Invariants:
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from kafka import TopicPartition
@@ -14,7 +15,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from streamlearn.core.records import Headers
 from streamlearn.core.records import TopicPartition as Place
-from streamlearn.log.kafka.client import ClientError
+from streamlearn.log.kafka.client import Acknowledged, ClientError, Row
 from streamlearn.log.kafka.kafka_python.connect import mapped, maps
 from streamlearn.log.kafka.kafka_python.records import for_client
 
@@ -30,6 +31,14 @@ class _NullHeaders(tuple[Any, ...]):
         return False
 
 
+def _headers(row: Row) -> Headers:
+    """The headers of a row, as kafka-python encodes them."""
+    headers = for_client(row.headers)
+    if any(data is None for _, data in headers):
+        return _NullHeaders(headers)
+    return headers
+
+
 class PythonProducer:
     """`Producer` around a connected `KafkaProducer`, whose transactions are ready if it has any."""
 
@@ -42,7 +51,7 @@ class PythonProducer:
         self._places: dict[Place, TopicPartition] = {}
         self._begun: set[Place] = set()
         self._in_transaction = False
-        self._futures: list[Any] = []
+        self._futures: dict[Place, list[Any]] = {}
 
     @maps
     def begin(self) -> None:
@@ -51,7 +60,7 @@ class PythonProducer:
         self._begun.clear()
         self._in_transaction = True
 
-    def append(self, partition: Place, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def append(self, partition: Place, rows: Sequence[Row]) -> None:
         """As `Producer.append`.
 
         `KafkaProducer.send` refuses null headers, and a null key with a null value, which Kafka allows and
@@ -60,15 +69,13 @@ class PythonProducer:
         tp = self._places.get(partition)
         if tp is None:
             tp = self._places[partition] = TopicPartition(*partition)
-        if headers:
-            headers = for_client(headers)
-            if any(data is None for _, data in headers):
-                headers = _NullHeaders(headers)
+        futures = self._futures.setdefault(partition, [])
         try:
             if self._in_transaction and partition not in self._begun:
                 self._manager.maybe_add_partition_to_transaction(tp)
                 self._begun.add(partition)
-            self._futures.append(self._append(tp, None, key, value, headers)[0])
+            for row in rows:
+                futures.append(self._append(tp, None, row.key, row.value, _headers(row))[0])
         except KafkaError as error:
             raise mapped(error) from error
 
@@ -82,17 +89,21 @@ class PythonProducer:
         """As `Producer.partitions`."""
         return len(self._producer.partitions_for(topic))
 
-    def flush(self, timeout_s: float) -> list[int]:
+    def flush(self, timeout_s: float) -> dict[Place, Acknowledged]:
         """As `Producer.flush`. Its error carries every reason that a record has."""
-        futures, self._futures = self._futures, []
+        by_partition, self._futures = self._futures, {}
         late: KafkaError | None = None
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
             late = error
-        failed = [future for future in futures if future.exception is not None]
-        if late is None and not failed and all(future.is_done for future in futures):
-            return [int(future.value.offset) for future in futures]
+        every = [*chain.from_iterable(by_partition.values())]
+        failed = [future for future in every if future.exception is not None]
+        if late is None and not failed and all(future.is_done for future in every):
+            return {
+                partition: Acknowledged(int(futures[0].value.offset), int(futures[-1].value.offset))
+                for partition, futures in by_partition.items()
+            }
         # What is said first may only be that the transaction had failed by then, for another batch's reason.
         raise _failure(failed, self._manager.last_error, late)
 
