@@ -1,5 +1,9 @@
 """Benchmarks that print ratios. Each compares with a peer or a limit in the same run, in turns.
 
+    scripts/bench race    [--models M,...] [--runners R,...|all] [--rounds N] [--events N] [--write docs]
+    scripts/bench stages  [--models M,...] [--runners R,...] [--rounds N] [--events N] [--write docs]
+    scripts/bench latency [--rate N] [--runners R,...] [--rounds N] [--write docs]
+
     scripts/bench throughput [--events N] [--pairs N] [--backend embedded|kafka]
     scripts/bench memory     [--events N]
     scripts/bench restart    [--backend embedded|kafka]
@@ -10,6 +14,9 @@
     scripts/bench backtest   [--events N] [--pairs N]
     scripts/bench paired     --against DIR [--events N] [--pairs N]
 
+`race`, `stages` and `latency` make the figures of docs/performance.md, which explains them; each has a
+`--help` of its own: streamlearn beside bare river, a naive loop, Quix Streams and Bytewax; the CPU of each
+stage; the time from event to prediction.
 `throughput`: time per event of a service that works off a backlog, against a bare loop over the same
 bytes: `orjson.loads`, `predict_proba_one`, `learn_one`, `orjson.dumps` of the same prediction (`ratio`),
 and against that loop without the answer's encoding (`ratio_silent`). All in processes of their own; the
@@ -33,41 +40,28 @@ import argparse
 import csv
 import json
 import os
-import random
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import orjson
 import psutil
+from bench_app import MODEL, App, events, stop
 
-from streamlearn.config.load import load
-from streamlearn.config.schema import Config
 from streamlearn.env import RealEnv
 from streamlearn.history.label_delay import schedule
 from streamlearn.history.send import Pace, Sender, SendTopics
 from streamlearn.history.sources import ReadOptions, open_source
-from streamlearn.log.backends import open_admin
-from streamlearn.log.internal_topics import wanted_topics
-from streamlearn.log.port import ProducerRecord, TopicSpec
+from streamlearn.log.port import TopicSpec
 
 ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
+COMPARISONS = ("race",)
 READ_BAR_US = 33
-
-MODEL = """
-from river import linear_model, preprocessing
-
-
-def build():
-    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
-"""
 
 BARE = """
 import sys, time
@@ -100,76 +94,6 @@ for value in values:
 silent = time.perf_counter() - began
 print(answering / len(values) * 1e6, silent / len(values) * 1e6)
 """
-
-
-def events(n: int, seed: int, dead_share: float = 0.0) -> Iterator[bytes]:
-    """Events with 8 numbers and a label; a share of them is not JSON."""
-    rng = random.Random(seed)
-    for i in range(n):
-        if rng.random() < dead_share:
-            yield b'{"id": "e%d", "features": {' % i
-            continue
-        x = {f"f{k}": rng.gauss(0, 1) for k in range(8)}
-        event = {"id": f"e{i}", "ts": 1.7e9 + i, "features": x, "label": x["f0"] + x["f1"] > 0}
-        yield orjson.dumps(event)
-
-
-class App:
-    """One app on one backend: its topics, and its service process."""
-
-    def __init__(self, folder: Path, backend: str, name: str, **extra: object) -> None:
-        (folder / "bench_model.py").write_text(MODEL)
-        self.folder = folder
-        flags: dict[str, object] = {
-            "app.name": name,
-            "app.replica": "bench",
-            "log.backend": backend,
-            "topics.input": f"{name}.events",
-            "model.use": "bench_model:build",
-            **extra,
-        }
-        if backend == "kafka":
-            flags["log.bootstrap_servers"] = os.environ["STREAMLEARN_TEST_KAFKA"]
-        else:
-            flags["log.path"] = str(folder / f"{name}.db")
-        self.config: Config = load(None, flags)
-        self._flags = flags
-        self.admin = open_admin(RealEnv(), self.config)
-        self.input = f"{name}.events"
-        self.admin.create([TopicSpec(self.input, 1), *wanted_topics(self.config.names(), 1)])
-
-    def append(self, values: Iterator[bytes]) -> None:
-        records = [ProducerRecord(None, value) for value in values]
-        for at in range(0, len(records), 5000):
-            self.admin.append(self.input, records[at : at + 5000])
-
-    def serve(self) -> "subprocess.Popen[bytes]":
-        env = {**os.environ, "PYTHONHASHSEED": "0"}
-        for key, value in self._flags.items():
-            env["STREAMLEARN_" + key.replace(".", "__").upper()] = str(value)
-        log = (self.folder / "serve.log").open("ab")
-        command = [sys.executable, "-m", "streamlearn", "serve"]
-        return subprocess.Popen(command, env=env, stderr=log, cwd=self.folder)
-
-    def done(self) -> int:
-        """Predictions and dead letters so far (an upper bound on Kafka, whose offsets count markers)."""
-        roles = self.config.names().roles
-        topics = self.admin.topics([roles["predictions"], roles["dlq"]])
-        return sum(sum(info.end) for info in topics.values())
-
-    def wait(self, process: "subprocess.Popen[bytes]", count: int, pause_s: float = 0.02) -> float:
-        """Seconds until `count` outcomes are there."""
-        began_s = time.monotonic()
-        while self.done() < count:
-            if process.poll() is not None:
-                sys.exit((self.folder / "serve.log").read_text()[-3000:])
-            time.sleep(pause_s)
-        return time.monotonic() - began_s
-
-
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    process.wait()
 
 
 def throughput(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
@@ -280,7 +204,17 @@ def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
     }
 
 
+def comparison(words: list[str]) -> None:
+    """The benchmarks of docs/performance.md: each has options of its own."""
+    import bench_race
+
+    {"race": bench_race.command}[words[0]](words[1:])
+
+
 def main() -> None:
+    if sys.argv[1:2] and sys.argv[1] in COMPARISONS:
+        comparison(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "what",
@@ -300,16 +234,7 @@ def main() -> None:
         result = paired(args.against.resolve(), args.events or 50_000, args.pairs)
         print(json.dumps({"paired": result}, indent=2))
         return
-    for what in args.what or [
-        "throughput",
-        "memory",
-        "restart",
-        "replay",
-        "decode",
-        "scores",
-        "join",
-        "backtest",
-    ]:
+    for what in args.what or ALL:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             if what == "throughput":
