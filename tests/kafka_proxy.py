@@ -3,10 +3,10 @@
 import socket
 import struct
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Thread
 
-END_TXN = 26
-"""The number of the request that ends a transaction."""
+PRODUCE, END_TXN = 0, 26
+"""The numbers of the requests that bring records, and that end a transaction."""
 
 
 class Proxy:
@@ -16,12 +16,12 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.target = 0
-        self._lose = Event()
+        self._lose: set[int] = set()
         self.lost = 0
         Thread(target=self._accept, daemon=True).start()
 
-    def lose_the_answer_to_the_next_commit(self) -> None:
-        self._lose.set()
+    def lose_the_answer_to_the_next(self, request: int) -> None:
+        self._lose.add(request)
 
     def close(self) -> None:
         self._listener.close()
@@ -39,8 +39,8 @@ class Proxy:
             while head := requests.read(4):
                 body = requests.read(*struct.unpack(">i", head))
                 broker.sendall(head + body)
-                if self._lose.is_set() and struct.unpack(">h", body[:2])[0] == END_TXN:
-                    self._lose.clear()
+                if (request := struct.unpack(">h", body[:2])[0]) in self._lose:
+                    self._lose.remove(request)
                     self.lost += 1
                     client.shutdown(socket.SHUT_RDWR)
                     return

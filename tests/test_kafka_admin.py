@@ -83,7 +83,7 @@ class Flickering:
 
 @pytest.mark.kafka
 def test_a_topic_that_vanishes_between_two_requests_is_left_out(kafka: str, topic_prefix: str) -> None:
-    cluster = Cluster(RealEnv(), new_client(kafka, {}))
+    cluster = Cluster(RealEnv(), new_client(RealEnv(), kafka, {}))
     stays, goes = f"{topic_prefix}.stays", f"{topic_prefix}.goes"
     cluster.create([TopicSpec(stays, 2), TopicSpec(goes, 1)])
     client = cluster.admin._client
@@ -131,7 +131,7 @@ def test_commands_ask_only_for_their_own_topics(
 
 @pytest.mark.kafka
 def test_a_stranger_who_makes_and_deletes_topics_disturbs_no_listing(kafka: str, topic_prefix: str) -> None:
-    stranger, cluster = KafkaAdmin(RealEnv(), kafka, {}), Cluster(RealEnv(), new_client(kafka, {}))
+    stranger, cluster = KafkaAdmin(RealEnv(), kafka, {}), Cluster(RealEnv(), new_client(RealEnv(), kafka, {}))
     mine = f"{topic_prefix}.mine"
     cluster.create([TopicSpec(mine, 1)])
     stop = threading.Event()

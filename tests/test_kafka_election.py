@@ -224,7 +224,7 @@ class Stream:
 
 
 def wait_for_members(bootstrap: str, app: App, count: int) -> None:
-    cluster = Cluster(RealEnv(), new_client(bootstrap, {}))
+    cluster = Cluster(RealEnv(), new_client(RealEnv(), bootstrap, {}))
     until_s = time.monotonic() + 60.0
     while cluster.members(app.config.names().lock) != count:
         assert time.monotonic() < until_s, app.log[-3000:]

@@ -1,4 +1,4 @@
-"""A commit whose answer is lost on its way, from a real broker."""
+"""Commits and records whose acknowledgement is lost on its way, from a real broker."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from streamlearn.env import RealEnv
 from streamlearn.errors import Unknown
 from streamlearn.log.internal_topics import wanted_topics
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
-from streamlearn.log.port import TopicNames, TopicSpec
-from tests.kafka_proxy import Proxy
+from streamlearn.log.port import ProducerRecord, TopicNames, TopicSpec
+from tests.kafka_proxy import END_TXN, PRODUCE, Proxy
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
 
@@ -39,17 +39,52 @@ def entry(seq: int) -> Entry:
     return Entry(seq=seq, era=0, digest="0" * 64)
 
 
-@pytest.mark.kafka
-def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(proxy: Proxy) -> None:
+def opened(proxy: Proxy) -> tuple[KafkaAdmin, KafkaLog]:
     roles = {role: f"app.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
     names = TopicNames("app", "", ("app.events",), roles)
     address = f"127.0.0.1:{proxy.port}"
     admin = KafkaAdmin(RealEnv(), address, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
-    log = KafkaLog(RealEnv(), names, address, {})
+    return admin, KafkaLog(RealEnv(), names, address, {})
+
+
+def values(admin: KafkaAdmin, topic: str) -> list[bytes | None]:
+    read: list[bytes | None] = []
+    position, (end,) = 0, admin.topics([topic])[topic].end
+    while position < end:
+        records = admin.poll({(topic, 0): position}, 10_000, 5).records.get((topic, 0), [])
+        read += [record.value for record in records]
+        position = records[-1].offset + 1 if records else end
+    return read
+
+
+@pytest.mark.kafka
+def test_batches_that_had_to_be_sent_twice_are_there_once_and_in_order(proxy: Proxy) -> None:
+    admin, log = opened(proxy)
+    rows = [b"%-900d" % number for number in range(2000)]  # seven batches
+    for _ in range(3):
+        proxy.lose_the_answer_to_the_next(PRODUCE)
+        admin.append("app.events", [ProducerRecord(None, row, (), 0) for row in rows])
+    assert values(admin, "app.events") == rows * 3
+    shard = log.open(0)
+    outputs = [Output("predictions", 0, None, row) for row in rows]
+    for seq in range(3):
+        proxy.lose_the_answer_to_the_next(PRODUCE)
+        shard.publish(entry(seq), outputs, {})
+    assert proxy.lost == 6
+    assert values(admin, "app.predictions") == rows * 3
+    shard.close()
+    assert log.open(0).end == entry(2)
+    log.close()
+    admin.close()
+
+
+@pytest.mark.kafka
+def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(proxy: Proxy) -> None:
+    admin, log = opened(proxy)
     shard = log.open(0)
     shard.publish(entry(0), [Output("predictions", 0, None, b"0")], {})
-    proxy.lose_the_answer_to_the_next_commit()
+    proxy.lose_the_answer_to_the_next(END_TXN)
     with pytest.raises(Unknown, match="had to be sent again"):
         shard.publish(entry(1), [Output("predictions", 0, None, b"1")], {})
     assert proxy.lost == 1

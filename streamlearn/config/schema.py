@@ -77,7 +77,7 @@ class LogSection(Section):
     options: dict[str, str] = Field(
         default={},
         repr=False,
-        description='kafka: client options by Kafka\'s names, like "security.protocol"',
+        description='kafka: client options by Kafka\'s names: "security.protocol", "compression.type"',
     )
 
 

@@ -33,7 +33,7 @@ class KafkaAdmin:
     """`Admin` on Kafka."""
 
     def __init__(self, env: Env, bootstrap: str, options: Mapping[str, str]) -> None:
-        self._client = new_client(bootstrap, options)
+        self._client = new_client(env, bootstrap, options)
         self._cluster = Cluster(env, self._client)
         self._reader = RecordReader(env, self._client)
         self._producers: dict[int, Producer] = {}

@@ -42,7 +42,7 @@ class KafkaLog:
         self._names = names
         self._given = options
         self._trims = trims
-        self._client = new_client(bootstrap, options)
+        self._client = new_client(env, bootstrap, options)
         self._cluster = Cluster(env, self._client)
         self._election: Election | None = None
 

@@ -61,7 +61,7 @@ class TopicStore:
 
     def __init__(self, env: Env, bootstrap: str, options: Mapping[str, str], topic: str, shard: int) -> None:
         self._bootstrap = bootstrap
-        self._client = new_client(bootstrap, options)
+        self._client = new_client(env, bootstrap, options)
         self._place = (topic, shard)
         self._name = f"{topic}-{shard}"
         self._lock = threading.Lock()

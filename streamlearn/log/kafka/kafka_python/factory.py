@@ -5,6 +5,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
+from streamlearn.env import Env
 from streamlearn.log.kafka.client import BUSY_MS, CONNECT_S, HEARTBEAT_MS, SESSION_MS
 from streamlearn.log.kafka.kafka_python.admin import PythonAdmin
 from streamlearn.log.kafka.kafka_python.connect import connect, maps
@@ -20,7 +21,8 @@ _TRANSACTION_MS = 20000
 class KafkaPython:
     """`Client` with kafka-python."""
 
-    def __init__(self, bootstrap: str, options: Mapping[str, str]) -> None:
+    def __init__(self, env: Env, bootstrap: str, options: Mapping[str, str]) -> None:
+        self._env = env
         self.bootstrap = bootstrap
         self._options = client_options(options)
 
@@ -71,7 +73,9 @@ class KafkaPython:
                 max_block_ms=int(CONNECT_S * 1000),
                 linger_ms=linger_ms,
                 batch_size=batch_bytes,
-            )
+            ),
+            self._env,
+            batch_bytes,
         )
 
     @maps
@@ -100,7 +104,7 @@ class KafkaPython:
         except BaseException:
             destroy(producer)
             raise
-        return PythonProducer(producer)
+        return PythonProducer(producer, self._env, batch_bytes)
 
     def _connect(self, kind: Any, **ours: Any) -> Any:
         return connect(kind, self.bootstrap, self._options, **ours)

@@ -12,7 +12,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from streamlearn.errors import ConfigError
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 _ALIASES = {  # what librdkafka and Java call them
+    "compression_codec": "compression_type",
     "ssl_ca_location": "ssl_cafile",
     "ssl_certificate_location": "ssl_certfile",
     "ssl_key_location": "ssl_keyfile",
@@ -67,9 +69,19 @@ def client_options(options: Mapping[str, str]) -> dict[str, Any]:
         if name not in settable:
             raise ConfigError(f"[log.options] {dotted}: {_refusal(name, settable)}")
         arguments[name] = _convert(dotted, name, str(text), defaults[name])
+    if "compression_type" in arguments:
+        arguments["compression_type"] = _compression(arguments["compression_type"])
     if "security_protocol" in arguments:
         arguments["security_protocol"] = _protocol(arguments["security_protocol"])
     return arguments
+
+
+def _compression(text: str) -> str | None:
+    """The codec of the batches that are sent. kafka-python itself has no word for none."""
+    codec = text.lower()
+    if codec not in _CODECS:
+        raise ConfigError(f"[log.options] compression.type = {text}: must be {', '.join(_CODECS)}")
+    return None if codec == "none" else codec
 
 
 def _protocol(text: str) -> str:

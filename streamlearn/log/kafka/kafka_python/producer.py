@@ -1,8 +1,9 @@
 """kafka-python's producer, with deadlines of our own.
 
 Invariants:
-- A batch that hits its delivery timeout fails only its futures, and flush and commit return well after it:
-  so `flush` returns only when each future is done without an error.
+- A batch that hits its delivery timeout fails only its future, and kafka-python's flush and commit return
+  well after it: so `flush` returns only when each batch is done without an error.
+- No batch is over the bytes that the producer was made for, unless one record is.
 - kafka-python's own commit and abort wait for ever for a coordinator; ours do not.
 """
 
@@ -13,45 +14,35 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from streamlearn.core.records import Headers
 from streamlearn.core.records import TopicPartition as Place
+from streamlearn.env import Env
 from streamlearn.log.kafka.client import Acknowledged, ClientError, Row
+from streamlearn.log.kafka.kafka_python.batch_encoder import (
+    BATCH_HEAD,
+    EncodedBatch,
+    EncodedRecords,
+    encode_rows,
+    enqueue,
+)
 from streamlearn.log.kafka.kafka_python.connect import mapped, maps
-from streamlearn.log.kafka.kafka_python.records import for_client
-
-
-class _NullHeaders(tuple[Any, ...]):
-    """Headers of which a value is null. The protocol and kafka-python's encoder know them; only a statistic
-    of sizes fails on them, and that is left out for headers that are false.
-    """
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return False
-
-
-def _headers(row: Row) -> Headers:
-    """The headers of a row, as kafka-python encodes them."""
-    headers = for_client(row.headers)
-    if any(data is None for _, data in headers):
-        return _NullHeaders(headers)
-    return headers
 
 
 class PythonProducer:
     """`Producer` around a connected `KafkaProducer`, whose transactions are ready if it has any."""
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, env: Env, batch_bytes: int) -> None:
         self._producer = producer
-        self._append = producer._accumulator.append
+        self._env = env
+        self._accumulator = producer._accumulator
+        self._codec = int(self._accumulator.config["compression_attrs"])
+        self._room = min(batch_bytes, producer.config["batch_size"]) - BATCH_HEAD
         self._manager = producer._transaction_manager
         mine = self._manager.producer_id_and_epoch
         self.owner = (int(mine.producer_id), int(mine.epoch))
         self._places: dict[Place, TopicPartition] = {}
         self._begun: set[Place] = set()
         self._in_transaction = False
-        self._futures: dict[Place, list[Any]] = {}
+        self._batches: dict[Place, list[EncodedBatch]] = {}
 
     @maps
     def begin(self) -> None:
@@ -60,24 +51,20 @@ class PythonProducer:
         self._begun.clear()
         self._in_transaction = True
 
+    @maps
     def append(self, partition: Place, rows: Sequence[Row]) -> None:
-        """As `Producer.append`.
-
-        `KafkaProducer.send` refuses null headers, and a null key with a null value, which Kafka allows and
-        dead letters need; it also checks for each record what is checked here once per transaction.
-        """
+        """As `Producer.append`. All rows of a call have the time of the call."""
         tp = self._places.get(partition)
         if tp is None:
             tp = self._places[partition] = TopicPartition(*partition)
-        futures = self._futures.setdefault(partition, [])
-        try:
-            if self._in_transaction and partition not in self._begun:
-                self._manager.maybe_add_partition_to_transaction(tp)
-                self._begun.add(partition)
-            for row in rows:
-                futures.append(self._append(tp, None, row.key, row.value, _headers(row))[0])
-        except KafkaError as error:
-            raise mapped(error) from error
+        if self._in_transaction and partition not in self._begun:
+            self._manager.maybe_add_partition_to_transaction(tp)
+            self._begun.add(partition)
+        now_ms = int(self._env.now() * 1000)
+        for body, count in encode_rows(rows, self._room):
+            batch = EncodedBatch(tp, EncodedRecords(body, count, self._codec, now_ms))
+            enqueue(self._accumulator, batch)
+            self._batches.setdefault(partition, []).append(batch)
 
     @maps
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
@@ -91,21 +78,18 @@ class PythonProducer:
 
     def flush(self, timeout_s: float) -> dict[Place, Acknowledged]:
         """As `Producer.flush`. Its error carries every reason that a record has."""
-        by_partition, self._futures = self._futures, {}
+        by_partition, self._batches = self._batches, {}
         late: KafkaError | None = None
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
             late = error
-        every = [*chain.from_iterable(by_partition.values())]
-        failed = [future for future in every if future.exception is not None]
-        if late is None and not failed and all(future.is_done for future in every):
-            return {
-                partition: Acknowledged(int(futures[0].value.offset), int(futures[-1].value.offset))
-                for partition, futures in by_partition.items()
-            }
-        # What is said first may only be that the transaction had failed by then, for another batch's reason.
-        raise _failure(failed, self._manager.last_error, late)
+        batches = [*chain.from_iterable(by_partition.values())]
+        failed = [batch for batch in batches if batch.is_done and batch.errors()]
+        if late is not None or failed or not all(batch.is_done for batch in batches):
+            # What is said first may only be that the transaction had failed by then, for another's reason.
+            raise _failure(failed, self._manager.last_error, late)
+        return {partition: _acknowledged(batches) for partition, batches in by_partition.items()}
 
     @maps
     def commit(self, timeout_s: float) -> None:
@@ -152,12 +136,24 @@ def destroy(producer: Any) -> None:
         producer._closed = True
 
 
-def _failure(failed: Sequence[Any], *others: BaseException | None) -> ClientError:
-    """One error for `failed` futures and `others`, each of which counts once: the first that fences, else the
+def _acknowledged(batches: Sequence[EncodedBatch]) -> Acknowledged:
+    """The offsets of the batches of one partition. Raises `ClientError` when a broker does not tell them."""
+    offsets = [batch.offsets() for batch in batches]
+    if min(offsets)[0] < 0:  # so it answers a batch that it took long before
+        raise ClientError(f"{batches[0].topic_partition} was acknowledged without offsets", retriable=True)
+    return Acknowledged(offsets[0][0], offsets[-1][1])
+
+
+def _failure(failed: Sequence[EncodedBatch], *others: BaseException | None) -> ClientError:
+    """One error for `failed` batches and `others`, each of which counts once: the first that fences, else the
     first.
     """
-    exceptions = [*(future.exception for future in failed), *others]
-    unique = {id(exception): exception for exception in exceptions if exception is not None}
+    if over := [batch for batch in failed if batch.is_over_a_lowered_limit]:
+        # A new producer makes smaller ones, so that this is no refusal.
+        where = "{}-{}".format(*over[0].topic_partition)
+        return ClientError(f"a batch for {where} is over a limit that was lowered", retriable=True)
+    exceptions = filter(None, [*chain.from_iterable(map(EncodedBatch.errors, failed)), *others])
+    unique = {(type(error), str(error)): error for error in exceptions}
     reasons = [mapped(exception) for exception in unique.values()]
     if not reasons:
         reasons = [mapped(KafkaTimeoutError("a record was not acknowledged in time"))]
@@ -168,5 +164,5 @@ def _failure(failed: Sequence[Any], *others: BaseException | None) -> ClientErro
         first.name,
         retriable=first.retriable,
         carried=[*first.carried, *reasons],
-        topics=frozenset(future._produce_future.topic_partition.topic for future in failed),
+        topics=frozenset(batch.topic_partition.topic for batch in failed),
     )
