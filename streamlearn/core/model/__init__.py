@@ -3,4 +3,4 @@
 The door: other rooms import the modules in `__all__`, and no others (`scripts/rooms.py`).
 """
 
-__all__ = ["fingerprint", "learner", "pickles"]
+__all__ = ["fingerprint", "fused", "learner", "pickles"]
