@@ -38,6 +38,7 @@ embedded log, with the interval of the difference.
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import statistics
@@ -60,7 +61,7 @@ from streamlearn.history.sources import ReadOptions, open_source
 from streamlearn.log.port import TopicSpec
 
 ALL = ("throughput", "memory", "restart", "replay", "decode", "scores", "join", "backtest")
-COMPARISONS = ("race",)
+COMPARISONS = ("race", "stages", "latency")
 READ_BAR_US = 33
 
 BARE = """
@@ -206,9 +207,7 @@ def replay(folder: Path, backend: str, n: int, pairs: int) -> dict[str, object]:
 
 def comparison(words: list[str]) -> None:
     """The benchmarks of docs/performance.md: each has options of its own."""
-    import bench_race
-
-    {"race": bench_race.command}[words[0]](words[1:])
+    importlib.import_module(f"bench_{words[0]}").command(words[1:])
 
 
 def main() -> None:

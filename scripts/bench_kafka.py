@@ -63,7 +63,7 @@ class Outputs:
                 "group.id": f"{topic}-watch",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
-                "fetch.wait.max.ms": 20,
+                "fetch.wait.max.ms": 10,
                 "allow.auto.create.topics": False,
             }
         )

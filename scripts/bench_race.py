@@ -72,23 +72,32 @@ def a_broker(is_needed: bool) -> Iterator[BenchKafka | None]:
 
 def race(args: argparse.Namespace) -> dict[str, Any]:
     """Run it; the result of each model, by name."""
-    result: dict[str, Any] = {"machine": bench_page.machine(), "rounds": args.rounds, "models": {}}
+    raced: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     models = chosen(args.models, list(MODELS), list(MODELS))
     runners = {name: _runners(args.runners, name) for name in models}
     with a_broker(any(RUNNERS[one].needs_kafka for names in runners.values() for one in names)) as kafka:
         for name in models:
-            ready = _ready(runners[name], kafka, args.cache, left_out)
+            here = ready(runners[name], kafka, args.cache, left_out)
             count = min(args.events or MODELS[name].events, MODELS[name].events)
             with (
                 tempfile.TemporaryDirectory() as folder,
                 heat(Path(folder), args.cache, name, count, kafka, args.limit) as made,
             ):
-                rounds = _raced(made, ready, args.rounds, left_out)
-                result["models"][name] = {"events": count, "runners": _summary(rounds)}
-    result["left_out"] = left_out
-    result["peers"] = {peer: bench_venvs.versions(peer) for peer in bench_venvs.PINS}
-    return result
+                rounds = _raced(made, here, args.rounds, left_out)
+                raced[name] = {
+                    "machine": bench_page.machine(),
+                    "rounds": args.rounds,
+                    "events": count,
+                    "runners": _summary(rounds),
+                    "left_out": {
+                        runner: left_out.get(runner) or left_out[f"{runner} on {name}"]
+                        for runner in runners[name]
+                        if runner not in rounds
+                    },
+                }
+    peers = {peer: bench_venvs.versions(peer) for peer in bench_venvs.PINS}
+    return {"models": raced, "peers": peers}
 
 
 def _runners(words: str, model: str) -> list[str]:
@@ -96,9 +105,7 @@ def _runners(words: str, model: str) -> list[str]:
     return [name for name in RUNNERS if name in {"bare", "model", *names}]  # all figures are beside these
 
 
-def _ready(
-    names: Sequence[str], kafka: BenchKafka | None, cache: Path, left_out: dict[str, str]
-) -> list[str]:
+def ready(names: Sequence[str], kafka: BenchKafka | None, cache: Path, left_out: dict[str, str]) -> list[str]:
     """Those that can run here; why the others cannot is said and noted."""
     ready = []
     for name in names:
@@ -181,4 +188,4 @@ def command(words: list[str]) -> None:
     arguments(parser)
     args = parser.parse_args(words)
     result = race(args)
-    bench_page.deliver("race", result, bench_page.race_table(result), args)
+    bench_page.deliver("race", result, args)

@@ -150,12 +150,12 @@ class Service:
             return "this version of streamlearn has no [log] client = confluent"
         return ""
 
-    def app(self, heat: Heat, number: int) -> App:
-        """A new app over the events of the heat."""
-        extra: dict[str, object] = {"model.use": heat.model.use}
+    def app(self, heat: Heat, number: int, **options: object) -> App:
+        """A new app over the events of the heat. `options`: more settings by their dotted names."""
+        extra: dict[str, object] = {"model.use": heat.model.use, **options}
         if "client" in LogSection.model_fields and self._client:
             extra["log.client"] = self._client
-        name = f"bench-{os.getpid()}-{self._client or 'embedded'}-{number}"
+        name = str(extra.pop("app.name", f"bench-{os.getpid()}-{self._client or 'embedded'}-{number}"))
         if self._client:
             return App(heat.folder, "kafka", name, heat.model.source, **extra | {"topics.input": heat.topic})
         app = App(heat.folder, "embedded", name, heat.model.source, **extra)
