@@ -77,12 +77,17 @@ def test_an_era_holds_all_that_a_step_depends_on() -> None:
         ({"topics": TOPICS | {"b": TopicInfo("id-b", (5, 0), (5, 0))}}, "topics"),
         ({"transaction": {"max_records": 7}}, ""),
         ({"checkpoint": {"keep": 2}}, ""),
+        ({"model": {"accelerate": False}}, ""),
         ({"dlq": {"max_share": 0.1}}, ""),
         ({"guard": {"names": 5}}, "configuration"),
     ],
 )
 def test_a_change_is_what_changes_a_step(change: dict[str, Any], says: str) -> None:
     assert what_changed(now(), now(**change)) == says
+
+
+def test_an_era_does_not_know_which_way_its_events_go() -> None:
+    assert now(model={"accelerate": False}) == now()
 
 
 def test_other_versions_or_another_floating_point_are_changes() -> None:

@@ -278,6 +278,9 @@ class ModelSection(Section):
         default=(), description='instead of `use`, a pipeline: [{use = "preprocessing.StandardScaler"}, ...]'
     )
     horizon: int = Field(default=1, ge=1, le=1000, description="1 to 1000 labels a forecaster looks ahead")
+    accelerate: bool = Field(
+        default=True, description="false: river's own methods only; the outputs are the same either way"
+    )
     start_from: str = Field(
         default="",
         description='trained state to begin with: file:DIR@latest, file:DIR@SEQ or a file; "" = none',

@@ -107,6 +107,7 @@ class ShardDriver:
     ) -> None:
         self.shard = shard
         """The state. Only `load` puts another in its place."""
+        self._is_accelerated = False
         self._schemas = schemas
         self._clock = clock
         self.ahead = False
@@ -151,6 +152,13 @@ class ShardDriver:
         """Put another state in the place of this one: the state at the place in the journal."""
         self.shard = shard
         self.ahead = False
+        if self._is_accelerated:
+            shard.learner.accelerate()
+
+    def accelerate(self) -> None:
+        """Let the learner of this state, and of each that takes its place, go the fused way."""
+        self._is_accelerated = True
+        self.shard.learner.accelerate()
 
     def advance(self, entry: Entry | None = None) -> None:
         """Note that the journal has what was stepped, as `entry`: the place moves there. Without a journal

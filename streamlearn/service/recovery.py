@@ -258,7 +258,10 @@ class Recovery:
 
     def _driver_at(self, cursor: JournalCursor, sections: Sections) -> ShardDriver:
         trusted = self._template.trusted
-        return ShardDriver.at_cursor(cursor, sections, trusted, self._schemas, self._shard_log)
+        driver = ShardDriver.at_cursor(cursor, sections, trusted, self._schemas, self._shard_log)
+        if self._config.model.accelerate:
+            driver.accelerate()
+        return driver
 
     # --- checkpoints and redo -------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class FusedStep:
 
         self.disabled = ""
         """The reason why each event goes river's way, "" while the model can be fused."""
-        self._model = model
+        self.model = model
         self._scaler, self._regression = model.steps.values()
         self._logistic = type(self._regression) is linear_model.LogisticRegression
         self._weights: dict[str, float] = {}
@@ -97,8 +97,21 @@ class FusedStep:
         than it was made with does nothing; this makes room for new ones.
         """
         if self._is_stale():
-            self.disabled = unfit(self._model)
+            self.disabled = unfit(self.model)
             self._bind()
+
+    def state(self) -> str:
+        """All that the model has learned, as a text with each bit and type."""
+        return self.state_in(self.model)
+
+    @staticmethod
+    def state_in(model: Any) -> str:
+        """`state` of a model without a fused step."""
+        scaler, regression = model.steps.values()
+        dicts = (scaler.counts, scaler.means, scaler.vars, regression._weights.to_dict())
+        return repr(
+            ([list(held.items()) for held in dicts], regression.intercept, regression.optimizer.n_iterations)
+        )
 
     def _is_stale(self) -> bool:
         return any(held is not bound for held, bound in zip(self._parts(), self._bound, strict=True))
@@ -123,7 +136,7 @@ class FusedStep:
 
     def _knows(self, names: tuple[Any, ...]) -> bool:
         """True if the model has learned each of these features, and holds plain numbers for them."""
-        if self._model._plan is None:
+        if self.model._plan is None:
             return False  # river notes its plan at the first call, and pickles it
         scaler = self._scaler
         numbers = ((scaler.counts, int), (scaler.means, float), (scaler.vars, float), (self._weights, float))
@@ -141,6 +154,7 @@ def fused_step(model: Any) -> FusedStep | None:
     """The fused step of `model`; None where river's own way is the only one.
 
     Example:
+        >>> from math import exp
         >>> from river import linear_model, preprocessing
         >>> model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
         >>> fused = fused_step(model)

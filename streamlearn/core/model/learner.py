@@ -19,6 +19,8 @@ import msgspec
 
 from streamlearn.core.events.event import MAX_NUMBER
 from streamlearn.core.events.json_events import label_text
+from streamlearn.core.model.acceleration import Acceleration
+from streamlearn.core.model.fused import FusedStep
 
 Task = Literal["classification", "regression", "anomaly", "clustering", "forecasting"]
 Predict = Callable[..., "Prediction"]
@@ -69,6 +71,24 @@ class Learner:
             self.learn = lambda x, _y: model.learn_one(x)
         elif self.task == "forecasting":
             self.learn = _forecast_learner(model, horizon)
+        self.acceleration: Acceleration[Prediction] | None = None
+
+    def accelerate(self) -> None:
+        """Predict and learn the fused way where that gives the same bits, once it has shown that it does.
+
+        Nothing that comes out depends on it. Nothing is done the second time.
+        """
+        if self.acceleration is None:
+            answer = _probable if self.task == "classification" else _numeric
+            acceleration = Acceleration(self.model, self.predict, self.learn, answer)
+            self.acceleration = acceleration
+            if not acceleration.disabled:
+                self.predict, self.learn = acceleration.predict, acceleration.learn
+
+    @property
+    def fused(self) -> FusedStep | None:
+        """The fused step that predicts and learns in one go; None where there is none, or none yet."""
+        return None if self.acceleration is None else self.acceleration.fused
 
     def keep_untaught(self) -> None:
         """The first label is here: remember the model as it is."""
@@ -78,8 +98,10 @@ class Learner:
         """Forget all labels. False where the model before the first is not known: then nothing changes."""
         if self.untaught is None:
             return False
-        untaught = self.untaught
+        untaught, is_accelerated = self.untaught, self.acceleration is not None
         vars(self).update(vars(type(self)(copy.deepcopy(untaught), self.horizon)) | {"untaught": untaught})
+        if is_accelerated:
+            self.accelerate()
         return True
 
 
@@ -244,12 +266,19 @@ def _regression(model: Any) -> Predict:
 
     def predict(x: dict[str, Any], _y: Any) -> Prediction:
         value = predict_one(x)
-        if value is None:
-            return Prediction(None, "", None, True)
-        number = float(value)
-        return Prediction(number, "", None, -MAX_NUMBER <= number <= MAX_NUMBER)
+        return Prediction(None, "", None, True) if value is None else _numeric(float(value))
 
     return predict
+
+
+def _numeric(number: float) -> Prediction:
+    return Prediction(number, "", None, -MAX_NUMBER <= number <= MAX_NUMBER)
+
+
+def _probable(yes: float) -> Prediction:
+    """The answer of a logistic regression, as `_classification` makes it: a tie is false."""
+    no = 1.0 - yes
+    return Prediction(yes > no, "probabilities", {"false": no, "true": yes}, isfinite(no + yes))
 
 
 def _anomaly(model: Any) -> Predict:
