@@ -1,22 +1,19 @@
 """Batches that unpack to more than a machine has: one dead letter, and what comes after is read."""
 
 import tracemalloc
-from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.memory_records import MemoryRecords
 
-from streamlearn.core.records import UNREADABLE_HEADER
+from streamlearn.core.records import UNREADABLE_HEADER, Record
+from streamlearn.log.kafka.kafka_python import batch_parser
 from streamlearn.log.kafka.kafka_python import records as kafka_records
-from streamlearn.log.kafka.kafka_python.records import (
-    UNPACKED_BYTES,
-    UNPACKED_RECORDS,
-    TooLargeInsideError,
-    _Batches,
-    unpack,
-)
+from streamlearn.log.kafka.kafka_python.batch_parser import UNPACKED_RECORDS
+from streamlearn.log.kafka.kafka_python.codecs import UNPACKED_BYTES, TooLargeInsideError, unpack
+from streamlearn.log.kafka.kafka_python.records import PartitionRecords
 from tests.service_process import Apps, apps
 
 __all__ = ["apps"]
@@ -31,12 +28,8 @@ def batch(codec: int, values: list[bytes]) -> bytes:
     return bytes(builder.build())
 
 
-def read(*batches: bytes) -> list[Any]:
-    found = []
-    reader = _Batches(b"".join(batches))
-    while (one := reader.next_batch()) is not None:
-        found += list(one)
-    return found
+def read(*batches: bytes) -> list[Record]:
+    return PartitionRecords(0, TopicPartition("t", 0), MemoryRecords(b"".join(batches))).take()
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -59,7 +52,8 @@ def test_a_batch_that_is_too_large_inside_is_one_record_that_says_so(codec: str)
 
 
 def test_so_is_one_of_very_many_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_records, "UNPACKED_RECORDS", 99)
+    for module in (kafka_records, batch_parser):
+        monkeypatch.setattr(module, "UNPACKED_RECORDS", 99)
     (record,) = read(batch(4, [b""] * 100))
     assert (record.offset, record.value) == (99, b"")
     assert len(read(batch(4, [b""] * 99))) == 99

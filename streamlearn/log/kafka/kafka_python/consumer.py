@@ -9,13 +9,12 @@ from streamlearn.core.records import Record
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.log.kafka.client import CONNECT_S
 from streamlearn.log.kafka.kafka_python.connect import maps
-from streamlearn.log.kafka.kafka_python.records import plain
 
 _ALL = 1 << 40
 
 
 class PythonConsumer:
-    """`Consumer` around a connected `KafkaConsumer` without a group."""
+    """`Consumer` around a connected `KafkaConsumer` without a group, which gives records (`read_batches`)."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
@@ -46,13 +45,7 @@ class PythonConsumer:
         backlog ends.
         """
         fetched = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_ALL)
-        return {
-            (topic, partition): [
-                Record(topic, partition, row.offset, row.timestamp, row.key, row.value, plain(row.headers))
-                for row in rows
-            ]
-            for (topic, partition), rows in fetched.items()
-        }
+        return {(topic, partition): records for (topic, partition), records in fetched.items()}
 
     def position(self, partition: Place) -> int:
         """As `Consumer.position`. The public `position()` may wait for the network."""

@@ -13,7 +13,7 @@ from streamlearn.log.kafka.kafka_python.consumer import PythonConsumer
 from streamlearn.log.kafka.kafka_python.group import ASSIGNORS, PythonGroup
 from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.kafka_python.producer import PythonProducer, destroy
-from streamlearn.log.kafka.kafka_python.records import read_any_names
+from streamlearn.log.kafka.kafka_python.records import read_batches
 
 _TRANSACTION_MS = 20000
 
@@ -41,7 +41,7 @@ class KafkaPython:
             fetch_max_wait_ms=wait_ms,
             bootstrap_timeout_ms=int(connect_s * 1000),
         )
-        read_any_names(consumer)
+        read_batches(consumer)
         return PythonConsumer(consumer)
 
     def group(self, group: str, replica: str, topic: str) -> PythonGroup:
