@@ -58,7 +58,8 @@ MODULES: Final[dict[str, str]] = {
     "core.labels.stats": CALLER,
     "core.model": CALLER,
     "core.model.fingerprint": "checkpoint",
-    "core.model.fused": "learn",  # a fused step predicts, too: its two stages cannot be told apart
+    "core.model.acceleration": CALLER,
+    "core.model.fused": CALLER,
     "core.model.fused_source": CALLER,
     "core.model.learner": "predict",
     "core.model.pickle_load": "checkpoint",
@@ -124,7 +125,9 @@ FUNCTIONS: Final[dict[tuple[str, str], str]] = {
     ("core.journal", "chain"): "digest",
     ("core.journal", "preimage"): "digest",
     ("core.journal", "_prefixed"): "digest",
+    ("core.model.fused", "learn"): "learn",
     ("core.model.fused", "predict"): "predict",
+    ("core.model.fused", "step"): "learn",  # it predicts, too: the two cannot be told apart
     ("core.model.learner", "__init__"): "learn",
     ("core.model.learner", "_forecast_learner"): "learn",
     ("core.shard.encode", "scores"): "scores",

@@ -105,7 +105,11 @@ def calls(name: str) -> dict[str, Any]:
 
     def note(frame: FrameType, event: str, _arg: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(PACKAGE):
+        if event != "call":
+            return
+        if code.co_filename.startswith("<fused "):  # code that streamlearn has generated
+            counted[f"generated:{code.co_filename}"] += 1
+        elif code.co_filename.startswith(PACKAGE):
             counted[f"{module_name(code.co_filename)}:{code.co_name}"] += 1
 
     sys.setprofile(note)
