@@ -94,6 +94,13 @@ def test_a_batch_is_within_its_room_unless_one_record_is_not(
         assert sizes[before] + first_of_next > room - 12, "one batch would have done"
 
 
+def test_rows_that_fit_into_one_batch_are_one_batch() -> None:
+    records = [ProducerRecord(None, b"x" * 50)] * 100
+    (batch,) = encoded(records)
+    size = batch.size_in_bytes() - BATCH_HEAD
+    assert [len(encoded(records, room)) for room in (size - 1, size + 12)] == [2, 1]
+
+
 def test_a_batch_of_very_many_records_numbers_them_all() -> None:
     records = [ProducerRecord(None, b"%d" % n) for n in range(20_000)]
     (batch,) = encoded(records)

@@ -35,6 +35,7 @@ _BEFORE_LENGTH: Final = 12
 _TRANSACTIONAL: Final = 0x10
 _NULL: Final = b"\x01"
 """A length of -1 as a varint."""
+_NO_HEADERS: Final = b"\0"
 _FRAME_BYTES: Final = 12
 """The most that the length, attributes, timestamp and number of a record take."""
 
@@ -60,22 +61,28 @@ def encode_rows(rows: Sequence[Row], room: int) -> Iterator[tuple[bytes, int]]:
 
     A body takes at most `room` bytes, unless one record takes more.
     """
-    varints, body, count = _VARINTS, bytearray(), 0
+    varints, pieces, size, count = _VARINTS, list[bytes](), 0, 0
     for row in rows:
         value = row.value
+        fields: tuple[bytes, ...]
         if value is not None and len(value) < _SHORT and row.key is None and not row.headers:
-            fields = b"\1%b%b\0" % (varints[len(value)], value)
+            length = varints[len(value)]
+            fields, fields_size = (_NULL, length, value, _NO_HEADERS), 2 + len(length) + len(value)
         else:
-            fields = _fields(row)
-        if 0 < len(body) > room - _FRAME_BYTES - len(fields):
-            yield bytes(body), count
-            body, count = bytearray(), 0
+            fields = (_fields(row),)
+            fields_size = len(fields[0])
+        if 0 < size > room - _FRAME_BYTES - fields_size:
+            yield b"".join(pieces), count
+            pieces, size, count = [], 0, 0
         number = varints[count] if count < _SHORT else _encode_varint(count)
-        size = 2 + len(number) + len(fields)
-        body += b"%b\0\0%b%b" % (varints[size] if size < _SHORT else _encode_varint(size), number, fields)
+        record_size = 2 + len(number) + fields_size
+        prefix = varints[record_size] if record_size < _SHORT else _encode_varint(record_size)
+        pieces += (prefix, b"\0\0", number)
+        pieces += fields
+        size += len(prefix) + record_size
         count += 1
     if count:
-        yield bytes(body), count
+        yield b"".join(pieces), count
 
 
 def _fields(row: Row) -> bytes:
