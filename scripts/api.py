@@ -90,7 +90,7 @@ CHAPTERS: Final = (
             "core.events.event.Event",
             "core.events.event.Refusal",
             "engine.driver.ShardDriver",
-            "engine.driver.Failure",
+            "core.shard.failure.Failure",
         ),
     ),
     Chapter(

@@ -54,6 +54,38 @@ class Flag(Protocol):
         """Wait until it is set, at most `timeout_s`; True when it is. A sleep that a stop cuts short."""
 
 
+PART_S = 0.02
+"""Long work goes in parts of about so long: heartbeats go on between parts."""
+
+_PART_MOST = 1_000
+
+
+class PartSize:
+    """How many items of long work, all about as long, take half of `PART_S`. `clock`: seconds.
+
+    Example:
+        >>> size = PartSize(lambda: 0.0)
+        >>> size.begin(), size.end(), size.count
+        (None, None, 2)
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began_s = 0.0
+        self.count = 1
+
+    def begin(self) -> None:
+        """A part begins."""
+        self._began_s = self._clock()
+
+    def end(self, *, is_whole: bool = True) -> None:
+        """It has ended; `is_whole`: it had as many items as it could. The next one is larger or smaller."""
+        if self._clock() - self._began_s > PART_S / 2:
+            self.count = max(1, self.count // 2)
+        elif is_whole:
+            self.count = min(2 * self.count, _PART_MOST)
+
+
 class Env(Protocol):
     """Clocks, waiting, chance and threads: all that the package asks of the world by itself.
 

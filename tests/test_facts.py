@@ -3,18 +3,16 @@
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 from river import naive_bayes, tree
 
-from streamlearn.core.events.event import Event, EventSpec
+from streamlearn.core.events.event import EventSpec
 from streamlearn.core.labels.record import LabelSpec
-from streamlearn.core.model.learner import Learner, Prediction
+from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Output, Record, RecordPlace
 from streamlearn.core.scores.scores import ScoresSpec
 from streamlearn.core.shard.commands import FREEZE, Command, encode_command
-from streamlearn.core.shard.encode import Encoder
 from streamlearn.core.shard.facts import (
     Alerted,
     Commanded,
@@ -171,28 +169,6 @@ def test_a_redone_record_has_the_same_facts() -> None:
         lives.append(facts)
     assert len(lives[0]) > 500
     assert lives[0] == lives[1]
-
-
-@pytest.mark.parametrize("labels", ["bool", "int", "str"])
-def test_the_document_of_a_prediction_is_what_its_bytes_say(labels: str) -> None:
-    y = {"bool": (True, False), "int": (1, 0), "str": ("walk", "stand")}[labels]
-    stream = Stream()
-    for n in range(60):
-        for fact in stream.event(f"e{n}", float(n), label=y[n % 2]):
-            if isinstance(fact, Predicted):
-                assert stream.shard.encoder.document(fact) == orjson.loads(fact.output.value or b"")
-
-
-def test_numbers_of_numpy_are_plain_in_a_document() -> None:
-    encoder = Encoder("m", "v", 1, key=False)
-    answer = Prediction(np.float32(1.5), "forecast", [np.float64(2.5), 3.0], True)
-    record = Record("t", 0, 1, NOW_MS, None, b"{}")
-    fact = encoder.prediction(Event("e", None, None, {}, None), record, answer, 4, "", "labels_too_late")
-    assert isinstance(fact, Predicted)
-    document = encoder.document(fact)
-    assert document == orjson.loads(fact.output.value or b"")
-    assert list(document) == list(orjson.loads(fact.output.value or b""))
-    assert {type(document["prediction"]), *map(type, document["forecast"])} == {float}
 
 
 def test_the_scores_and_alerts_are_facts_with_what_they_say() -> None:

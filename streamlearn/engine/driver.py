@@ -5,68 +5,32 @@ stepped again: nothing was changed. A model that raised has left the state undef
 `Failure`, and the way back is `restored`, after which the record goes to `leave_out`.
 
 Invariants:
-- `ModelRaised` and `NeedSchema` are caught in this file and in no other; neither leaves it.
+- Neither `ModelRaised` nor `NeedSchema` leaves this file.
 - After a `Failure` whose `undoes` is true, only `load` and `restored` make the state one of use again.
 - The place in the journal and the state belong together, except while `ahead`: from the first step of a batch
   until `advance` the state is ahead by that batch. Nothing of it can be saved then.
 - The snapshot plus the entries in `since` give the state at the place, always.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
 
-import msgspec
-
-from streamlearn.core.events.event import Event, NoEvent, Refusal
+from streamlearn.core.events.event import Event
 from streamlearn.core.journal import GENESIS, Entry, chain
 from streamlearn.core.labels.pending import ALL
-from streamlearn.core.records import Output, Record, Skip
+from streamlearn.core.records import Output, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Facts, published
+from streamlearn.core.shard.failure import Failure, Ran, failure_at
+from streamlearn.core.shard.run import Runner
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state, load_state
 from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
 from streamlearn.engine.era import restored_state, spec_of
-from streamlearn.engine.registry import Schemas
+from streamlearn.engine.registry import Alive, Schemas, unwatched
+from streamlearn.env import PartSize
 from streamlearn.errors import ModelRaised, NeedSchema, Stop
 from streamlearn.log.port import History
-
-PART_S: Final = 0.02
-"""A part of a record's work that took less is followed by one of twice as many events: heartbeats go on
-between parts. How many events a part has changes nothing but when they are learned (`core.shard.work`).
-"""
-
-_UNITS_MAX: Final = 1_000
-
-Alive = Callable[[], None]
-"""Called at every record of long work, so it is quick: keeps the membership, raises `NotOwner` without it."""
-
-
-def _unwatched() -> None:
-    """Nobody's membership depends on this work."""
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """A record that could not be stepped: a value, to be acted on.
-
-    Attributes:
-        skip: The note of its journal entry, for `ShardDriver.leave_out`.
-        cause: The model's exception; None for an answer that is no number.
-        schema: The id of a schema that the registry does not have, else "".
-
-    Example:
-        >>> Failure(Skip("events", 0, 7, "decode", "schema_unknown"), schema="42").undoes
-        False
-    """
-
-    skip: Skip
-    cause: BaseException | None = None
-    schema: str = ""
-
-    @property
-    def undoes(self) -> bool:
-        """True when the state is undefined now. A record without a schema has changed nothing."""
-        return not self.schema
 
 
 class ShardDriver:
@@ -108,6 +72,8 @@ class ShardDriver:
         self.shard = shard
         """The state. Only `load` puts another in its place."""
         self._is_accelerated = False
+        self._runner = Runner(shard)
+        self._run_size = PartSize(clock)
         self._schemas = schemas
         self._clock = clock
         self.ahead = False
@@ -151,6 +117,7 @@ class ShardDriver:
     def load(self, shard: Shard) -> None:
         """Put another state in the place of this one: the state at the place in the journal."""
         self.shard = shard
+        self._runner = Runner(shard)
         self.ahead = False
         if self._is_accelerated:
             shard.learner.accelerate()
@@ -199,36 +166,48 @@ class ShardDriver:
     def begin(self, record: Record, units: int = 1) -> Facts | Failure:
         """Apply a record, of whose events at most `units` are learned now; see `work`."""
         self.ahead = True
-        shard = self.shard
         while True:
             try:
-                return shard.begin(record, units)
+                return self.shard.begin(record, units)
             except ModelRaised as raised:
-                return _failure(record, raised)
+                return failure_at(record, raised)
             except NeedSchema as need:
-                if self._schemas is None or not self._schemas.supply(shard, need.ident):
-                    return Failure(Skip(*record.place, "decode", "schema_unknown"), schema=need.ident)
+                if not self._supplied(need.ident):
+                    return failure_at(record, need)
+
+    def run(self, records: Sequence[Record], first: int, last: int, outputs: list[Output]) -> Ran:
+        """Step records in a row for some milliseconds, and add their outputs to `outputs`; no facts."""
+        self.ahead = True
+        self._run_size.begin()
+        end = min(last, first + self._run_size.count)
+        ran = Ran(first)
+        while ran.next < end:
+            ran = self._runner.run(records, ran.next, end, outputs)
+            if ran.failure is None or not self._supplied(ran.failure.schema):
+                break
+        self._run_size.end(is_whole=ran.next == end)
+        return ran
 
     def work(self, units: int = ALL) -> Iterator[Facts | Failure]:
         """Go on with what is left of the record, to its end or until `units` events are done: facts after
         each part, which takes milliseconds. A `Failure` is the last.
         """
-        size = 1
+        size = PartSize(self._clock)
         shard = self.shard
         while units > 0 and (work := shard.work) is not None:
             self.ahead = True
-            before, began_s = work.done, self._clock()
+            before = work.done
+            size.begin()
             try:
-                facts = shard.work_on(min(size, units))
+                facts = shard.work_on(min(size.count, units))
             except ModelRaised as raised:
-                yield _failure(work.record, raised)
+                yield failure_at(work.record, raised)
                 return
             units -= work.done - before
-            if self._clock() - began_s < PART_S:
-                size = min(2 * size, _UNITS_MAX)
+            size.end()
             yield facts
 
-    def step(self, record: Record, units: int = ALL, alive: Alive = _unwatched) -> Facts | Failure:
+    def step(self, record: Record, units: int = ALL, alive: Alive = unwatched) -> Facts | Failure:
         """Apply a record to its end, or until `units` of its events are done.
 
         Args:
@@ -245,7 +224,7 @@ class ShardDriver:
         rest = self.finish(units - 1, alive)
         return rest if isinstance(rest, Failure) else facts + rest
 
-    def finish(self, units: int = ALL, alive: Alive = _unwatched) -> Facts | Failure:
+    def finish(self, units: int = ALL, alive: Alive = unwatched) -> Facts | Failure:
         """Go on with what is left of the record as `work` does: all of its facts."""
         finished: Facts = []
         for facts in self.work(units):
@@ -256,18 +235,16 @@ class ShardDriver:
         return finished
 
     def again(
-        self, record: Record, skip: Skip | None, units: int = ALL, alive: Alive = _unwatched
+        self, record: Record, skip: Skip | None, units: int = ALL, alive: Alive = unwatched
     ) -> Facts | Failure:
         """Apply a record that was stepped before: as then. `skip`: how its entry notes that it was left out.
-
         Raises `Stop` when the registry no longer has the schema with which it was read.
         """
         if skip is not None:
             return self.leave_out(record, skip)
         facts = self.step(record, units, alive)
-        if isinstance(facts, Failure) and facts.schema:
-            assert self._schemas is not None, "what was read with a registry is read with one again"
-            raise self._schemas.lost(facts.schema, record)
+        if isinstance(facts, Failure):
+            self._check_schema(facts, record)
         return facts
 
     def leave_out(self, record: Record, skip: Skip) -> Facts:
@@ -295,12 +272,16 @@ class ShardDriver:
             try:
                 return self.shard.peek(record)
             except NeedSchema as need:
-                if self._schemas is None or not self._schemas.supply(self.shard, need.ident):
+                if not self._supplied(need.ident):
                     return None
+
+    def _supplied(self, ident: str) -> bool:
+        """Fetch a schema that is not at hand. False for none ("") and where no registry has it."""
+        return ident != "" and self._schemas is not None and self._schemas.supply(self.shard, ident)
 
     # --- entries again, and undo ----------------------------------------------------------------------
 
-    def redo(self, entry: Entry, alive: Alive = _unwatched) -> bool:
+    def redo(self, entry: Entry, alive: Alive = unwatched) -> bool:
         """Apply an entry of the journal again and stand after it. False when its outputs came out different:
         the state is then of no use.
         """
@@ -323,7 +304,7 @@ class ShardDriver:
         self.advance(entry)
         self.take_snapshot()
 
-    def carry_on(self, entry: Entry, alive: Alive = _unwatched) -> Facts | Failure:
+    def carry_on(self, entry: Entry, alive: Alive = unwatched) -> Facts | Failure:
         """Do again what `entry` did for the last record of those before it."""
         work = self.shard.work
         if isinstance(work, LabelWork):
@@ -333,12 +314,10 @@ class ShardDriver:
         return self.finish(entry.carried, alive)
 
     def restored(
-        self, batch: Sequence[Record], skips: Sequence[Skip], alive: Alive = _unwatched, carried: int = 0
+        self, batch: Sequence[Record], skips: Sequence[Skip], alive: Alive = unwatched, carried: int = 0
     ) -> list[Output] | None:
         """Make the state at the place again, do `carried` units of what was left there, then step `batch`
-        without its `skips`: the outputs.
-
-        None when anything came out other than the journal has it: the model is not deterministic.
+        without its `skips`: the outputs. None where the model is not deterministic: others came out.
         """
         if not self._back_at_cursor(alive):
             return None
@@ -347,12 +326,42 @@ class ShardDriver:
         if isinstance(facts, Failure):
             return None
         outputs = [*published(facts)]
-        for record in batch:
-            facts = self.again(record, skipped.get(record.place), ALL, alive)
+        return outputs if self._step_again(batch, skipped, outputs, alive) else None
+
+    def _step_again(
+        self,
+        records: Sequence[Record],
+        skips: Mapping[RecordPlace, Skip],
+        outputs: list[Output],
+        alive: Alive,
+    ) -> bool:
+        """Step records that were stepped before, each to its end. False when one could not be stepped."""
+        index, count = 0, len(records)
+        while index < count:
+            alive()
+            skip = skips.get(records[index].place) if skips else None
+            if skip is not None:
+                outputs += published(self.leave_out(records[index], skip))
+                index += 1
+                continue
+            end = (
+                next((n for n in range(index, count) if records[n].place in skips), count) if skips else count
+            )
+            index, failure = self.run(records, index, end, outputs)
+            if failure is not None:
+                self._check_schema(failure, records[index])
+                return False
+            facts = self.finish(ALL, alive)
             if isinstance(facts, Failure):
-                return None
+                return False
             outputs += published(facts)
-        return outputs
+        return True
+
+    def _check_schema(self, failure: Failure, record: Record) -> None:
+        """Raise `Stop` when the registry has lost the schema with which a record was read."""
+        if failure.schema:
+            assert self._schemas is not None, "it was read with a registry"
+            raise self._schemas.lost(failure.schema, record)
 
     def _back_at_cursor(self, alive: Alive) -> bool:
         """Make the state at the place again. False when it came out other than the journal has it."""
@@ -369,7 +378,6 @@ class ShardDriver:
     def _restep(self, entry: Entry, digest: str, alive: Alive) -> bool:
         """Step what `entry` covers again. False when its outputs came out different."""
         skips = skips_by_place(entry.skips)
-        last = entry.ranges[-1].last if entry.begun else None
         facts = self.carry_on(entry, alive)
         if isinstance(facts, Failure):
             return False
@@ -377,24 +385,16 @@ class ShardDriver:
             return False
         assert self._history is not None, "entries are redone where their records can be read again"
         outputs = [*published(facts)]
+        records = list[Record]()
         for record in in_order(entry, self._history):
             alive()
-            units = entry.begun if record.place == last else ALL
-            facts = self.again(record, skips.get(record.place), units, alive)
+            records.append(record)
+        unfinished = records.pop() if entry.begun else None
+        if not self._step_again(records, skips, outputs, alive):
+            return False
+        if unfinished is not None:
+            facts = self.again(unfinished, skips.get(unfinished.place), entry.begun, alive)
             if isinstance(facts, Failure):
                 return False
             outputs += published(facts)
         return len(outputs) == entry.outputs and chain(digest, outputs) == entry.digest
-
-
-def event_in(record: Record, decode: Callable[[Record], Event | Refusal | NoEvent]) -> Event | None:
-    """The event that `decode` finds in a record; None where that needs a registry, or there is none."""
-    try:
-        event = decode(record)
-    except NeedSchema:
-        return None
-    return event if isinstance(event, Event) else None
-
-
-def _failure(record: Record, raised: ModelRaised) -> Failure:
-    return Failure(Skip(*record.place, raised.stage, raised.reason), raised.__cause__)

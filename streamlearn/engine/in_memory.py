@@ -58,7 +58,7 @@ def run(
         record = Record("events", 0, offset, round(env.now() * 1000), None, value)
         for fact in offline.step(record):
             if isinstance(fact, Predicted):
-                yield offline.shard.encoder.document(fact)
+                yield orjson.loads(fact.output.value or b"")
             elif isinstance(fact, Refused):
                 source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
                 yield {"dead_letter": {"stage": fact.stage, "reason": fact.reason}, "source": source}

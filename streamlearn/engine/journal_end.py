@@ -11,7 +11,7 @@ from streamlearn.core.journal import Checkpoint, Entry, Era
 from streamlearn.core.records import Positions, TopicPartition
 from streamlearn.core.shard.snapshot import Header
 from streamlearn.engine.cursor import ids_under, positions_under
-from streamlearn.engine.driver import Alive
+from streamlearn.engine.registry import Alive
 from streamlearn.errors import Gone, Stop
 from streamlearn.log.port import Reader, ShardLog
 

@@ -35,6 +35,11 @@ _NOT_FOUND: Final = frozenset((40401, 40402, 40403))
 """The registry's own codes for what it does not have; a bare 404 may come from anybody on the way."""
 
 Alive = Callable[[], None]
+"""Called at every part of long work, so it is quick: keeps the membership, raises `NotOwner` without it."""
+
+
+def unwatched() -> None:
+    """Do nothing: nobody's membership depends on this work."""
 
 
 class Schemas:
@@ -42,7 +47,7 @@ class Schemas:
     the registry is waited for, and may raise.
     """
 
-    def __init__(self, env: Env, url: str, alive: Alive = lambda: None) -> None:
+    def __init__(self, env: Env, url: str, alive: Alive = unwatched) -> None:
         self.env = env
         parts = urllib.parse.urlsplit(url)
         self._url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip(

@@ -25,11 +25,11 @@ from streamlearn.core.shard.snapshot import Sections
 from streamlearn.core.shard.state import Memory
 from streamlearn.engine.checkpoints import BlobName, write_birth
 from streamlearn.engine.cursor import JournalCursor, positions_under
-from streamlearn.engine.driver import Alive, ShardDriver
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import check_app, check_journal, check_topics, era_now, what_changed, with_start
 from streamlearn.engine.journal_end import JournalEnd, checkpoints_at, entries, find_birth, read_end
 from streamlearn.engine.model import ModelTemplate
-from streamlearn.engine.registry import Schemas
+from streamlearn.engine.registry import Alive, Schemas
 from streamlearn.engine.self_check import check_model, events_of
 from streamlearn.engine.warm_start import WarmStart
 from streamlearn.engine.witnesses import check_witnesses, predictions_now

@@ -13,12 +13,13 @@ import structlog
 from streamlearn.config.schema import TransactionSection
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.shard.facts import Facts
+from streamlearn.core.shard.failure import Failure, Ran
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.core.shard.state import BROKEN
 from streamlearn.core.shard.trials import NOT_FINITE
 from streamlearn.core.shard.work import LabelWork
 from streamlearn.engine.cursor import skips_by_place
-from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, Gone, Stop
 from streamlearn.service.batch import Batch
@@ -115,32 +116,41 @@ class Stepper:
         """Step a run into the batch until a record fails or breaks the state, or the batch is full because
         time is up, the model fails too often or a stop was asked for.
         """
-        driver = self._driver
-        begin = driver.begin
-        clock = self._clock
-        shard = driver.shard
-        memory = shard.memory
-        stopping = self._heartbeat.stopping
-        facts: Facts = []
+        memory = self._driver.shard.memory
+        step = self._step_unheard if batch.facts is None else self._step_heard
         count, failure, is_broken = 0, None, False
-        for record in run:
-            stepped = begin(record)
-            if shard.work is not None and not isinstance(stepped, Failure):
-                stepped = self._worked(driver, until_s, stepped)
-            if isinstance(stepped, Failure):
-                failure = stepped
-                break
-            facts += stepped
-            count += 1
+        while count < len(run):
+            count, failure = step(batch, run, count, until_s)
             is_broken = memory.frozen == BROKEN and memory.frozen_at == memory.records
-            if is_broken:
+            if failure is not None or is_broken:
                 break
-            if clock() >= until_s or memory.failing >= FAILING_LIMIT or stopping():
+            if self._clock() >= until_s or memory.failing >= FAILING_LIMIT or self._heartbeat.stopping():
                 batch.full = True
                 break
-        batch.takes(facts)
         batch.covers(run[:count])
         return _Progress(count, failure, is_broken)
+
+    def _step_heard(self, batch: Batch, run: Sequence[Record], first: int, until_s: float) -> Ran:
+        """Step one record, and keep its facts."""
+        driver = self._driver
+        facts = driver.begin(run[first])
+        if driver.shard.work is not None and not isinstance(facts, Failure):
+            facts = self._worked(driver, until_s, facts)
+        if isinstance(facts, Failure):
+            return Ran(first, facts)
+        batch.takes(facts)
+        return Ran(first + 1, None)
+
+    def _step_unheard(self, batch: Batch, run: Sequence[Record], first: int, until_s: float) -> Ran:
+        """Step some records, of which nobody wants the facts."""
+        driver = self._driver
+        count, failure = driver.run(run, first, len(run), batch.outputs)
+        if failure is None and driver.shard.work is not None:  # nothing of that record is published yet
+            facts = self._worked(driver, until_s, [])
+            if isinstance(facts, Failure):
+                return Ran(count - 1, facts)
+            batch.takes(facts)
+        return Ran(count, failure)
 
     def _crashes(self, batch: Batch, record: Record) -> bool:
         """Before a record that goes alone: True, and its dead letter, if it has killed too many processes."""

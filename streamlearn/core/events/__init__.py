@@ -5,6 +5,7 @@ The door: other rooms import the modules in `__all__`, and no others (`scripts/r
 
 __all__ = [
     "clocks",
+    "common",
     "dedup",
     "envelopes",
     "event",

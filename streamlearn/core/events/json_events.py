@@ -8,6 +8,8 @@ Here is the envelope as it is by default; `core.events.mapping` reads values of 
 
 import json
 import re
+from collections.abc import Iterable
+from itertools import chain
 from math import hypot
 from typing import Any, Final, NoReturn
 
@@ -151,6 +153,20 @@ def clean_object(record: Record, value: bytes) -> dict[str, Any] | Refusal:
     if not is_clean(value, doc) and (reason := _strictly(value)):
         return Refusal("decode", reason)
     return doc
+
+
+def names_once(value: bytes, members: int, objects: Iterable[dict[str, Any]]) -> bool:
+    """True if a text of flat `objects` with so many `members` in all surely names no member twice, as
+    `is_clean` proves it.
+    """
+    if _BACKSLASH in value:
+        return False
+    colons = value.count(b":") - members
+    if colons:
+        for item in chain(*(doc.values() for doc in objects)):
+            if type(item) is str:
+                colons -= item.count(":")
+    return not colons
 
 
 def is_clean(value: bytes, doc: dict[str, Any]) -> bool:

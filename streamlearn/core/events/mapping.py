@@ -22,6 +22,7 @@ from streamlearn.core.events.registry import Schema, schema_reader
 from streamlearn.core.events.values import Convert, conversions, is_word
 from streamlearn.core.events.where import compile_where
 from streamlearn.core.records import Record
+from streamlearn.errors import NeedSchema
 
 Decoder = Callable[[Record], Event | Refusal | NoEvent]
 Features = dict[str, Any]
@@ -72,6 +73,15 @@ def compile_decoder(spec: EventSpec, schemas: MutableMapping[str, Schema] | None
         return event
 
     return mapped
+
+
+def event_in(record: Record, decode: Decoder) -> Event | None:
+    """The event that `decode` finds in a record; None where that needs a registry, or there is none."""
+    try:
+        event = decode(record)
+    except NeedSchema:
+        return None
+    return event if isinstance(event, Event) else None
 
 
 def _is_plain(spec: EventSpec) -> bool:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 Action = Literal["step", "predict", "learn"]
 
-LIMIT = "1e300"
-"""Scores and gradients beyond it, infinities and NaN are river's. (A weight that grows beyond all bounds gets
-river's bits here too; the score of the next event is then not finite.)
+LIMIT = "1e150"
+"""Scores and gradients beyond it (`MAX_NUMBER`), infinities and NaN are river's. (A weight that grows beyond
+all bounds gets river's bits here too; the score of the next event is then not finite.)
 """
 
 _UNFIT = "(ArithmeticError, TypeError, ValueError, LookupError, AttributeError)"

@@ -72,6 +72,8 @@ class Learner:
         elif self.task == "forecasting":
             self.learn = _forecast_learner(model, horizon)
         self.acceleration: Acceleration[Prediction] | None = None
+        self.answer_from = _probable if self.task == "classification" else _numeric
+        """The answer that is made from what a fused step predicts."""
 
     def accelerate(self) -> None:
         """Predict and learn the fused way where that gives the same bits, once it has shown that it does.
@@ -79,8 +81,7 @@ class Learner:
         Nothing that comes out depends on it. Nothing is done the second time.
         """
         if self.acceleration is None:
-            answer = _probable if self.task == "classification" else _numeric
-            acceleration = Acceleration(self.model, self.predict, self.learn, answer)
+            acceleration = Acceleration(self.model, self.predict, self.learn, self.answer_from)
             self.acceleration = acceleration
             if not acceleration.disabled:
                 self.predict, self.learn = acceleration.predict, acceleration.learn

@@ -81,20 +81,7 @@ class ClassScores(msgspec.Struct, tag=True):
 
     def capture(self, answer: Prediction) -> list[Any]:
         """Capture all of the answers that scoring will need, as small plain values."""
-        prediction, detail = answer.prediction, answer.detail
-        if type(prediction) not in _PLAIN:
-            prediction = prediction.item()
-        p = q = None
-        if detail and answer.member == "probabilities":
-            if len(detail) == 2 and "true" in detail and "false" in detail:
-                p, q = detail["false"], detail["true"]
-            elif len(detail) == 2 and "1" in detail and "0" in detail:
-                p, q = detail["0"], detail["1"]
-            if type(p) is not float or type(q) is not float or type(prediction) is str:
-                p, q = {name: float(share) for name, share in detail.items()}, None
-        elif detail is not None and answer.member == "score":
-            p = float(detail)
-        return [prediction, p, q, self.last, self.best, self.labels, *self.counts]
+        return [*_shares(answer), self.last, self.best, self.labels, *self.counts]
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """The labels that were answered."""
@@ -123,6 +110,27 @@ class ClassScores(msgspec.Struct, tag=True):
             self.best = index
         self.labels += 1
         self.last = y
+        if len(buffer) >= _BUFFER_LENGTH:
+            self.flush()
+
+    def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+        """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
+        indices, counts, buffer = self.indices, self.counts, self.buffer
+        for y, answer in zip(ys, answers, strict=True):
+            if y is None:
+                continue
+            index = None if self.ranked else indices.get(y)
+            if index is None:
+                self.update(y, self.capture(answer))
+                buffer = self.buffer
+                continue
+            best, labels, count = self.best, self.labels, counts[index]
+            buffer += (y, count, counts[best], *_shares(answer), self.last, best, labels)
+            count = counts[index] = count + 1
+            if index != best and (count > counts[best] or (count == counts[best] and index < best)):
+                self.best = index
+            self.labels = labels + 1
+            self.last = y
         if len(buffer) >= _BUFFER_LENGTH:
             self.flush()
 
@@ -232,6 +240,25 @@ class ClassScores(msgspec.Struct, tag=True):
             _losses(positive, (last, last_one, certain, after_y), kinds, True),
             _losses(positive, (prior, prior_one, most, prior_y), kinds, False),
         ]
+
+
+def _shares(answer: Prediction) -> tuple[Any, Any, Any]:
+    """The prediction, and `p` and `q` as they are captured."""
+    prediction, detail = answer.prediction, answer.detail
+    if type(prediction) not in _PLAIN:
+        prediction = prediction.item()
+    if answer.member == "score":
+        return prediction, None if detail is None else float(detail), None
+    if not detail or answer.member != "probabilities":
+        return prediction, None, None
+    p = q = None
+    if len(detail) == 2:
+        p, q = detail.get("false"), detail.get("true")
+        if p is None or q is None:
+            p, q = detail.get("0"), detail.get("1")
+    if type(p) is not float or type(q) is not float or type(prediction) is str:
+        return prediction, {name: float(share) for name, share in detail.items()}, None
+    return prediction, p, q
 
 
 def _accumulators(ranked: bool) -> list[MetricAccumulator]:

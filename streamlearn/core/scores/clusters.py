@@ -3,6 +3,7 @@
 Beside the model stand the label before (no-change) and the commonest label (prior), taken as clusters.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -60,6 +61,12 @@ class ClusterScores(msgspec.Struct, tag=True):
             self.best = index
         self.last = index
         self.labels += 1
+
+    def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+        """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
+        for y, answer in zip(ys, answers, strict=True):
+            if y is not None:
+                self.update(y, self.capture(answer))
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """A cluster is no label."""

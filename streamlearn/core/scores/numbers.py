@@ -135,6 +135,12 @@ class NumberScores(msgspec.Struct, tag=True):
         if len(self.buffer) >= FLUSH_AT:
             self.flush()
 
+    def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+        """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
+        for y, answer in zip(ys, answers, strict=True):
+            if y is not None:
+                self.update(y, self.capture(answer))
+
     def flush(self) -> None:
         """Aggregate the pairs in the buffer."""
         if not self.buffer:
@@ -224,6 +230,12 @@ class ForecastScores(msgspec.Struct, tag=True):
         self.labels += 1
         self.mean = running_mean(self.mean, (y,))
         self.last = y
+
+    def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+        """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
+        for y, answer in zip(ys, answers, strict=True):
+            if y is not None:
+                self.update(y, self.capture(answer))
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """A forecast is for many labels."""

@@ -7,11 +7,13 @@ number is river's, over the same pairs; an answer of None (or no probabilities) 
 `river.evaluate.progressive_val_score` does it. What has no definition yet is None.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
+from streamlearn.core.events.event import Event
 from streamlearn.core.model.learner import Prediction
 from streamlearn.core.scores.accumulators import LabelWindow
 from streamlearn.core.scores.classes import MAX_CLASSES, ClassScores
@@ -43,7 +45,8 @@ class ScoresSpec(msgspec.Struct, frozen=True):
 
 class TaskScores(Protocol):
     """The scores of one kind of task: a part of the state, encoded as it is. What `capture` gives is a list
-    of plain values. `resize` changes the window.
+    of plain values. `resize` changes the window. `score` is `update(y, capture(answer))` for answers in a
+    row; a label of None is none.
     """
 
     labels: int
@@ -51,6 +54,7 @@ class TaskScores(Protocol):
     def can_track_class(self, y: Any) -> bool: ...
     def capture(self, answer: Prediction) -> list[Any]: ...
     def update(self, y: Any, captured: list[Any]) -> None: ...
+    def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None: ...
     def answers(self, captured: list[Any]) -> tuple[Any, ...]: ...
     def flush(self) -> None: ...
     def report(self) -> dict[str, dict[str, Any]]: ...
@@ -99,9 +103,27 @@ class Scores:
         state.newest_ts = ts
         state.events = number = state.events + 1
         if number == state.next_sample:
-            state.next_sample = next_sample(number)
-            state.drift.sample(_one_value(answer), x)
+            self._sample(answer, x)
         return self._capture(answer)
+
+    def _sample(self, answer: Prediction, x: dict[str, Any]) -> None:
+        """Let drift statistics look at the newest event, and settle which one is next."""
+        state = self._state
+        state.next_sample = next_sample(state.events)
+        state.drift.sample(_one_value(answer), x)
+
+    def score(self, events: Sequence[Event], answers: Sequence[Prediction], ts: Any) -> None:
+        """As `capture` of each answer and `update` with the label inside its event, where there is one, for
+        events in a row; `ts`: the time of the last.
+        """
+        state = self._state
+        before, after = state.events, state.events + len(events)
+        while state.next_sample <= after:
+            state.events = state.next_sample
+            index = state.events - before - 1
+            self._sample(answers[index], events[index].x)
+        state.events, state.newest_ts = after, ts
+        self._scores.score([event.y for event in events], answers)
 
     @property
     def events(self) -> int:

@@ -56,17 +56,33 @@ class Encoder:
         True is 1 for a model, so that it may name a class by whichever it saw first; answers are of the
         labels' type. `reason`: why the answer is withheld, "" when it is not.
         """
-        prediction, detail = answer.prediction, answer.detail
-        if labels == "int":
-            answer = _renamed(answer, int, _INTS)
-            prediction = answer.prediction
-        elif labels == "bool" and (type(prediction) is int or (detail and not detail.keys() <= _BOOLS)):
-            answer = _renamed(answer, bool, _BOOL_TEXTS)
-            prediction = answer.prediction
+        answer = named(answer, labels)
+        output = self.output(event, record, answer, learned, reason)
+        if isinstance(output, Refusal):
+            return output
+        return Predicted(record, event, answer, reason, learned, output)
+
+    def output(
+        self, event: Event, record: Record, answer: Prediction, learned: int, reason: str = ""
+    ) -> Output | Refusal:
+        """The prediction's bytes; `answer` is as `named` gives it."""
+        prediction, member = answer.prediction, answer.member
         if type(prediction) not in _PLAIN and getattr(prediction, "shape", None) != ():
             return Refusal("predict", "output_type")
+        body: dict[str, Any] = {
+            "id": event.id,
+            "key": event.key,
+            "ts": (record.timestamp_ms or None) if event.ts is None else event.ts,
+            "prediction": prediction,
+        }
+        if member:
+            body[member] = answer.detail
+        if reason:
+            body["reason"] = reason
+        if event.carry is not None:
+            body["carry"] = event.carry
         try:
-            head = orjson.dumps(_body(event, record, answer, reason), option=_JSON_OPTIONS)
+            head = orjson.dumps(body, option=_JSON_OPTIONS)
         except orjson.JSONEncodeError:
             return Refusal("predict", "output_type")
         source = self._source_members.get((record.topic, record.partition)) or self._source_member(record)
@@ -80,18 +96,7 @@ class Encoder:
             self._limit_bytes is not None and size + headers_bytes(headers) > self._limit_bytes
         ):
             return Refusal("guard", "output_too_large")
-        output = Output("predictions", record.partition, key, value, headers)
-        return Predicted(record, event, answer, reason, learned, output)
-
-    def document(self, predicted: Predicted) -> dict[str, Any]:
-        """The members of a prediction, as its bytes say them."""
-        event, record, answer = predicted.event, predicted.record, predicted.answer
-        body = _body(event, record, answer, predicted.reason)
-        body["prediction"] = _plain(answer.prediction)
-        if answer.member:
-            body[answer.member] = _plain(answer.detail)
-        model = {**self._model, "learned": predicted.learned}
-        return {**body, "model": model, "source": _source(record)}
+        return Output("predictions", record.partition, key, value, headers)
 
     def scores(self, ts: Any, record: Record, learned: int, report: dict[str, Any]) -> Output:
         """A message of the scores topic; `report` has every member but `ts`, `model` and `source`."""
@@ -109,30 +114,14 @@ class Encoder:
         return member
 
 
-def _body(event: Event, record: Record, answer: Prediction, reason: str) -> dict[str, Any]:
-    """The members of a prediction but `model` and `source`."""
-    body: dict[str, Any] = {
-        "id": event.id,
-        "key": event.key,
-        "ts": (record.timestamp_ms or None) if event.ts is None else event.ts,
-        "prediction": answer.prediction,
-    }
-    if answer.member:
-        body[answer.member] = answer.detail
-    if reason:
-        body["reason"] = reason
-    if event.carry is not None:
-        body["carry"] = event.carry
-    return body
-
-
-def _plain(value: Any) -> Any:
-    """An answer without numpy's scalars."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if type(value) in _PLAIN else value.item()
+def named(answer: Prediction, labels: str) -> Prediction:
+    """The answer by the names of the labels' type, "" when that is not known or does not matter."""
+    prediction, detail = answer.prediction, answer.detail
+    if labels == "int":
+        return _renamed(answer, int, _INTS)
+    if labels == "bool" and (type(prediction) is int or (detail and not detail.keys() <= _BOOLS)):
+        return _renamed(answer, bool, _BOOL_TEXTS)
+    return answer
 
 
 def _renamed(answer: Prediction, kind: type, names: dict[str, str]) -> Prediction:

@@ -12,7 +12,7 @@ Invariants:
   step whose learning went wrong: see `core.shard.trials`.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from streamlearn.core.events.clocks import NEVER, UNKNOWN_MS, dated
 from streamlearn.core.events.dedup import RecentIds
@@ -21,7 +21,7 @@ from streamlearn.core.events.mapping import compile_decoder, has_schema
 from streamlearn.core.events.registry import Schema
 from streamlearn.core.labels.joiner import DUE_PER_RECORD, LabelJoiner
 from streamlearn.core.labels.record import LabelRecord
-from streamlearn.core.model.learner import Learner
+from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import CRASH_STAGE, Record
 from streamlearn.core.scores.scores import Scores
 from streamlearn.core.shard.commands import FREEZE, GUARD_RESET, THAW, command_in
@@ -43,7 +43,7 @@ from streamlearn.core.shard.guard import Guard
 from streamlearn.core.shard.label_rules import LabelRules
 from streamlearn.core.shard.state import BROKEN, COMMAND, PAUSED, Memory, ShardSpec
 from streamlearn.core.shard.time_units import note_unit, set_event_time
-from streamlearn.core.shard.trials import NOT_FINITE, Lessons, Teacher, is_extreme, marked
+from streamlearn.core.shard.trials import NOT_FINITE, Lessons, Teacher, is_extreme
 from streamlearn.core.shard.work import EventWork, LabelWork
 
 FAILING_LIMIT: Final = 100
@@ -89,11 +89,11 @@ class Shard:
             spec.model_name, spec.model_version, spec.revision, bool(spec.event.key), spec.prediction_bytes
         )
         self._decode = compile_decoder(spec.event, self.schemas)
-        self._recent_ids = RecentIds(memory, spec.event.duplicates) if spec.event.duplicates else None
-        self._others = {spec.control: self._apply_command}
+        self.recent_ids = RecentIds(memory, spec.event.duplicates) if spec.event.duplicates else None
+        self.others = {spec.control: self._apply_command}
         if spec.labels is not None:
-            self._others[spec.labels.topic] = self._apply_label
-        self._lessons = Lessons(spec, self.learner, memory, self.teacher, scores)
+            self.others[spec.labels.topic] = self._apply_label
+        self.lessons = Lessons(spec, self.learner, memory, self.teacher, scores)
 
     def step(self, record: Record) -> Facts:
         """Apply one record to its end; its facts. Raises `ModelRaised` when the model did: the state is then
@@ -109,14 +109,14 @@ class Shard:
         others are left in `work`, which is to be finished before the next record.
         """
         assert self.work is None, "the record before is not finished"
-        if record.topic in self._others and record.value is not None:
+        if record.topic in self.others and record.value is not None:
             self._count_record()
-            return self._others[record.topic](*dated(record, self.memory.arrivals), units)
+            return self.others[record.topic](*dated(record, self.memory.arrivals), units)
         event = self._decode(record) if record.value is not None else NoEvent("tombstone")
         self._count_record()
         record, latest_ms = dated(record, self.memory.arrivals)
         if type(event) is Event:
-            if self._recent_ids is not None and event.id in self._recent_ids:
+            if self.recent_ids is not None and event.id in self.recent_ids:
                 return self._skipped(record, "duplicate")
             guard = self.guard
             if guard is None or guard.knows(event.x):
@@ -145,7 +145,7 @@ class Shard:
         facts: Facts = []
         if joiner is not None and joiner.spec.join == work.join:  # else another era joins otherwise
             events, goes_on = joiner.more(work.label, work.record.timestamp_ms, units)
-            self._lessons.learn_waiting(work.record, work.label, events, facts)
+            self.lessons.learn_waiting(work.record, work.label, events, facts)
             work.done += len(events)
         if not goes_on:
             self.work = None
@@ -165,7 +165,7 @@ class Shard:
 
     def peek(self, record: Record) -> Event | None:
         """The event in a record, if there is one; nothing is applied. Raises `NeedSchema`."""
-        if record.value is None or record.topic in self._others:
+        if record.value is None or record.topic in self.others:
             return None
         event = self._decode(record)
         return event if isinstance(event, Event) else None
@@ -243,7 +243,7 @@ class Shard:
         label.y = y
         outcome, events, goes_on = joiner.join(label, record.timestamp_ms, units)
         facts: Facts = []
-        self._lessons.learn_waiting(record, label, events, facts)
+        self.lessons.learn_waiting(record, label, events, facts)
         if goes_on:
             self.work = LabelWork(record, label, joiner.spec.join, len(events))
         else:
@@ -257,7 +257,7 @@ class Shard:
         if joiner is not None and joiner.has_news:
             self._alert(joiner, record, facts)
         if scores is not None and scores.is_due():
-            facts.append(self._report(scores, record))
+            facts.append(self.report(scores, record))
 
     def _alert(self, joiner: LabelJoiner, record: Record, facts: Facts) -> None:
         alert = joiner.alert()
@@ -288,6 +288,12 @@ class Shard:
         joiner = self.joiner
         if joiner is None or not joiner.advance((record.topic, record.partition), event.time_ms):
             return self._answered(event, record, [])
+        return self.end_due(event, record, units)
+
+    def end_due(self, event: Event, record: Record, units: int) -> Facts:
+        """Go on with an event whose time has passed deadlines: end what was due first, then answer."""
+        joiner = self.joiner
+        assert joiner is not None, "only events of labels wait"
         default = self.label_rules.default(joiner.spec.default)
         if default is None and joiner.spec.default is not None:
             self.memory.count("label.default_refused")
@@ -295,13 +301,20 @@ class Shard:
         return self.work_on(units)
 
     def _answered(self, event: Event, record: Record, facts: Facts) -> Facts:
-        """Predict, then learn, then encode. The prediction is made before the label is seen."""
+        """Predict, then go on as `answered`. The prediction is made before the label is seen."""
+        joiner = self.joiner
+        if joiner is None or self.learner.task != "forecasting":
+            return self.answered(event, record, self.teacher.ask(event.x, event.y), "", facts)
+        ahead = joiner.expected(self.spec.horizon == 1)
+        reason = "labels_too_late" if ahead is None else ""
+        return self.answered(event, record, self.teacher.ask(event.x, event.y, ahead), reason, facts)
+
+    def answered(self, event: Event, record: Record, answer: Prediction, reason: str, facts: Facts) -> Facts:
+        """Go on with an event once the model has answered: encode, then score and learn its label. `reason`:
+        why the answer is withheld, "" when it is not.
+        """
         memory, joiner, scores, x = self.memory, self.joiner, self.scores, event.x
-        ahead: tuple[list[dict[str, Any]] | None, ...] = ()
-        if joiner is not None and self.learner.task == "forecasting":
-            ahead = (joiner.expected(self.spec.horizon == 1),)
-        answer = self.teacher.ask(x, event.y, *ahead)
-        reason, trial = "labels_too_late" if None in ahead else "", "learn" if is_extreme(x) else ""
+        trial = "learn" if is_extreme(x) else ""
         if not answer.finite:
             answer, reason, trial = answer.withheld(), NOT_FINITE, "predict"
             if memory.frozen in ("", PAUSED) and self.teacher.is_broken():
@@ -312,36 +325,25 @@ class Shard:
         labels = memory.label_type if self.learner.task == "classification" else ""
         predicted = self.encoder.prediction(event, record, answer, memory.learned, labels, reason)
         if isinstance(predicted, Refusal):
-            return [*facts, self._unusable(record, predicted)]
+            return [*facts, self.unusable(record, predicted)]
         if not reason:
             memory.failing = 0
         facts.append(predicted)
         ts = (record.timestamp_ms or None) if event.ts is None else event.ts
         captured = [] if scores is None else scores.capture(answer, x, ts)
-        y, label = (event.y, None) if joiner is None else joiner.find_label(event, record.timestamp_ms)
-        label_place = None
-        if label is not None and joiner is not None:
-            label_place = (joiner.spec.topic, label.partition, label.offset)
-            outcome = "label.joined" if event.y is None else "label.duplicate"
-            facts.append(Labelled(record, label_place, outcome))
-        if y is not None:
-            learned = Learned(record, record.place, y, captured, label_place)
-            self._lessons.learn(x, learned, trial, facts)
-            if joiner is not None:
-                joiner.pending.labelled_at_once((record.topic, record.partition))
-        if self._lessons.learns_at_event:
-            self.teacher.learn(x, y, trial)
-        if y is None and joiner is not None:
-            dropped = joiner.add(event, record, marked(captured) if trial else captured)
-            if dropped is None:
-                self._lessons.learn_unlabelled(x, trial)
-            else:
-                facts += [Expired(record, place, True) for place in dropped]
-        if self._recent_ids is not None:
-            self._recent_ids.add(event.id)
+        if joiner is not None:
+            self.lessons.join(joiner, event, record, captured, trial, facts)
+        else:
+            y = event.y
+            if y is not None:
+                self.lessons.learn(x, Learned(record, record.place, y, captured, None), trial, facts)
+            if self.lessons.learns_at_event:
+                self.teacher.learn(x, y, trial)
+        if self.recent_ids is not None:
+            self.recent_ids.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
         if scores is not None and count % scores.spec.every == 0:
-            facts.append(self._report(scores, record))
+            facts.append(self.report(scores, record))
         return facts
 
     def _end_waiting(self, work: EventWork, units: int) -> Facts:
@@ -352,7 +354,7 @@ class Shard:
         assert joiner is not None, "only events of labels wait"
         facts: Facts = []
         events, goes_on = joiner.expire(work.source, min(units, DUE_PER_RECORD - work.done))
-        self._lessons.end(record, work.default, events, facts)
+        self.lessons.end(record, work.default, events, facts)
         work.done += len(events)
         if goes_on and work.done < DUE_PER_RECORD:
             return facts
@@ -361,14 +363,15 @@ class Shard:
             self._alert(joiner, record, facts)
         return self._answered(work.event, record, facts)
 
-    def _report(self, scores: Scores, record: Record) -> Reported:
+    def report(self, scores: Scores, record: Record) -> Reported:
+        """The scores, which are due at this record."""
         report = scores_report(self.memory, scores, self.joiner)
         output = self.encoder.scores(scores.mark_reported(), record, self.memory.learned, report)
         return Reported(record, report, output)
 
     # --- refusals -------------------------------------------------------------------------------------
 
-    def _unusable(self, record: Record, refusal: Refusal) -> Refused:
+    def unusable(self, record: Record, refusal: Refusal) -> Refused:
         """The model's answer cannot be published."""
         if refusal.stage == "predict":
             self.memory.failing += 1

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlearn.core.events.event import Label, as_moment
-from streamlearn.core.labels.joiner import ReleasedEvent
+from streamlearn.core.events.event import Event, Label, as_moment
+from streamlearn.core.labels.joiner import LabelJoiner, ReleasedEvent
 from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import Record
 from streamlearn.core.scores.scores import Scores
-from streamlearn.core.shard.facts import Expired, Facts, Learned
+from streamlearn.core.shard.facts import Expired, Facts, Labelled, Learned
 from streamlearn.core.shard.state import Memory, ShardSpec
 from streamlearn.errors import ModelRaised
 
@@ -203,6 +203,37 @@ class Lessons:
             self.learn(
                 x, Learned(record, place, label.y, captured, label_place), "learn" if on_trial else "", facts
             )
+
+    def join(
+        self,
+        joiner: LabelJoiner,
+        event: Event,
+        record: Record,
+        captured: list[Any],
+        trial: str,
+        facts: Facts,
+    ) -> None:
+        """Learn the label of an event that was answered, or let the event wait for its label. No output comes
+        of that.
+        """
+        x = event.x
+        y, label = joiner.find_label(event, record.timestamp_ms)
+        label_place = None
+        if label is not None:
+            label_place = (joiner.spec.topic, label.partition, label.offset)
+            outcome = "label.joined" if event.y is None else "label.duplicate"
+            facts.append(Labelled(record, label_place, outcome))
+        if y is not None:
+            self.learn(x, Learned(record, record.place, y, captured, label_place), trial, facts)
+            joiner.pending.labelled_at_once((record.topic, record.partition))
+        if self.learns_at_event:
+            self._teacher.learn(x, y, trial)
+        if y is None:
+            dropped = joiner.add(event, record, marked(captured) if trial else captured)
+            if dropped is None:
+                self.learn_unlabelled(x, trial)
+            else:
+                facts += [Expired(record, place, True) for place in dropped]
 
     def learn_unlabelled(self, x: dict[str, Any], trial: str) -> None:
         """Learn an event whose label will not come, where the model needs none."""

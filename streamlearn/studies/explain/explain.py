@@ -12,10 +12,9 @@ import orjson
 
 from streamlearn.config.schema import Config
 from streamlearn.core.events.event import Event
-from streamlearn.core.events.mapping import compile_decoder
+from streamlearn.core.events.mapping import compile_decoder, event_in
 from streamlearn.core.journal import Entry
 from streamlearn.core.records import Record
-from streamlearn.engine.driver import event_in
 from streamlearn.engine.era import event_spec
 from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas

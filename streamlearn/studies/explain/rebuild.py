@@ -14,10 +14,11 @@ from streamlearn.config.schema import Config
 from streamlearn.core.journal import Entry, Era
 from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
+from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.snapshot import Header, Sections, dump_model, load_model, unseal
 from streamlearn.engine.checkpoints import named_bytes
 from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
-from streamlearn.engine.driver import Failure, ShardDriver
+from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.journal_end import named_checkpoints
 from streamlearn.engine.model import ModelTemplate
 from streamlearn.engine.registry import Schemas
