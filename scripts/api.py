@@ -90,7 +90,7 @@ CHAPTERS: Final = (
             "core.events.event.Event",
             "core.events.event.Refusal",
             "engine.driver.ShardDriver",
-            "core.shard.failure.Failure",
+            "core.shard.work.Failure",
         ),
     ),
     Chapter(

@@ -11,8 +11,8 @@ from streamlearn.config.schema import Config
 from streamlearn.core.journal import GENESIS, Entry, chain
 from streamlearn.core.records import Range, Record, Skip
 from streamlearn.core.shard.facts import published
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.snapshot import fresh_state
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.cursor import JournalCursor
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import era_now

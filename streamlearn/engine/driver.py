@@ -20,11 +20,10 @@ from streamlearn.core.journal import GENESIS, Entry, chain
 from streamlearn.core.labels.pending import ALL
 from streamlearn.core.records import Output, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Facts, published
-from streamlearn.core.shard.failure import Failure, Ran, failure_at
 from streamlearn.core.shard.run import Runner
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, Sections, carried, dump_state, load_state
-from streamlearn.core.shard.work import LabelWork
+from streamlearn.core.shard.work import Failure, LabelWork, Ran, failure_at
 from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
 from streamlearn.engine.era import restored_state, spec_of
 from streamlearn.engine.registry import Alive, Schemas, unwatched

@@ -13,10 +13,10 @@ import msgspec
 
 from streamlearn.core.records import Record, Skip
 from streamlearn.core.shard.facts import Facts
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.shard import FAILING_LIMIT, Shard
 from streamlearn.core.shard.snapshot import Sections, dump_state, load_state, side_parts
 from streamlearn.core.shard.state import ShardSpec
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.registry import Schemas
 from streamlearn.errors import Stop

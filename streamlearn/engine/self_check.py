@@ -11,10 +11,10 @@ import msgspec
 from streamlearn.core.journal import Era
 from streamlearn.core.records import Output, Record
 from streamlearn.core.shard.facts import published
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import dump_state, load_state
 from streamlearn.core.shard.state import Memory
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import spec_of
 from streamlearn.engine.model import ModelTemplate

@@ -13,11 +13,10 @@ import structlog
 from streamlearn.config.schema import TransactionSection
 from streamlearn.core.records import Output, Record, Skip
 from streamlearn.core.shard.facts import Facts
-from streamlearn.core.shard.failure import Failure, Ran
 from streamlearn.core.shard.shard import FAILING_LIMIT
 from streamlearn.core.shard.state import BROKEN
 from streamlearn.core.shard.trials import NOT_FINITE
-from streamlearn.core.shard.work import LabelWork
+from streamlearn.core.shard.work import Failure, LabelWork, Ran
 from streamlearn.engine.cursor import skips_by_place
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.env import Env

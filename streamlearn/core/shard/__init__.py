@@ -8,7 +8,6 @@ __all__ = [
     "dead_letter_rate",
     "encode",
     "facts",
-    "failure",
     "guard",
     "run",
     "shard",

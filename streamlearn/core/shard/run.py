@@ -13,9 +13,7 @@ Invariants:
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-import numpy as np
+from typing import Any, Final, NamedTuple, cast
 
 from streamlearn.core.events.clocks import KNOWN_FROM_MS
 from streamlearn.core.events.common import common_reader
@@ -26,25 +24,24 @@ from streamlearn.core.events.event import (
     Event,
     event_time_ms,
 )
+from streamlearn.core.labels.record import LabelRecord
 from streamlearn.core.model.learner import Prediction
 from streamlearn.core.records import Output, Record, headers_bytes
 from streamlearn.core.shard.encode import named
 from streamlearn.core.shard.facts import published
-from streamlearn.core.shard.failure import Ran, failure_at
+from streamlearn.core.shard.joined import JoinedRow, count_records, is_odd
 from streamlearn.core.shard.label_rules import declared_type
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import PAUSED
 from streamlearn.core.shard.trials import EXTREME
+from streamlearn.core.shard.work import Ran, failure_at
 from streamlearn.errors import ModelRaised, NeedSchema
 
 _LABEL_TYPES: Final[dict[str, type]] = {"bool": bool, "int": int, "str": str}
 _LABELS_REMEMBERED: Final = 1_000
-_PLAIN: Final = frozenset((bool, float, int, str, type(None)))
-_NUMBERS: Final = frozenset((float, int, np.float64, np.float32))
-_MOST_CLASSES: Final = 64
 _ROOM_BYTES: Final = 8_000
 _ROOM_TEXTS_BYTES: Final = 80_000
-"""A prediction takes no more than its record's value and this, with at most `_MOST_CLASSES` classes. The
+"""A prediction takes no more than its record's value and this, with at most `MOST_CLASSES` classes. The
 second is for names that are texts.
 """
 
@@ -93,7 +90,7 @@ class Runner:
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         event_spec, learner = shard.spec.event, shard.learner
-        has_own_way = learner.judges_labels or learner.task == "forecasting" or shard.joiner is not None
+        has_own_way = learner.judges_labels or learner.task == "forecasting"
         is_open = shard.guard is None or event_spec.time_as != "" or has_own_way
         self._read = None if is_open else common_reader(event_spec)
         self._declared = declared_type(shard.spec)
@@ -171,7 +168,8 @@ class Runner:
         accepted = self._shard.label_rules.accepted(y, strict=False)
         if type(accepted) is not type(y) or accepted != y:
             return False
-        if len(self._labels) < _LABELS_REMEMBERED:
+        # A class whose label found no event has no room for certain.
+        if self._shard.joiner is None and len(self._labels) < _LABELS_REMEMBERED:
             self._labels.add(y)
         return True
 
@@ -185,7 +183,10 @@ class Runner:
         predicted = memory.outcomes.get("prediction", 0)
         if scores is not None:
             last = min(last, first + scores.spec.every - predicted % scores.spec.every)
-        events = self._read_common(records, first, last)
+        items = self._read_common(records, first, last)
+        if shard.joiner is not None:
+            return JoinedRow(shard, shard.joiner, records, first).step(items, outputs)
+        events = cast(list[Event], items)  # labels of their own have a joiner
         learned = memory.learned
         answers: list[Prediction] = []
         odd, raised = None, None
@@ -196,41 +197,50 @@ class Runner:
         index = first + len(answers)
         failure = None if raised is None else failure_at(records[index], raised)
         if answers:
-            self._count(records, first, index)
+            count_records(memory, records, first, index)
             self._publish(records, first, events, answers, learned, outputs)
             predicted = memory.outcomes["prediction"] = predicted + len(answers)
             if scores is not None and predicted % scores.spec.every == 0:
                 outputs.append(shard.report(scores, records[index - 1]).output)
         if odd is None:
             return Ran(index, failure)
-        self._count(records, index, index + 1)
+        count_records(memory, records, index, index + 1)
         try:
             outputs += published(shard.answered(events[len(answers)], records[index], odd, "", []))
         except ModelRaised as error:
             return Ran(index, failure_at(records[index], error))
         return Ran(index + 1)
 
-    def _read_common(self, records: Sequence[Record], first: int, last: int) -> list[Event]:
-        """The events of records that are common, up to the first that is not. Changes nothing."""
+    def _read_common(self, records: Sequence[Record], first: int, last: int) -> list[Event | LabelRecord]:
+        """The events and labels of records that are common, up to the first that is not. Changes nothing."""
         shard, read = self._shard, self._read
         memory, others, recent = shard.memory, shard.others, shard.recent_ids
         assert read is not None and shard.guard is not None, "else nothing is common"
         knows = shard.guard.knows
         scale, as_text, label_types, remembers, low, high = self._settled()
-        topic, partition, clock, now_ms = "", -1, None, 0.0
-        events: list[Event] = []
+        topic, partition, clock, now_ms, is_label = "", -1, None, 0.0, False
+        items: list[Event | LabelRecord] = []
         names: set[str | int] = set()
         for record in records[first:last]:
             if record.partition != partition or record.topic != topic:
                 topic, partition = record.topic, record.partition
                 clock = memory.arrivals.get(topic, {}).get(partition)
-                if topic in others or clock is None or not clock.sure or clock.ahead:
+                if clock is None or not clock.sure or clock.ahead or topic == shard.spec.control:
                     break
-                now_ms = clock.now_ms
-            stamp_ms, event = record.timestamp_ms, read(record)
-            if event is None or not KNOWN_FROM_MS <= stamp_ms <= now_ms + MAX_AHEAD_MS:
+                now_ms, is_label = clock.now_ms, topic in others
+            stamp_ms = record.timestamp_ms
+            if not KNOWN_FROM_MS <= stamp_ms <= now_ms + MAX_AHEAD_MS:
                 break
             now_ms = max(now_ms, stamp_ms)
+            if is_label:
+                label = self._label_in(record, now_ms + MAX_AHEAD_MS)
+                if label is None or not self._is_learned(label.y, label_types, remembers, low, high):
+                    break
+                items.append(label)
+                continue
+            event = read(record)
+            if event is None:
+                break
             ts, y = event.ts, event.y
             if ts is None:
                 time_ms: float | None = stamp_ms
@@ -241,22 +251,34 @@ class Runner:
             if time_ms is None or time_ms > now_ms + MAX_AHEAD_MS:
                 break
             event.time_ms = time_ms
-            if y is not None:
-                if type(y) not in label_types:
-                    break
-                if remembers:
-                    if y not in self._labels and not self._is_accepted(y):
-                        break
-                elif not low <= y <= high:  # type: ignore[operator] # no text
-                    break
+            if y is not None and not self._is_learned(y, label_types, remembers, low, high):
+                break
             if recent is not None:
                 if event.id in recent or event.id in names:
                     break
                 names.add(event.id)
             if not knows(event.x) or self._is_large(record):
                 break
-            events.append(event)
-        return events
+            items.append(event)
+        return items
+
+    def _label_in(self, record: Record, latest_ms: float) -> LabelRecord | None:
+        """The label in a record of the labels topic; None where there is none that surely counts."""
+        joiner = self._shard.joiner
+        if joiner is None or record.value is None:
+            return None
+        label = self._shard.label_rules.read(joiner, record, latest_ms)
+        return label if isinstance(label, LabelRecord) else None
+
+    def _is_learned(
+        self, y: Any, label_types: frozenset[type], remembers: bool, low: float, high: float
+    ) -> bool:
+        """True if a label is learned as it is, by the rules of `_settled`."""
+        if type(y) not in label_types:
+            return False
+        if remembers:
+            return y in self._labels or self._is_accepted(y)
+        return bool(low <= y <= high)
 
     def _is_large(self, record: Record) -> bool:
         """True if a prediction might have no room in its topic: it must be refused before learning."""
@@ -295,7 +317,7 @@ class Runner:
                     raise
                 except Exception as error:  # the model is the user's code: whatever it raises is its failure
                     raise ModelRaised("predict") from error
-                if not answer.finite or type(answer.prediction) not in _PLAIN or _is_odd(answer.detail):
+                if is_odd(answer):
                     return answer
                 if is_learning and (learns_events or y is not None):
                     try:
@@ -309,18 +331,6 @@ class Runner:
         finally:
             memory.learned += learned
         return None
-
-    def _count(self, records: Sequence[Record], first: int, last: int) -> None:
-        """Count records that were stepped, and when they arrived."""
-        memory = self._shard.memory
-        memory.records += last - first
-        topic, partition, clock = "", -1, None
-        for record in records[first:last]:
-            if record.partition != partition or record.topic != topic or clock is None:
-                topic, partition = record.topic, record.partition
-                clock = memory.arrivals[topic][partition]
-            if record.timestamp_ms > clock.now_ms:
-                clock.now_ms = float(record.timestamp_ms)
 
     def _publish(
         self,
@@ -359,14 +369,3 @@ class Runner:
             scores.score(
                 events[: len(answers)], answers, record.timestamp_ms if event.ts is None else event.ts
             )
-
-
-def _is_odd(detail: Any) -> bool:
-    """True if an answer's detail is not surely written in few bytes."""
-    if detail is None or type(detail) is float:
-        return False
-    return (
-        type(detail) is not dict
-        or len(detail) > _MOST_CLASSES
-        or not _NUMBERS.issuperset(map(type, detail.values()))
-    )

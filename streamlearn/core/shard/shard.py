@@ -149,7 +149,7 @@ class Shard:
             work.done += len(events)
         if not goes_on:
             self.work = None
-            self._end_label(work.record, "label.joined", facts)
+            self.end_label(work.record, "label.joined", facts)
         return facts
 
     def give_up(self, stage: str, reason: str) -> Facts:
@@ -171,9 +171,8 @@ class Shard:
         return event if isinstance(event, Event) else None
 
     def skip(self, record: Record, stage: str, reason: str) -> Facts:
-        """Apply a record that made the model raise, or whose schema there is not: its dead letter, and the
-        model never sees it, nor the events that a label was about or whose time was up (stage `expire`).
-        """
+        """Apply a record that made the model raise, or whose schema there is not: its dead letter. The model
+        never sees it, nor the events that a label was about or whose time was up (stage `expire`)."""
         memory = self.memory
         self._count_record()
         if stage in ("decode", CRASH_STAGE):  # nothing of what kills a process is looked at again
@@ -245,12 +244,17 @@ class Shard:
         facts: Facts = []
         self.lessons.learn_waiting(record, label, events, facts)
         if goes_on:
-            self.work = LabelWork(record, label, joiner.spec.join, len(events))
+            self.leave(LabelWork(record, label, joiner.spec.join, len(events)))
         else:
-            self._end_label(record, outcome, facts)
+            self.end_label(record, outcome, facts)
         return facts
 
-    def _end_label(self, record: Record, outcome: str, facts: Facts) -> None:
+    def leave(self, work: LabelWork) -> None:
+        """Leave the rest of a label's events to `work_on`."""
+        self.work = work
+
+    def end_label(self, record: Record, outcome: str, facts: Facts) -> None:
+        """The outcome of a label, and what is due after it."""
         self.memory.count(outcome)
         facts.append(Labelled(record, record.place, outcome))
         joiner, scores = self.joiner, self.scores
@@ -310,9 +314,7 @@ class Shard:
         return self.answered(event, record, self.teacher.ask(event.x, event.y, ahead), reason, facts)
 
     def answered(self, event: Event, record: Record, answer: Prediction, reason: str, facts: Facts) -> Facts:
-        """Go on with an event once the model has answered: encode, then score and learn its label. `reason`:
-        why the answer is withheld, "" when it is not.
-        """
+        """Encode an event's answer, score and learn its label. `reason`: why it is withheld, "" for shown."""
         memory, joiner, scores, x = self.memory, self.joiner, self.scores, event.x
         trial = "learn" if is_extreme(x) else ""
         if not answer.finite:
@@ -334,11 +336,10 @@ class Shard:
         if joiner is not None:
             self.lessons.join(joiner, event, record, captured, trial, facts)
         else:
-            y = event.y
-            if y is not None:
-                self.lessons.learn(x, Learned(record, record.place, y, captured, None), trial, facts)
+            if event.y is not None:
+                self.lessons.learn(x, Learned(record, record.place, event.y, captured, None), trial, facts)
             if self.lessons.learns_at_event:
-                self.teacher.learn(x, y, trial)
+                self.teacher.learn(x, event.y, trial)
         if self.recent_ids is not None:
             self.recent_ids.add(event.id)
         count = memory.outcomes["prediction"] = memory.outcomes.get("prediction", 0) + 1
@@ -347,8 +348,8 @@ class Shard:
         return facts
 
     def _end_waiting(self, work: EventWork, units: int) -> Facts:
-        """Expire events whose label did not come in time: learn `default`, or forget them. A model that needs
-        no label learns them all the same. After the last of them the event is answered.
+        """Expire events whose label did not come in time: learn `default`, or forget them (a model that needs
+        no label learns them all the same). Then the event is answered.
         """
         joiner, record = self.joiner, work.record
         assert joiner is not None, "only events of labels wait"

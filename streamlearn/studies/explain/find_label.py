@@ -23,10 +23,10 @@ from streamlearn.core.labels.stats import label_delay_ms
 from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.records import Positions, Record, RecordPlace, Skip
 from streamlearn.core.shard.facts import Expired, Fact, Facts, Labelled, Learned, Predicted, Refused
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.snapshot import Header, assembled, load_learner, load_memory, side_parts
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.cursor import in_order, skips_by_place
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import spec_of, stated_spec

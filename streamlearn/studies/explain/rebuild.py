@@ -14,8 +14,8 @@ from streamlearn.config.schema import Config
 from streamlearn.core.journal import Entry, Era
 from streamlearn.core.records import SHARD, Positions, Record
 from streamlearn.core.shard.facts import Facts, Predicted
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.snapshot import Header, Sections, dump_model, load_model, unseal
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.checkpoints import named_bytes
 from streamlearn.engine.cursor import JournalCursor, in_order, skips_by_place
 from streamlearn.engine.driver import ShardDriver

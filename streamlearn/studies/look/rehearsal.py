@@ -16,9 +16,9 @@ from streamlearn.core.model.learner import Learner
 from streamlearn.core.records import Record
 from streamlearn.core.shard.encode import MAX_NAME_CHARS
 from streamlearn.core.shard.facts import Refused
-from streamlearn.core.shard.failure import Failure
 from streamlearn.core.shard.shard import Shard
 from streamlearn.core.shard.state import Memory, ShardSpec
+from streamlearn.core.shard.work import Failure
 from streamlearn.engine.driver import ShardDriver
 from streamlearn.engine.era import event_rules
 from streamlearn.errors import ConfigError
