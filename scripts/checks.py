@@ -28,7 +28,7 @@ OTHER_BROKERS = ("3.6.2", "4.3.1")
 """The oldest and the newest version of Kafka that streamlearn promises to run on, see README.md."""
 
 PATIENCE_S = 20.0
-WORKERS = "4"
+WORKERS = "5"
 """Processes of pytest. Most tests wait for processes and brokers most of the time."""
 
 CHECKS = (

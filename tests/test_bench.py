@@ -34,6 +34,7 @@ def bench(folder: Path, *words: str, kafka: str = "") -> tuple[dict[str, Any], s
     return json.loads(file.read_text())[words[0]], done.stdout.partition("\n}\n")[2]
 
 
+@pytest.mark.slow
 def test_a_race_on_the_embedded_log_has_every_figure_of_every_runner(tmp_path: Path) -> None:
     words = "--models scaler|logistic,preset:anomaly --runners bare,core,embedded --rounds 1 --events 5000"
     result, table = bench(tmp_path, "race", *words.split())
@@ -69,6 +70,7 @@ def test_a_prediction_that_differs_in_one_member_is_another_answer(member: str) 
     assert not same_answer(value, orjson.dumps(body | {member: other}))
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_a_race_on_kafka_counts_what_is_committed(tmp_path: Path, kafka: str) -> None:
     words = "--models scaler|linear --runners bare,kafka-python --rounds 1 --events 5000"
@@ -116,6 +118,7 @@ def test_the_stages_of_a_service_sum_to_its_cpu(tmp_path: Path) -> None:
     assert all(f"| {name} |" in table for name in STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_the_latency_of_every_event_is_measured(tmp_path: Path, kafka: str) -> None:
     words = "--runners kafka-python --rounds 1 --events 200 --rate 100"
