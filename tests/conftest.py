@@ -23,8 +23,14 @@ NEEDS = (
 )
 
 
+SLOW_S = 7200.0
+"""What a test that is marked `slow` may take; `timeout` in pyproject.toml holds for all others."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(SLOW_S))
         if "kafka" in getattr(item, "fixturenames", ()) and item.get_closest_marker("kafka") is None:
             raise pytest.UsageError(f"{item.nodeid} uses the broker: mark it with @pytest.mark.kafka")
         if item.get_closest_marker("kafka") is not None and not os.environ.get(BROKER_VARIABLE):

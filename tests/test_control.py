@@ -177,7 +177,9 @@ def test_a_reset_is_applied_once_also_when_the_service_dies_and_redoes(apps: App
     app.stop(process)
     found = outcomes_by_id(app)
     refused = [i for i in range(150) if found[f"e{i}"] == "streamlearn.feature_type"]
-    assert '"offsets":141' in app.log and "redo.diverged" not in app.log
+    # All 141, or those since a checkpoint that a machine which was held up made in between.
+    redone = [line["offsets"] for line in map(orjson.loads, app.log.splitlines()) if "offsets" in line]
+    assert len(redone) == 1 and redone[0] >= 31 and "redo.diverged" not in app.log
     assert '"command.guard-reset":1' in app.log
     assert refused[-10:] == list(range(140, 150))
     assert refused[:-10] == list(range(100, 110))
