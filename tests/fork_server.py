@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -101,6 +102,8 @@ class ForkServer:
             cwd=ROOT,
         )
         theirs.close()
+        self._one_request = threading.Lock()
+        """Held from a request to its answer: else two threads may take each other's."""
 
     def start(self, words: Sequence[str], env: Mapping[str, str], folder: Path, stderr: IO[bytes]) -> Process:
         """Run `python -m streamlearn WORDS` in a folder, with this environment and no other."""
@@ -110,9 +113,11 @@ class ForkServer:
         reader, writer = os.pipe()
         request = json.dumps({"words": [*words], "env": {**env}, "folder": str(folder)}).encode()
         assert len(request) < _REQUEST_BYTES
-        socket.send_fds(self._socket, [request], [stderr.fileno(), writer])
+        with self._one_request:
+            socket.send_fds(self._socket, [request], [stderr.fileno(), writer])
+            pid = int(self._socket.recv(16))
         os.close(writer)
-        return ServiceProcess(int(self._socket.recv(16)), reader)
+        return ServiceProcess(pid, reader)
 
 
 @cache
