@@ -79,13 +79,17 @@ def test_the_newer_one_of_message_and_checkpoint_is_shown(apps: Apps, command: C
 
 def test_labels_that_came_after_the_newest_checkpoint_are_not_denied(apps: Apps, command: Command) -> None:
     inside = apps("", **{"checkpoint.interval_s": 3600})
-    inside.produce(events(30))
-    inside.wait(inside.serve(), 30)
-    said = command.ok("scores", *words(inside))
-    assert "30 records that may bring labels have come since" in said
+    process = inside.serve()
+    for count in (30, 60, 90):
+        inside.produce(events(30))
+        inside.wait(process, count)
+        said = command.ok("scores", *words(inside))
+        source = orjson.loads(command.ok("scores", "--json", *words(inside)))["source"]
+        if source["unread"]:  # else a machine that was held up has made a checkpoint of them
+            break
+    assert source["unread"] >= 30
+    assert f"{source['unread']} records that may bring labels have come since" in said
     assert "no label" not in said
-    found = orjson.loads(command.ok("scores", "--json", *words(inside)))
-    assert found["source"] == {"checkpoint": 0, "unread": 30}
 
 
 def test_labels_after_the_newest_message_are_not_denied(apps: Apps, command: Command) -> None:
