@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from river import (
     anomaly,
@@ -24,6 +25,7 @@ from river import (
     tree,
 )
 
+from streamlearn.core.events.event import Event
 from streamlearn.core.model.learner import Learner, Prediction
 from streamlearn.core.scores.metrics import population_stability, rank_metrics
 from streamlearn.core.scores.ranks import MAX_KEPT, Ranks
@@ -279,13 +281,17 @@ def test_scores_on_another_scale_have_no_area_under_fixed_thresholds() -> None:
 
 def test_ranks_stay_bounded_and_nearly_exact() -> None:
     rng = random.Random(4)
-    ranks, exact = Ranks(), []
+    ranks, alone, exact = Ranks(), Ranks(), []
     for _ in range(3 * MAX_KEPT):
         y = rng.random() < 0.3
         score = rng.gauss(1.0 if y else 0.0, 1.0)
-        ranks.add(score, y)
+        alone.add(np.array([score]), np.array([y]))
         exact.append((score, y))
+    for first in range(0, len(exact), 1000):
+        scores, ys = zip(*exact[first : first + 1000], strict=True)
+        ranks.add(np.array(scores), np.array(ys))
     assert len(ranks.counts) <= MAX_KEPT
+    assert (ranks.shift, [*ranks.counts.items()]) == (alone.shift, [*alone.counts.items()])
     exact.sort()
     wins = below = 0
     for _, y in exact:
@@ -395,6 +401,36 @@ def test_a_dump_at_any_place_changes_nothing(kind: str) -> None:
     assert pieces.dump() == whole.dump()
 
 
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("window", [150, 1000])
+def test_answers_in_a_row_are_scored_as_one_at_a_time(kind: str, window: int) -> None:
+    """Also where sums could go beyond the largest number, and whenever they are added up."""
+    rng = random.Random(window)
+    task = "classification" if kind == "binary" else kind
+    spec = ScoresSpec(window=window)
+    alone, row = Scores(spec, task), Scores(spec, task)
+    stream = [(answer, x, None if rng.random() < 0.1 else y) for answer, x, y in wild(kind, 5200, 6)]
+    if kind == "regression":
+        stream = [(Prediction(rng.gauss(0, 1), "", None, True), *rest) for _, *rest in stream]
+        for n, said in ((900, 1e200), (2000, 5), (2500, -math.inf), (3000, 1e160), (4000, None)):
+            stream[n] = (Prediction(said, "", None, True), *stream[n][1:])
+    first = 0
+    while first < len(stream):
+        part = stream[first : first + rng.choice((1, 64, 500))]
+        first += len(part)
+        for answer, x, y in part:
+            captured = alone.capture(answer, x, 1.0)
+            if y is not None:
+                alone.update(y, captured)
+            if rng.random() < 0.001:
+                alone = Scores.load(spec, task, alone.dump())
+        answers = [answer for answer, _, _ in part]
+        row.score([Event("e", None, 1.0, x, y) for _, x, y in part], answers, 1.0)
+        if rng.random() < 0.1:
+            assert json.dumps(row.report()) == json.dumps(alone.report())
+    assert row.dump() == alone.dump()
+
+
 def test_a_dump_of_another_task_is_refused() -> None:
     data = Scores(ScoresSpec(), "regression").dump()
     with pytest.raises(ValueError, match="not those of a model for anomaly"):
@@ -493,4 +529,4 @@ def test_a_class_that_was_only_predicted_counts_in_macro_f1_as_in_river() -> Non
 def test_a_perfect_average_precision_is_one_and_no_more() -> None:
     """Shares added up instead came to 1.0000000000000004."""
     for anomalies in range(1, 100):
-        assert rank_metrics([(50, 0), *[(0, 1)] * anomalies])["average_precision"] == 1.0
+        assert rank_metrics(np.array([(50, 0), *[(0, 1)] * anomalies]))["average_precision"] == 1.0

@@ -3,10 +3,12 @@
 A class is a code, an integer from 0. Adding columns in one piece or in several gives the same sums.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streamlearn.core.scores.metrics import (
     CALIBRATION_BINS,
@@ -19,7 +21,7 @@ from streamlearn.core.scores.metrics import (
     class_metrics,
     finite_or_none,
     roc_auc,
-    running_mean,
+    running_means,
 )
 from streamlearn.core.scores.ranks import Ranks
 
@@ -44,6 +46,56 @@ class Column(msgspec.Struct):
     cross: Floats
 
 
+class Tally(NamedTuple):
+    """Counts of consecutive labels and one forecaster's answers to them, as in `MetricAccumulator`.
+
+    Attributes:
+        counts: Labels, predictions and hits by code.
+        roc, scaled, scores, positive: Of the answers with a score.
+        calibration, bins, confidence: Of the answers with a confidence; answers and hits by bin.
+    """
+
+    counts: Ints
+    roc: Ints
+    scaled: bool
+    scores: Floats
+    positive: NDArray[np.bool_]
+    calibration: Ints
+    bins: Ints
+    confidence: Floats
+
+    @classmethod
+    def tally(cls, y: Ints, column: Column, classes: int, positive_code: int) -> Self:
+        """Count labels `y` (codes below `classes`; `positive_code`: of the positive class) and answers."""
+        pred = column.pred
+        right = y == pred
+        counts = np.stack(
+            (
+                np.bincount(y[pred != NONE], minlength=classes),
+                np.bincount(pred[pred >= 0], minlength=classes),
+                np.bincount(y[right], minlength=classes),
+            )
+        )
+        scored, confident = ~np.isnan(column.score), ~np.isnan(column.confidence)
+        scores, positive = column.score[scored], (y == positive_code)[scored]
+        width = len(THRESHOLDS) + 1
+        cells = np.searchsorted(THRESHOLDS, scores) + width * positive
+        confidence = column.confidence[confident]
+        bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+        calibration = np.bincount(bins + CALIBRATION_BINS * right[confident], minlength=2 * CALIBRATION_BINS)
+        wrong, hits = calibration.reshape(2, CALIBRATION_BINS)
+        return cls(
+            counts,
+            np.bincount(cells, minlength=2 * width).reshape(2, width),
+            not scores.size or bool(scores.min() >= 0 and scores.max() <= 1),
+            scores,
+            positive,
+            np.stack((wrong + hits, hits)),
+            bins,
+            confidence,
+        )
+
+
 class MetricAccumulator(msgspec.Struct):
     """Counts and sums over the labels that one forecaster answered. `counts`: labels, predictions and hits by
     code; `roc` and `calibration`: as in `roc_auc` and `calibration_error`; `scaled`: True while all scores
@@ -58,40 +110,26 @@ class MetricAccumulator(msgspec.Struct):
     cross: Mean = NO_MEAN
     scaled: bool = True
 
-    def add(self, y: Ints, column: Column, classes: int, positive_code: int) -> None:
-        """Count labels `y` (codes below `classes`; `positive_code`: of the positive class) and answers."""
-        pred = column.pred
-        if self.counts.shape[1] < classes:
-            self.counts = np.pad(self.counts, ((0, 0), (0, classes - self.counts.shape[1])))
-        right = y == pred
-        self.counts[0] += np.bincount(y[pred != NONE], minlength=classes)
-        self.counts[1] += np.bincount(pred[pred >= 0], minlength=classes)
-        self.counts[2] += np.bincount(y[right], minlength=classes)
-        positive = y == positive_code
-        scored = ~np.isnan(column.score)
-        if scored.any():
-            score = column.score[scored]
-            self.scaled = self.scaled and bool(score.min() >= 0 and score.max() <= 1)
-            cells = np.searchsorted(THRESHOLDS, score) + self.roc.shape[1] * positive[scored]
-            self.roc += np.bincount(cells, minlength=self.roc.size).reshape(self.roc.shape)
-            if self.ranks is not None:
-                for value, label in zip(score.tolist(), positive[scored].tolist(), strict=True):
-                    self.ranks.add(value, label)
-        confident = ~np.isnan(column.confidence)
-        if confident.any():
-            confidence = column.confidence[confident]
-            bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-            self.calibration[0] += np.bincount(bins, minlength=CALIBRATION_BINS)
-            self.calibration[1] += np.bincount(bins, right[confident], CALIBRATION_BINS)
-            np.add.at(self.calibration[2], bins, confidence)  # one after the other, however they are added
+    def add(self, tally: Tally) -> None:
+        """Count labels and their answers."""
+        counts = tally.counts
+        if self.counts.shape[1] < counts.shape[1]:
+            self.counts = np.pad(self.counts, ((0, 0), (0, counts.shape[1] - self.counts.shape[1])))
+        self.counts += counts
+        self.roc += tally.roc
+        self.scaled = self.scaled and tally.scaled
+        if self.ranks is not None and tally.scores.size:
+            self.ranks.add(tally.scores, tally.positive)
+        self.calibration[:2] += tally.calibration
+        # One after the other, however they are added.
+        np.add.at(self.calibration[2], tally.bins, tally.confidence)
 
-    def add_losses(self, log_loss: Floats | None, cross: Floats | None) -> None:
-        """Add up losses, label by label."""
-        same = cross is log_loss and self.cross == self.log_loss
-        if log_loss is not None:
-            self.log_loss = _fed(self.log_loss, log_loss)
-        if cross is not None:
-            self.cross = self.log_loss if same else _fed(self.cross, cross)
+    def put_loss(self, kind: str, mean: Mean) -> None:
+        """Note the mean of a kind of losses, from now on."""
+        if kind == "log_loss":
+            self.log_loss = mean
+        else:
+            self.cross = mean
 
     def forget_binary(self) -> None:
         """Drop the sums that mean something with two classes only."""
@@ -116,9 +154,19 @@ class MetricAccumulator(msgspec.Struct):
         return result
 
 
-def _fed(mean: Mean, values: Floats) -> Mean:
-    answered = values[~np.isnan(values)]
-    return running_mean(mean, answered.tolist()) if answered.size else mean
+def add_losses(
+    accumulators: Sequence[MetricAccumulator], columns: Sequence[Column], kinds: Sequence[str]
+) -> None:
+    """Add up the losses of each forecaster, label by label. `kinds`: of the members of both."""
+    done: dict[tuple[Any, ...], list[Mean]] = {}
+    for kind in kinds:
+        before = [getattr(accumulator, kind) for accumulator in accumulators]
+        losses = [getattr(column, kind) for column in columns]
+        same = (*before, *map(id, losses))  # most often both kinds are
+        if same not in done:
+            done[same] = running_means(before, losses)
+        for accumulator, mean in zip(accumulators, done[same], strict=True):
+            accumulator.put_loss(kind, mean)
 
 
 class LabelWindow(msgspec.Struct):
@@ -130,10 +178,13 @@ class LabelWindow(msgspec.Struct):
 
     def add(self, y: Ints, columns: list[Column]) -> None:
         """Append, and forget the oldest beyond `size`."""
-        self.y = np.concatenate((self.y, y))
-        for old, new in zip(self.columns, columns, strict=True):
-            for name in Column.__struct_fields__:
-                setattr(old, name, np.concatenate((getattr(old, name), getattr(new, name))))
+        if len(y) >= self.size:
+            self.y, self.columns = y, columns
+        else:
+            self.y = np.concatenate((self.y, y))
+            for old, new in zip(self.columns, columns, strict=True):
+                for name in Column.__struct_fields__:
+                    setattr(old, name, np.concatenate((getattr(old, name), getattr(new, name))))
         self.resize(self.size)
 
     def resize(self, size: int) -> None:

@@ -7,14 +7,13 @@ keeps the columns of its labels and is added up from nothing for each report, so
 that was shown just these labels, without the drift of reverted updates.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from math import log
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from streamlearn.core.events.json_events import label_text
 from streamlearn.core.model.learner import Prediction
@@ -25,7 +24,10 @@ from streamlearn.core.scores.accumulators import (
     Column,
     LabelWindow,
     MetricAccumulator,
+    Tally,
+    add_losses,
 )
+from streamlearn.core.scores.losses import probabilities, scored_column
 from streamlearn.core.scores.metrics import Floats, Ints, kappa
 from streamlearn.core.scores.ranks import Ranks
 
@@ -35,13 +37,34 @@ MAX_CLASSES: Final = 1000
 FLUSH_AT: Final = 1024
 """The number of pairs that are buffered before they are aggregated."""
 
-_LEAST: Final = 1e-15
 _PLAIN: Final = (bool, int, str, float, type(None))
 _FLAT: Final = 6
 """The number of captured values before the counts."""
 _PARTS: Final = 3 + _FLAT
 _BUFFER_LENGTH: Final = FLUSH_AT * _PARTS
-_SAME: Final = {"1": "true", "true": "1", "0": "false", "false": "0"}
+_ROW_PARTS: Final = 4
+_MANY: Final = 32
+"""With more classes than these a row is not counted in one table."""
+
+
+class _Start(NamedTuple):
+    """The labels before a row of answers, each of which gets its label before the next is given."""
+
+    counts: list[int]
+    last: Any
+    labels: int
+
+
+class _Known(NamedTuple):
+    """The baselines' knowledge at answers: codes of the last and of the commonest label; counts of the label
+    that came, of the commonest one, and of all.
+    """
+
+    last: Ints
+    prior: Ints
+    mine: Floats
+    commonest: Floats
+    labels: Floats
 
 
 class ClassScores(msgspec.Struct, tag=True):
@@ -67,7 +90,9 @@ class ClassScores(msgspec.Struct, tag=True):
     invented: int = 0
     """The number of classes that were predicted before any label named them."""
     buffer: list[Any] = []
-    """Pairs, flat: label, its count, the commonest's, and what was captured up to its counts."""
+    """Pairs, flat: label, prediction, `p`, `q`; and after those, the label's count, the commonest's, last
+    label, index of the commonest, labels so far. Or in a row: a `_Start`, then the first four of each.
+    """
     accumulators: list[MetricAccumulator] = []
     pairs: Ints = msgspec.field(default_factory=lambda: np.zeros((2, 3), np.int64))
 
@@ -92,18 +117,14 @@ class ClassScores(msgspec.Struct, tag=True):
         """Buffer the pair; the baselines learn `y`, for which there must be room."""
         if self.ranked:
             y = y == 1
-        counts = self.counts
-        index = self.indices.get(y)
-        if index is None:
-            index = self.indices[y] = len(counts)
-            assert index < MAX_CLASSES, "labels are checked by can_track_class"
-            counts.append(0)
-            if not index:
-                self.best = index
+        if self.buffer and type(self.buffer[0]) is _Start:
+            self.flush()
+        counts, index = self.counts, self._index(y)
         at_capture = captured[_FLAT + index] if _FLAT + index < len(captured) else 0
         # Without any label the commonest one's index is -1, and its count is the number before the counts.
         buffer = self.buffer
-        buffer += (y, at_capture, captured[_FLAT + captured[4]], *captured[:_FLAT])
+        prediction, p, q, last, best, labels, *_ = captured
+        buffer += (y, prediction, p, q, at_capture, captured[_FLAT + best], last, best, labels)
         count = counts[index] = counts[index] + 1
         best = self.best
         if index != best and (count > counts[best] or (count == counts[best] and index < best)):
@@ -113,62 +134,99 @@ class ClassScores(msgspec.Struct, tag=True):
         if len(buffer) >= _BUFFER_LENGTH:
             self.flush()
 
+    def _index(self, y: Any) -> int:
+        """The index of a class, which gets one if it is new."""
+        index = self.indices.get(y)
+        if index is None:
+            index = self.indices[y] = len(self.counts)
+            assert index < MAX_CLASSES, "labels are checked by can_track_class"
+            self.counts.append(0)
+            if not index:
+                self.best = index
+        return index
+
     def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
         """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
-        indices, counts, buffer = self.indices, self.counts, self.buffer
+        if None in ys:
+            answers = [answer for y, answer in zip(ys, answers, strict=True) if y is not None]
+            ys = [y for y in ys if y is not None]
+        if self.ranked:
+            ys = [y == 1 for y in ys]
+        if self._can_buffer_row(ys):
+            self._buffer_row(ys, answers)
+            return
         for y, answer in zip(ys, answers, strict=True):
-            if y is None:
-                continue
-            index = None if self.ranked else indices.get(y)
-            if index is None:
-                self.update(y, self.capture(answer))
-                buffer = self.buffer
-                continue
-            best, labels, count = self.best, self.labels, counts[index]
-            buffer += (y, count, counts[best], *_shares(answer), self.last, best, labels)
-            count = counts[index] = count + 1
-            if index != best and (count > counts[best] or (count == counts[best] and index < best)):
-                self.best = index
-            self.labels = labels + 1
-            self.last = y
-        if len(buffer) >= _BUFFER_LENGTH:
+            self.update(y, self.capture(answer))
+
+    def _can_buffer_row(self, ys: Sequence[Any]) -> bool:
+        """True if classes are few and known, and no pairs with what was captured are in the buffer."""
+        is_row = not self.buffer or type(self.buffer[0]) is _Start
+        return is_row and 0 < len(self.counts) <= _MANY and self.indices.keys() >= set(ys) and len(ys) > 0
+
+    def _buffer_row(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+        """Buffer labels and answers, each of which gets its label before the next is given."""
+        buffer, indices, counts = self.buffer, self.indices, self.counts
+        if not buffer:
+            buffer.append(_Start(counts.copy(), self.last, self.labels))
+        _append_pairs(buffer, ys, answers)
+        for y, count in Counter(ys).items():
+            counts[indices[y]] += count
+        self.best = max(range(len(counts)), key=counts.__getitem__)
+        self.labels += len(ys)
+        self.last = ys[-1]
+        if len(buffer) >= FLUSH_AT * _ROW_PARTS:
             self.flush()
 
     def flush(self) -> None:
         """Aggregate the pairs in the buffer."""
-        buffer = self.buffer
-        if not buffer:
-            return
-        self.buffer = []
-        parts = [buffer[k::_PARTS] for k in range(_PARTS)]
-        ys = parts[0]
-        self._encode(ys, parts[3])
+        self._aggregate()
+
+    def _aggregate(self) -> list[Tally]:
+        """Aggregate the pairs in the buffer. Return how they were counted, by forecaster, where the window
+        holds just these labels.
+        """
+        if not self.buffer:
+            return []
+        y, columns = self._buffered()
+        positive = self.codes.get(1, OTHER)
+        tallies = [Tally.tally(y, column, len(self.codes) - 1, positive) for column in columns]
+        for accumulator, tally in zip(self.accumulators, tallies, strict=True):
+            accumulator.add(tally)
+        add_losses(self.accumulators, columns, ("log_loss", "cross"))
+        self.pairs += _pairs(y, columns)
+        self.window.add(y, columns)
+        return tallies if len(self.window.y) == len(y) else []
+
+    def _buffered(self) -> tuple[Ints, list[Column]]:
+        """Empty the buffer: codes of labels, and the forecasters' answers."""
+        buffer, self.buffer = self.buffer, []
+        start = buffer.pop(0) if type(buffer[0]) is _Start else None
+        width = _PARTS if start is None else _ROW_PARTS
+        ys, *parts = (buffer[k::width] for k in range(width))
+        self._encode(ys, parts[0])
         if not self._binary and not self.ranked:
             # A third class came: what is only meant for two must not depend on when this was noticed.
             for accumulator in self.accumulators:
                 accumulator.forget_binary()
             self.window.forget_binary()
         y = np.array([self.codes[label] for label in ys], np.int64)
-        columns = self._columns(y, parts)
-        positive = self.codes.get(1, OTHER)
-        for accumulator, column in zip(self.accumulators, columns, strict=True):
-            accumulator.add(y, column, len(self.codes) - 1, positive)
-            accumulator.add_losses(column.log_loss, column.cross)
-        self.pairs += _pairs(y, columns)
-        self.window.add(y, columns)
+        known = self._known(parts[3:]) if start is None else self._since(start, y)
+        return y, self._columns(ys, y, parts[:3], known)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """`all`, `window` and `classes`; classes by name with the number of their labels, at most 50."""
-        self.flush()
+        tallies = self._aggregate()
         binary, positive = self._binary, self.codes.get(1, NONE)
         names = list(self.codes)[1:]
         order = sorted(range(len(names)), key=lambda code: (type(names[code]) is str, names[code]))
         window = self.window
         recent = _accumulators(self.ranked)
-        for accumulator, column in zip(recent, window.columns, strict=True):
-            accumulator.add(window.y, column, len(names), positive)
-            # The loss that is not shown need not be added up.
-            accumulator.add_losses(*((column.log_loss, None) if binary else (None, column.cross)))
+        if not tallies:
+            tallies = [Tally.tally(window.y, column, len(names), positive) for column in window.columns]
+        for accumulator, tally in zip(recent, tallies, strict=True):
+            accumulator.add(tally)
+        # The loss that is not shown need not be added up.
+        add_losses(recent, window.columns, ("log_loss" if binary else "cross",))
         spans = {}
         for span, accumulators, pairs in (
             ("all", self.accumulators, self.pairs),
@@ -208,17 +266,38 @@ class ClassScores(msgspec.Struct, tag=True):
                 self.invented += 1
                 codes[prediction] = len(codes) - 1
 
-    def _columns(self, y: Ints, parts: list[list[Any]]) -> list[Column]:
-        """The three forecasters' answers as arrays, from the parts of the buffer."""
-        ys, mine, commonest, preds, p, q, lasts, bests, ns = parts
-        codes = self.codes
-        by_index = np.array([*(codes[label] for label in self.indices), NONE], np.int64)
+    def _known(self, parts: list[list[Any]]) -> _Known:
+        """The baselines' knowledge from the parts of the buffer."""
+        mine, commonest, lasts, bests, labels = parts
+        last = np.array([self.codes[label] for label in lasts], np.int64)
+        prior = self._by_index()[np.array(bests)]
+        return _Known(last, prior, *(np.array(part, np.float64) for part in (mine, commonest, labels)))
+
+    def _since(self, start: _Start, y: Ints) -> _Known:
+        """The baselines' knowledge at answers in a row, each of which had its label `y` before the next."""
+        by_index = self._by_index()
+        rows = np.arange(len(y))
+        each = y[:, None] == by_index[:-1]
+        before = each.cumsum(axis=0) - each + np.array(start.counts)
+        return _Known(
+            np.concatenate(((self.codes[start.last],), y[:-1])),
+            by_index[before.argmax(axis=1)],
+            before[each].astype(np.float64),
+            before.max(axis=1).astype(np.float64),
+            (rows + start.labels).astype(np.float64),
+        )
+
+    def _by_index(self) -> Ints:
+        """The codes of classes by index; the last is that of none."""
+        return np.array([*(self.codes[label] for label in self.indices), NONE], np.int64)
+
+    def _columns(self, ys: list[Any], y: Ints, answers: list[list[Any]], known: _Known) -> list[Column]:
+        """The three forecasters' answers to labels `ys` (codes `y`) as arrays."""
+        preds, p, q = answers
+        codes, last, prior, unseen = self.codes, known.last, known.prior, known.mine
         model = np.array([codes.get(label, OTHER) for label in preds], np.int64)
-        last = np.array([codes[label] for label in lasts], np.int64)
-        prior = by_index[np.array(bests)]
         positive = y == codes.get(1, OTHER)
-        unseen = np.array(mine, np.float64)
-        n = np.maximum(np.array(ns, np.float64), 1.0)
+        n = np.maximum(known.labels, 1.0)
         none = last == NONE
         last_one = np.where(none, np.nan, last == codes.get(1, OTHER))
         prior_y = unseen / n
@@ -226,20 +305,39 @@ class ClassScores(msgspec.Struct, tag=True):
         if self.ranked:
             score = np.array(p, np.float64)
             absent = np.full(len(y), np.nan)
-            answers = ((model, score), (last, last_one), (prior, prior_one))
-            return [Column(pred, of_one, absent, absent, absent) for pred, of_one in answers]
-        of_y, of_one, best = _probabilities(ys, y, codes, p, q)
+            both = ((model, score), (last, last_one), (prior, prior_one))
+            return [Column(pred, of_one, absent, absent, absent) for pred, of_one in both]
+        of_y, of_one, best = probabilities(ys, y, codes, p, q)
         seen = unseen > 0
         prior_y = np.where(seen, prior_y, np.nan)
         after_y = np.where(seen, last == y, np.nan)
         certain = np.where(none, np.nan, 1.0)
-        most = np.where(none, np.nan, np.array(commonest, np.float64) / n)
-        kinds = (self._binary, type(ys[0]) is not bool)
+        most = np.where(none, np.nan, known.commonest / n)
+        types = set(map(type, ys))
+        crossed = np.full(len(y), bool not in types)
+        if len(types) > 1:
+            crossed = np.array([type(label) is not bool for label in ys])
+        binary = self._binary
         return [
-            _losses(positive, (model, of_one, best, of_y), kinds, False),
-            _losses(positive, (last, last_one, certain, after_y), kinds, True),
-            _losses(positive, (prior, prior_one, most, prior_y), kinds, False),
+            scored_column(positive, (model, of_one, best, of_y), binary, crossed, False),
+            scored_column(positive, (last, last_one, certain, after_y), binary, crossed, True),
+            scored_column(positive, (prior, prior_one, most, prior_y), binary, crossed, False),
         ]
+
+
+def _append_pairs(buffer: list[Any], ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
+    """Append labels and answers to the buffer, whose owner needs them for a moment only."""
+    for y, answer in zip(ys, answers, strict=True):
+        prediction, detail = answer.prediction, answer.detail
+        if detail and answer.member == "probabilities":
+            if type(prediction) is str:
+                buffer += (y, prediction, detail, None)
+                continue
+            p, q = detail.get("false"), detail.get("true")
+            if type(p) is type(q) is float and len(detail) == 2 and type(prediction) is bool:
+                buffer += (y, prediction, p, q)
+                continue
+        buffer += (y, *_shares(answer))
 
 
 def _shares(answer: Prediction) -> tuple[Any, Any, Any]:
@@ -263,75 +361,6 @@ def _shares(answer: Prediction) -> tuple[Any, Any, Any]:
 
 def _accumulators(ranked: bool) -> list[MetricAccumulator]:
     return [MetricAccumulator(Ranks() if ranked else None) for _ in FORECASTERS]
-
-
-def _probabilities(
-    ys: list[Any], y: Ints, codes: dict[Any, int], ps: Sequence[Any], qs: Sequence[Any]
-) -> tuple[Floats, Floats, Floats]:
-    """For each answer: the probability of the label, of the positive class, and the largest one."""
-    if None not in qs:
-        positive, null = y == codes.get(1, OTHER), codes.get(0, OTHER)
-        p_false, p_true = np.array(ps, np.float64), np.array(qs, np.float64)
-        of_y = np.where(positive, p_true, np.where(y == null, p_false, np.nan))
-        return of_y, p_true, np.maximum(p_false, p_true)
-    nan = float("nan")
-    rows = []
-    for label, p, q in zip(ys, ps, qs, strict=True):
-        if p is None:
-            rows.append((nan, nan, nan))
-        elif q is not None:
-            rows.append((q if label == 1 else p if label == 0 else nan, q, max(p, q)))
-        else:
-            text = label_text(label)
-            if text not in p and type(label) is not str:
-                text = _SAME.get(text, text)
-            rows.append((p.get(text, nan), p.get("true", p.get("1", 0.0)), max(p.values())))
-    of_y, of_one, best = np.array(rows, np.float64).T
-    return of_y, of_one, best
-
-
-def _losses(
-    positive: NDArray[np.bool_],
-    answer: tuple[Ints, Floats, Floats, Floats],
-    kinds: tuple[bool, bool],
-    certain: bool,
-) -> Column:
-    """A column of (predictions, probabilities of the positive class, the largest, those of the label).
-    `kinds`: whether there are two classes, and whether there can ever be more; `certain`: all are 0 or 1.
-    """
-    pred, of_one, best, of_y = answer
-    binary, crossed = kinds
-    absent = np.full(len(pred), np.nan)
-    log_loss = cross = absent
-    within = np.minimum(np.maximum(of_one, _LEAST), 1 - _LEAST)
-    within = np.where(positive, within, 1 - within)
-    logs = _minus_log_of_few if certain else _minus_log
-    if binary:
-        log_loss = logs(within)
-    if crossed:
-        # A class without a probability costs nothing in river's CrossEntropy.
-        named = np.minimum(np.maximum(of_y, _LEAST), 1 - _LEAST)
-        named = np.where(np.isnan(of_y) & ~np.isnan(best), 1.0, named)
-        differ = np.flatnonzero((named != within) if binary else np.ones(len(named), np.bool_))
-        cross = log_loss  # the same numbers have the same logarithms, and mostly they are the same
-        if differ.size:
-            cross = log_loss.copy()
-            cross[differ] = logs(named[differ])
-    return Column(pred, of_one if binary else absent, best, log_loss, cross)
-
-
-def _minus_log(values: Floats) -> Floats:
-    # The scalar logarithm: numpy's own differs from it in last bits.
-    result = np.fromiter(map(log, values.tolist()), np.float64, len(values))
-    return np.negative(result, out=result)
-
-
-def _minus_log_of_few(values: Floats) -> Floats:
-    """The same, for what is certain: one of the limits, or NaN."""
-    result = np.full(len(values), np.nan)
-    for limit in (_LEAST, 1 - _LEAST, 1 - (1 - _LEAST), 1.0):
-        result[values == limit] = -log(limit)
-    return result
 
 
 def _pairs(y: Ints, columns: list[Column]) -> Ints:

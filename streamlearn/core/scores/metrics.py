@@ -7,6 +7,7 @@ A metric without a definition on what was seen (no label yet, one class only) is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from math import isfinite, log
 from typing import Any, Final, NamedTuple
 
@@ -80,6 +81,29 @@ def running_mean(mean: Mean, values: Iterable[float]) -> Mean:
     return n, m
 
 
+def in_turn(total: float, values: Floats) -> float:
+    """`total` and then each of `values` added one after the other, not in pairs."""
+    return float(np.cumsum(np.concatenate(((total,), values)))[-1])
+
+
+def running_means(means: Sequence[Mean], columns: Sequence[Floats]) -> list[Mean]:
+    """`running_mean` of each of three means with its column; a NaN there is no value."""
+    if any(np.isnan(column).any() for column in columns):
+        return [
+            running_mean(mean, column[~np.isnan(column)].tolist())
+            for mean, column in zip(means, columns, strict=True)
+        ]
+    size = len(columns[0])
+    weights = {n: (1.0 / np.arange(n + 1.0, n + 1.0 + size)).tolist() for n, _ in means}
+    (n, a), (m, b), (k, c) = means
+    values = [column.tolist() for column in columns]
+    for u, v, w, x, y, z in zip(weights[n], weights[m], weights[k], *values, strict=True):
+        a += u * (x - a)
+        b += v * (y - b)
+        c += w * (z - c)
+    return [(n + size, a), (m + size, b), (k + size, c)]
+
+
 def class_metrics(counts: Ints, order: Sequence[int], positive: int | None) -> dict[str, float | None]:
     """Metrics of labels. `counts[:, c]` holds for class `c` the labels, the predictions and the hits;
     `order` is the order in which classes are summed; `positive` the code of the positive class (-1: never
@@ -139,10 +163,11 @@ def roc_auc(bins: Ints) -> float | None:
     negatives, positives = bins.sum(axis=1).tolist()
     if not negatives or not positives:
         return None
-    above = bins[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-    fpr, tpr = above[0] / negatives, above[1] / positives
+    above = [[*accumulate(reversed(counts))][-2::-1] for counts in bins.tolist()]
+    fpr, tpr = [count / negatives for count in above[0]], [count / positives for count in above[1]]
     # numpy's sum over the same nine terms, as scipy's `trapezoid` that river calls.
-    return float(-np.sum((fpr[1:] - fpr[:-1]) * (tpr[1:] + tpr[:-1]) / 2.0))
+    areas = [(b - a) * (d + c) / 2.0 for a, b, c, d in zip(fpr, fpr[1:], tpr, tpr[1:], strict=False)]
+    return float(-np.sum(np.array(areas)))
 
 
 def calibration_error(bins: Floats) -> float | None:
@@ -156,24 +181,18 @@ def calibration_error(bins: Floats) -> float | None:
     return finite_or_none(float(np.abs(hits - confidence).sum()) / total) if total else None
 
 
-def rank_metrics(groups: Sequence[tuple[int, int]]) -> dict[str, float | None]:
-    """From scores in ascending groups of `(negatives, positives)`: the area under the ROC curve by ranks
-    (a tie counts half), and average precision, the sum of (R_n - R_n-1) P_n over the thresholds from above.
+def rank_metrics(groups: Ints) -> dict[str, float | None]:
+    """From scores in ascending groups, a row of negatives and positives each, none of them empty: the area
+    under the ROC curve by ranks (a tie counts half), and average precision, the sum of (R_n - R_n-1) P_n over
+    the thresholds from above.
 
     Source: Fawcett (2006), "An introduction to ROC analysis"; average precision as scikit-learn defines it.
     """
-    negatives, positives = sum(neg for neg, _ in groups), sum(pos for _, pos in groups)
-    below = wins = 0.0
-    for neg, pos in groups:
-        wins += pos * (below + neg / 2)
-        below += neg
-    true = false = 0
-    precision = 0.0
-    for neg, pos in reversed(groups):
-        true += pos
-        false += neg
-        if pos:
-            precision += pos * (true / (true + false))  # divided once, at the end: else it may exceed 1
+    neg, pos = groups.T
+    negatives, positives = int(neg.sum()), int(pos.sum())
+    wins = in_turn(0.0, pos * (neg.cumsum() - neg + neg / 2))
+    true, false = pos[::-1].cumsum(), neg[::-1].cumsum()
+    precision = in_turn(0.0, pos[::-1] * (true / (true + false)))  # divided at the end: else it may exceed 1
     return {
         "roc_auc_ranks": ratio(wins, negatives * positives),
         "average_precision": ratio(precision, positives),

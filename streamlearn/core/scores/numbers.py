@@ -10,9 +10,18 @@ from math import isnan, sqrt
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from streamlearn.core.model.learner import Prediction
-from streamlearn.core.scores.metrics import NO_MEAN, Mean, finite_or_none, ratio, running_mean
+from streamlearn.core.scores.metrics import (
+    NO_MEAN,
+    Floats,
+    Mean,
+    finite_or_none,
+    in_turn,
+    ratio,
+    running_mean,
+)
 
 FLUSH_AT: Final = 512
 """The number of pairs that are buffered before they are aggregated."""
@@ -22,6 +31,10 @@ MAX_CELLS: Final = 100_000
 
 FORECASTERS: Final = ("model", "no_change", "mean")
 _NAN: Final = float("nan")
+_LARGE: Final = 1e150
+"""Squares of errors from here on may be infinite."""
+_PARTS: Final = 1 + len(FORECASTERS)
+_BUFFER_LENGTH: Final = FLUSH_AT * _PARTS
 
 
 class ErrorAccumulator(msgspec.Struct):
@@ -65,6 +78,29 @@ class ErrorAccumulator(msgspec.Struct):
         self.mae, self.mse, self.y = (n, mae), (n, mse), (n, mean)
         self.squares, self.rest, self.paired, self.paired_no_change = squares, rest, paired, paired_no_change
 
+    def extend(
+        self,
+        weights: Sequence[float],
+        errors: Floats,
+        sizes: Floats,
+        no_change: Floats,
+        y: Mean,
+        deviations: Floats,
+    ) -> None:
+        """As `add` for labels that were all answered. `weights`: 1 over the number of labels, for each;
+        `sizes`: of the errors; `no_change`: those of no-change; `y`: labels with these, and their mean;
+        `deviations`: of each label from the mean before it, times that from the mean with it.
+        """
+        mae, mse = self.mae[1], self.mse[1]
+        for w, error, size in zip(weights, errors.tolist(), sizes.tolist(), strict=True):
+            mae += w * (size - mae)
+            mse += w * (error**2 - mse)
+        self.mae, self.mse, self.y = (y[0], mae), (y[0], mse), y
+        self.squares = in_turn(self.squares, deviations)
+        self.rest = in_turn(self.rest, errors * errors)
+        self.paired = in_turn(self.paired, sizes)
+        self.paired_no_change = in_turn(self.paired_no_change, no_change)
+
     def metrics(self) -> dict[str, float | None]:
         """`mase` is the MAE over that of no-change where both answered (Hyndman, Koehler 2006, "Another
         look at measures of forecast accuracy"; with the naive error of the same labels, as they come).
@@ -95,6 +131,30 @@ def _accumulators() -> list[ErrorAccumulator]:
     return [ErrorAccumulator() for _ in FORECASTERS]
 
 
+@np.errstate(all="ignore")  # as in Python, where inf - inf is NaN
+def _add(accumulators: Sequence[ErrorAccumulator], columns: Sequence[Sequence[float]]) -> None:
+    """Add labels and each forecaster's answers to them to the accumulators."""
+    ys, *answers = columns
+    table = np.array(columns, np.float64)
+    errors = table[0] - table[1:]
+    sizes = np.abs(errors)
+    if not np.all(sizes < _LARGE) or any(one.y != accumulators[0].y for one in accumulators):
+        for accumulator, column in zip(accumulators, answers, strict=True):
+            accumulator.add(ys, column, columns[2])
+        return
+    n, mean = accumulators[0].y
+    end = n + len(ys)
+    weights = (1.0 / np.arange(n + 1.0, end + 1.0)).tolist()
+    means = [mean]
+    for w, y in zip(weights, ys, strict=True):
+        mean += w * (y - mean)
+        means.append(mean)
+    path = np.array(means)
+    deviations = (table[0] - path[:-1]) * (table[0] - path[1:])
+    for accumulator, error, size in zip(accumulators, errors, sizes, strict=True):
+        accumulator.extend(weights, error, size, sizes[1], (end, mean), deviations)
+
+
 class NumberScores(msgspec.Struct, tag=True):
     """A regressor beside the last label and `river.dummy.StatisticRegressor(stats.Mean())`. Before the first
     label both say 0.0, as river's regressors do, so that all are scored on the same labels. Captured:
@@ -105,8 +165,8 @@ class NumberScores(msgspec.Struct, tag=True):
     labels: int = 0
     mean: Mean = NO_MEAN
     last: float = 0.0
-    buffer: list[tuple[float, list[Any]]] = []
-    """Labels, each with what was captured."""
+    buffer: list[Any] = []
+    """Pairs, flat: label, and what was captured."""
     accumulators: list[ErrorAccumulator] = msgspec.field(default_factory=_accumulators)
     window: list[list[float]] = msgspec.field(default_factory=lambda: [[], [], [], []])
     """The last `size` labels and the forecasters' answers to them, a list each."""
@@ -125,33 +185,36 @@ class NumberScores(msgspec.Struct, tag=True):
 
     def update(self, y: Any, captured: list[Any]) -> None:
         """Buffer the pair; the baselines learn `y`."""
-        y = float(y)
-        self.buffer.append((y, captured))
+        self.last = y = float(y)
+        self.buffer += (y, *captured)
         self.labels += 1
-        n, mean = self.mean
-        n += 1.0
-        self.mean = (n, mean + (1.0 / n) * (y - mean))
-        self.last = y
-        if len(self.buffer) >= FLUSH_AT:
+        self.mean = running_mean(self.mean, (y,))
+        if len(self.buffer) >= _BUFFER_LENGTH:
             self.flush()
 
     def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
         """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
-        for y, answer in zip(ys, answers, strict=True):
-            if y is not None:
-                self.update(y, self.capture(answer))
+        buffer, last, labels, (n, mean) = self.buffer, self.last, self.labels, self.mean
+        for label, answer in zip(ys, answers, strict=True):
+            if label is not None:
+                y = float(label)
+                buffer += (y, answer.prediction, last, mean)
+                n += 1.0
+                mean += (1.0 / n) * (y - mean)
+                labels += 1
+                last = y
+        self.last, self.labels, self.mean = last, labels, (n, mean)
+        if len(buffer) >= _BUFFER_LENGTH:
+            self.flush()
 
     def flush(self) -> None:
         """Aggregate the pairs in the buffer."""
         if not self.buffer:
             return
-        ys, captured = zip(*self.buffer, strict=True)
-        columns: list[list[float]] = [list(ys)]
-        for answers in zip(*captured, strict=True):
-            columns.append([_NAN if answer is None else answer for answer in answers])
+        columns = [self.buffer[k::_PARTS] for k in range(_PARTS)]
+        columns[1] = [_NAN if answer is None else answer for answer in columns[1]]
         self.buffer = []
-        for accumulator, column in zip(self.accumulators, columns[1:], strict=True):
-            accumulator.add(columns[0], column, columns[2])
+        _add(self.accumulators, columns)
         for old, new in zip(self.window, columns, strict=True):
             old.extend(new)
         self.resize(self.size)
@@ -165,11 +228,10 @@ class NumberScores(msgspec.Struct, tag=True):
     def report(self) -> dict[str, dict[str, Any]]:
         """`all` and `window`."""
         self.flush()
-        y, *answers = self.window
         recent = _accumulators()
-        for accumulator, column in zip(recent, answers, strict=True):
-            accumulator.add(y, column, self.window[2])
-        return {"all": _named(self.accumulators), "window": {"labels": len(y), **_named(recent)}}
+        _add(recent, self.window)
+        labels = len(self.window[0])
+        return {"all": _named(self.accumulators), "window": {"labels": labels, **_named(recent)}}
 
 
 def _named(accumulators: Sequence[ErrorAccumulator]) -> dict[str, dict[str, Any]]:
@@ -234,8 +296,9 @@ class ForecastScores(msgspec.Struct, tag=True):
     def score(self, ys: Sequence[Any], answers: Sequence[Prediction]) -> None:
         """As `update(y, capture(answer))` for each label and answer; a label of None is none."""
         for y, answer in zip(ys, answers, strict=True):
+            captured = self.capture(answer)  # a forecast is for later labels, too
             if y is not None:
-                self.update(y, self.capture(answer))
+                self.update(y, captured)
 
     def answers(self, captured: list[Any]) -> tuple[Any, ...]:
         """A forecast is for many labels."""

@@ -4,17 +4,16 @@ Exact until there are more than `MAX_KEPT` different scores; then scores that ag
 bits become one, and bits go until there are half as many. What is kept depends on the scores alone.
 """
 
-import struct
+from itertools import chain
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from streamlearn.core.scores.metrics import rank_metrics
+from streamlearn.core.scores.metrics import Floats, rank_metrics
 
 MAX_KEPT: Final = 4096
-
-_FLOAT: Final = struct.Struct("<d")
-_BITS: Final = struct.Struct("<q")
 
 
 class Ranks(msgspec.Struct):
@@ -25,22 +24,41 @@ class Ranks(msgspec.Struct):
     shift: int = 0
     counts: dict[int, list[int]] = {}
 
-    def add(self, score: float, positive: bool) -> None:
-        """Count one finite score."""
-        (bits,) = _BITS.unpack(_FLOAT.pack(score + 0.0))  # + 0.0: there is one zero only
-        key = (bits if bits >= 0 else -1 - (bits & 0x7FFF_FFFF_FFFF_FFFF)) >> self.shift
-        count = self.counts.get(key)
-        if count is None:
-            count = self.counts[key] = [0, 0]
-            count[positive] += 1
+    def add(self, scores: Floats, positive: NDArray[np.bool_]) -> None:
+        """Count finite scores, in the order of their labels."""
+        bits = (scores + 0.0).view(np.int64)  # + 0.0: there is one zero only
+        keys = np.where(bits >= 0, bits, -1 - (bits & 0x7FFF_FFFF_FFFF_FFFF))
+        shifted, first, places = np.unique(keys >> self.shift, return_index=True, return_inverse=True)
+        if len(self.counts.keys() | shifted.tolist()) <= MAX_KEPT:
+            pos = np.bincount(places, positive, len(shifted)).astype(np.int64)
+            neg = np.bincount(places, minlength=len(shifted)) - pos
+            order = np.argsort(first)  # that of their labels, however they are added
+            both = np.stack((neg, pos), 1)[order].tolist()
+            names = shifted[order].tolist()
+            if not self.counts:
+                self.counts = dict(zip(names, both, strict=True))
+                return
+            for key, (n, m) in zip(names, both, strict=True):
+                self._count(key, n, m)
+            return
+        for key, label in zip(keys.tolist(), positive.tolist(), strict=True):
+            self._count(key >> self.shift, 1 - label, int(label))
             if len(self.counts) > MAX_KEPT:
                 self._merge()
+
+    def _count(self, key: int, neg: int, pos: int) -> None:
+        count = self.counts.get(key)
+        if count is None:
+            self.counts[key] = [neg, pos]
         else:
-            count[positive] += 1
+            count[0] += neg
+            count[1] += pos
 
     def metrics(self) -> dict[str, float | None]:
         """`roc_auc_ranks` and `average_precision` of everything counted."""
-        return rank_metrics([(neg, pos) for _, (neg, pos) in sorted(self.counts.items())])
+        n = len(self.counts)
+        groups = np.fromiter(chain.from_iterable(self.counts.values()), np.int64, 2 * n).reshape(n, 2)
+        return rank_metrics(groups[np.argsort(np.fromiter(self.counts, np.int64, n))])
 
     def _merge(self) -> None:
         while len(self.counts) > MAX_KEPT // 2:
