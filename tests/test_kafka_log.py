@@ -329,6 +329,24 @@ def test_gaps_of_aborted_records_are_neither_read_nor_waited_for(
 
 
 @pytest.mark.kafka
+def test_a_quiet_partition_does_not_hold_up_the_fetches_of_a_backlog(
+    names: TopicNames, admin: KafkaAdmin, log: KafkaLog
+) -> None:
+    """A fetch of the quiet one alone would wait at the broker, and no other goes out meanwhile."""
+    topic, count = names.inputs[0], 20_000
+    admin.append(topic, [ProducerRecord(None, b"x" * 400, (), 0)] * count)
+    shard = log.open(0)
+    positions = {(topic, 0): 0, (topic, 1): 0}
+    empty = 0
+    while positions[topic, 0] < count:
+        records = shard.poll(positions, 500, ONE_MB, 0.1).records.get((topic, 0), [])
+        empty += not records
+        positions[topic, 0] += len(records)
+    shard.close()
+    assert empty <= 5, "the first fetches, and one of a machine that was held up"
+
+
+@pytest.mark.kafka
 def test_nulls_are_published_as_nulls(names: TopicNames, admin: KafkaAdmin, log: KafkaLog) -> None:
     shard = log.open(0)
     outputs = [prediction(None), prediction(b"", b"", (("a", None), ("b", b""))), prediction(None, b"k")]

@@ -19,6 +19,8 @@ class PythonConsumer:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._places: dict[Place, TopicPartition] = {}
+        self._fetching = consumer._fetcher.config
+        self._wait_ms = self._fetching["fetch_max_wait_ms"]
 
     @maps
     def assign(self, places: Sequence[Place]) -> None:
@@ -43,7 +45,11 @@ class PythonConsumer:
     def fetch(self, timeout_s: float) -> dict[Place, list[Record]]:
         """As `Consumer.fetch`. Taking less than all would let the client serve one partition until its
         backlog ends.
+
+        A broker has one fetch at a time. One that is sent while others' records wait to be taken must not
+        wait there for new ones: when the others are to be fetched again, it is in their way.
         """
+        self._fetching["fetch_max_wait_ms"] = self._wait_ms if timeout_s > 0 else 0
         fetched = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_ALL)
         return {(topic, partition): records for (topic, partition), records in fetched.items()}
 
