@@ -54,6 +54,7 @@ MODULES: Final[dict[str, str]] = {
     "core": CALLER,
     "core.records": CALLER,
     "core.journal": "commit",
+    "core.turns": "commit",
     "core.events.clocks": "guard",
     "core.labels.stats": CALLER,
     "core.model": CALLER,

@@ -134,7 +134,9 @@ def test_an_entry_of_the_format_before_is_refused_by_name_and_reset_goes_on(
         app.config.topics.journal,
         lambda record: orjson.dumps({**orjson.loads(record.value or b""), "format": 1}),
     )
-    with pytest.raises(Stop, match=r"entry 3 of the journal has format 1, and .* writes format 2.*reset"):
+    with pytest.raises(
+        Stop, match=r"entry 3 of the journal has format 1, and .* writes formats 2 and 3.*reset"
+    ):
         app.run()
     words = [
         "reset",

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from streamlearn.core.records import Output, Range, Record, RecordPlace, Skip, header_name_bytes
+from streamlearn.core.turns import Turns, packed, unpacked
 from streamlearn.errors import Stop
 
 
@@ -110,9 +111,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         carried: Events learned here, before `ranges`, for the last record of an earlier entry.
         begun: Events learned here for the last record of `ranges`, which was not finished.
         checkpoints: Every checkpoint that is kept from here on, oldest first; none where nothing changes
-        about
-            them.
+            about them.
         named: The newest entry, up to this one, that names checkpoints.
+        turns: In the journal, instead of `ranges`: the same where partitions take turns.
 
     Example:
         >>> entry = Entry(1, 0, chain(GENESIS, []), [Range("events", 0, 0, 200)], outputs=200)
@@ -131,6 +132,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     begun: int = 0
     checkpoints: list[Checkpoint] = []
     named: int = 0
+    turns: Turns | None = None
 
     @property
     def steps(self) -> bool:
@@ -139,16 +141,21 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 ENTRY_FORMAT: Final = 2
+TURNS_FORMAT: Final = 3
+"""The format of an entry with `turns`, which older versions of streamlearn must not read past."""
 
 _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _attempt_decoder = msgspec.json.Decoder(RecordPlace)
-_ENTRY_BEGINS: Final = b'{"format":%d,' % ENTRY_FORMAT
+_BEGINS: Final = {number: b'{"format":%d,' % number for number in (ENTRY_FORMAT, TURNS_FORMAT)}
 
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry as it stands in the journal (JSON)."""
-    return _ENTRY_BEGINS + _encoder.encode(entry)[1:]
+    turns = packed(entry.ranges)
+    if turns is None:
+        return _BEGINS[ENTRY_FORMAT] + _encoder.encode(entry)[1:]
+    return _BEGINS[TURNS_FORMAT] + _encoder.encode(msgspec.structs.replace(entry, ranges=[], turns=turns))[1:]
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -156,14 +163,18 @@ def decode_entry(data: bytes) -> Entry:
     format.
     """
     entry = _entry_decoder.decode(data)
-    found = ENTRY_FORMAT if data.startswith(_ENTRY_BEGINS) else msgspec.json.decode(data).get("format", 1)
-    if found != ENTRY_FORMAT:
-        raise Stop(
-            f"entry {entry.seq} of the journal has format {found}, and this version of streamlearn reads and "
-            f"writes format {ENTRY_FORMAT}. Go on with the version that wrote it; or begin a new journal "
-            "where the predictions end: `streamlearn reset --start predictions`."
-        )
-    return entry
+    if not data.startswith(_BEGINS[ENTRY_FORMAT]):
+        entry_format = msgspec.json.decode(data).get("format", 1)
+        if entry_format not in _BEGINS:
+            formats = f"formats {ENTRY_FORMAT} and {TURNS_FORMAT}"
+            raise Stop(
+                f"entry {entry.seq} of the journal has format {entry_format}, and this streamlearn "
+                f"reads and writes {formats}. Go on with the version that wrote it; or begin a new journal "
+                "where the predictions end: `streamlearn reset --start predictions`."
+            )
+    if entry.turns is None:
+        return entry
+    return msgspec.structs.replace(entry, ranges=unpacked(entry.turns), turns=None)
 
 
 CLAIM_KEY: Final = b"claim"

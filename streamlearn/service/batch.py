@@ -13,7 +13,11 @@ from streamlearn.core.shard.facts import Facts, published
 RANGES_BYTES: Final = 400_000
 """So much the ranges of one entry may take: an entry is one record, and a record is at most 1 MB."""
 
-_RANGE_BYTES: Final = 50
+_PARTITION_BYTES: Final = 50
+_TURN_BYTES: Final = 12
+"""The first range of a partition takes no more than the one and its topic's name, a later one no more than
+the other (`core.turns`).
+"""
 
 
 class Batch:
@@ -32,6 +36,7 @@ class Batch:
         self.size_bytes = 0
         self.full = False
         self._ranges_bytes = 0
+        self._partitions: set[tuple[str, int]] = set()
 
     @property
     def empty(self) -> bool:
@@ -55,7 +60,9 @@ class Batch:
                 ranges[-1] = ranges[-1]._replace(next=last + 1)
             else:
                 ranges.append(Range(topic, partition, first, last + 1))
-                self._ranges_bytes += len(topic) + _RANGE_BYTES
+                is_new = (topic, partition) not in self._partitions
+                self._partitions.add((topic, partition))
+                self._ranges_bytes += len(topic) + _PARTITION_BYTES if is_new else _TURN_BYTES
         self.records += run
         self.full = self.full or self._ranges_bytes >= RANGES_BYTES
 
@@ -87,6 +94,7 @@ class Batch:
         if self.facts is not None:
             self.facts = [fact for fact in self.facts if fact.record.place not in gone]
         self.records, self.ranges, self._ranges_bytes = [], [], 0
+        self._partitions.clear()
         self.covers(records)
         return dropped
 

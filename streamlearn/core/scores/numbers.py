@@ -138,7 +138,7 @@ def _add(accumulators: Sequence[ErrorAccumulator], columns: Sequence[Sequence[fl
     table = np.array(columns, np.float64)
     errors = table[0] - table[1:]
     sizes = np.abs(errors)
-    if not np.all(sizes < _LARGE) or any(one.y != accumulators[0].y for one in accumulators):
+    if not np.all(sizes < _LARGE) or any(row.y != accumulators[0].y for row in accumulators):
         for accumulator, column in zip(accumulators, answers, strict=True):
             accumulator.add(ys, column, columns[2])
         return
