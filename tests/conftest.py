@@ -9,9 +9,11 @@ Invariants:
 
 import os
 import uuid
+from typing import cast
 
 import pytest
 
+from streamlearn.log.kafka import ClientName
 from tests.browser import BROWSERS, browser_path
 
 BROKER_VARIABLE = "STREAMLEARN_TEST_KAFKA"
@@ -43,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kafka() -> str:
     """The bootstrap address, `host:port`, of a broker that these tests may fill with topics."""
     return os.environ[BROKER_VARIABLE]
+
+
+@pytest.fixture(params=["kafka-python", pytest.param("confluent", marks=pytest.mark.slow)])
+def kafka_client(request: pytest.FixtureRequest) -> ClientName:
+    """Each of the clients, as `[log] client` names them."""
+    return cast(ClientName, request.param)
 
 
 @pytest.fixture

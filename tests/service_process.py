@@ -108,7 +108,11 @@ class App:
         self.inputs = [f"{name}.{topic}" for topic, _ in inputs]
         self.labels = f"{name}.labels" if labels else ""
         where = (
-            {"log.backend": "kafka", "log.bootstrap_servers": bootstrap}
+            {
+                "log.backend": "kafka",
+                "log.bootstrap_servers": str(bootstrap),
+                "log.client": getattr(bootstrap, "client", "auto"),
+            }
             if bootstrap
             else {"log.backend": "embedded", "log.path": str(folder / "log.db")}
         )
@@ -206,10 +210,37 @@ class App:
         self.admin.close()
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+class Broker(str):
+    """The bootstrap address of a real broker, and the client that services use there."""
+
+    __slots__ = ("client",)
+
+    def __new__(cls, address: str, client: str) -> "Broker":
+        made = super().__new__(cls, address)
+        made.client = client
+        return made
+
+
+KAFKA = pytest.param("kafka-python", id="kafka", marks=pytest.mark.kafka)
+CONFLUENT = pytest.param("confluent", marks=[pytest.mark.kafka, pytest.mark.slow])
+
+
+def address(request: pytest.FixtureRequest) -> str:
+    if request.param == "embedded":
+        return ""
+    return Broker(os.environ["STREAMLEARN_TEST_KAFKA"], request.param)
+
+
+@pytest.fixture(params=["embedded", KAFKA])
 def backend(request: pytest.FixtureRequest) -> str:
     """The bootstrap address of the real broker, or "" for the embedded log."""
-    return "" if request.param == "embedded" else os.environ["STREAMLEARN_TEST_KAFKA"]
+    return address(request)
+
+
+@pytest.fixture(name="backend", params=["embedded", KAFKA, CONFLUENT])
+def every_backend(request: pytest.FixtureRequest) -> str:
+    """`backend`, with every client of Kafka: for the suites that kill, pause and refuse."""
+    return address(request)
 
 
 class Apps:

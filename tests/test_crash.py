@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from tests.service_process import App, Apps, apps, backend  # noqa: F401
+from tests.service_process import App, Apps, apps, every_backend  # noqa: F401
 
 MOST_DEATHS = 10
 """Those that had written an entry, three that end without one, and three attempts."""
@@ -39,7 +39,7 @@ def serve_until_all_is_done(app: App, outcomes: int) -> int:
 
 def test_a_record_that_kills_the_process_becomes_a_dead_letter_also_in_redo(
     apps: Apps,  # noqa: F811
-    backend: str,  # noqa: F811
+    backend: str,
 ) -> None:
     app = apps(backend, **{"model.use": "app_models:deadly", "checkpoint.interval_s": 3600})
     app.produce(events(40, POISONED))

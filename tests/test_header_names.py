@@ -13,9 +13,9 @@ from streamlearn.history.formats.record_json import line, parse
 from streamlearn.log.port import ProducerRecord
 from tests.command import Command as Run
 from tests.command import command
-from tests.service_process import App, Apps, apps, backend
+from tests.service_process import App, Apps, apps, every_backend
 
-__all__ = ["apps", "backend", "command"]
+__all__ = ["apps", "command", "every_backend"]
 
 ODD = header_name(b"\xff\xfe")
 HEADERS: Headers = ((ODD, b"1"), ("trace", b"2"), ("m\u00fcll", None))

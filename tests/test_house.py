@@ -167,20 +167,22 @@ def test_the_core_imports_little_and_nothing_impure() -> None:
     assert wrong == []
 
 
-KAFKA_PYTHON = PACKAGE / "log" / "kafka" / "kafka_python"
+CLIENTS = {"kafka": "kafka_python", "confluent_kafka": "confluent"}
+"""The folder in `log/kafka` that may import a client's package."""
 KAFKA_PYTHONS_OWN = re.compile(
     r"_(accumulator|coordinator|fetcher|generation|heartbeat_enabled|join_task|manager|metadata|partition"
     r"|pending_requests|produce_future|sender|subscription|transaction_manager)"
 )
 
 
-def test_one_folder_knows_kafka_python() -> None:
-    others = [module for module in MODULES if KAFKA_PYTHON not in module.parents]
+def test_one_folder_knows_each_client_of_kafka() -> None:
+    folders = {package: PACKAGE / "log" / "kafka" / folder for package, folder in CLIENTS.items()}
+    others = [module for module in MODULES if folders["kafka"] not in module.parents]
     imported = [
         place(module, line, name)
-        for module in others
+        for module in MODULES
         for line, name in imports(module)
-        if name.partition(".")[0] in {"kafka", "confluent_kafka"}
+        if (package := name.partition(".")[0]) in folders and folders[package] not in module.parents
     ]
     # An attribute of that name that is asked of `self` is our own.
     private = [
@@ -242,6 +244,7 @@ OTHERS_ATTRIBUTES = {
     "cli/streams.py": ("standard streams that are closed are opened on /dev/null", "sys"),
     "core/scores/accumulators.py": ("columns of the window, a plain value", "column old"),
     "log/kafka/kafka_python/": ("the library has no other way", "coordinator producer consumer._fetcher"),
+    "log/kafka/confluent/consumer.py": ("a plain value of this module", "source self._sources[partition]"),
     "log/kafka/probe.py": ("ssl's own way to set a context", "context"),
     "log/kafka/reader.py": ("a plain value of this module", "cursor self._cursors[tp]"),
     "observe/": ("logging's own way", "root record"),
@@ -418,9 +421,9 @@ def test_one_file_takes_values_out_of_a_schema_registrys_frame() -> None:
 
 RATCHETS = {  # measure: (as it was when it was last lowered, where it is to go)
     "code lines: service": (
-        16_600,
+        17_040,
         8_500,
-    ),  # 14,774, fused step 440, batches 640, rows 500, scores 190, turns 100
+    ),  # 14,774, fused step 440, batches 640, rows 500, scores 190, turns 100, confluent 430
     "code lines: workshop": (8_249, 5_300),
     "empty names, % of bindings": (0.4, 0.4),
     "functions called x_of or of_x": (3, 3),

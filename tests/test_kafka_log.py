@@ -18,6 +18,7 @@ from streamlearn.core.records import Headers, Output, Range
 from streamlearn.env import RealEnv
 from streamlearn.errors import BadCheckpoint, ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.internal_topics import wanted_topics
+from streamlearn.log.kafka import ClientName
 from streamlearn.log.kafka import cluster as kafka_cluster
 from streamlearn.log.kafka import journal as kafka_journal
 from streamlearn.log.kafka import store as kafka_store
@@ -49,8 +50,8 @@ def admin(kafka: str, names: TopicNames) -> Iterator[KafkaAdmin]:
 
 
 @pytest.fixture
-def log(kafka: str, names: TopicNames, admin: KafkaAdmin) -> Iterator[KafkaLog]:
-    log = KafkaLog(RealEnv(), names, kafka, {})
+def log(kafka: str, names: TopicNames, admin: KafkaAdmin, kafka_client: ClientName) -> Iterator[KafkaLog]:
+    log = KafkaLog(RealEnv(), names, kafka, {}, client=kafka_client)
     yield log
     log.close()
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,11 +13,17 @@ from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.errors import Unknown
 from streamlearn.log.internal_topics import wanted_topics
+from streamlearn.log.kafka import ClientName
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
 from streamlearn.log.port import ProducerRecord, TopicNames, TopicSpec
 from tests.kafka_proxy import END_TXN, PRODUCE, Proxy
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
+
+
+@pytest.fixture(params=["kafka-python", "confluent"])
+def client(request: pytest.FixtureRequest) -> ClientName:
+    return cast(ClientName, request.param)
 
 
 @pytest.fixture
@@ -39,13 +46,13 @@ def entry(seq: int) -> Entry:
     return Entry(seq=seq, era=0, digest="0" * 64)
 
 
-def opened(proxy: Proxy) -> tuple[KafkaAdmin, KafkaLog]:
+def opened(proxy: Proxy, client: ClientName) -> tuple[KafkaAdmin, KafkaLog]:
     roles = {role: f"app.{role}" for role in ("predictions", "dlq", "journal", "checkpoints")}
     names = TopicNames("app", "", ("app.events",), roles)
     address = f"127.0.0.1:{proxy.port}"
     admin = KafkaAdmin(RealEnv(), address, {})
     admin.create([TopicSpec(names.inputs[0], 1), *wanted_topics(names, 1)])
-    return admin, KafkaLog(RealEnv(), names, address, {})
+    return admin, KafkaLog(RealEnv(), names, address, {}, client=client)
 
 
 def values(admin: KafkaAdmin, topic: str) -> list[bytes | None]:
@@ -59,8 +66,10 @@ def values(admin: KafkaAdmin, topic: str) -> list[bytes | None]:
 
 
 @pytest.mark.kafka
-def test_batches_that_had_to_be_sent_twice_are_there_once_and_in_order(proxy: Proxy) -> None:
-    admin, log = opened(proxy)
+def test_batches_that_had_to_be_sent_twice_are_there_once_and_in_order(
+    proxy: Proxy, client: ClientName
+) -> None:
+    admin, log = opened(proxy, client)
     rows = [b"%-900d" % number for number in range(2000)]  # seven batches
     for _ in range(3):
         proxy.lose_the_answer_to_the_next(PRODUCE)
@@ -80,8 +89,10 @@ def test_batches_that_had_to_be_sent_twice_are_there_once_and_in_order(proxy: Pr
 
 
 @pytest.mark.kafka
-def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(proxy: Proxy) -> None:
-    admin, log = opened(proxy)
+def test_a_commit_that_had_to_be_sent_twice_is_unknown_and_the_journal_tells(
+    proxy: Proxy, client: ClientName
+) -> None:
+    admin, log = opened(proxy, client)
     shard = log.open(0)
     shard.publish(entry(0), [Output("predictions", 0, None, b"0")], {})
     proxy.lose_the_answer_to_the_next(END_TXN)

@@ -30,6 +30,7 @@ from streamlearn.core.records import Output
 from streamlearn.env import RealEnv
 from streamlearn.errors import CheckFailed, ConfigError, Fenced, Stop, Unknown
 from streamlearn.log.internal_topics import wanted_topics
+from streamlearn.log.kafka import ClientName
 from streamlearn.log.kafka.errors import refusal
 from streamlearn.log.kafka.kafka_python.connect import mapped
 from streamlearn.log.kafka.log import KafkaAdmin, KafkaLog
@@ -80,8 +81,8 @@ def names(kafka: str, topic_prefix: str) -> Iterator[TopicNames]:
 
 
 @pytest.fixture
-def log(kafka: str, names: TopicNames) -> Iterator[KafkaLog]:
-    log = KafkaLog(RealEnv(), names, kafka, {})
+def log(kafka: str, names: TopicNames, kafka_client: ClientName) -> Iterator[KafkaLog]:
+    log = KafkaLog(RealEnv(), names, kafka, {}, client=kafka_client)
     yield log
     log.close()
 
@@ -333,14 +334,14 @@ def deny(bootstrap: str, kind: ResourceType, name: str, operation: ACLOperation)
 
 
 @pytest.mark.kafka
-def test_a_right_that_is_taken_away_stops_and_names_it(guarded: str) -> None:
+def test_a_right_that_is_taken_away_stops_and_names_it(guarded: str, kafka_client: ClientName) -> None:
     for resource, match in (
         ("topic", r"app-topic\.predictions.*TopicAuthorizationFailed.*topics --print"),
         ("lock", r"TransactionalIdAuthorizationFailed.*topics --print"),
     ):
         names = service(f"app-{resource}")
         made(guarded, names).close()
-        log = KafkaLog(RealEnv(), names, guarded, {})
+        log = KafkaLog(RealEnv(), names, guarded, {}, client=kafka_client)
         shard = log.open(0)
         shard.publish(entry(0), predictions(1), {})
         if resource == "topic":

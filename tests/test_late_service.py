@@ -12,7 +12,7 @@ from river import datasets, linear_model, preprocessing, stream, tree
 from streamlearn.core.journal import journalled
 from streamlearn.core.records import Record
 from tests.command import Command, command  # noqa: F401
-from tests.service_process import App, Apps, apps, backend  # noqa: F401
+from tests.service_process import App, Apps, apps, every_backend  # noqa: F401
 
 Told = tuple[int, dict[str, Any], Any]
 """A question (label None) or its answer: the event's number, its features, the label."""
@@ -138,7 +138,7 @@ def test_a_backlog_of_events_and_late_labels_is_learned_in_time_order(apps: Apps
 
 def test_a_replay_with_late_labels_equals_rivers_evaluation_to_the_last_digit(
     apps: Apps,  # noqa: F811
-    backend: str,  # noqa: F811
+    backend: str,
     command: Command,  # noqa: F811
 ) -> None:
     """At full speed into both topics, caught up afterwards, killed in the middle: no order is lost."""

@@ -27,6 +27,7 @@ from streamlearn.errors import Fenced, Gone
 from streamlearn.log.embedded.admin import EmbeddedAdmin
 from streamlearn.log.embedded.log import EmbeddedLog
 from streamlearn.log.internal_topics import ARRIVAL
+from streamlearn.log.kafka import ClientName
 from streamlearn.log.port import Admin, Log, ProducerRecord, Reader, ShardLog, TopicNames, TopicSpec
 from tests.simulator.memory_log import Cluster, MemoryLog, MemoryReader
 
@@ -47,6 +48,7 @@ class Embedded(NamedTuple):
 
 class Kafka(NamedTuple):
     bootstrap_servers: str
+    client: ClientName
 
     def admin(self) -> Admin:
         from streamlearn.log.kafka.log import KafkaAdmin
@@ -56,7 +58,7 @@ class Kafka(NamedTuple):
     def log(self, names: TopicNames) -> Log:
         from streamlearn.log.kafka.log import KafkaLog
 
-        return KafkaLog(RealEnv(), names, self.bootstrap_servers, {})
+        return KafkaLog(RealEnv(), names, self.bootstrap_servers, {}, client=self.client)
 
 
 class RealClock:
@@ -80,10 +82,13 @@ class Memory(NamedTuple):
 Backend = Embedded | Kafka | Memory
 
 
-@pytest.fixture(params=["embedded", "memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+CLIENTS = [pytest.param(name, marks=pytest.mark.kafka) for name in ("kafka-python", "confluent")]
+
+
+@pytest.fixture(params=["embedded", "memory", *CLIENTS])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "kafka":
-        return Kafka(request.getfixturevalue("kafka"))
+    if request.param in ("kafka-python", "confluent"):
+        return Kafka(request.getfixturevalue("kafka"), request.param)
     if request.param == "memory":
         return Memory(Cluster())
     return Embedded(tmp_path / "log.db")

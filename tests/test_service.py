@@ -21,9 +21,9 @@ from streamlearn.log.backends import open_admin
 from streamlearn.log.port import TopicSpec
 from tests.faulty_log import name_anew
 from tests.fork_server import Process
-from tests.service_process import App, Apps, apps, backend
+from tests.service_process import App, Apps, apps, every_backend
 
-__all__ = ["apps", "backend"]
+__all__ = ["apps", "every_backend"]
 
 Event = dict[str, Any]
 

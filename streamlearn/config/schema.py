@@ -70,6 +70,10 @@ class LogSection(Section):
         pattern=r"^[^\s,:]+:\d{1,5}(,[^\s,:]+:\d{1,5})*$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
         description="kafka: HOST:PORT, several separated by commas",
     )
+    client: Literal["auto", "kafka-python", "confluent"] = Field(
+        default="auto",
+        description="kafka: auto | kafka-python | confluent (less CPU; needs streamlearn[fast])",
+    )
     path: str = Field(default="streamlearn.db", min_length=1, description="embedded: the SQLite file")
     retention: Annotated[str, AfterValidator(check_duration)] = Field(
         default="7d", description="embedded: how long records are kept, like 7d or 12h"

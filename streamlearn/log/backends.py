@@ -22,7 +22,8 @@ def open_log(env: Env, config: Config) -> Log:
 
     # A folder is this host's own: another replica may need every entry since the beginning.
     shared = not config.checkpoint.url
-    return KafkaLog(env, config.names(), config.log.bootstrap_servers, config.log.options, trims=shared)
+    log = config.log
+    return KafkaLog(env, config.names(), log.bootstrap_servers, log.options, trims=shared, client=log.client)
 
 
 def open_admin(env: Env, config: Config) -> Admin:

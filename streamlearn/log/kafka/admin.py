@@ -16,7 +16,7 @@ from streamlearn.log.kafka.client import (
     FRAME_BYTES,
     Acknowledged,
     ClientError,
-    Producer,
+    PlainProducer,
 )
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
@@ -36,7 +36,7 @@ class KafkaAdmin:
         self._client = new_client(env, bootstrap, options)
         self._cluster = Cluster(env, self._client)
         self._reader = RecordReader(env, self._client)
-        self._producers: dict[int, Producer] = {}
+        self._producers: dict[int, PlainProducer] = {}
         self._batches: dict[str, int] = {}
 
     def topics(self, names: Iterable[str]) -> dict[str, TopicInfo]:
@@ -110,7 +110,7 @@ class KafkaAdmin:
 
 
 def append(
-    producer: Producer, topic: str, records: Sequence[ProducerRecord]
+    producer: PlainProducer, topic: str, records: Sequence[ProducerRecord]
 ) -> dict[TopicPartition, Acknowledged]:
     """Append records and wait until each is acknowledged. Raises `ClientError`."""
     count = producer.partitions(topic)

@@ -1,10 +1,7 @@
 """The protocol of a Kafka client, at the level where clients differ; everything else is written once.
 
-A folder beside this file per client implements it (`kafka_python/`), and no other file imports that client.
-Where librdkafka's client puts the same: `begin_transaction`, `produce` with a delivery report, `flush`,
-`commit_transaction(timeout)`, `purge`; `assign`, `seek`, `pause`, `consume`, cached watermark offsets;
-`assignment`, `memberid` and its statistics for a group. It does not tell its producer id: an answer to
-`AdminClient.owner` that came before a commit which succeeded is one's own.
+A folder beside this file per client implements it (`kafka_python/`, `confluent/`), and no other file imports
+that client. Of confluent-kafka only what is hot is taken: the consumer and the transactional producer.
 
 Invariants of every client:
 - No call waits longer than its timeout, or `CONNECT_S` where it has none.
@@ -47,6 +44,7 @@ class Code(IntEnum):
     NO_ANSWER = -1
     OFFSET_OUT_OF_RANGE = 1
     CORRUPT_MESSAGE = 2
+    UNKNOWN_TOPIC = 3
     MESSAGE_TOO_LARGE = 10
     INVALID_TOPIC = 17
     RECORD_LIST_TOO_LARGE = 18
@@ -130,14 +128,18 @@ class Acknowledged(NamedTuple):
 class Producer(Protocol):
     """One producer. After any error it is destroyed and never used again."""
 
-    owner: tuple[int, int]
-    """Its producer id and epoch; (-1, -1) without a transactional id."""
-
-    def begin(self) -> None:
-        """Begin a transaction, here only: nothing is sent."""
-
     def append(self, partition: TopicPartition, rows: Sequence[Row]) -> None:
         """Put rows of one partition into the buffer, in order; they go out with the next flush."""
+
+    def flush(self, timeout_s: float) -> dict[TopicPartition, Acknowledged]:
+        """Return when all that was appended since the last flush is acknowledged, by partition."""
+
+    def destroy(self) -> None:
+        """Stop it so that it can send nothing more, whatever state it is in. Raises nothing."""
+
+
+class PlainProducer(Producer, Protocol):
+    """A producer without transactions."""
 
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
         """The partition of a record by the client's own rule: by key, or spread evenly without one."""
@@ -145,17 +147,21 @@ class Producer(Protocol):
     def partitions(self, topic: str) -> int:
         """The number of partitions of a topic."""
 
-    def flush(self, timeout_s: float) -> dict[TopicPartition, Acknowledged]:
-        """Return when all that was appended since the last flush is acknowledged, by partition."""
+
+class TransactionalProducer(Producer, Protocol):
+    """The producer of a transactional id."""
+
+    owner: tuple[int, int]
+    """Its producer id and epoch. An abort may have changed them."""
+
+    def begin(self) -> None:
+        """Begin a transaction, here only: nothing is sent."""
 
     def commit(self, timeout_s: float) -> None:
         """Commit. An error leaves it open whether that happened, as does an answer to a repeated request."""
 
     def abort(self, timeout_s: float) -> None:
         """Abort the open transaction."""
-
-    def destroy(self) -> None:
-        """Stop it so that it can send nothing more, whatever state it is in. Raises nothing."""
 
 
 class Consumer(Protocol):
@@ -292,6 +298,8 @@ class Client(Protocol):
     """Makes the parts, each connected when it is returned. Raises `Unreachable`, `ConfigError`."""
 
     bootstrap: str
+    versions: dict[str, str]
+    """Its name in `[log] client` as `client`, and its `version`."""
 
     def admin(self) -> AdminClient:
         """Whom to ask."""
@@ -302,12 +310,12 @@ class Client(Protocol):
     def group(self, group: str, replica: str, topic: str) -> Group:
         """A member of `group`, static with a `replica`, that wants partitions of `topic`."""
 
-    def producer(self, *, linger_ms: int, batch_bytes: int) -> Producer:
+    def producer(self, *, linger_ms: int, batch_bytes: int) -> PlainProducer:
         """A producer without transactions. No batch is over `batch_bytes`, unless one record is."""
 
     def fence(
         self, transactional_id: str, topics: Sequence[str], *, batch_bytes: int, request_bytes: int
-    ) -> Producer:
+    ) -> TransactionalProducer:
         """The newest producer of an id: every earlier one is fenced, and its open transaction settled. It
         knows `topics` already. Raises `ClientError`, too.
         """

@@ -14,7 +14,7 @@ from streamlearn.core.records import SHARD
 from streamlearn.core.records import TopicPartition as Place
 from streamlearn.env import Env
 from streamlearn.errors import ConfigError, Fenced, NotOwner
-from streamlearn.log.kafka import new_client
+from streamlearn.log.kafka import ClientName, new_client
 from streamlearn.log.kafka.admin import KafkaAdmin
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.election import Election
@@ -36,13 +36,20 @@ class KafkaLog:
     """
 
     def __init__(
-        self, env: Env, names: TopicNames, bootstrap: str, options: Mapping[str, str], trims: bool = True
+        self,
+        env: Env,
+        names: TopicNames,
+        bootstrap: str,
+        options: Mapping[str, str],
+        trims: bool = True,
+        client: ClientName = "kafka-python",
     ) -> None:
         self._env = env
         self._names = names
         self._given = options
         self._trims = trims
-        self._client = new_client(env, bootstrap, options)
+        self._client = new_client(env, bootstrap, options, client)
+        _log.info("kafka.client", **self._client.versions)
         self._cluster = Cluster(env, self._client)
         self._election: Election | None = None
 

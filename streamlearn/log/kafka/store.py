@@ -25,7 +25,7 @@ from streamlearn.env import Env
 from streamlearn.errors import BadCheckpoint, ConfigError, Gone
 from streamlearn.log.kafka import new_client
 from streamlearn.log.kafka.admin import append
-from streamlearn.log.kafka.client import BATCH_BYTES, Acknowledged, ClientError, Producer
+from streamlearn.log.kafka.client import BATCH_BYTES, Acknowledged, ClientError, PlainProducer
 from streamlearn.log.kafka.errors import explained
 from streamlearn.log.kafka.reader import RecordReader
 from streamlearn.log.port import ProducerRecord
@@ -66,7 +66,7 @@ class TopicStore:
         self._name = f"{topic}-{shard}"
         self._lock = threading.Lock()
         self._reader = RecordReader(env, self._client, wait_ms=20)
-        self._producer: Producer | None = None
+        self._producer: PlainProducer | None = None
 
     def names(self) -> list[str]:
         """As `Blobs.names`."""

@@ -7,7 +7,7 @@ Invariants:
 - What the broker has refused before the commit was asked for is a `Stop`; of every other error after the
   begin nobody knows the outcome but the journal: `Unknown`, or `Fenced` when the error says so.
 - A writer that showed any error is destroyed, never reused, and raises the same again.
-- Every wait has a deadline of its own; kafka-python's commit would wait for ever for a coordinator.
+- Every wait has a deadline of its own; a client's commit may wait for ever for a coordinator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from streamlearn.log.kafka.client import (
     FRAME_BYTES,
     Client,
     ClientError,
-    Producer,
     Row,
+    TransactionalProducer,
 )
 from streamlearn.log.kafka.cluster import Cluster
 from streamlearn.log.kafka.errors import explained, refusal
@@ -53,7 +53,7 @@ class Transactions:
         self._id = transactional_id
         self._limits = {topic: limit - FRAME_BYTES for topic, limit in limits.items()}
         self._lost: Fenced | Unknown | Stop | None = None
-        self._producer: Producer | None = self._fence(client)
+        self._producer: TransactionalProducer | None = self._fence(client)
         self._epoch = self._producer.owner
 
     def check(self, topic: str, rows: Sequence[Row]) -> None:
@@ -123,7 +123,7 @@ class Transactions:
         if producer is not None:
             producer.destroy()
 
-    def _fence(self, client: Client) -> Producer:
+    def _fence(self, client: Client) -> TransactionalProducer:
         """A new producer that has fenced every earlier one and settled its open transaction."""
         try:
             return client.fence(
@@ -137,7 +137,7 @@ class Transactions:
                 raise Fenced(f"{self._id} was taken over while it was opened: {error}") from error
             raise explained(client.bootstrap, f"fencing with {self._id}", error) from error
 
-    def _transact(self, producer: Producer, rows: PlacedRows) -> int:
+    def _transact(self, producer: TransactionalProducer, rows: PlacedRows) -> int:
         """One transaction. Raises `ClientError`, or `Stop` for a refusal."""
         producer.begin()
         for partition, batch in rows:
@@ -152,10 +152,11 @@ class Transactions:
         producer.commit(_COMMIT_S)
         return acknowledged[rows[-1][0]].last
 
-    def _abort(self, producer: Producer) -> None:
+    def _abort(self, producer: TransactionalProducer) -> None:
         """Let nobody wait behind what was refused. What fails here Kafka does by itself, somewhat later."""
         try:
             producer.abort(_ABORT_S)
+            self._epoch = producer.owner
         except ClientError as error:
             _log.debug("transaction.not_aborted", transactional_id=self._id, reason=str(error))
         self.close()

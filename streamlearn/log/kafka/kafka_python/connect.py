@@ -13,6 +13,7 @@ from kafka.errors import (
     RetriableError,
     UnknownBrokerIdError,
     UnsupportedCodecError,
+    for_code,
 )
 
 from streamlearn.errors import ConfigError, Unreachable
@@ -54,6 +55,12 @@ def mapped(error: KafkaError) -> ClientError:
         retriable=isinstance(error, RetriableError),
         carried=carried,
     )
+
+
+def described(code: int) -> tuple[str, bool]:
+    """Kafka's name of one of its errors, and true when trying again may help."""
+    kind = for_code(code)
+    return kind.__name__.removesuffix("Error"), issubclass(kind, RetriableError)
 
 
 def maps(call: Callable[P, T]) -> Callable[P, T]:

@@ -1,8 +1,9 @@
 """Makes the parts of a Kafka client with kafka-python."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import kafka
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from streamlearn.env import Env
@@ -15,7 +16,7 @@ from streamlearn.log.kafka.kafka_python.options import client_options
 from streamlearn.log.kafka.kafka_python.producer import PythonProducer, destroy
 from streamlearn.log.kafka.kafka_python.records import read_batches
 
-_TRANSACTION_MS = 20000
+TRANSACTION_MS: Final = 20000
 
 
 class KafkaPython:
@@ -25,6 +26,7 @@ class KafkaPython:
         self._env = env
         self.bootstrap = bootstrap
         self._options = client_options(options)
+        self.versions = {"client": "kafka-python", "version": str(kafka.__version__)}
 
     def admin(self) -> PythonAdmin:
         """As `Client.admin`."""
@@ -88,7 +90,7 @@ class KafkaPython:
             transactional_id=transactional_id,
             # A newer protocol lets a zombie's send bump the epoch, which fences the live owner.
             api_version=(2, 4),
-            transaction_timeout_ms=_TRANSACTION_MS,
+            transaction_timeout_ms=TRANSACTION_MS,
             delivery_timeout_ms=int(CONNECT_S * 1000),
             max_block_ms=int(CONNECT_S * 1000),
             max_request_size=request_bytes,

@@ -28,7 +28,9 @@ from streamlearn.log.kafka.kafka_python.connect import mapped, maps
 
 
 class PythonProducer:
-    """`Producer` around a connected `KafkaProducer`, whose transactions are ready if it has any."""
+    """`PlainProducer`, or `TransactionalProducer`, around a connected `KafkaProducer`, whose transactions are
+    ready if it has any. `owner`: (-1, -1) without a transactional id.
+    """
 
     def __init__(self, producer: Any, env: Env, batch_bytes: int) -> None:
         self._producer = producer
@@ -46,7 +48,7 @@ class PythonProducer:
 
     @maps
     def begin(self) -> None:
-        """As `Producer.begin`."""
+        """As `TransactionalProducer.begin`."""
         self._producer.begin_transaction()
         self._begun.clear()
         self._in_transaction = True
@@ -68,7 +70,7 @@ class PythonProducer:
 
     @maps
     def partition(self, topic: str, key: bytes | None, value: bytes | None) -> int:
-        """As `Producer.partition`."""
+        """As `PlainProducer.partition`."""
         return int(self._producer._partition(topic, None, key, value, key, value))
 
     @maps
@@ -93,7 +95,7 @@ class PythonProducer:
 
     @maps
     def commit(self, timeout_s: float) -> None:
-        """As `Producer.commit`: `commit_transaction()` with a deadline.
+        """As `TransactionalProducer.commit`: `commit_transaction()` with a deadline.
 
         A commit that had to be sent twice may have been taken twice, the second time for the transaction
         after this one, as long as that has the same epoch: so there must be none, and the journal tells.
@@ -112,7 +114,7 @@ class PythonProducer:
 
     @maps
     def abort(self, timeout_s: float) -> None:
-        """As `Producer.abort`."""
+        """As `TransactionalProducer.abort`."""
         aborted = self._manager.begin_abort()
         self._producer._sender.wakeup()
         aborted.wait(timeout_ms=timeout_s * 1000)
