@@ -317,5 +317,5 @@ class Client(Protocol):
         self, transactional_id: str, topics: Sequence[str], *, batch_bytes: int, request_bytes: int
     ) -> TransactionalProducer:
         """The newest producer of an id: every earlier one is fenced, and its open transaction settled. It
-        knows `topics` already. Raises `ClientError`, too.
+        knows `topics` already, and makes no batch over `batch_bytes`. Raises `ClientError`, too.
         """

@@ -18,7 +18,6 @@ from streamlearn.core.journal import CLAIM_KEY, encode_claim
 from streamlearn.core.records import TopicPartition, headers_bytes
 from streamlearn.errors import ConfigError, Fenced, Stop, Unknown, Unreachable
 from streamlearn.log.kafka.client import (
-    BATCH_BYTES,
     CONNECT_S,
     FRAME_BYTES,
     Client,
@@ -129,7 +128,7 @@ class Transactions:
             return client.fence(
                 self._id,
                 list(self._limits),
-                batch_bytes=min(BATCH_BYTES, *self._limits.values()),
+                batch_bytes=min(self._limits.values()),
                 request_bytes=max(self._limits.values()) + FRAME_BYTES,
             )
         except ClientError as error:

@@ -10,11 +10,10 @@ Invariants:
   past what holds no record.
 """
 
-from collections.abc import Iterable, Sequence
-from operator import methodcaller
+from collections.abc import Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from streamlearn.core.records import Record
 from streamlearn.core.records import TopicPartition as Place
@@ -26,11 +25,6 @@ _AT_ONCE: Final = 5000
 _HELD: Final = 20_000
 _HELD_BYTES: Final = 16 << 20
 _LEADERS_S: Final = 1.0
-_headers = methodcaller("headers")
-"""Asks a message. At a name that is no UTF-8 the wrapper leaves an exception behind and returns all the same:
-this call sees it, while the interpreter's own fast one does not.
-"""
-
 _PASSED_OVER: Final = (Code.GROUP_DENIED, Code.UNKNOWN_TOPIC)
 """What a consumer says by the way: of its group, which has no member, and of a topic that may come back."""
 
@@ -191,40 +185,35 @@ class ConfluentConsumer:
         if len(source.held) > _HELD or source.held_bytes > _HELD_BYTES:
             self._stop(source)
 
-    def _records(self, messages: Iterable[Any]) -> dict[Place, list[Record]]:
+    def _records(self, messages: list[Any]) -> dict[Place, list[Record]]:
         """The records among `messages`, by partition."""
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._heed(message, error)
+            messages = [message for message in messages if message.error() is None]
+        if not messages:
+            return {}
+        try:
+            records = _read(messages)
+        except (SystemError, UnicodeError) as odd:
+            self._odd_names()
+            raise ClientError(
+                f"{messages[0].topic()}-{messages[0].partition()}: librdkafka cannot read a header's name; "
+                "kafka-python goes on reading",
+                retriable=True,
+            ) from odd
         fetched: dict[Place, list[Record]] = {}
         newest: dict[Place, Any] = {}
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                self._heed(message, error)
-                continue
-            topic, index = partition = message.topic(), message.partition()
-            records = fetched.get(partition)
-            if records is None:
-                records = fetched[partition] = []
-            newest[partition] = message
-            try:
-                headers = _headers(message)
-            except (SystemError, UnicodeError) as odd:
-                self._odd_names()
-                raise ClientError(
-                    f"{topic}-{index}: librdkafka cannot read a header at offset {message.offset()}; "
-                    "it is read by kafka-python from here on",
-                    retriable=True,
-                ) from odd
-            records.append(
-                Record(
-                    topic,
-                    index,
-                    message.offset(),
-                    message.timestamp()[1],
-                    message.key(),
-                    message.value(),
-                    tuple(headers) if headers else (),
-                )
-            )
+        first = records[0]
+        if all(record.partition == first.partition and record.topic is first.topic for record in records):
+            fetched[first.topic, first.partition] = records
+            newest[first.topic, first.partition] = messages[-1]
+        else:
+            for record, message in zip(records, messages, strict=True):
+                partition = record.topic, record.partition
+                fetched.setdefault(partition, []).append(record)
+                newest[partition] = message
         for partition, message in newest.items():
             self._follow(partition, message)
         return fetched
@@ -268,3 +257,25 @@ class ConfluentConsumer:
         if leaders:
             self._leaders[topic] = leaders
         return leaders
+
+
+def _read(messages: Sequence[Any]) -> list[Record]:
+    """The records in `messages`, column by column, which costs half of what a loop does.
+
+    Raises `SystemError` or `UnicodeError` at a header whose name is no UTF-8. There the wrapper leaves an
+    exception behind and returns all the same: `map` sees it, while the interpreter's own fast calls do not.
+    """
+    topics = [*map(Message.topic, messages)]
+    names = {topic: topic for topic in topics}  # one object for each
+    return [
+        *map(
+            Record,
+            map(names.__getitem__, topics),
+            map(Message.partition, messages),
+            map(Message.offset, messages),
+            [time[1] for time in map(Message.timestamp, messages)],
+            map(Message.key, messages),
+            map(Message.value, messages),
+            [tuple(headers) if headers else () for headers in map(Message.headers, messages)],
+        )
+    ]

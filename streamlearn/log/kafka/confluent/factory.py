@@ -129,6 +129,8 @@ class ConfluentKafka:
         ours = {
             **_PRODUCER,
             "transactional.id": transactional_id,
+            # As large as may be: librdkafka's thread turns without a pause while it has a whole batch and the
+            # coordinator does not know the partition yet (5 us of CPU a record).
             "batch.size": batch_bytes,
             "message.max.bytes": request_bytes,
         }

@@ -7,7 +7,7 @@ import kafka
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from streamlearn.env import Env
-from streamlearn.log.kafka.client import BUSY_MS, CONNECT_S, HEARTBEAT_MS, SESSION_MS
+from streamlearn.log.kafka.client import BATCH_BYTES, BUSY_MS, CONNECT_S, HEARTBEAT_MS, SESSION_MS
 from streamlearn.log.kafka.kafka_python.admin import PythonAdmin
 from streamlearn.log.kafka.kafka_python.connect import connect, maps
 from streamlearn.log.kafka.kafka_python.consumer import PythonConsumer
@@ -84,7 +84,8 @@ class KafkaPython:
     def fence(
         self, transactional_id: str, topics: Sequence[str], *, batch_bytes: int, request_bytes: int
     ) -> PythonProducer:
-        """As `Client.fence`."""
+        """As `Client.fence`. Its batches are smaller: the accumulator keeps room for each."""
+        batch_bytes = min(BATCH_BYTES, batch_bytes)
         producer = self._connect(
             KafkaProducer,
             transactional_id=transactional_id,
