@@ -51,9 +51,8 @@ def model_alone(model: BenchModel, values: list[bytes], _answers: dict[int, str]
 
 
 def core(model: BenchModel, values: list[bytes], _answers: dict[int, str]) -> Work:
-    from streamlearn.core.records import Record
+    from streamlearn.core.records import Output, Record
     from streamlearn.core.scores.scores import ScoresSpec
-    from streamlearn.core.shard.facts import published
     from streamlearn.core.shard.snapshot import fresh_state, load_state
     from streamlearn.core.shard.state import ShardSpec
     from streamlearn.engine.driver import ShardDriver
@@ -61,16 +60,17 @@ def core(model: BenchModel, values: list[bytes], _answers: dict[int, str]) -> Wo
 
     template = model_template("bench_model:build", "", {}, [], built(model.source), 1)
     spec = ShardSpec(template.name, template.version, 1, scores=ScoresSpec())
-    driver = ShardDriver(load_state(spec, fresh_state(template.pickled), template.trusted))
+    driver = ShardDriver(load_state(spec, fresh_state(template.pickled), template.trusted), None, time.monotonic)
     driver.accelerate()  # as the service does
     records = [Record("events", 0, n, 1_795_000_000_000, None, value) for n, value in enumerate(values)]
 
     def work(first: int, last: int) -> None:
         for at in range(first, last, BATCH):
-            facts: list[Any] = []
-            for record in records[at : min(at + BATCH, last)]:
-                facts += driver.step(record)
-            published(facts)
+            outputs: list[Output] = []
+            end = min(at + BATCH, last)
+            while at < end:
+                at, failure = driver.run(records, at, end, outputs)
+                assert failure is None, failure
             driver.advance()
 
     return work
