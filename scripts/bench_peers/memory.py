@@ -62,7 +62,7 @@ def core(model: BenchModel, values: list[bytes], _answers: dict[int, str]) -> Wo
     spec = ShardSpec(template.name, template.version, 1, scores=ScoresSpec())
     driver = ShardDriver(load_state(spec, fresh_state(template.pickled), template.trusted), None, time.monotonic)
     driver.accelerate()  # as the service does
-    records = [Record("events", 0, n, 1_795_000_000_000, None, value) for n, value in enumerate(values)]
+    records = [Record("events", 0, n, 1_795_000_000_000 + n, None, value) for n, value in enumerate(values)]
 
     def work(first: int, last: int) -> None:
         for at in range(first, last, BATCH):
