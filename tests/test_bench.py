@@ -114,7 +114,7 @@ def test_the_stages_of_a_service_sum_to_its_cpu(tmp_path: Path) -> None:
         assert run["stages"][worked] > 0, worked
     assert run["stages"]["other"] < 0.1 * run["cpu_us"]
     assert result["calls"]["scaler|logistic"]["per_event"] > 1
-    assert result["calls"]["scaler|logistic"]["functions"]["generated:<fused learn>"] == 1.0
+    assert result["calls"]["scaler|logistic"]["functions"]["generated:<fused step>"] == 1.0
     assert all(f"| {name} |" in table for name in STAGES)
 
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -60,7 +59,9 @@ def core(model: BenchModel, values: list[bytes], _answers: dict[int, str]) -> Wo
 
     template = model_template("bench_model:build", "", {}, [], built(model.source), 1)
     spec = ShardSpec(template.name, template.version, 1, scores=ScoresSpec())
-    driver = ShardDriver(load_state(spec, fresh_state(template.pickled), template.trusted), None, time.monotonic)
+    driver = ShardDriver(
+        load_state(spec, fresh_state(template.pickled), template.trusted), None, time.monotonic
+    )
     driver.accelerate()  # as the service does
     records = [Record("events", 0, n, 1_795_000_000_000 + n, None, value) for n, value in enumerate(values)]
 
@@ -68,8 +69,9 @@ def core(model: BenchModel, values: list[bytes], _answers: dict[int, str]) -> Wo
         for at in range(first, last, BATCH):
             outputs: list[Output] = []
             end = min(at + BATCH, last)
-            while at < end:
-                at, failure = driver.run(records, at, end, outputs)
+            index = at
+            while index < end:
+                index, failure = driver.run(records, index, end, outputs)
                 assert failure is None, failure
             driver.advance()
 
