@@ -76,7 +76,7 @@ def test_version_names_the_parts(command: Command) -> None:
 def test_config_init_is_a_file_that_config_show_reads(command: Command) -> None:
     Path("streamlearn.toml").write_text(command.ok("config", "init"))
     shown = json.loads(command.ok("config", "show", "--json", "-X", "sasl.password=hunter2", "--db", "x.db"))
-    assert shown["topics.input"] == {"value": ["events"], "source": "streamlearn.toml:21"}
+    assert shown["topics.input"] == {"value": ["events"], "source": "streamlearn.toml:22"}
     assert shown["log.path"] == {"value": "x.db", "source": "flag --db"}
     assert shown["log.options.sasl.password"] == {"value": "***", "source": "flag -X"}
     plain = command.ok("config", "show")

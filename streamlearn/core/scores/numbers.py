@@ -212,7 +212,10 @@ class NumberScores(msgspec.Struct, tag=True):
         if not self.buffer:
             return
         columns = [self.buffer[k::_PARTS] for k in range(_PARTS)]
-        columns[1] = [_NAN if answer is None else answer for answer in columns[1]]
+        columns = [
+            [_NAN if answer is None else answer for answer in column] if None in column else column
+            for column in columns
+        ]
         self.buffer = []
         _add(self.accumulators, columns)
         for old, new in zip(self.window, columns, strict=True):
